@@ -1,0 +1,132 @@
+"""The configuration tree. Each section is one frozen pydantic model; unknown keys are refused.
+
+Defaults are the embedded demonstration on two CPU cores. Optional text values use ``""`` for "not set",
+so that the tree has no nulls and survives TOML and Flower's run config unchanged.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Scalar = bool | int | float | str
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class TaskConfig(_Section):
+    """What is predicted."""
+
+    label: str = Field("finding", description="column that holds the label")
+    classes: tuple[str, ...] = Field(
+        ("0", "1"), description="allowed label values; with two, the second is the positive class"
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> TaskConfig:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must be at least two distinct values. Found {list(self.classes)}")
+        return self
+
+
+class DataConfig(_Section):
+    """Where a site's studies are, and which columns of its table mean what."""
+
+    source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
+    table: str = Field("data.csv", description="CSV or Parquet table in the source folder, one row a study image")
+    patient: str = Field("patient_id", description="column: the patient, the unit of privacy")
+    study: str = Field("study_id", description="column: the study")
+    site: str = Field("site", description="column: the hospital")
+    image: str = Field("image", description='column: image file below the source folder; "" for no images')
+    text: str = Field("text", description='column: the clinical note; "" for no text')
+    where: dict[str, Scalar] = Field({}, description="keep only rows whose column equals the value")
+    fold: str = Field("", description='column of patient-wise folds; "" splits by a keyed hash of the patient')
+    test_fold: int = Field(0, ge=0, description="the fold held out for testing, if a fold column is named")
+    test_fraction: float = Field(0.25, gt=0, lt=1, description="share of patients held out without folds")
+    image_size: int = Field(64, ge=16, le=1024, description="pixels a side after resizing")
+    image_channels: Literal[1, 3] = Field(1, description="1 for films, 3 for colour")
+    text_tokens: int = Field(64, ge=8, le=512, description="tokens of a note that are read")
+
+    @model_validator(mode="after")
+    def _some_modality(self) -> DataConfig:
+        if not self.image and not self.text:
+            raise ValueError("image and text are both empty: name at least one column to learn from")
+        return self
+
+
+class ModelConfig(_Section):
+    """Image encoder, text encoder, fusion."""
+
+    image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0"] = Field(
+        "resnet10", description="MONAI CNN, built with GroupNorm"
+    )
+    image_width: int = Field(16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)")
+    image_weights: str = Field("", description="local file of pretrained image weights")
+    text: str = Field("tiny", description='"tiny" or a local Hugging Face folder')
+    fusion_dim: int = Field(64, ge=8, description="width of the fused representation")
+    fusion_heads: Positive = 4
+    fusion_layers: Positive = 1
+    dropout: float = Field(0.0, ge=0, lt=1)
+    trainable: Literal["full", "norm-bias", "fusion-head"] = Field(
+        "full", description="which parameters are trained and travel"
+    )
+
+    @model_validator(mode="after")
+    def _heads(self) -> ModelConfig:
+        if self.fusion_dim % self.fusion_heads:
+            raise ValueError(
+                f"fusion_dim must be a multiple of fusion_heads. Found {self.fusion_dim} and {self.fusion_heads}"
+            )
+        return self
+
+
+class TrainingConfig(_Section):
+    """Local training at a site."""
+
+    batch_size: Positive = Field(32, description="expected patients a step")
+    local_epochs: PositiveFloat = Field(1.0, description="passes over a site's patients in one round")
+    records_per_patient: Positive = Field(2, description="at most so many records of a patient a step")
+    optimizer: Literal["sgd", "adam"] = "adam"
+    learning_rate: PositiveFloat = 2e-3
+    momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
+    weight_decay: float = Field(0.0, ge=0)
+    proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
+    augment: bool = Field(True, description="random shifts, rotations and contrast of training images")
+    seed: int = Field(0, ge=0, description="initialisation, splits and augmentation; never privacy noise")
+
+
+class PrivacyConfig(_Section):
+    """Differential privacy at each site: add/remove of one patient."""
+
+    enabled: bool = True
+    target_epsilon: PositiveFloat = Field(8.0, description="for the whole run, at each site")
+    delta: float = Field(1e-3, gt=0, lt=1, description="must be below 1 / patients of every site")
+    max_grad_norm: PositiveFloat = Field(1.0, description="clipping norm C of one patient's gradient")
+    clipping: Literal["flat", "automatic"] = Field("flat", description="min(1, C/|g|), or AUTO-S C/(|g| + 0.01)")
+    engine: Literal["hooks", "ghost", "bookkeeping"] = Field("hooks", description="how gradients are clipped")
+
+
+class FederationConfig(_Section):
+    """Rounds and who must take part."""
+
+    rounds: Positive = 3
+    min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
+    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm"] = "fedavg"
+    server_learning_rate: PositiveFloat = Field(1.0, description="1.0 is plain averaging")
+    round_timeout: PositiveFloat = Field(3600.0, description="seconds to wait for a round's replies")
+
+
+class RunConfig(_Section):
+    """The whole tree."""
+
+    task: TaskConfig = TaskConfig()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    federation: FederationConfig = FederationConfig()

@@ -1,0 +1,32 @@
+"""What mmmed raises when the user can mend it.
+
+MmmedError              shown at the command line without a traceback, exit code 2
+├── ConfigError         a key or value of the run configuration
+├── DataError           a table, row, image or note
+├── ModelError          a model name, weight file or architecture
+└── RunError            a run folder: in use, incomplete, not resumable
+
+A message names the file, row or key, says what was expected and how to mend it.
+"""
+
+from __future__ import annotations
+
+
+class MmmedError(Exception):
+    """An error whose message is enough for the user to mend it."""
+
+
+class ConfigError(MmmedError):
+    """A key or value of the run configuration is wrong."""
+
+
+class DataError(MmmedError):
+    """A table, row, image or note is missing, unreadable or contradicts another."""
+
+
+class ModelError(MmmedError):
+    """A model cannot be built, loaded or trained privately as asked."""
+
+
+class RunError(MmmedError):
+    """A run folder is in use, incomplete or not resumable."""
