@@ -1,8 +1,10 @@
 """Everything that privacy can refuse.
 
     PrivacyError
-    ├── NoiseError           the noise or a sampling mask cannot be drawn as asked
+    ├── NoiseError           noise cannot be drawn or added as asked
+    ├── SamplingError        a sampler that does not do what the accounting assumes
     ├── AccountingError      an epsilon cannot be computed, or two accountants disagree
+    ├── PlanError            no private mechanism can be made of what was asked
     ├── LedgerError          the ledger cannot be trusted, read or written
     └── BudgetExceeded       the budget, or what a plan reserved, does not allow it
 
@@ -17,11 +19,19 @@ class PrivacyError(Exception):
 
 
 class NoiseError(PrivacyError):
-    """The noise or a sampling mask cannot be drawn as asked."""
+    """Noise cannot be drawn or added as asked."""
+
+
+class SamplingError(PrivacyError):
+    """A sampler that does not do what the accounting assumes."""
 
 
 class AccountingError(PrivacyError):
     """An epsilon cannot be computed, or two accountants disagree beyond their known error."""
+
+
+class PlanError(PrivacyError):
+    """No private mechanism can be made of what was asked."""
 
 
 class LedgerError(PrivacyError):

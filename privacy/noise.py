@@ -30,7 +30,7 @@ _GRID_FRACTION = 1e-6  # lattice step over noise standard deviation
 
 
 def lattice_step(std: float) -> float:
-    """Step g = 2^floor(log2(1e-6 std)) of the lattice that noise of standard deviation `std` is released on."""
+    """Step g = 2^floor(log2(1e-6 std)) of the lattice for noise of standard deviation `std`."""
     if not (math.isfinite(std) and std > 0):
         raise NoiseError(f"The noise standard deviation must be a finite number above 0. Found {std!r}.")
     return 2.0 ** math.floor(math.log2(_GRID_FRACTION * std))
@@ -52,8 +52,8 @@ def sensitivity_inflation(std: float, max_grad_norm: float, dimension: int) -> f
 class PrivateRandom:
     """Randomness that no seed reaches: every call draws under a fresh 256-bit key of the operating system.
 
-    Uniforms have 63 bits, so the tails of `normal` reach 9.3 standard deviations and a draw is within about
-    2^-62 of a true normal in total variation.
+    Uniforms have 63 bits, so the tails of `normal` reach 9.3 standard deviations: what a true normal has
+    beyond, a mass of about 2^-63 a draw, is negligible beside any delta.
     """
 
     __slots__ = ()
@@ -83,16 +83,16 @@ class PrivateRandom:
     def add_gaussian_(self, tensor: torch.Tensor, std: float) -> None:
         """Add N(0, std^2) to every coordinate of `tensor`, in place, and release it on the lattice gZ.
 
-        The result is g (rint(x / g) + rint(std z / g)), z ~ N(0, 1), computed in float64 and only then rounded
-        to the tensor's dtype (which is post-processing). Rounding before the noise can raise the sensitivity:
-        see `sensitivity_inflation`.
+        The result is g (rint(x / g) + rint(std z / g)), z ~ N(0, 1), computed in float64 and only then
+        rounded to the tensor's dtype (which is post-processing). Rounding before the noise can raise the
+        sensitivity: see `sensitivity_inflation`.
 
         Args:
             tensor: a dense floating-point tensor of any shape, strides, dtype and device.
             std: the noise's standard deviation (noise multiplier x clipping norm), in the tensor's unit.
 
         Raises:
-            NoiseError: `std` is not above 0, or the tensor is not real, dense and finite; it is then unchanged.
+            NoiseError: `std` is not above 0, or the tensor not real, dense and finite; it is left unchanged.
         """
         step = lattice_step(std)
         if not tensor.is_floating_point() or tensor.layout != torch.strided:
@@ -101,8 +101,8 @@ class PrivateRandom:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise NoiseError(
-                f"A sum to be released (shape {tuple(tensor.shape)}) holds NaN or infinity: noise cannot hide that. "
-                "Check the learning rate and the inputs."
+                f"A sum to be released (shape {tuple(tensor.shape)}) holds NaN or infinity: noise cannot "
+                "hide that. Check the learning rate and the inputs."
             )
         flat = tensor.view(-1) if tensor.is_contiguous() else tensor.reshape(-1)
         device = tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")

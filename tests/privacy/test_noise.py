@@ -165,9 +165,9 @@ def test_strided_tensors_and_parameters_are_changed_in_place(n: int) -> None:
     view = parameter.data.t()[1]
     PrivateRandom().add_gaussian_(view, 1.0)
     assert torch.all(parameter[:, 0] == 0)
-    assert torch.all(parameter[:, 1] != 0)
+    assert (parameter[:, 1] != 0).float().mean() > 0.99  # zero lies on the lattice too
     PrivateRandom().add_gaussian_(parameter, 1.0)
-    assert torch.all(parameter[:, 0] != 0)
+    assert (parameter[:, 0] != 0).float().mean() > 0.99
 
 
 def test_each_coordinate_has_its_own_noise_across_chunks() -> None:
