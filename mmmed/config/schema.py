@@ -38,14 +38,20 @@ class DataConfig(_Section):
     """Where a site's studies are, and which columns of its table mean what."""
 
     source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
-    table: str = Field("data.csv", description="CSV or Parquet table in the source folder, one row a study image")
+    table: str = Field(
+        "data.csv", description="CSV or Parquet table in the source folder, one row a study image"
+    )
     patient: str = Field("patient_id", description="column: the patient, the unit of privacy")
     study: str = Field("study_id", description="column: the study")
     site: str = Field("site", description="column: the hospital")
     image: str = Field("image", description='column: image file below the source folder; "" for no images')
     text: str = Field("text", description='column: the clinical note; "" for no text')
-    where: dict[str, Scalar] = Field({}, description="keep only rows whose column equals the value")
-    fold: str = Field("", description='column of patient-wise folds; "" splits by a keyed hash of the patient')
+    where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
+        {}, description="keep only rows whose column equals the value, or one of the values"
+    )
+    fold: str = Field(
+        "", description='column of patient-wise folds; "" splits by a keyed hash of the patient'
+    )
     test_fold: int = Field(0, ge=0, description="the fold held out for testing, if a fold column is named")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="share of patients held out without folds")
     image_size: int = Field(64, ge=16, le=1024, description="pixels a side after resizing")
@@ -65,7 +71,9 @@ class ModelConfig(_Section):
     image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0"] = Field(
         "resnet10", description="MONAI CNN, built with GroupNorm"
     )
-    image_width: int = Field(16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)")
+    image_width: int = Field(
+        16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)"
+    )
     image_weights: str = Field("", description="local file of pretrained image weights")
     text: str = Field("tiny", description='"tiny" or a local Hugging Face folder')
     fusion_dim: int = Field(64, ge=8, description="width of the fused representation")
@@ -107,7 +115,9 @@ class PrivacyConfig(_Section):
     target_epsilon: PositiveFloat = Field(8.0, description="for the whole run, at each site")
     delta: float = Field(1e-3, gt=0, lt=1, description="must be below 1 / patients of every site")
     max_grad_norm: PositiveFloat = Field(1.0, description="clipping norm C of one patient's gradient")
-    clipping: Literal["flat", "automatic"] = Field("flat", description="min(1, C/|g|), or AUTO-S C/(|g| + 0.01)")
+    clipping: Literal["flat", "automatic"] = Field(
+        "flat", description="min(1, C/|g|), or AUTO-S C/(|g| + 0.01)"
+    )
     engine: Literal["hooks", "ghost", "bookkeeping"] = Field("hooks", description="how gradients are clipped")
 
 

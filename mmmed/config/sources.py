@@ -177,3 +177,23 @@ def from_flat(flat: Mapping[str, Any], source: str = "run config") -> RunConfig:
 def to_toml(config: RunConfig) -> str:
     """The whole tree as TOML that `resolve` reads back to an equal tree."""
     return tomli_w.dumps(config.model_dump(mode="json"))
+
+
+def to_json(config: RunConfig) -> str:
+    """The flat form as one JSON text: how a run configuration travels from the server to a site."""
+    return json.dumps(to_flat(config), sort_keys=True)
+
+
+def flat_from_json(text: str) -> dict[str, Any]:
+    """The flat form back from `to_json`, not yet validated.
+
+    Raises:
+        ConfigError: not a JSON object.
+    """
+    try:
+        flat = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"run config: not JSON text: {error}") from error
+    if not isinstance(flat, dict):
+        raise ConfigError("run config: expected a JSON object of section.key to value")
+    return flat

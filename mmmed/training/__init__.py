@@ -1,0 +1,7 @@
+"""Local training and evaluation of one model on one site's records."""
+
+from mmmed.training.loop import PlainStep, Step, train
+from mmmed.training.losses import probabilities, record_losses
+from mmmed.training.optimizer import make_optimizer
+
+__all__ = ["PlainStep", "Step", "make_optimizer", "probabilities", "record_losses", "train"]

@@ -1,0 +1,52 @@
+"""The Flower ClientApp: from a message to the site's answer, the same in simulation and deployment."""
+
+from __future__ import annotations
+
+import torch
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.release import evaluation_reply, refusal_reply, training_reply
+from client.rounds import Parameters, evaluate_round, train_round
+from client.site import Site, open_site
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json
+from mmmed.errors import ConfigError
+
+app = ClientApp()
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train one round privately, or refuse with a code."""
+    try:
+        site, config, arrays = _read(message, context)
+        request = message.content["config"]
+        run_id, server_round = str(request["run-id"]), int(request["server-round"])  # type: ignore[index, arg-type]
+        parameters, spending = train_round(site, config, run_id, server_round, arrays)
+        return training_reply(message, site.name, parameters, spending)
+    except Exception as error:  # an exception's text may hold a name: only its code leaves
+        return refusal_reply(message, error)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the model on held-out records; what is told of it is for `client.release` to decide."""
+    try:
+        site, config, arrays = _read(message, context)
+        metrics = evaluate_round(site, config, arrays) if site.simulated else {}
+        return evaluation_reply(message, site.name, metrics, simulated=site.simulated)
+    except Exception as error:  # as above
+        return refusal_reply(message, error)
+
+
+def _read(message: Message, context: Context) -> tuple[Site, RunConfig, Parameters]:
+    try:
+        text = str(message.content["config"]["run-config"])  # type: ignore[index, call-overload]
+        arrays = {
+            name: torch.from_numpy(array.numpy().copy())
+            for name, array in message.content.array_records["arrays"].items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"request lacks its run configuration or its parameters: {error}") from error
+    return open_site(context.node_config, text), from_flat(flat_from_json(text)), arrays

@@ -1,0 +1,34 @@
+"""How far a site is in its round, for whoever watches at the site; nothing of it is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+FILE = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`step` of `steps` in round `server_round` of run `run_id`."""
+
+    run_id: str
+    server_round: int
+    step: int
+    steps: int
+
+    def write(self, state: Path) -> None:
+        """Replace the site's progress file; a reader never sees half of one."""
+        temporary = state / f"{FILE}.{os.getpid()}"
+        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        temporary.replace(state / FILE)
+
+    @classmethod
+    def read(cls, state: Path) -> Progress | None:
+        """The last progress written, or None."""
+        try:
+            return cls(**json.loads((state / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None

@@ -1,0 +1,55 @@
+"""What a site has released, kept so that the same request gets the same answer.
+
+A released update is public: sending it again costs no privacy. Computing it again would. So when a server
+lost a round and asks again for the same round from the same parameters, the kept answer is sent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from client.release import Spending
+
+_SPENDING = "spending"
+
+
+class Released:
+    """The answer to one training request: the round of a run from certain parameters."""
+
+    def __init__(
+        self, folder: Path, run_id: str, server_round: int, incoming: Mapping[str, torch.Tensor]
+    ) -> None:
+        digest = hashlib.sha256(f"{run_id}\x00{server_round}\x00".encode())
+        for name in sorted(incoming):
+            digest.update(name.encode() + b"\x00")
+            digest.update(incoming[name].detach().cpu().contiguous().numpy().tobytes())
+        self._path = folder / f"{digest.hexdigest()[:32]}.safetensors"
+
+    def read(self) -> tuple[dict[str, torch.Tensor], Spending | None] | None:
+        """The kept answer, or None; a damaged file counts as none."""
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                stated = json.loads(file.metadata()[_SPENDING])
+                parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+        return parameters, Spending(**stated) if stated else None
+
+    def write(self, parameters: Mapping[str, torch.Tensor], spending: Spending | None) -> None:
+        """Keep an answer, whole or not at all."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self._path.with_suffix(f".{os.getpid()}")
+        tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
+        save_file(
+            tensors, temporary, metadata={_SPENDING: json.dumps(asdict(spending) if spending else None)}
+        )
+        temporary.replace(self._path)

@@ -1,0 +1,244 @@
+"""One round at a site: charge, train, keep what was released, in that order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from privacy.dpsgd import PrivateStep
+from privacy.ledger import Budget, Ledger, Plan
+
+from client.progress import Progress
+from client.release import Spending
+from client.released import Released
+from client.site import Site
+from mmmed.config import RunConfig
+from mmmed.data.augment import Augmentation
+from mmmed.data.loader import PatientBatches
+from mmmed.errors import ConfigError
+from mmmed.inference.evaluate import auroc
+from mmmed.inference.predict import predict
+from mmmed.models import FusionModel, build_model, trainable_state
+from mmmed.training import PlainStep, Step, make_optimizer, train
+from privacy.errors import PlanError
+from privacy.noise import PrivateRandom
+from privacy.planning import TrainingPlan, plan_training, schedule
+from privacy.sampling import PoissonSampler
+
+Parameters = dict[str, torch.Tensor]
+
+
+def train_round(
+    site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
+) -> tuple[Parameters, Spending | None]:
+    """Train from the `incoming` parameters; return the parameters and the spending that may be released.
+
+    A request that was answered before, for the same round and parameters, gets the same answer again, so that
+    a resumed run spends no budget on rounds that this site had finished.
+
+    Raises:
+        BudgetExceeded, PlanError, LedgerError: the site's privacy does not permit it.
+        ConfigError: the incoming parameters are not those of the run's model.
+    """
+    model = load_parameters(build_model(config), incoming).to(device())
+    released = Released(site.state / "released", run_id, server_round, incoming)
+    if (before := released.read()) is not None:
+        return before
+    work = _Round(site, config, run_id, server_round, model)
+    spending = work.private() if config.privacy.enabled else work.plain()
+    parameters = trainable_state(model)
+    released.write(parameters, spending)
+    return parameters, spending
+
+
+def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[str, float]:
+    """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
+    if len(site.data.test) == 0:
+        return {}
+    model = load_parameters(build_model(config), incoming).to(device())
+    probability, label = predict(model, site.data.test), site.data.test.labels
+    chosen = probability[np.arange(len(label)), label]
+    return {"auroc": auroc(probability, label), "loss": float(-np.log(np.maximum(chosen, 1e-12)).mean())}
+
+
+def load_parameters(model: FusionModel, incoming: Parameters) -> FusionModel:
+    """Put the incoming trainable parameters into the model.
+
+    Raises:
+        ConfigError: names or shapes differ from the model's, or a value is not finite.
+    """
+    own = trainable_state(model)
+    if incoming.keys() != own.keys():
+        different = sorted(incoming.keys() ^ own.keys())
+        raise ConfigError(f"parameters do not match the model: {different[:3]} ({len(different)} differ)")
+    for name, value in incoming.items():
+        if value.shape != own[name].shape:
+            raise ConfigError(
+                f"parameter {name}: expected shape {tuple(own[name].shape)}. Found {tuple(value.shape)}"
+            )
+        if not torch.isfinite(value).all():
+            raise ConfigError(f"parameter {name}: holds a value that is not finite")
+        own[name].copy_(value)
+    return model
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
+    """The mechanism that this site would run; touches no record.
+
+    Raises:
+        PlanError: delta or batch size does not suit the site, or no noise reaches the target.
+    """
+    return plan_training(
+        patients=site.data.train.patients,
+        batch_size=config.training.batch_size,
+        local_epochs=config.training.local_epochs,
+        rounds=config.federation.rounds,
+        target_epsilon=config.privacy.target_epsilon,
+        delta=config.privacy.delta,
+    )
+
+
+class _Round:
+    """The work of one round, private or plain."""
+
+    def __init__(
+        self, site: Site, config: RunConfig, run_id: str, server_round: int, model: FusionModel
+    ) -> None:
+        self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
+        self._model = model
+        self._rate, self._steps = schedule(
+            patients=site.data.train.patients,
+            batch_size=config.training.batch_size,
+            local_epochs=config.training.local_epochs,
+        )
+
+    def private(self) -> Spending:
+        """DP-SGD, charged to the ledger before the first step."""
+        privacy, records = self._config.privacy, self._site.data.train
+        limit = Budget(privacy.target_epsilon, privacy.delta)
+        with self._site.ledger(limit) as ledger:
+            plan = self._plan(ledger)
+            step = PrivateStep(
+                self._model,
+                make_optimizer(self._model, self._config.training),
+                noise_multiplier=plan.event.noise_multiplier,
+                max_grad_norm=privacy.max_grad_norm,
+                expected_units=self._config.training.batch_size,
+                clipping=privacy.clipping,
+                engine=privacy.engine,
+            )
+            reservation = ledger.reserve(plan, self._round, self._steps)
+            draws = _Counted(
+                PoissonSampler(records.patients, plan.event.sampling_rate, reservation.steps, PrivateRandom())
+            )
+            try:
+                self._train(step, draws, reservation.steps)
+            finally:  # an interrupted round has used the draws it took, and no more
+                reservation.commit(draws.taken)
+            return Spending(
+                epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
+                planned_epsilon=plan.epsilon,
+                delta=privacy.delta,
+                noise_multiplier=plan.event.noise_multiplier,
+                sampling_rate=plan.event.sampling_rate,
+                steps=reservation.steps,
+                max_grad_norm=privacy.max_grad_norm,
+            )
+
+    def plain(self) -> None:
+        """Ordinary training on shuffled batches of patients."""
+        optimizer = make_optimizer(self._model, self._config.training)
+        self._train(PlainStep(optimizer), self._shuffled(), self._steps)
+
+    def _plan(self, ledger: Ledger) -> Plan:
+        """The run's plan: the one in the ledger if it is what the run still asks for, else a new one."""
+        privacy = self._config.privacy
+        plan = ledger.find_plan(self._run_id)
+        if plan is None:
+            event = local_plan(self._site, self._config).event
+            return ledger.plan(
+                self._site.identity, self._run_id, event, privacy.delta, max_grad_norm=privacy.max_grad_norm
+            )
+        asked = (
+            self._rate,
+            self._steps * self._config.federation.rounds,
+            privacy.delta,
+            privacy.max_grad_norm,
+        )
+        signed = (plan.event.sampling_rate, plan.event.steps, plan.delta, plan.max_grad_norm)
+        if not np.allclose(asked, signed, rtol=1e-6, atol=0) or plan.epsilon > privacy.target_epsilon:
+            raise PlanError(
+                f"Run {self._run_id} asks for another mechanism than the one this site planned for it: rate, steps, "
+                f"delta, clip are {asked}, planned {signed}. Start a new run."
+            )
+        return plan
+
+    def _train(self, step: Step, draws: Iterable[np.ndarray], steps: int) -> None:
+        training = self._config.training
+        seed = self._seed("augmentation")
+        batches = PatientBatches(
+            self._site.data.train,
+            records_per_patient=training.records_per_patient,
+            seed=seed,
+            augmentation=Augmentation(self._config.data.image_size, seed) if training.augment else None,
+        )
+        done = 0
+        pull = _proximal_pull(self._model, training.learning_rate * training.proximal_mu)
+
+        def after_step() -> None:
+            nonlocal done
+            done += 1
+            pull()
+            Progress(self._run_id, self._round, done, steps).write(self._site.state)
+
+        train(self._model, step, draws, batches, after_step=after_step)
+
+    def _shuffled(self) -> Iterator[np.ndarray]:
+        rng = np.random.default_rng(self._seed("order"))
+        patients, size = self._site.data.train.patients, self._config.training.batch_size
+        order = np.empty(0, dtype=np.int64)
+        for _ in range(self._steps):
+            if len(order) < min(size, patients):
+                order = np.concatenate([order, rng.permutation(patients)])
+            yield order[:size]
+            order = order[size:]
+
+    def _seed(self, purpose: str) -> int:
+        """Public randomness of this round at this site, the same in every engine."""
+        text = f"{self._config.training.seed}\x00{self._site.name}\x00{self._round}\x00{purpose}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+class _Counted:
+    """An iterable of draws that knows how many were taken."""
+
+    def __init__(self, draws: Iterable[np.ndarray]) -> None:
+        self._draws = draws
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for draw in self._draws:
+            self.taken += 1
+            yield draw
+
+
+def _proximal_pull(model: FusionModel, strength: float) -> Callable[[], None]:
+    """FedProx (arXiv 1812.06127) as a decoupled step towards the round's start: it reads no data."""
+    if strength == 0:
+        return lambda: None
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    start = [p.detach().clone() for p in parameters]
+
+    @torch.no_grad()
+    def pull() -> None:
+        for parameter, origin in zip(parameters, start, strict=True):
+            parameter.lerp_(origin, min(1.0, strength))
+
+    return pull

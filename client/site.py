@@ -1,0 +1,121 @@
+"""An opened hospital: its data, its state folder, its key and its ledger.
+
+A site is opened from its own node configuration. Nothing here is taken from the server but the names of
+columns and sizes in the run configuration.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from privacy.ledger import Budget, DatasetIdentity, Ledger, dataset_identity
+
+from client.keys import derive_secret, load_or_create_key
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json
+from mmmed.data.loader import SiteData, load_site
+from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.data.source import locate
+from mmmed.data.split import held_out
+from mmmed.errors import DataError
+from mmmed.models import load_tokenizer
+
+STATE_DIR = "MMMED_STATE_DIR"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One hospital, ready to take part in runs of one data configuration.
+
+    Attributes:
+        name: the site's name.
+        data: its records, split into training and held out.
+        state: folder of what it keeps between rounds: key, ledger, cache, releases, progress.
+        simulated: the data are generated or public, on the researcher's own machine, so that results may
+            be shown in full.
+    """
+
+    name: str
+    data: SiteData
+    patients: tuple[str, ...]
+    state: Path
+    key: Ed25519PrivateKey
+    simulated: bool
+
+    def ledger(self, limit: Budget) -> Ledger:
+        """Open the site's ledger.
+
+        Raises:
+            LedgerError: it is unreadable, edited or belongs to another key.
+        """
+        return Ledger.open(self.state / "ledger.db", self.key, limit=limit)
+
+    @property
+    def identity(self) -> DatasetIdentity:
+        """The training patients as keyed digests: what the ledger charges."""
+        return dataset_identity(self.patients, derive_secret(self.key, b"patient digests"))
+
+    @property
+    def prevalence(self) -> np.ndarray:
+        """(K,) float64 class shares among training records; stays at the site unless simulated."""
+        labels = self.data.train.labels
+        return np.bincount(labels, minlength=int(self.data.train.label.max()) + 1) / len(labels)
+
+
+def open_site(node: Mapping[str, object], run_config: str) -> Site:
+    """Open the site that a node's own configuration names, for a run configuration (JSON of its flat form).
+
+    Raises:
+        DataError: the site's data cannot be used as the run asks.
+        ConfigError: the run configuration is not valid.
+    """
+    partition, count = node.get("partition-id"), node.get("num-partitions")
+    if not isinstance(partition, int) or not isinstance(count, int):
+        raise DataError("the node's configuration names no site: expected partition-id and num-partitions")
+    return _simulated(run_config, partition, count, _state_dir(node, partition))
+
+
+def _state_dir(node: Mapping[str, object], partition: int) -> Path:
+    own = node.get("state-dir")
+    if isinstance(own, str) and own:
+        return Path(own)
+    root = os.environ.get(STATE_DIR)
+    return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{partition}"
+
+
+@lru_cache(maxsize=64)
+def _simulated(run_config: str, partition: int, count: int, state: Path) -> Site:
+    config = from_flat(flat_from_json(run_config))
+    manifest = simulated_manifest(config)
+    if count != len(manifest.sites):
+        raise DataError(
+            f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "
+            f"has {count} nodes. Start one node a site"
+        )
+    return open_simulated(manifest.of_site(manifest.sites[partition]), config, state)
+
+
+def simulated_manifest(config: RunConfig) -> Manifest:
+    """The table of all simulated sites."""
+    return read_manifest(locate(config.data.source), config.data, config.task)
+
+
+def open_simulated(manifest: Manifest, config: RunConfig, state: Path) -> Site:
+    """Open one site of a simulation, whose records are `manifest`."""
+    state.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    train = ~held_out(manifest, config.data, config.training.seed)
+    return Site(
+        name=manifest.sites[0],
+        data=load_site(manifest, config, tokenizer, state / "cache"),
+        patients=tuple(np.unique(manifest.records["patient"][train].to_numpy().astype(str))),
+        state=state,
+        key=load_or_create_key(state / "site.key"),
+        simulated=True,
+    )

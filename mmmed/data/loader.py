@@ -1,0 +1,180 @@
+"""A site's records in memory-mapped form, and batches of *patients* drawn from them.
+
+Who is in a batch is the sampler's business (`privacy.sampling` under differential privacy); this module turns
+drawn patients into tensors: at most k of each patient's records, missing modalities zero and masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mmmed.config import RunConfig
+from mmmed.data.augment import Augmentation
+from mmmed.data.batch import Batch
+from mmmed.data.cache import ImageCache
+from mmmed.data.manifest import Manifest
+from mmmed.data.split import held_out
+
+
+class Images(Protocol):
+    """Random access to preprocessed images."""
+
+    def __getitem__(self, indices: np.ndarray) -> torch.Tensor: ...
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that is used."""
+
+    def __call__(
+        self, text: list[str], *, padding: str, truncation: bool, max_length: int, return_tensors: str
+    ) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Records:
+    """N records of one site, ready to be drawn.
+
+    Attributes:
+        images, has_image, tokens, token_mask, has_text, label: all records of the site.
+        patient: (N,) int64, 0 .. patients - 1.
+        patients: how many patients there are.
+        rows: (N,) int64, where each record stands in the site-wide tensors above.
+    """
+
+    images: Images
+    has_image: torch.Tensor
+    tokens: torch.Tensor
+    token_mask: torch.Tensor
+    has_text: torch.Tensor
+    label: torch.Tensor
+    patient: np.ndarray
+    patients: int
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64 labels, in order."""
+        return self.label[torch.from_numpy(self.rows)].numpy()  # type: ignore[no-any-return]
+
+    def batch(self, chosen: np.ndarray, unit: np.ndarray) -> Batch:
+        """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,)."""
+        rows = torch.from_numpy(self.rows[chosen])
+        return Batch(
+            image=self.images[self.rows[chosen]],
+            has_image=self.has_image[rows],
+            tokens=self.tokens[rows],
+            token_mask=self.token_mask[rows],
+            has_text=self.has_text[rows],
+            label=self.label[rows],
+            unit=torch.from_numpy(unit.astype(np.int64)),
+        )
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All records in order, for evaluation; each record is its own unit."""
+        for start in range(0, len(self), size):
+            chosen = np.arange(start, min(start + size, len(self)))
+            yield self.batch(chosen, np.arange(len(chosen)))
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """One site's training and held-out records."""
+
+    train: Records
+    test: Records
+
+
+def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> SiteData:
+    """Preprocess (or find in `cache`) the images, tokenise the notes, split by patient.
+
+    Raises:
+        DataError: unreadable images, or a split that leaves a side without patients.
+    """
+    records = manifest.records
+    paths = [manifest.root / name if name else None for name in records["image"]]
+    images = ImageCache(cache).images(paths, size=config.data.image_size, channels=config.data.image_channels)
+    has_image = torch.tensor([path is not None for path in paths])
+    tokens, token_mask = _tokenise(list(records["text"]), config, tokenizer)
+    has_text = torch.tensor([bool(text) for text in records["text"]])
+    label = torch.tensor(records["label"].to_numpy())
+    test = held_out(manifest, config.data, config.training.seed)
+
+    def part(mask: np.ndarray) -> Records:
+        codes, patients = _codes(records["patient"][mask].to_numpy())
+        rows = np.flatnonzero(mask)
+        return Records(images, has_image, tokens, token_mask, has_text, label, codes, patients, rows)
+
+    return SiteData(train=part(~test), test=part(test))
+
+
+def _codes(patients: np.ndarray) -> tuple[np.ndarray, int]:
+    names, codes = np.unique(patients.astype(str), return_inverse=True)
+    return codes.astype(np.int64), len(names)
+
+
+def _tokenise(
+    texts: list[str], config: RunConfig, tokenizer: Tokenizer | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if tokenizer is None:
+        shape = (len(texts), 1)
+        return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+    encoded = tokenizer(
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=config.data.text_tokens,
+        return_tensors="pt",
+    )
+    return encoded["input_ids"], encoded["attention_mask"].bool()
+
+
+class PatientBatches:
+    """Turns drawn patients into training batches.
+
+    Args:
+        records: the site's training records.
+        records_per_patient: at most so many of a patient's records, drawn afresh each time.
+        seed: public randomness for the choice of records and augmentation. It does not touch who is drawn:
+            whichever of a patient's records are used, the patient's clipped contribution is bounded alike.
+        augmentation: applied to the images, or None.
+    """
+
+    def __init__(
+        self, records: Records, *, records_per_patient: int, seed: int, augmentation: Augmentation | None
+    ) -> None:
+        self._records = records
+        self._limit = records_per_patient
+        self._rng = np.random.default_rng(seed)
+        self._augment = augmentation
+        order = np.argsort(records.patient, kind="stable")
+        starts = np.searchsorted(records.patient[order], np.arange(records.patients + 1))
+        self._of_patient = [order[starts[p] : starts[p + 1]] for p in range(records.patients)]
+
+    def __call__(self, patients: np.ndarray) -> Batch:
+        """The batch of the drawn `patients` (P,) int64; an empty draw gives an empty batch."""
+        drawn = [self._draw(self._of_patient[patient]) for patient in patients]
+        chosen = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
+        unit = np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
+        batch = self._records.batch(chosen, unit)
+        if self._augment is None or len(batch) == 0:
+            return batch
+        return _with_image(batch, self._augment(batch.image))
+
+    def _draw(self, records: np.ndarray) -> np.ndarray:
+        if len(records) <= self._limit:
+            return records
+        return self._rng.choice(records, self._limit, replace=False)
+
+
+def _with_image(batch: Batch, image: torch.Tensor) -> Batch:
+    # A missing image is all zeros and stays so.
+    return Batch(**{**vars(batch), "image": image * batch.has_image[:, None, None, None]})

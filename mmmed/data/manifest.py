@@ -1,0 +1,210 @@
+"""A site's table of studies, read and checked.
+
+One row is one record: an image of a study with the study's note and label (several images of a study are
+several rows). Columns are renamed from what `DataConfig` says to the fixed names below, so that the rest of
+the code never meets a hospital's own spelling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mmmed.config import DataConfig, TaskConfig
+from mmmed.errors import DataError
+
+MANIFEST_VERSION = 1
+LISTED = 5  # so many examples of a problem are named in an error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Checked records.
+
+    Attributes:
+        root: folder that image paths are relative to.
+        records: columns ``patient``, ``study``, ``site`` (str), ``image`` (relative path or ""), ``text``
+            (str, "" for none), ``label`` (int64 index into the task's classes) and, if a fold column is
+            configured, ``fold`` (int64). The index is 0 .. N - 1.
+    """
+
+    root: Path
+    records: pd.DataFrame
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the sites, sorted."""
+        return sorted(self.records["site"].unique())
+
+    def of_site(self, site: str) -> Manifest:
+        """The records of one site."""
+        mine = self.records[self.records["site"] == site].reset_index(drop=True)
+        if mine.empty:
+            raise DataError(
+                f"{self.root}: no record of site '{site}'. Sites present: {', '.join(self.sites)}"
+            )
+        return Manifest(self.root, mine)
+
+
+def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
+    """Read and check the table of a data set.
+
+    Raises:
+        DataError: table or column missing, row malformed, label outside the classes, one class only, a
+            patient in two sites, an image file missing, no notes anywhere. The message names the file, the
+            column or the row (1 is the first row under the header).
+    """
+    path = root / data.table
+    frame = _read_table(path)
+    columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
+    optional = {"image": data.image, "text": data.text, "fold": data.fold}
+    columns |= {name: column for name, column in optional.items() if column}
+    for name, column in columns.items():
+        _require_column(frame, column, path, f"{'task' if name == 'label' else 'data'}.{name}")
+    frame = _keep_rows(frame, data, path)
+    records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
+    for name in ("patient", "study", "site"):
+        records[name] = _identifiers(records[name], path, columns[name])
+    records["label"] = _labels(records["label"], task, path)
+    for name in ("image", "text"):
+        records[name] = records[name].map(_text) if name in records else ""
+    if data.fold:
+        records["fold"] = _folds(records["fold"], path, data.fold)
+    _check_one_site_each(records, path)
+    _check_learnable(records, data, task, path)
+    _check_images(records, root, path)
+    return Manifest(root, records.reset_index(drop=True))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise DataError(f"{path}: no such table. Expected a CSV or Parquet file; name it with data.table")
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, dtype=object, keep_default_na=False, na_values=[""])
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from error
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path}: cannot be read as a table: {error}") from error
+
+
+def _require_column(frame: pd.DataFrame, column: str, path: Path, key: str) -> None:
+    if column in frame.columns:
+        return
+    near = difflib.get_close_matches(column, [str(name) for name in frame.columns], n=1)
+    hint = f"Did you mean '{near[0]}'?" if near else f"It has: {', '.join(map(str, frame.columns[:20]))}."
+    raise DataError(
+        f"{path}: no column '{column}' (asked for by {key}). {hint} Set {key} to the right column"
+    )
+
+
+def _keep_rows(frame: pd.DataFrame, data: DataConfig, path: Path) -> pd.DataFrame:
+    for column, wanted in data.where.items():
+        _require_column(frame, column, path, f"data.where.{column}")
+        allowed = {_canonical(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
+        frame = frame[frame[column].map(_canonical).isin(allowed)]
+        if frame.empty:
+            raise DataError(
+                f"{path}: no row has {column} = {wanted!r} (data.where): nothing left to train on"
+            )
+    return frame
+
+
+def _canonical(value: object) -> str:
+    """Text under which 1, 1.0, "1" and True are the same value."""
+    if isinstance(value, bool):
+        return str(int(value))
+    try:
+        number = float(str(value))
+    except ValueError:
+        return str(value).strip()
+    return str(int(number)) if number.is_integer() else str(number)
+
+
+def _text(value: object) -> str:
+    return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
+
+
+def _rows(mask: pd.Series) -> str:
+    numbers = [str(int(index) + 1) for index in mask.index[mask]]
+    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
+    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:LISTED])}{more}"
+
+
+def _identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
+    texts = values.map(_text)
+    empty = texts == ""
+    if empty.any():
+        raise DataError(f"{path}: column '{column}' is empty in {_rows(empty)}. Every record needs one")
+    return texts
+
+
+def _labels(values: pd.Series, task: TaskConfig, path: Path) -> pd.Series:
+    classes = {_canonical(name): index for index, name in enumerate(task.classes)}
+    indices = values.map(lambda value: classes.get(_canonical(value)) if not pd.isna(value) else None)
+    bad = indices.isna()
+    if bad.any():
+        found = values[bad].iloc[0]
+        raise DataError(
+            f"{path}: column '{task.label}' holds {found!r} in {_rows(bad)}, outside task.classes "
+            f"{list(task.classes)}. Add it there, correct it, or leave those rows out with data.where"
+        )
+    return indices.astype("int64")
+
+
+def _folds(values: pd.Series, path: Path, column: str) -> pd.Series:
+    numbers = pd.to_numeric(values, errors="coerce")
+    bad = numbers.isna() | (numbers != numbers.round())
+    if bad.any():
+        raise DataError(
+            f"{path}: column '{column}' is not a whole number in {_rows(bad)}. Expected a fold index"
+        )
+    return numbers.astype("int64")
+
+
+def _check_one_site_each(records: pd.DataFrame, path: Path) -> None:
+    sites = records.groupby("patient")["site"].nunique()
+    shared = set(sites.index[sites > 1])
+    if shared:
+        mask = records["patient"].isin(shared)
+        raise DataError(
+            f"{path}: {len(shared)} patient(s) appear in more than one site ({_rows(mask)}). A patient's privacy "
+            "budget is kept by one site: give the records to one of them"
+        )
+
+
+def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path) -> None:
+    if records["label"].nunique() < 2:
+        only = task.classes[int(records["label"].iloc[0])]
+        raise DataError(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
+    if data.text and not records["text"].any():
+        raise DataError(
+            f"{path}: column '{data.text}' is empty in every row: no notes anywhere. "
+            'Name another column, or set data.text = "" to train on images alone'
+        )
+    if data.image and not records["image"].any():
+        raise DataError(
+            f"{path}: column '{data.image}' is empty in every row: no images anywhere. "
+            'Name another column, or set data.image = "" to train on notes alone'
+        )
+
+
+def _check_images(records: pd.DataFrame, root: Path, path: Path) -> None:
+    resolved = root.resolve()
+    outside = records["image"].map(
+        lambda name: bool(name) and not (resolved / name).resolve().is_relative_to(resolved)
+    )
+    if outside.any():
+        raise DataError(
+            f"{path}: {_rows(outside)}: the image path leaves {root}. Use paths below the data folder"
+        )
+    missing = records["image"].map(lambda name: bool(name) and not (root / name).is_file())
+    if missing.any():
+        first = records["image"][missing].iloc[0]
+        raise DataError(f"{path}: {_rows(missing)}: no image file such as '{first}' below {root}")

@@ -1,0 +1,45 @@
+"""Patient-wise split: all records of a patient are for training or all are for testing."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from mmmed.config import DataConfig
+from mmmed.data.manifest import Manifest
+from mmmed.errors import DataError
+
+
+def held_out(manifest: Manifest, data: DataConfig, seed: int) -> np.ndarray:
+    """(N,) bool, True for records of held-out patients.
+
+    With a fold column: the patients of `data.test_fold`. Without: a patient is held out when a hash of the
+    seed and the patient falls below `data.test_fraction`, which needs no other patient and so stays the
+    same when patients are added.
+
+    Raises:
+        DataError: a patient's records are in several folds, or a side of the split is empty.
+    """
+    records = manifest.records
+    if data.fold:
+        spread = records.groupby("patient")["fold"].nunique()
+        if (spread > 1).any():
+            raise DataError(
+                f"column '{data.fold}': {int((spread > 1).sum())} patient(s) have records in several folds. "
+                "A patient must be in one fold"
+            )
+        mask = (records["fold"] == data.test_fold).to_numpy()
+    else:
+        mask = (
+            records["patient"].map(lambda patient: _position(patient, seed) < data.test_fraction).to_numpy()
+        )
+    if mask.all():
+        raise DataError(f"{manifest.root}: every patient is held out for testing: none is left to train on")
+    return mask
+
+
+def _position(patient: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the seed and the patient alone."""
+    digest = hashlib.sha256(f"{seed}\x00{patient}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

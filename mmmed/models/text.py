@@ -1,0 +1,60 @@
+"""A transformers encoder from note tokens to feature tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoModel, BertConfig, BertModel
+
+from mmmed.config import DataConfig, ModelConfig
+from mmmed.errors import ModelError
+from mmmed.models.tokens import TINY, _require_folder, load_tokenizer
+
+
+class TextEncoder(nn.Module):
+    """(R, T) int64 tokens and (R, T) bool mask -> (R, T, width) float."""
+
+    def __init__(self, encoder: nn.Module, width: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.width = width
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        # One row of positions a record: a shared (1, T) row would have no per-record gradient.
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
+        output = self.encoder(input_ids=tokens, attention_mask=mask.long(), position_ids=positions)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
+    """Build the encoder that `config.text` names.
+
+    Raises:
+        ModelError: the local folder cannot be loaded, or reads fewer tokens than `data.text_tokens`.
+    """
+    if config.text == TINY:
+        bert = BertConfig(
+            vocab_size=len(load_tokenizer(TINY)),
+            hidden_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=128,
+            max_position_embeddings=512,
+            type_vocab_size=1,
+            hidden_dropout_prob=config.dropout,
+            attention_probs_dropout_prob=config.dropout,
+        )
+        return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
+    _require_folder(config.text)
+    try:
+        encoder = AutoModel.from_pretrained(config.text, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
+    longest = getattr(encoder.config, "max_position_embeddings", data.text_tokens)
+    if longest < data.text_tokens:
+        raise ModelError(
+            f"data.text_tokens is {data.text_tokens}, but {config.text} reads at most {longest}: lower it"
+        )
+    if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
+        encoder.pooler = None
+    return TextEncoder(encoder, encoder.config.hidden_size)
