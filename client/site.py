@@ -25,6 +25,7 @@ from mmmed.data.source import locate
 from mmmed.data.split import held_out
 from mmmed.errors import DataError
 from mmmed.models import load_tokenizer
+from mmmed.paths import cache_home
 
 STATE_DIR = "MMMED_STATE_DIR"
 
@@ -36,7 +37,7 @@ class Site:
     Attributes:
         name: the site's name.
         data: its records, split into training and held out.
-        state: folder of what it keeps between rounds: key, ledger, cache, releases, progress.
+        state: folder of what it keeps between rounds: key, ledger, releases, progress.
         simulated: the data are generated or public, on the researcher's own machine, so that results may
             be shown in full.
     """
@@ -60,12 +61,6 @@ class Site:
     def identity(self) -> DatasetIdentity:
         """The training patients as keyed digests: what the ledger charges."""
         return dataset_identity(self.patients, derive_secret(self.key, b"patient digests"))
-
-    @property
-    def prevalence(self) -> np.ndarray:
-        """(K,) float64 class shares among training records; stays at the site unless simulated."""
-        labels = self.data.train.labels
-        return np.bincount(labels, minlength=int(self.data.train.label.max()) + 1) / len(labels)
 
 
 def open_site(node: Mapping[str, object], run_config: str) -> Site:
@@ -113,7 +108,7 @@ def open_simulated(manifest: Manifest, config: RunConfig, state: Path) -> Site:
     train = ~held_out(manifest, config.data, config.training.seed)
     return Site(
         name=manifest.sites[0],
-        data=load_site(manifest, config, tokenizer, state / "cache"),
+        data=load_site(manifest, config, tokenizer, cache_home() / "images"),
         patients=tuple(np.unique(manifest.records["patient"][train].to_numpy().astype(str))),
         state=state,
         key=load_or_create_key(state / "site.key"),

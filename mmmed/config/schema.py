@@ -140,3 +140,15 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
+
+
+def describe(config: RunConfig) -> list[tuple[str, str, str]]:
+    """(key, value, meaning) of every key, in the tree's order."""
+    rows = []
+    for section in RunConfig.model_fields:
+        part: BaseModel = getattr(config, section)
+        for key, field in type(part).model_fields.items():
+            value = getattr(part, key)
+            shown = list(value) if isinstance(value, tuple) else value
+            rows.append((f"{section}.{key}", repr(shown), field.description or ""))
+    return rows

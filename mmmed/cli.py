@@ -1,0 +1,119 @@
+"""The ``mmmed`` command. It only assembles: each command reads its options and calls one function."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+app = typer.Typer(
+    help="Train one private imaging + clinical-text model across hospitals that share no data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+config_app = typer.Typer(help="The run configuration.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Set one key: section.key=value. May be repeated.")
+]
+DataFolder = Annotated[
+    str | None, typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False)
+]
+
+
+@app.command()
+def simulate(
+    config: ConfigFile = None,
+    data: DataFolder = None,
+    assignments: Assignments = None,
+    non_private: Annotated[bool, typer.Option("--non-private", help="Train without privacy.")] = False,
+    rounds: Annotated[int | None, typer.Option(help="Federated rounds.", show_default=False)] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Target epsilon of each site.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Initialisation, splits, augmentation; never noise.", show_default=False)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")] = "inprocess",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that train sites; 0 trains in this one.", show_default="cores")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder.", show_default="runs/<date and time>")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Continue the run in this folder after its last finished round.")
+    ] = None,
+) -> None:
+    """Train across simulated hospitals on this machine: one command, no server."""
+    from simulations.simulate import resume_run, start_run
+
+    if resume is not None:
+        given = (config, data, assignments, rounds, epsilon, seed, out, non_private or None)
+        if any(value is not None for value in given):
+            raise typer.BadParameter("--resume takes the configuration of its run: give no other option of it")
+        resume_run(resume, engine=engine, workers=workers)
+        return
+    from mmmed.config import resolve
+
+    options = {
+        "data.source": data,
+        "federation.rounds": rounds,
+        "privacy.target_epsilon": epsilon,
+        "privacy.enabled": False if non_private else None,
+        "training.seed": seed,
+    }
+    start_run(resolve(config, assignments or (), options).config, folder=out, engine=engine, workers=workers)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    data: DataFolder = None,
+) -> None:
+    """Evaluate a trained model on held-out studies, beside the site-only guess."""
+    from simulations.simulate import evaluate_run
+
+    evaluate_run(run, data)
+
+
+@config_app.command("show")
+def config_show(config: ConfigFile = None, assignments: Assignments = None) -> None:
+    """Print the whole configuration, and where each value comes from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mmmed.config import resolve
+    from mmmed.config.schema import describe
+
+    resolved = resolve(config, assignments or ())
+    table = Table("key", "value", "from", "meaning", box=None, pad_edge=False)
+    for key, value, meaning in describe(resolved.config):
+        table.add_row(key, value, resolved.sources[key], meaning)
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command; what the user can mend is told in one message, without a traceback, with exit code 2."""
+    from mmmed.errors import MmmedError
+    from privacy.errors import PrivacyError
+
+    try:
+        app()
+    except (MmmedError, PrivacyError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Where mmmed keeps what it can make again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_home() -> Path:
+    """`$MMMED_HOME`, else ``~/.cache/mmmed``: generated hospitals and preprocessed images."""
+    home = os.environ.get("MMMED_HOME")
+    return Path(home) if home else Path.home() / ".cache" / "mmmed"

@@ -1,0 +1,29 @@
+"""Shared by all tests: offline, no telemetry, and nothing written outside temporary folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import mmmed  # noqa: E402  (declares the operator schemas before any test imports transformers)
+
+assert mmmed.__version__
+
+
+@pytest.fixture(scope="session")
+def medical_data() -> Path:
+    """The development data (`MMMED_DATA`, default ../shared/data); tests that need it are skipped without it."""
+    root = Path(os.environ.get("MMMED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not root.is_dir():
+        pytest.skip(f"no development data at {root} (set MMMED_DATA)")
+    return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["MMMED_HOME"] = str(tmp_path_factory.mktemp("mmmed-home"))

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmmed.config import RunConfig
+from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.data.split import held_out
+from mmmed.errors import DataError
+
+ROWS = [
+    {"patient_id": "p1", "study_id": "s1", "site": "a", "image": "1.png", "text": "cough", "finding": 0},
+    {"patient_id": "p1", "study_id": "s2", "site": "a", "image": "", "text": "fever", "finding": 1},
+    {"patient_id": "p2", "study_id": "s3", "site": "b", "image": "2.png", "text": "", "finding": 1},
+]
+
+
+def write(folder: Path, rows: list[dict[str, Any]], name: str = "data.csv") -> Path:
+    frame = pd.DataFrame(rows)
+    if name.endswith(".parquet"):
+        frame.to_parquet(folder / name)
+    else:
+        frame.to_csv(folder / name, index=False)
+    for row in rows:
+        if row.get("image"):
+            (folder / row["image"]).touch()
+    return folder
+
+
+def read(folder: Path, **data: Any) -> Manifest:
+    config = RunConfig.model_validate({"data": data})
+    return read_manifest(folder, config.data, config.task)
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.parquet"])
+def test_columns_take_their_fixed_names(tmp_path: Path, name: str) -> None:
+    manifest = read(write(tmp_path, ROWS, name), table=name)
+    assert manifest.sites == ["a", "b"]
+    assert list(manifest.records["label"]) == [0, 1, 1]
+    assert list(manifest.records["text"]) == ["cough", "fever", ""]
+    assert list(manifest.records["image"]) == ["1.png", "", "2.png"]
+    assert list(manifest.of_site("b").records["patient"]) == ["p2"]
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", True])
+def test_rows_are_kept_whatever_way_the_value_is_written(tmp_path: Path, value: Any) -> None:
+    rows = [row | {"keep": keep} for row, keep in zip(ROWS, ["1", "1.0", "0"], strict=True)]
+    assert len(read(write(tmp_path, rows), where={"keep": value}).records) == 2
+    assert len(read(tmp_path, where={"keep": [0, 1]}).records) == 3
+
+
+def without(column: str) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != column} for row in ROWS]
+
+
+def changed(column: str, values: list[Any]) -> list[dict[str, Any]]:
+    return [row | {column: value} for row, value in zip(ROWS, values, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "data", "words"),
+    [
+        (without("patient_id"), {}, ["no column 'patient_id'", "data.patient"]),
+        (ROWS, {"text": "txet"}, ["no column 'txet'", "'text'"]),
+        (changed("finding", [0, 1, 7]), {}, ["'7'", "row 3", "task.classes"]),
+        (changed("finding", [0, 1, ""]), {}, ["row 3", "task.classes"]),
+        (changed("finding", [1, 1, 1]), {}, ["one class only"]),
+        (changed("patient_id", ["p1", "p1", "p1"]), {}, ["more than one site", "row"]),
+        (changed("patient_id", ["p1", "", "p2"]), {}, ["'patient_id' is empty", "row 2"]),
+        (changed("text", ["", "", ""]), {}, ["no notes anywhere", "data.text"]),
+        (changed("image", ["", "", ""]), {}, ["no images anywhere"]),
+        (changed("image", ["../1.png", "", "2.png"]), {}, ["row 1", "leaves"]),
+        (ROWS, {"where": {"site": "c"}}, ["site = 'c'"]),
+        (ROWS, {"where": {"ward": 1}}, ["data.where.ward"]),
+        (changed("fold", [0, 1, "x"]), {"fold": "fold"}, ["'fold'", "row 3"]),
+    ],
+)
+def test_bad_tables_are_refused_with_the_place_and_the_mend(
+    tmp_path: Path, rows: list[dict[str, Any]], data: dict[str, Any], words: list[str]
+) -> None:
+    write(tmp_path, rows)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, **data)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_patient_is_not_named_by_an_error(tmp_path: Path) -> None:
+    write(tmp_path, changed("patient_id", ["SMITH^JOHN"] * 3))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert "SMITH" not in str(caught.value)
+
+
+def test_missing_files_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such table"):
+        read(tmp_path)
+    write(tmp_path, ROWS)
+    (tmp_path / "2.png").unlink()
+    with pytest.raises(DataError, match=r"row 3: no image file such as '2\.png'"):
+        read(tmp_path)
+    (tmp_path / "data.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(DataError, match="UTF-8|cannot be read"):
+        read(tmp_path)
+
+
+def frame_of(patients: list[int]) -> Manifest:
+    return Manifest(Path("x"), pd.DataFrame({"patient": [f"p{n}" for n in patients]}))
+
+
+@given(st.lists(st.integers(0, 200), min_size=60, max_size=200), st.integers(0, 5))
+def test_a_patient_is_on_one_side_of_the_split_whoever_else_is_there(patients: list[int], seed: int) -> None:
+    data = RunConfig().data
+    mask = held_out(frame_of(patients), data, seed)
+    side = {}
+    for patient, held in zip(patients, mask, strict=True):
+        assert side.setdefault(patient, held) == held
+    half = patients[: len(patients) // 2]
+    try:
+        alone = held_out(frame_of(half), data, seed)
+    except DataError:
+        return
+    assert np.array_equal(alone, mask[: len(half)])
+
+
+def test_about_the_asked_share_is_held_out_and_another_seed_holds_out_others() -> None:
+    manifest, data = frame_of(list(range(4000))), RunConfig().data
+    assert abs(held_out(manifest, data, 0).mean() - data.test_fraction) < 0.03
+    assert (held_out(manifest, data, 0) != held_out(manifest, data, 1)).any()
+
+
+def test_folds_are_patient_wise_or_refused() -> None:
+    data = RunConfig.model_validate({"data": {"fold": "fold", "test_fold": 1}}).data
+    good = pd.DataFrame({"patient": ["a", "a", "b"], "fold": [1, 1, 0]})
+    assert list(held_out(Manifest(Path("x"), good), data, 0)) == [True, True, False]
+    with pytest.raises(DataError, match="several folds"):
+        held_out(Manifest(Path("x"), good.assign(fold=[1, 0, 0])), data, 0)
+    with pytest.raises(DataError, match="none is left"):
+        held_out(Manifest(Path("x"), good.assign(fold=1)), data, 0)
