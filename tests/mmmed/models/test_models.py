@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import BertConfig, BertModel, BertTokenizerFast
+
+from mmmed.config import RunConfig
+from mmmed.data.batch import Batch
+from mmmed.errors import ModelError
+from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
+from mmmed.models.image import build_image_encoder
+from mmmed.models.tokens import VOCABULARY
+
+SIZE, TOKENS = 32, 12
+
+
+def configured(**sections: Any) -> RunConfig:
+    data = {"image_size": SIZE, "text_tokens": TOKENS} | sections.pop("data", {})
+    return RunConfig.model_validate({"data": data, **sections})
+
+
+def a_batch(rows: int = 3, channels: int = 1) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.arange(rows) % TOKENS + 1
+    return Batch(
+        image=torch.rand(rows, channels, SIZE, SIZE, generator=generator),
+        has_image=torch.ones(rows, dtype=torch.bool),
+        tokens=torch.randint(5, 200, (rows, TOKENS), generator=generator),
+        token_mask=torch.arange(TOKENS) < lengths[:, None],
+        has_text=torch.ones(rows, dtype=torch.bool),
+        label=torch.arange(rows) % 2,
+        unit=torch.arange(rows),
+    )
+
+
+def set_row(tensor: torch.Tensor, row: int, value: Any) -> torch.Tensor:
+    out = tensor.clone()
+    out[row] = value
+    return out
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet18", "densenet121", "efficientnet-b0"])
+def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> None:
+    config = configured(model={"image": name}).model
+    encoder = build_image_encoder(config, channels=1).train()
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+    image = torch.rand(3, 1, 64, 64)
+    # stochastic depth draws for each record; the same draws for both passes
+    torch.manual_seed(0)
+    before = encoder(image)
+    torch.manual_seed(0)
+    after = encoder(set_row(image, 1, 0.0))
+    assert before.shape[0] == 3 and before.shape[2] == encoder.width
+    torch.testing.assert_close(before[[0, 2]], after[[0, 2]])
+    assert not torch.allclose(before[1], after[1])
+
+
+def test_a_missing_modality_does_not_reach_the_output() -> None:
+    model, batch = build_model(configured()).eval(), a_batch()
+    no_image = replace(batch, has_image=set_row(batch.has_image, 0, False))
+    no_text = replace(batch, has_text=set_row(batch.has_text, 0, False))
+    with torch.no_grad():
+        full = model(batch)
+        for missing, field, noise in (
+            (no_image, "image", torch.rand(1, SIZE, SIZE)),
+            (no_text, "tokens", torch.randint(5, 100, (TOKENS,))),
+        ):
+            expected = model(missing)
+            assert not torch.allclose(expected[0], full[0])
+            torch.testing.assert_close(expected[1:], full[1:])
+            garbage = replace(missing, **{field: set_row(getattr(missing, field), 0, noise)})
+            torch.testing.assert_close(model(garbage), expected)
+        nothing = replace(no_image, has_text=no_text.has_text)
+        assert torch.isfinite(model(nothing)).all()
+
+
+def test_padding_does_not_reach_the_output() -> None:
+    model, batch = build_model(configured()).eval(), a_batch()
+    padded = replace(batch, tokens=torch.where(batch.token_mask, batch.tokens, torch.tensor(7)))
+    with torch.no_grad():
+        torch.testing.assert_close(model(padded), model(batch))
+
+
+def test_everyone_builds_equal_parameters_and_nobodys_random_state_moves() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = build_model(configured())
+    assert torch.equal(torch.rand(1), expected)
+    second, other = build_model(configured()), build_model(configured(training={"seed": 1}))
+    for name, value in trainable_state(first).items():
+        assert torch.equal(value, trainable_state(second)[name])
+    assert any(not torch.equal(v, trainable_state(other)[n]) for n, v in trainable_state(first).items())
+
+
+def test_trainable_sets() -> None:
+    full = trainable_state(build_model(configured()))
+    head = trainable_state(build_model(configured(model={"trainable": "fusion-head"})))
+    norms = trainable_state(build_model(configured(model={"trainable": "norm-bias"})))
+    assert set(full) == {name for name, _ in build_model(configured()).named_parameters()}
+    assert head and not any(name.startswith(("image.", "text.")) for name in head)
+    assert {"head.weight", "head.bias"} <= set(norms) < set(full)
+    assert any(name.startswith("image.") for name in norms)
+    assert sum(v.numel() for v in norms.values()) < 0.05 * sum(v.numel() for v in full.values())
+
+
+@pytest.mark.parametrize(
+    ("data", "absent"), [({"image": ""}, "image."), ({"text": ""}, "text."), ({"image_channels": 3}, "none")]
+)
+def test_one_modality_or_colour(data: dict[str, Any], absent: str) -> None:
+    model = build_model(configured(data=data))
+    assert not any(name.startswith(absent) for name in trainable_state(model))
+    assert model(a_batch(channels=data.get("image_channels", 1))).shape == (3, 1)
+    three = configured(data=data, task={"classes": ["a", "b", "c"]})
+    assert build_model(three)(a_batch(channels=data.get("image_channels", 1))).shape == (3, 3)
+
+
+def test_a_saved_model_predicts_the_same(tmp_path: Path) -> None:
+    config, batch = configured(), a_batch()
+    model = build_model(config).eval()
+    with torch.no_grad():
+        model.head.weight.add_(1)
+        save_model(tmp_path / "m", model, config)
+        loaded, read = load_model(tmp_path / "m")
+        torch.testing.assert_close(loaded(batch), model(batch), rtol=0, atol=0)
+    assert read == config
+
+
+def test_a_damaged_model_is_refused(tmp_path: Path) -> None:
+    config = configured()
+    save_model(tmp_path, build_model(config), config)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match="does not hold"):
+        load_model(tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+        load_model(tmp_path)
+
+
+def test_pretrained_image_weights_fit_or_are_refused(tmp_path: Path) -> None:
+    good = build_image_encoder(configured(training={"seed": 5}).model, 1)
+    save_file(good.trunk.state_dict(), tmp_path / "good.safetensors")
+    torch.save({"state_dict": good.trunk.state_dict()}, tmp_path / "good.pt")
+    for name in ("good.safetensors", "good.pt"):
+        loaded = build_image_encoder(configured(model={"image_weights": str(tmp_path / name)}).model, 1)
+        assert torch.equal(loaded.trunk.conv1.weight, good.trunk.conv1.weight)
+    batchnorm = good.trunk.state_dict() | {"bn1.running_mean": torch.zeros(16), "bn1.running_var": torch.ones(16)}
+    torch.save(batchnorm, tmp_path / "bn.pt")
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "part.pt")
+    (tmp_path / "junk.pt").write_bytes(b"junk")
+    for name, words in (("bn.pt", "BatchNorm"), ("part.pt", "."), ("junk.pt", "junk"), ("absent.pt", "absent")):
+        with pytest.raises(ModelError, match=words):
+            build_image_encoder(configured(model={"image_weights": str(tmp_path / name)}).model, 1)
+
+
+@pytest.fixture
+def local_bert(tmp_path: Path) -> Path:
+    folder = tmp_path / "bert"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    tokenizer = BertTokenizerFast(vocab=str(VOCABULARY))
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_any_local_hugging_face_folder_is_a_text_encoder(local_bert: Path) -> None:
+    config = configured(model={"text": str(local_bert)})
+    assert build_model(config)(a_batch()).shape == (3, 1)
+    assert load_tokenizer(str(local_bert))(["no effusion"])["input_ids"]
+    with pytest.raises(ModelError, match="at most 16"):
+        build_model(configured(data={"text_tokens": 32}, model={"text": str(local_bert)}))
+
+
+@pytest.mark.parametrize("name", ["bert-base-uncased", "/nowhere"])
+def test_a_text_model_that_is_not_here_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="never downloaded"):
+        build_model(configured(model={"text": name}))
+    with pytest.raises(ModelError, match="never downloaded"):
+        load_tokenizer(name)
+
+
+def test_the_vocabulary_covers_any_note() -> None:
+    tokenizer = load_tokenizer("tiny")
+    pieces = tokenizer.tokenize("Pt c/o dyspnoea; no PNEUMOTHORAX, SpO2 91% on 3 L/min. Zxqj?")
+    assert "[UNK]" not in pieces
+    assert len(set(tokenizer.get_vocab())) == len(VOCABULARY.read_text(encoding="utf-8").split())
