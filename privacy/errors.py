@@ -1,6 +1,9 @@
 """Everything that privacy can refuse.
 
     PrivacyError
+    ├── UnsupportedModel     the model holds or does something that per-unit clipping cannot cover
+    │   └── UntrackedParameter   a parameter is used in a way whose per-record gradient is not known
+    ├── StepError            a step was asked for with arguments that cannot be made private
     ├── NoiseError           noise cannot be drawn or added as asked
     ├── SamplingError        a sampler that does not do what the accounting assumes
     ├── AccountingError      an epsilon cannot be computed, or two accountants disagree
@@ -16,6 +19,18 @@ from __future__ import annotations
 
 class PrivacyError(Exception):
     """Base of everything that privacy refuses."""
+
+
+class UnsupportedModel(PrivacyError):
+    """The model holds or does something that clipping each unit's gradient cannot cover."""
+
+
+class UntrackedParameter(UnsupportedModel):
+    """A parameter is used in a way whose per-record gradient is not known."""
+
+
+class StepError(PrivacyError):
+    """A step was asked for with arguments that cannot be made private."""
 
 
 class NoiseError(PrivacyError):

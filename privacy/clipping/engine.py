@@ -1,0 +1,63 @@
+"""The contract of a clipping engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+
+from privacy.clipping.units import Units
+from privacy.errors import StepError
+
+EngineName = Literal["hooks", "ghost", "bookkeeping"]
+RecordLosses = Callable[[], torch.Tensor]
+Factors = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """What one forward and backward pass over some units gives.
+
+    Attributes:
+        sums: for every trainable parameter, by name: sum over units of factor_u * g_u, in the parameter's dtype.
+        norms: float [P], ||g_u|| before clipping. Private: never leaves the site.
+    """
+
+    sums: Mapping[str, torch.Tensor]
+    norms: torch.Tensor
+
+
+class ClippingEngine(Protocol):
+    """Computes per-unit gradient norms and the sum of the scaled per-unit gradients. Moves no parameter."""
+
+    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
+        """Run the forward pass and clip.
+
+        Args:
+            record_losses: runs the model on the batch's R records and returns their losses [R].
+            units: the unit of each record; a unit's gradient is that of the mean of its records' losses.
+            factors: from the norms [P] to the factors [P] (`privacy.clipping.rules.clip_factors`).
+
+        Raises:
+            UnsupportedModel: the per-unit gradients of this model are not known. No gradient is left behind.
+        """
+        ...
+
+
+def weighted_losses(record_losses: RecordLosses, units: Units) -> torch.Tensor:
+    """Call `record_losses`, check its shape, and weight it so that a unit's losses sum to their mean. [R]
+
+    Raises:
+        StepError: not a differentiable vector of R losses.
+    """
+    losses = record_losses()
+    if losses.shape != (units.records,):
+        raise StepError(
+            f"record_losses must return one loss a record, shape ({units.records},). Found {tuple(losses.shape)}. "
+            "Use a loss with reduction='none' and average over everything but the records."
+        )
+    if not losses.requires_grad:
+        raise StepError("record_losses returned losses that depend on no trainable parameter.")
+    return losses * units.weights(losses)

@@ -1,0 +1,72 @@
+"""Which records of a batch belong to which unit of privacy."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from privacy.errors import StepError
+
+
+@dataclass(frozen=True)
+class Units:
+    """The R records of a batch and the P units (patients) they belong to.
+
+    Attributes:
+        index: int64 [R], each record's unit in 0..P-1.
+        sizes: int64 [P], how many records each unit has, all at least 1.
+    """
+
+    index: torch.Tensor
+    sizes: torch.Tensor
+
+    @classmethod
+    def of(cls, ids: torch.Tensor) -> Units:
+        """From any integer names [R] of the records' units.
+
+        Raises:
+            StepError: `ids` is not a vector of integers.
+        """
+        if ids.dim() != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise StepError(f"units must be integers of shape [R]. Found {ids.dtype} {tuple(ids.shape)}.")
+        _, index, sizes = torch.unique(ids, return_inverse=True, return_counts=True)
+        return cls(index, sizes)
+
+    @property
+    def records(self) -> int:
+        return self.index.numel()
+
+    @property
+    def count(self) -> int:
+        return self.sizes.numel()
+
+    @functools.cached_property
+    def order(self) -> torch.Tensor | None:
+        """A permutation [R] that makes every unit's records contiguous; None if they are."""
+        if bool((self.index[1:] >= self.index[:-1]).all()):
+            return None
+        return torch.argsort(self.index, stable=True)
+
+    @functools.cached_property
+    def bounds(self) -> list[int]:
+        """Unit u's records are bounds[u]:bounds[u+1], once ordered. P + 1 numbers."""
+        return [0, *torch.cumsum(self.sizes, 0).tolist()]
+
+    @functools.cached_property
+    def even(self) -> int | None:
+        """The number of records of every unit, if all have the same."""
+        sizes = self.sizes.tolist()
+        return sizes[0] if sizes and min(sizes) == max(sizes) else None
+
+    def weights(self, like: torch.Tensor) -> torch.Tensor:
+        """1 / k_u for each record [R]: the sum of a unit's weighted losses is their mean."""
+        return (1.0 / self.sizes.to(like.dtype))[self.index].to(like.device)
+
+    def sum(self, rows: torch.Tensor) -> torch.Tensor:
+        """Sum rows [R, ...] over the records of each unit: [P, ...]."""
+        if self.records == self.count and self.order is None:
+            return rows
+        out = rows.new_zeros(self.count, *rows.shape[1:])
+        return out.index_add_(0, self.index.to(rows.device), rows)

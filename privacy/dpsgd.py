@@ -1,0 +1,195 @@
+"""One step of differentially private SGD: clip each unit's gradient, add noise, move the parameters.
+
+Abadi et al. 2016, "Deep Learning with Differential Privacy", Algorithm 1, with the patient as the unit:
+
+    g <- ( sum over units u of clip(g_u)  +  N(0, (noise_multiplier * max_grad_norm)^2) ) / expected_units
+
+The sum's sensitivity to adding or removing one unit is `max_grad_norm`. The divisor is a public constant,
+never the size of the batch. The noise comes from the private random domain (`privacy.noise`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from opacus.optimizers import DPOptimizer
+from torch import nn
+
+from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
+from privacy.clipping.opacus import GhostEngine, HooksEngine
+from privacy.clipping.rules import Clipping, clip_factors
+from privacy.clipping.units import Units
+from privacy.clipping.validate import BufferGuard, trainable, validate_model
+from privacy.errors import StepError, UnsupportedModel
+from privacy.noise import PrivateRandom
+
+_ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {"hooks": HooksEngine, "ghost": GhostEngine}
+
+
+class PrivateOptimizer(DPOptimizer):
+    """Opacus' optimiser contract (step hooks, schedulers) around sums that are already clipped.
+
+    `summed_grad` of each parameter holds the clipped sum; `step` adds the noise, divides and moves.
+    """
+
+    def clip_and_accumulate(self) -> None:
+        """Nothing to do: the engine clipped."""
+
+    @property
+    def accumulated_iterations(self) -> int:
+        return 1  # microbatches are one logical step
+
+    def add_noise(self) -> None:
+        """p.grad <- p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2), from the private domain."""
+        std = self.noise_multiplier * self.max_grad_norm
+        for parameter in self.params:
+            total = parameter.summed_grad
+            if std > 0:
+                PrivateRandom().add_gaussian_(total, std)
+            parameter.grad = total
+            parameter.summed_grad = None
+
+    def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
+        self.add_noise()
+        self.scale_grad()
+        if self.step_hook:
+            self.step_hook(self)
+        return True
+
+
+class PrivateStep:
+    """Takes private steps of one model with one optimiser.
+
+    The model stays as it is: same object, same `state_dict` names. A logical batch that does not fit in memory
+    is given in parts: `accumulate` each part, then `finish`; the result is the same, and noise is added once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        noise_multiplier: float,
+        max_grad_norm: float,
+        expected_units: float,
+        clipping: Clipping = "flat",
+        engine: EngineName = "hooks",
+        allow_noiseless: bool = False,
+    ) -> None:
+        """
+        Args:
+            model: trained in place.
+            optimizer: holds every trainable parameter of `model` and no other.
+            noise_multiplier: noise standard deviation over `max_grad_norm`.
+            max_grad_norm: C, the bound on one unit's gradient.
+            expected_units: q N, the expected number of units of a batch, as a public constant.
+            clipping: "flat" or "automatic" (`privacy.clipping.rules`).
+            engine: how gradients are clipped; all give the same result.
+            allow_noiseless: permit `noise_multiplier=0`, which protects nobody. For tests and comparisons only.
+
+        Raises:
+            StepError: a number is out of its range, or the optimiser does not hold the trainable parameters.
+            UnsupportedModel: the model cannot be trained privately; the module or parameter is named.
+        """
+        _positive("max_grad_norm", max_grad_norm)
+        _positive("expected_units", expected_units)
+        if not (allow_noiseless and noise_multiplier == 0):
+            _positive("noise_multiplier", noise_multiplier)
+        if clipping not in ("flat", "automatic"):
+            raise StepError(f"clipping must be 'flat' or 'automatic'. Found {clipping!r}.")
+        if engine not in _ENGINES:
+            raise StepError(f"engine must be one of {', '.join(_ENGINES)}. Found {engine!r}.")
+        validate_model(model)
+        self._model = model
+        self._parameters = trainable(model)
+        self._check_optimizer(optimizer)
+        self._engine = _ENGINES[engine](model)
+        self._clipping = clipping
+        self._max_grad_norm = max_grad_norm
+        self.optimizer = PrivateOptimizer(
+            optimizer,
+            noise_multiplier=noise_multiplier,
+            max_grad_norm=max_grad_norm,
+            expected_batch_size=expected_units,
+        )
+        self._seen: set[int] = set()
+
+    def __call__(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
+        """Take one step on one logical batch.
+
+        Args:
+            record_losses: runs the model on the batch's R records and returns their losses [R], without
+                averaging over records. Not called when R = 0: an empty batch takes a step of noise alone.
+            units: int64 [R], the unit (patient) of each record: any numbers, in any order.
+
+        Raises:
+            StepError, UnsupportedModel, NoiseError: nothing was moved or released.
+        """
+        self.accumulate(record_losses, units)
+        self.finish()
+
+    def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
+        """Clip and add one part of a logical batch. A unit's records must all be in one part.
+
+        Raises:
+            StepError: `units` or the losses have the wrong shape, or a unit was in an earlier part.
+            UnsupportedModel: see the engine. Every part of this logical batch is then forgotten.
+        """
+        try:
+            self._accumulate(record_losses, units)
+        except BaseException:
+            self._forget()
+            raise
+
+    def finish(self) -> None:
+        """Add noise to what was accumulated (to zero, for an empty batch), divide and move the parameters."""
+        try:
+            for parameter in self._parameters.values():
+                if parameter.summed_grad is None:  # type: ignore[attr-defined]
+                    parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
+            self.optimizer.step()
+        finally:
+            self._forget()
+
+    def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor) -> None:
+        units = Units.of(ids)
+        names = set(ids.unique().tolist())
+        if names & self._seen:
+            raise StepError(
+                "a unit has records in two parts of one batch: it would be clipped twice. Put them in one part."
+            )
+        if units.records == 0:
+            return
+        guard = BufferGuard(self._model)
+        clipped = self._engine.clipped(
+            record_losses, units, lambda norms: clip_factors(norms, self._max_grad_norm, self._clipping)
+        )
+        guard.check()
+        self._seen |= names
+        for name, parameter in self._parameters.items():
+            total = parameter.summed_grad  # type: ignore[attr-defined]
+            part = clipped.sums[name]
+            parameter.summed_grad = part if total is None else total.add_(part)  # type: ignore[attr-defined]
+
+    def _forget(self) -> None:
+        self._seen = set()
+        for parameter in self._parameters.values():
+            parameter.summed_grad = None  # type: ignore[attr-defined]
+            parameter.grad = None
+
+    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+        missing = [name for name, p in self._parameters.items() if id(p) not in held]
+        if missing:
+            raise StepError(
+                f"{missing[0]} is trainable but the optimizer does not hold it. Give it all of them."
+            )
+        if len(held) > len(self._parameters):
+            raise UnsupportedModel("The optimizer holds a trainable parameter that is not the model's.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise StepError(f"{name} must be a finite number above 0. Found {value!r}.")

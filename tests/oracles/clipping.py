@@ -1,0 +1,49 @@
+"""Per-unit clipping as its definition says: one unit at a time, in float64, by plain autograd."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+RecordLoss = Callable[[nn.Module, int], torch.Tensor]
+
+
+class Expected(NamedTuple):
+    norms: torch.Tensor  # float64 [P]
+    sums: dict[str, torch.Tensor]  # float64
+    factors: torch.Tensor  # float64 [P]
+
+
+def clipped_sum(
+    model: nn.Module,
+    record_loss: RecordLoss,
+    units: torch.Tensor,
+    max_grad_norm: float,
+    clipping: str = "flat",
+) -> Expected:
+    """`record_loss(model, r)` is the scalar loss of record r computed on that record alone."""
+    model = copy.deepcopy(model).double()
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    norms, factors = [], []
+    for unit in units.unique().tolist():
+        records = [r for r in range(len(units)) if units[r] == unit]
+        model.zero_grad()
+        for r in records:
+            (record_loss(model, r) / len(records)).backward()
+        gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in parameters.items()}
+        norm = sum(g.square().sum() for g in gradient.values()).sqrt()
+        factor = (
+            max_grad_norm / (norm + 0.01)
+            if clipping == "automatic"
+            else min(1.0, max_grad_norm / float(norm))
+        )
+        for name in sums:
+            sums[name] += factor * gradient[name]
+        norms.append(norm)
+        factors.append(torch.as_tensor(factor, dtype=torch.float64))
+    return Expected(torch.stack(norms), sums, torch.stack(factors))
