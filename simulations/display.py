@@ -1,0 +1,146 @@
+"""What a person sees of a simulation: progress by round and site, then a table of results."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from client.progress import Progress as SiteProgress
+from mmmed.config import RunConfig
+from mmmed.inference.evaluate import Evaluation
+from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
+from server.run_folder import RunFolder
+
+_REFRESH = 0.2  # seconds between looks at the sites' progress
+
+
+class Display:
+    """Progress bars: one for the rounds, one for each site; also prints one line a finished round."""
+
+    def __init__(self, config: RunConfig, states: Mapping[str, Path]) -> None:
+        self._states = states
+        self._progress = Progress(
+            TextColumn("{task.description:<22}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=Console(),
+        )
+        self._rounds = self._progress.add_task("rounds", total=config.federation.rounds, note="")
+        self._sites: dict[str, TaskID] = {}
+        self._stop = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        for name in self._states:
+            self._sites[name] = self._progress.add_task(f"  {name}", total=1, note="waiting")
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._watcher.join()
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event of the server."""
+        match event:
+            case PhaseStarted(phase="train"):
+                self._progress.update(
+                    self._rounds, completed=event.round - 1, note=f"training round {event.round}"
+                )
+                for task in self._sites.values():
+                    self._progress.update(task, completed=0, note="waiting")
+            case PhaseStarted():
+                self._progress.update(self._rounds, note=f"evaluating round {event.round}")
+            case SiteReplied(phase="train") if event.site in self._sites:
+                note = f"refused: {event.refused}" if event.refused else "sent its update"
+                self._progress.update(self._sites[event.site], note=note)
+            case RoundFinished():
+                self._progress.update(self._rounds, completed=event.round, note="")
+                self._progress.console.print(_round_line(event))
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_REFRESH):
+            for name, state in self._states.items():
+                seen = SiteProgress.read(state)
+                task = self._progress.tasks[self._sites[name]]
+                if seen is not None and task.fields["note"] in ("waiting", "training"):
+                    if seen.step < seen.steps or task.fields["note"] == "training":
+                        self._progress.update(
+                            self._sites[name], completed=seen.step, total=seen.steps, note="training"
+                        )
+
+
+def _round_line(event: RoundFinished) -> str:
+    parts = []
+    for line in event.record["train"]:
+        if "refused" in line:
+            parts.append(f"{line['site']} refused ({line['refused']})")
+    aurocs = [
+        line["metrics"]["auroc"] for line in event.record["evaluate"] if "auroc" in line.get("metrics", {})
+    ]
+    if aurocs:
+        parts.insert(0, f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}")
+    if not event.record["changed"]:
+        parts.append("too few good updates: the model did not change")
+    return f"round {event.round}/{event.rounds}: {'; '.join(parts) or 'done'}"
+
+
+def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, int]) -> None:
+    """The closing table: one row a site, and where everything is."""
+    console = Console()
+    spent = {}
+    if (run.report / "epsilon.json").is_file():
+        report = json.loads((run.report / "epsilon.json").read_text(encoding="utf-8"))
+        spent = {site["site"]: site for site in report["sites"]}
+    table = Table(title="Sites", title_justify="left")
+    for heading in ("site", "patients hidden", "epsilon spent of budget", "AUROC"):
+        table.add_column(heading, justify="left" if heading == "site" else "right")
+    for name, count in patients.items():
+        epsilon = (
+            f"{spent[name]['epsilon']:.3f} of {spent[name]['target_epsilon']:g}"
+            if name in spent
+            else "no privacy"
+        )
+        if run.config.privacy.enabled and name not in spent:
+            epsilon = "0 (took no part)"
+        hidden = str(count) if run.config.privacy.enabled else "none"
+        table.add_row(name, hidden, epsilon, _number(evaluation.sites.get(name, math.nan)))
+    console.print(table)
+    show_evaluation(evaluation)
+    if run.config.privacy.enabled:
+        console.print(
+            f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "
+            "AUROC is computed without noise: this is a simulation on data that the researcher holds."
+        )
+    console.print(f"run folder: {run.path}", soft_wrap=True)
+    if run.config.privacy.enabled:
+        console.print(f"epsilon report: {run.report / 'epsilon.html'}", soft_wrap=True)
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """Pooled AUROC beside what keeps it honest."""
+    table = Table(title="AUROC on held-out patients [95 % interval]", title_justify="left")
+    table.add_column("what")
+    table.add_column("AUROC", justify="right")
+    table.add_row("model, all sites pooled", str(evaluation.pooled))
+    table.add_row("model, within sites", str(evaluation.within_site))
+    table.add_row("guess from the site alone", str(evaluation.site_only))
+    Console().print(table)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -1,0 +1,106 @@
+"""`mmmed simulate`: check everything first, then train across the sites, then say how good and how private."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import os
+
+from client.site import check_site, simulated_manifest
+from mmmed.config import RunConfig
+from mmmed.data.manifest import Manifest
+from mmmed.data.source import locate
+from mmmed.errors import ConfigError, RunError
+from mmmed.inference.evaluate import Evaluation, evaluate
+from mmmed.inference.sites import predict_sites
+from mmmed.models import load_model
+from server.federate import federate
+from server.run_folder import RunFolder, write_atomic
+from simulations.display import Display, show_evaluation, show_results
+from simulations.grid import InProcessGrid
+
+CLIENT_APP = "client.app:app"
+ENGINES = ("inprocess", "ray")
+
+
+def start_run(config: RunConfig, *, folder: Path | None, engine: str, workers: int | None) -> Path:
+    """Start a run in a new folder; returns the folder.
+
+    Raises:
+        MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work. Nothing has
+            been written then.
+    """
+    manifest, patients = preflight(config, engine)
+    path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    with RunFolder.create(path, config) as run:
+        _drive(run, manifest, patients, engine, workers)
+    return path
+
+
+def resume_run(folder: Path, *, engine: str, workers: int | None) -> None:
+    """Continue a run after its last finished round.
+
+    Raises:
+        RunError: the folder holds no run, or is in use.
+    """
+    with RunFolder.open(folder) as run:
+        manifest, patients = preflight(run.config, engine)
+        _drive(run, manifest, patients, engine, workers)
+
+
+def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]:
+    """Read all data and check that every site can take part; returns the patients that each site trains on.
+
+    Raises:
+        DataError, PlanError, ConfigError: what is wrong, where, and how to mend it.
+    """
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
+    manifest = simulated_manifest(config)
+    if len(manifest.sites) < config.federation.min_sites:
+        raise ConfigError(
+            f"federation.min_sites is {config.federation.min_sites}, but {manifest.root} has "
+            f"{len(manifest.sites)} site(s). Lower it, or check data.site"
+        )
+    return manifest, {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
+
+
+def _drive(
+    run: RunFolder, manifest: Manifest, patients: dict[str, int], engine: str, workers: int | None
+) -> None:
+    states = {name: run.path / "sites" / name for name in manifest.sites}
+    with Display(run.config, states) as display:
+        if engine == "ray":
+            from simulations.ray_engine import run_on_ray
+
+            run_on_ray(run, list(states.values()), display)
+        else:
+            nodes = [{"state-dir": str(state)} for state in states.values()]
+            processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
+            with InProcessGrid(CLIENT_APP, nodes, workers=processes) as grid:
+                federate(grid, run, display)
+    evaluation = _evaluate(run.model, run.config, manifest.root)
+    write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    show_results(run, evaluation, patients)
+
+
+def evaluate_run(path: Path, data: str | None) -> Evaluation:
+    """Evaluate the final model of a run folder (or a model folder) on held-out studies, and print it.
+
+    Raises:
+        RunError, ModelError, DataError: no finished model, or data that do not fit it.
+    """
+    folder = path / "model" if (path / "model").is_dir() else path
+    if (path / "config.toml").is_file() and (path / "environment.json").is_file() and folder == path:
+        raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
+    _, config = load_model(folder)
+    evaluation = _evaluate(folder, config, locate(data or config.data.source))
+    show_evaluation(evaluation)
+    return evaluation
+
+
+def _evaluate(folder: Path, config: RunConfig, root: Path) -> Evaluation:
+    model, _ = load_model(folder)
+    return evaluate(predict_sites(model, config, root), seed=config.training.seed)

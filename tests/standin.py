@@ -1,0 +1,215 @@
+"""A small deterministic ClientApp that speaks the wire contract, and misbehaves as its node's config says.
+
+Training moves every parameter a quarter of the way towards ``partition-id + 1``; evaluation reports the mean
+parameter as "loss". ``behaviour`` (with ``phase`` and ``from-round``) picks a fault; what a site did is appended to
+``<state-dir>/calls``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from mmmed.config import RunConfig, from_flat
+
+app = ClientApp()
+SHAPES = {"layer.weight": (3, 2), "layer.bias": (2,), "scale": ()}
+
+
+def initial() -> dict[str, np.ndarray]:
+    """The model before round 1."""
+    random = np.random.default_rng(0)
+    return {key: np.asarray(random.normal(size=shape), np.float32) for key, shape in SHAPES.items()}
+
+
+def trained(arrays: dict[str, np.ndarray], partition: int) -> dict[str, np.ndarray]:
+    """What site ``partition`` makes of the global model."""
+    return {key: np.asarray(v + 0.25 * (partition + 1 - v), np.float32) for key, v in arrays.items()}
+
+
+def averaged(arrays: dict[str, np.ndarray], rounds: int, partitions: list[int]) -> dict[str, np.ndarray]:
+    """The oracle: plain federated averaging of `trained`."""
+    for _ in range(rounds):
+        each = [trained(arrays, partition) for partition in partitions]
+        arrays = {key: np.mean([site[key].astype(np.float64) for site in each], axis=0) for key in arrays}
+        arrays = {key: value.astype(np.float32) for key, value in arrays.items()}
+    return arrays
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One local step."""
+    config = _open(message, context)
+    assert config.federation.rounds >= 1
+    arrays = {key: array.numpy() for key, array in message.content["arrays"].items()}
+    new = trained(arrays, int(context.node_config["partition-id"]))
+    content = RecordDict(
+        {
+            "arrays": ArrayRecord({key: Array(value) for key, value in new.items()}),
+            "metrics": MetricRecord({"weight": 1.0, "step": 7.0}),
+            "site": ConfigRecord({"name": _name(context), "epsilon": 1.5, "steps": 7}),
+        }
+    )
+    return _misbehave(message, context, content) or Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """The mean parameter."""
+    _open(message, context)
+    values = np.concatenate([array.numpy().ravel() for array in message.content["arrays"].values()])
+    content = RecordDict(
+        {
+            "metrics": MetricRecord({"weight": 1.0, "loss": float(values.mean())}),
+            "site": ConfigRecord({"name": _name(context)}),
+        }
+    )
+    return _misbehave(message, context, content) or Message(content, reply_to=message)
+
+
+def _name(context: Context) -> str:
+    return str(context.node_config.get("name", f"site-{context.node_config['partition-id']}"))
+
+
+def _state_dir(context: Context) -> Path | None:
+    if "state-dir" in context.node_config:
+        return Path(str(context.node_config["state-dir"]))
+    root = os.environ.get("MMMED_STATE_DIR")
+    return Path(root) / str(context.node_config["partition-id"]) if root else None
+
+
+def _open(message: Message, context: Context) -> RunConfig:
+    """Note the call, and check that the message alone tells the site what it needs."""
+    config = message.content["config"]
+    assert isinstance(config, ConfigRecord)
+    calls = int(context.state["calls"]["n"]) + 1 if "calls" in context.state else 1
+    context.state["calls"] = MetricRecord({"n": calls})
+    if (folder := _state_dir(context)) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        line = {
+            "phase": message.metadata.message_type,
+            "round": config["server-round"],
+            "run": config["run-id"],
+            "calls": calls,
+            "pid": os.getpid(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+        }
+        with (folder / "calls").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+    return from_flat(json.loads(str(config["run-config"])))
+
+
+def calls(folder: Path) -> list[dict[str, object]]:
+    """What the site with this state folder was asked."""
+    path = folder / "calls"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _misbehave(message: Message, context: Context, content: RecordDict) -> Message | None:
+    config = context.node_config
+    behaviour = str(config.get("behaviour", ""))
+    due = int(message.content["config"]["server-round"]) >= int(config.get("from-round", 1))
+    if not behaviour or not due or message.metadata.message_type != config.get("phase", "train"):
+        return None
+    fault = FAULTS.get(behaviour)
+    if fault is None:
+        raise ValueError(behaviour)
+    return fault(message, context, content)
+
+
+def _raise(message: Message, context: Context, content: RecordDict) -> Message:
+    context.state["secret"] = ConfigRecord({"patient": "Doe"})
+    raise ValueError("patient Jane Doe, born 1950")
+
+
+def _refuse(message: Message, context: Context, content: RecordDict) -> Message:
+    return Message(Error(2, "budget-exhausted"), reply_to=message)
+
+
+def _gossip(message: Message, context: Context, content: RecordDict) -> Message:
+    return Message(Error(2, "patient Jane Doe is missing"), reply_to=message)
+
+
+def _die(message: Message, context: Context, content: RecordDict) -> Message:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def _hang(message: Message, context: Context, content: RecordDict) -> Message:
+    """Train for ever; on KeyboardInterrupt take half a second to commit."""
+    folder = _state_dir(context)
+    assert folder is not None
+    (folder / "hanging").touch()
+    try:
+        time.sleep(600)
+    finally:
+        time.sleep(0.5)
+        (folder / "committed").touch()
+    raise AssertionError
+
+
+def _edit(content: RecordDict, part: str, **values: object) -> RecordDict:
+    content[part].update(values)  # type: ignore[union-attr,arg-type]
+    return content
+
+
+def _array(content: RecordDict, key: str, value: np.ndarray) -> RecordDict:
+    content["arrays"][key] = Array(value)  # type: ignore[index]
+    return content
+
+
+def _drop(content: RecordDict, part: str, key: str | None = None) -> RecordDict:
+    if key is None:
+        del content[part]
+    else:
+        del content[part][key]  # type: ignore[union-attr,arg-type]
+    return content
+
+
+FAULTS = {
+    "raise": _raise,
+    "refuse": _refuse,
+    "gossip": _gossip,
+    "die": _die,
+    "hang": _hang,
+    "nothing": lambda message, context, content: "no message",
+}
+
+
+def _register(name: str, edit: object) -> None:
+    FAULTS[name] = lambda message, context, content: Message(edit(content), reply_to=message)  # type: ignore
+
+
+_register("nan", lambda c: _array(c, "scale", np.array(np.nan, np.float32)))
+_register("infinite", lambda c: _array(c, "layer.bias", np.array([1, np.inf], np.float32)))
+_register("shape", lambda c: _array(c, "layer.bias", np.zeros(3, np.float32)))
+_register("broadcast", lambda c: _array(c, "layer.bias", np.zeros(1, np.float32)))
+_register("double", lambda c: _array(c, "scale", np.array(1.0)))
+_register("extra-key", lambda c: _array(c, "other", np.zeros(1, np.float32)))
+_register("no-key", lambda c: _drop(c, "arrays", "scale"))
+_register("no-arrays", lambda c: _drop(c, "arrays"))
+_register("no-metrics", lambda c: _drop(c, "metrics"))
+_register("no-site", lambda c: _drop(c, "site"))
+_register("heavy", lambda c: _edit(c, "metrics", weight=1e6))
+_register("weightless", lambda c: _edit(c, "metrics", weight=0.0))
+_register("nan-weight", lambda c: _edit(c, "metrics", weight=float("nan")))
+_register("markup-name", lambda c: _edit(c, "site", name="[bold]x[/bold]"))
+_register("number-name", lambda c: _edit(c, "site", name=3))
+_register("copycat", lambda c: _edit(c, "site", name="site-0"))
+_register("nan-metric", lambda c: _edit(c, "metrics", loss=float("nan")))
+
+
+@app.evaluate("untouched")
+def evaluate_untouched(message: Message, context: Context) -> Message:
+    """Try to change what other nodes see."""
+    seen = dict(message.content["config"])
+    message.content["config"]["mark"] = str(context.node_config["partition-id"])
+    message.content["arrays"].clear()
+    return Message(RecordDict({"seen": ConfigRecord(seen)}), reply_to=message)
