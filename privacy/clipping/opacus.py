@@ -7,13 +7,14 @@ against autograd's own gradient before anything is released.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
+from opacus.grad_sample.grad_sample_module import GradSampleHooks
+from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
 from opacus.validators import ModuleValidator
 from torch import nn
 
@@ -22,8 +23,46 @@ from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import StepError, UnsupportedModel, UntrackedParameter
 
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # of the check against autograd, relative
+_TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-4,
+}  # of the check against autograd, relative to all gradients
 _LOW_PRECISION_TOLERANCE = 5e-2
+
+
+class _TensorHooks(GradSampleHooks):
+    """Opacus' hooks, reading output gradients from the output tensors.
+
+    Full backward hooks, which Opacus uses, forbid to change a layer's output in place (`out += residual`).
+    """
+
+    def add_hooks(self, **options: Any) -> None:
+        super().add_hooks(**options)
+        handles = cast(list[Any], self._module.autograd_grad_sample_hooks)
+        forward, backward = handles[::2], handles[1::2]  # Opacus adds them in pairs
+        for handle in backward:
+            handle.remove()
+
+        def listen(module: nn.Module, _args: Any, output: Any) -> None:
+            tensor = output if isinstance(output, torch.Tensor) else output[0]
+            if self.hooks_enabled and tensor.requires_grad:
+                tensor.register_hook(lambda gradient: self._hear(module, gradient, options))
+
+        modules = [m for m in self.iterate_submodules(self._module) if type(m) not in (DPRNN, DPLSTM, DPGRU)]
+        handles[:] = [*forward, *(module.register_forward_hook(listen) for module in modules)]
+
+    def _hear(self, module: nn.Module, gradient: torch.Tensor, options: dict[str, Any]) -> None:
+        self.capture_backprops_hook(
+            module, None, (gradient,), options["loss_reduction"], options["batch_first"]
+        )
+
+
+class _HooksModule(_TensorHooks, GradSampleModule):
+    """Per-record gradients."""
+
+
+class _GhostModule(_TensorHooks, GradSampleModuleFastGradientClipping):
+    """Per-record norms."""
 
 
 class _OpacusEngine:
@@ -61,11 +100,7 @@ class _OpacusEngine:
         self._forget()
         self._wrapper.enable_hooks()
         try:
-            with (
-                warnings.catch_warnings()
-            ):  # the lowest layer has no input gradient, which is as it should be
-                warnings.filterwarnings("ignore", message="Full backward hook is firing")
-                yield
+            yield
         finally:
             self._wrapper.disable_hooks()
             self._forget()
@@ -94,16 +129,20 @@ class HooksEngine(_OpacusEngine):
     """`GradSampleModule`: per-record gradients of every parameter, kept for the whole batch."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, GradSampleModule)
+        super().__init__(model, _HooksModule)
 
     def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
         with self._pass(units.records):
             weighted_losses(record_losses, units).sum().backward()
-            per_unit = {
-                name: units.sum(self._per_record(name, parameter, units.records)).to(parameter.dtype)
+            per_record = {
+                name: self._per_record(name, parameter, units.records)
                 for name, parameter in self._parameters.items()
                 if parameter.grad is not None or parameter.grad_sample is not None  # type: ignore[attr-defined]
             }
+            self._check_sums(per_record)
+        per_unit = {
+            name: units.sum(rows).to(self._parameters[name].dtype) for name, rows in per_record.items()
+        }
         squares = [gradients.flatten(1).square().sum(1) for gradients in per_unit.values()]
         norms = torch.stack(squares).sum(0).sqrt()
         scale = factors(norms)
@@ -114,7 +153,6 @@ class HooksEngine(_OpacusEngine):
         return Clipped(sums, norms)
 
     def _per_record(self, name: str, parameter: nn.Parameter, records: int) -> torch.Tensor:
-        """The per-record gradients [R, *shape], if they add up to what autograd found."""
         rows: torch.Tensor | None = parameter.grad_sample  # type: ignore[attr-defined]
         if not isinstance(rows, torch.Tensor) or len(rows) != records or parameter.grad is None:
             found = "none" if rows is None else f"{len(rows)}"
@@ -122,24 +160,29 @@ class HooksEngine(_OpacusEngine):
                 f"{name}: expected the gradients of {records} records, found {found}. Its layer mixes or repeats "
                 "records, or takes its inputs in a way that Opacus' hooks do not see: use engine='bookkeeping'."
             )
-        total, batch = rows.sum(0).to(parameter.dtype), parameter.grad
-        # Under autocast the hooks see low-precision tensors: autograd rounds differently.
-        low = rows.dtype not in _TOLERANCE or torch.is_autocast_enabled(rows.device.type)
-        tolerance = _LOW_PRECISION_TOLERANCE if low else _TOLERANCE[rows.dtype]
-        error, size = (total - batch).norm(), rows.flatten(1).norm(dim=1).sum()
-        if bool(torch.isfinite(size)) and not bool(error <= tolerance * size + torch.finfo(batch.dtype).tiny):
-            raise UntrackedParameter(
-                f"{name}: the per-record gradients do not add up to the batch's gradient, so part of its use is "
-                "outside the layers that Opacus hooks (a tied or functional use): use engine='bookkeeping'."
-            )
         return rows
+
+    def _check_sums(self, per_record: dict[str, torch.Tensor]) -> None:
+        """What the hooks found must add up to what autograd found."""
+        size = torch.stack([rows.flatten(1).norm(dim=1).sum().float() for rows in per_record.values()]).norm()
+        if not bool(torch.isfinite(size)):
+            return  # a record without a finite gradient is left out of the sum
+        for name, rows in per_record.items():
+            batch = cast(torch.Tensor, self._parameters[name].grad)
+            low = rows.dtype not in _TOLERANCE or torch.is_autocast_enabled(rows.device.type)
+            tolerance = _LOW_PRECISION_TOLERANCE if low else _TOLERANCE[rows.dtype]
+            if not bool((rows.sum(0).to(batch.dtype) - batch).norm() <= tolerance * size):
+                raise UntrackedParameter(
+                    f"{name}: the per-record gradients do not add up to the batch's gradient, so part of its use is "
+                    "outside the layers that Opacus hooks (a tied or functional use): use engine='bookkeeping'."
+                )
 
 
 class GhostEngine(_OpacusEngine):
     """`GradSampleModuleFastGradientClipping`: per-record norms, then a second backward pass. Records only."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__(model, GradSampleModuleFastGradientClipping)
+        super().__init__(model, _GhostModule)
 
     def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
         if units.count != units.records:

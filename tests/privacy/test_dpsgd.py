@@ -200,6 +200,28 @@ def test_ordinary_use_between_steps_changes_nothing(engine: str) -> None:
     assert_close(moved(before, model), {n: v.double() for n, v in moved(before, reference).items()}, 1e-6)
 
 
+class InPlace(nn.Module):
+    """Changes the outputs of its layers in place, as MONAI's residual blocks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(36, 3), nn.Linear(36, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.first(x.flatten(1)), inplace=True)
+        out += self.second(x.flatten(1))
+        return out
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_layers_output_may_be_changed_in_place(engine: str) -> None:
+    torch.manual_seed(0)
+    model = InPlace()
+    before = copy.deepcopy(model)
+    make_step(model, engine)(lambda: losses(model), torch.arange(7))
+    assert_close(moved(before, model), clipped_sum(before, record_loss, torch.arange(7), C).sums)
+
+
 class Tied(nn.Module):
     """The embedding is also the output layer, by a functional call."""
 
