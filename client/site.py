@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from privacy.errors import PlanError
 from privacy.ledger import Budget, DatasetIdentity, Ledger, dataset_identity
+from privacy.planning import check_delta, schedule
 
 from client.keys import derive_secret, load_or_create_key
 from mmmed.config import RunConfig, from_flat
@@ -99,6 +101,30 @@ def _simulated(run_config: str, partition: int, count: int, state: Path) -> Site
 def simulated_manifest(config: RunConfig) -> Manifest:
     """The table of all simulated sites."""
     return read_manifest(locate(config.data.source), config.data, config.task)
+
+
+def check_site(manifest: Manifest, config: RunConfig) -> int:
+    """Check that a site's records can train as the run asks; returns how many patients it trains on.
+
+    Reads and caches the images; keeps no other state.
+
+    Raises:
+        DataError: unreadable images, or no patient to train on.
+        PlanError: delta or batch size does not suit the site.
+    """
+    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    patients = load_site(manifest, config, tokenizer, cache_home() / "images").train.patients
+    try:
+        if config.privacy.enabled:
+            check_delta(config.privacy.delta, patients)
+        schedule(
+            patients=patients,
+            batch_size=config.training.batch_size,
+            local_epochs=config.training.local_epochs,
+        )
+    except PlanError as error:
+        raise PlanError(f"site {manifest.sites[0]} ({patients} patients to train on): {error}") from error
+    return patients
 
 
 def open_simulated(manifest: Manifest, config: RunConfig, state: Path) -> Site:

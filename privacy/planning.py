@@ -59,6 +59,19 @@ def schedule(*, patients: int, batch_size: int, local_epochs: float) -> tuple[fl
     return rate, max(1, math.ceil(local_epochs / rate - 1e-9))
 
 
+def check_delta(delta: float, patients: int) -> None:
+    """Refuse a delta that would permit publishing one patient's record.
+
+    Raises:
+        PlanError: delta is not below 1 / patients.
+    """
+    if delta * patients >= 1:
+        raise PlanError(
+            f"privacy.delta is {delta:g}, not below 1 / patients of this site: it would permit publishing one "
+            "patient's record. Lower privacy.delta (a tenth of 1 / patients is usual)."
+        )
+
+
 def plan_training(
     *,
     patients: int,
@@ -74,11 +87,7 @@ def plan_training(
         PlanError: delta is not below 1 / patients (releasing one patient's record outright would satisfy
             it), the batch is larger than the site, or no noise multiplier reaches the target.
     """
-    if delta * patients >= 1:
-        raise PlanError(
-            f"privacy.delta is {delta:g}, not below 1 / patients of this site: it would permit publishing one "
-            "patient's record. Lower privacy.delta (a tenth of 1 / patients is usual)."
-        )
+    check_delta(delta, patients)
     rate, steps = schedule(patients=patients, batch_size=batch_size, local_epochs=local_epochs)
     noise = calibrate_noise_multiplier(target_epsilon, delta, rate, steps * rounds)
     return TrainingPlan(rate, noise, steps, rounds)

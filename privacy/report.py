@@ -116,7 +116,9 @@ class _Chart:
 
     def y(self, epsilon: float) -> float:
         """Vertical position of an epsilon."""
-        return round(self.height - self.bottom - (self.height - self.bottom - self.top) * epsilon / self._top, 1)
+        return round(
+            self.height - self.bottom - (self.height - self.bottom - self.top) * epsilon / self._top, 1
+        )
 
     @property
     def limits(self) -> list[float]:
@@ -145,7 +147,10 @@ class _Chart:
             site = self._sites[i]
             points, level = [f"{self.x(0)},{self.y(0)}"], 0.0
             for spent in site.rounds:
-                points += [f"{self.x(spent.round)},{self.y(level)}", f"{self.x(spent.round)},{self.y(spent.epsilon)}"]
+                points += [
+                    f"{self.x(spent.round)},{self.y(level)}",
+                    f"{self.x(spent.round)},{self.y(spent.epsilon)}",
+                ]
                 level = spent.epsilon
             label = self.y(level) + 4
             while any(abs(label - other) < 14 for other in taken):

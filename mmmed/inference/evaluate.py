@@ -41,6 +41,25 @@ class Evaluation:
     within_site: Interval
     sites: dict[str, float]
 
+    def to_dict(self) -> dict[str, object]:
+        """The numbers for JSON; None where undefined."""
+
+        def shown(interval: Interval) -> dict[str, float | None]:
+            return {key: _finite(value) for key, value in vars(interval).items()}
+
+        return {
+            "auroc": {
+                "pooled": shown(self.pooled),
+                "site_only": shown(self.site_only),
+                "within_site": shown(self.within_site),
+                "sites": {name: _finite(value) for name, value in self.sites.items()},
+            }
+        }
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
 
 def auroc(score: np.ndarray, label: np.ndarray) -> float:
     """Area under the ROC curve of (N, K) class scores: of class 1 if K = 2, else the mean one-versus-rest.

@@ -22,6 +22,7 @@ from mmmed.errors import ModelError
 NORM_GROUPS = 8
 _GROUP_NORM = ("group", {"num_groups": NORM_GROUPS})
 _RELU = ("relu", {"inplace": False})
+_CLASSIFIERS = ("fc.", "class_layers.", "_fc.")  # left out of weights: the fusion has its own head
 
 
 class ImageEncoder(nn.Module):
@@ -127,10 +128,16 @@ def _load_weights(trunk: nn.Module, path: Path, name: str) -> None:
             "Its features depend on batch statistics that GroupNorm does not have, and BatchNorm cannot be trained "
             "privately. Give weights of the same network trained with GroupNorm"
         )
-    missing, unexpected = trunk.load_state_dict(state, strict=False)
-    unexpected = [key for key in unexpected if not key.startswith(("fc.", "class_layers.", "_fc."))]
-    if missing or unexpected:
+    state = {key: value for key, value in state.items() if not key.startswith(_CLASSIFIERS)}
+    own = trunk.state_dict()
+    different = sorted(own.keys() ^ state.keys()) or [
+        key for key in own if own[key].shape != state[key].shape
+    ]
+    if different:
+        key = different[0]
+        wanted, found = (tuple(part[key].shape) if key in part else "absent" for part in (own, state))
         raise ModelError(
-            f"model.image_weights: {path} does not fit {name}: "
-            f"missing {missing[:3] or 'none'}, unexpected {unexpected[:3] or 'none'}"
+            f"model.image_weights: {path} does not fit {name} ({len(different)} entries differ): "
+            f"'{key}' must be {wanted}. Found {found}"
         )
+    trunk.load_state_dict(state)
