@@ -37,13 +37,12 @@ def clipped_sum(
             (record_loss(model, r) / len(records)).backward()
         gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in parameters.items()}
         norm = sum(g.square().sum() for g in gradient.values()).sqrt()
-        factor = (
-            max_grad_norm / (norm + 0.01)
-            if clipping == "automatic"
-            else min(1.0, max_grad_norm / float(norm))
-        )
+        if clipping == "automatic":
+            factor = max_grad_norm / (norm + 0.01)
+        else:
+            factor = max_grad_norm / norm if norm > max_grad_norm else torch.ones_like(norm)
         for name in sums:
             sums[name] += factor * gradient[name]
         norms.append(norm)
-        factors.append(torch.as_tensor(factor, dtype=torch.float64))
+        factors.append(factor)
     return Expected(torch.stack(norms), sums, torch.stack(factors))
