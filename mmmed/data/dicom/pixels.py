@@ -1,0 +1,219 @@
+"""One frame of a DICOM image as a calibrated display would show it (PS3.4 annex N, PS3.3 C.7.6.3, C.11).
+
+Grayscale: stored values -> modality LUT -> VOI LUT or window -> [0, 1], MONOCHROME1 inverted, padding black.
+Colour: palette or YBR -> RGB, divided by the largest value. Overlays and ICC profiles are not applied.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.encaps import get_frame
+from pydicom.multival import MultiValue
+from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
+
+from mmmed.errors import DataError
+
+MAX_SAMPLES = 100_000_000  # rows x columns x samples of one frame: ten times a mammogram
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
+
+
+def frame(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
+    """Decode frame ``index``: float32 in [0, 1], (1, H, W) for grayscale or (3, H, W) for colour.
+
+    ``name`` stands for the file in errors. Raises `DataError` if there is no image, it is too large, or its
+    codestream is damaged or contradicts the header.
+    """
+    stored = stored_values(dataset, name, index)
+    interpretation = str(dataset.get("PhotometricInterpretation", ""))
+    try:
+        if interpretation in ("MONOCHROME1", "MONOCHROME2") and stored.ndim == 2:
+            return _grayscale(stored, dataset, index)
+        if interpretation == "PALETTE COLOR" and stored.ndim == 2:
+            colour = apply_color_lut(stored, dataset)
+            return _channels_first(colour, np.iinfo(colour.dtype).max)
+        if interpretation in _COLOUR and stored.ndim == 3:
+            return _channels_first(stored, 2 ** int(dataset.BitsStored) - 1)
+    except Exception as error:  # look-up tables and windows come from the file, too
+        raise DataError(
+            f"{name}: look-up table, window or bit depth is damaged ({type(error).__name__}); "
+            "export the image again"
+        ) from error
+    raise DataError(
+        f"{name}: photometric interpretation {interpretation!r} with {stored.ndim - 1} or more samples a pixel "
+        "is not supported; expected MONOCHROME1/2, PALETTE COLOR, RGB or YBR. Convert the image"
+    )
+
+
+def stored_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
+    """Decode frame ``index`` to stored values, (H, W) or (H, W, 3), YBR turned to RGB, native byte order."""
+    try:
+        _check_declared(dataset, name, index)
+        array = pixel_array(dataset, index=index)
+    except DataError:
+        raise
+    except Exception as error:  # decoders raise whatever they stumble over
+        raise DataError(
+            f"{name}: pixel data cannot be decoded ({type(error).__name__}); "
+            "export the image again, uncompressed if need be"
+        ) from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_declared(dataset: Dataset, name: object, index: int) -> None:
+    """Refuse what the header, or a codestream that differs from it, would make a decoder allocate."""
+    try:
+        rows, columns = int(dataset.Rows), int(dataset.Columns)
+        samples, frames = int(dataset.get("SamplesPerPixel", 1)), int(dataset.get("NumberOfFrames") or 1)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{name}: Rows, Columns, Samples per Pixel or Number of Frames is missing or no number; "
+            "export the image again"
+        ) from error
+    if min(rows, columns, frames) < 1 or samples not in (1, 3) or rows * columns * samples > MAX_SAMPLES:
+        raise DataError(
+            f"{name}: declares {rows} x {columns} pixels of {samples} samples; expected 1 or 3 samples and "
+            f"1 to {MAX_SAMPLES:,} in all. Convert the image"
+        )
+    if not 0 <= index < frames:
+        raise DataError(f"{name}: has {frames} frames; frame {index} was asked for")
+    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise DataError(f"{name}: has no pixel data")
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated and syntax != RLELossless:
+        try:
+            code = get_frame(dataset.PixelData, index, number_of_frames=frames)
+        except Exception as error:
+            raise DataError(f"{name}: the encapsulated frames are damaged; export the image again") from error
+        height, width = _codestream_size(code, jpeg2000=syntax in JPEG2000TransferSyntaxes)
+        if (height, width) != (rows, columns):
+            raise DataError(
+                f"{name}: the header declares {rows} x {columns} pixels, the compressed image "
+                f"{height} x {width}; export the image again"
+            )
+
+
+def _codestream_size(code: bytes, *, jpeg2000: bool) -> tuple[int, int]:
+    """Rows and columns of a JPEG, JPEG-LS (SOF marker) or JPEG 2000 (SIZ marker) codestream; (0, 0) if none."""
+    if jpeg2000:
+        at = code.find(b"\xff\x4f\xff\x51")  # SOC, SIZ; ISO 15444-1 A.5.1 (a JP2 box may come before)
+        right, bottom, left, top = (int.from_bytes(code[at + k : at + k + 4], "big") for k in (8, 12, 16, 20))
+        return (bottom - top, right - left) if at >= 0 else (0, 0)
+    at = 2
+    while at + 9 <= len(code) and code[at] == 0xFF:
+        marker = code[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+        elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            return int.from_bytes(code[at + 5 : at + 7], "big"), int.from_bytes(code[at + 7 : at + 9], "big")
+        else:
+            at += 2 + int.from_bytes(code[at + 2 : at + 4], "big")
+    return 0, 0
+
+
+def _channels_first(array: np.ndarray, largest: float) -> np.ndarray:
+    planes = np.ascontiguousarray(np.moveaxis(array, -1, 0), dtype=np.float32)
+    return planes.clip(0, largest) / np.float32(largest)
+
+
+def _grayscale(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
+    padded = _padding(stored, dataset)
+    values = _modality(stored, dataset, index)
+    padded |= ~np.isfinite(values)
+    shown = _voi(values, padded, dataset, index)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        shown = 1 - shown
+    shown[padded] = 0
+    return shown[None]
+
+
+def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Where the scanner filled up: Pixel Padding Value, or the range to Pixel Padding Range Limit."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None or not np.issubdtype(stored.dtype, np.integer):
+        return np.zeros(stored.shape, dtype=bool)
+    limit = dataset.get("PixelPaddingRangeLimit", value)
+    # Both are often written with the wrong sign: wrap them as the pixels are.
+    low, high = sorted(int(np.array(int(v)).astype(stored.dtype)) for v in (value, limit))
+    return (stored >= low) & (stored <= high)
+
+
+def modality_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
+    """Frame ``index`` after the modality LUT, (H, W) float32: Hounsfield units for CT."""
+    return _modality(stored_values(dataset, name, index), dataset, index)
+
+
+def _modality(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
+    if dataset.get("ModalityLUTSequence"):
+        return apply_modality_lut(stored, dataset).astype(np.float32)
+    group = _functional_group(dataset, "PixelValueTransformationSequence", index)
+    slope, intercept = _number(group, "RescaleSlope", 1.0), _number(group, "RescaleIntercept", 0.0)
+    return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+
+
+def _voi(values: np.ndarray, padded: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
+    """Values of interest to [0, 1]: VOI LUT, else window, else the range of the values.
+
+    Without LUT and window, values of at most 8 bits are taken as ready for display; deeper ones are
+    stretched from their smallest to their largest.
+    """
+    if dataset.get("VOILUTSequence"):
+        return _look_up(values, dataset.VOILUTSequence[0], dataset)
+    group = _functional_group(dataset, "FrameVOILUTSequence", index)
+    centre, width = _number(group, "WindowCenter", np.nan), _number(group, "WindowWidth", np.nan)
+    function = str(group.get("VOILUTFunction") or "LINEAR")
+    if np.isfinite(centre) and np.isfinite(width) and width >= (1 if function == "LINEAR" else 1e-6):
+        return _window(values, centre, width, function)
+    bits = int(dataset.get("BitsStored", 32))
+    if bits <= 8:
+        first = -(2 ** (bits - 1)) if dataset.get("PixelRepresentation", 0) else 0
+        ends = _modality(np.array([first, first + 2**bits - 1]), dataset, index)
+    else:
+        ends = values[~padded] if not padded.all() else np.zeros(1, np.float32)
+    low, high = float(ends.min()), float(ends.max())
+    return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+
+
+def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, with the output range [0, 1]."""
+    if function == "SIGMOID":
+        return (1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -80, 80)))).astype(np.float32)
+    if function == "LINEAR_EXACT":
+        return np.clip((values - centre) / width + 0.5, 0, 1)
+    return np.clip((values - (centre - 0.5)) / max(width - 1, 1e-6) + 0.5, 0, 1)
+
+
+def _look_up(values: np.ndarray, item: Dataset, dataset: Dataset) -> np.ndarray:
+    """PS3.3 C.11.2.1.1: values below and above the table take its first and last entry."""
+    _, first, bits = (int(number) for number in item.LUTDescriptor)
+    table = item.LUTData
+    if isinstance(table, bytes):  # OW
+        order = "<" if dataset.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        table = np.frombuffer(table, dtype=f"{order}u2")
+    entries = np.asarray(table, dtype=np.float32)
+    at = np.nan_to_num(values - first, nan=0.0).clip(0, len(entries) - 1).round().astype(np.int64)
+    return np.clip(entries[at] / (2**bits - 1), 0, 1)
+
+
+def _functional_group(dataset: Dataset, sequence: str, index: int) -> Dataset:
+    """The item that describes a frame: of the frame, of all frames, or the data set itself (PS3.3 C.7.6.16)."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
+    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    for groups in (per_frame[index : index + 1], shared[:1]):
+        if groups and groups[0].get(sequence):
+            return groups[0][sequence][0]
+    return dataset
+
+
+def _number(dataset: Dataset, keyword: str, default: float) -> float:
+    """The first value of an element as a number, or the default if it is absent or no number."""
+    value: Any = dataset.get(keyword)
+    if isinstance(value, MultiValue):
+        value = value[0] if len(value) else None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return default
