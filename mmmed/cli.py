@@ -21,12 +21,15 @@ app = typer.Typer(
 config_app = typer.Typer(help="The run configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="Set one key: section.key=value. May be repeated.")
 ]
 DataFolder = Annotated[
-    str | None, typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False)
+    str | None,
+    typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False),
 ]
 
 
@@ -37,17 +40,21 @@ def simulate(
     assignments: Assignments = None,
     non_private: Annotated[bool, typer.Option("--non-private", help="Train without privacy.")] = False,
     rounds: Annotated[int | None, typer.Option(help="Federated rounds.", show_default=False)] = None,
-    epsilon: Annotated[float | None, typer.Option(help="Target epsilon of each site.", show_default=False)] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Target epsilon of each site.", show_default=False)
+    ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Initialisation, splits, augmentation; never noise.", show_default=False)
+        int | None,
+        typer.Option(help="Initialisation, splits, augmentation; never noise.", show_default=False),
     ] = None,
-    engine: Annotated[str, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")] = "inprocess",
+    engine: Annotated[
+        str, typer.Option(help="inprocess, or ray for Flower's own simulation engine.")
+    ] = "inprocess",
     workers: Annotated[
-        int | None, typer.Option(help="Processes that train sites; 0 trains in this one.", show_default="cores")
+        int | None,
+        typer.Option(help="Processes that train sites; 0 trains in this one.", show_default="cores"),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Run folder.", show_default="runs/<date and time>")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<date and time>")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder after its last finished round.")
     ] = None,
@@ -58,7 +65,9 @@ def simulate(
     if resume is not None:
         given = (config, data, assignments, rounds, epsilon, seed, out, non_private or None)
         if any(value is not None for value in given):
-            raise typer.BadParameter("--resume takes the configuration of its run: give no other option of it")
+            raise typer.BadParameter(
+                "--resume takes the configuration of its run: give no other option of it"
+            )
         resume_run(resume, engine=engine, workers=workers)
         return
     from mmmed.config import resolve

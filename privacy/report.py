@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from privacy.accounting import ACCOUNTANT
-
 SCHEMA = "mmmed-epsilon-report/1"
+ACCOUNTANT = f"privacy loss distribution (dp-accounting {version('dp-accounting')}), pessimistic rounding"
 UNIT = "patient"
 ADJACENCY = "add or remove one patient with all of the patient's records"
 NOT_COVERED = (

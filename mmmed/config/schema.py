@@ -49,6 +49,9 @@ class DataConfig(_Section):
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"
     )
+    drop_shared_patients: bool = Field(
+        False, description="leave out patients who appear in several sites, instead of refusing the table"
+    )
     fold: str = Field(
         "", description='column of patient-wise folds; "" splits by a keyed hash of the patient'
     )

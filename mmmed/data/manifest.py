@@ -73,7 +73,7 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
         records[name] = records[name].map(_text) if name in records else ""
     if data.fold:
         records["fold"] = _folds(records["fold"], path, data.fold)
-    _check_one_site_each(records, path)
+    records = _one_site_each(records, data, path)
     _check_learnable(records, data, task, path)
     _check_images(records, root, path)
     return Manifest(root, records.reset_index(drop=True))
@@ -168,15 +168,16 @@ def _folds(values: pd.Series, path: Path, column: str) -> pd.Series:
     return numbers.astype("int64")
 
 
-def _check_one_site_each(records: pd.DataFrame, path: Path) -> None:
+def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path) -> pd.DataFrame:
     sites = records.groupby("patient")["site"].nunique()
-    shared = set(sites.index[sites > 1])
-    if shared:
-        mask = records["patient"].isin(shared)
+    shared = records["patient"].isin(set(sites.index[sites > 1]))
+    if shared.any() and not data.drop_shared_patients:
         raise DataError(
-            f"{path}: {len(shared)} patient(s) appear in more than one site ({_rows(mask)}). A patient's privacy "
-            "budget is kept by one site: give the records to one of them"
+            f"{path}: {int((sites > 1).sum())} patient(s) appear in more than one site ({_rows(shared)}). A patient's "
+            "privacy budget is kept by one site: give the records to one of them, or leave these patients out with "
+            "data.drop_shared_patients = true"
         )
+    return records[~shared]
 
 
 def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path) -> None:

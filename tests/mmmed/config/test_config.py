@@ -100,7 +100,9 @@ def test_a_wrong_value_is_named_with_what_was_expected(assignment: str, words: l
 def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_key(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text("[training]\nbatchsize = 3\n")
-    with pytest.raises(ConfigError, match=r"run\.toml: unknown key 'training\.batchsize'.*training\.batch_size"):
+    with pytest.raises(
+        ConfigError, match=r"run\.toml: unknown key 'training\.batchsize'.*training\.batch_size"
+    ):
         resolve(file)
 
 

@@ -61,8 +61,8 @@ def test_preprocess_keeps_aspect_centre_and_mean(height: int, width: int, size: 
 
 
 def test_preprocess_is_antialiased() -> None:
-    stripes = np.tile(np.array([0, 1], np.float32), (1, 256, 128))
-    np.testing.assert_allclose(preprocess(stripes, 32)[0, :, 2:-2], 0.5, atol=0.05)
+    stripes = np.tile(np.array([1, 0, 0, 0, 0, 0, 0, 0], np.float32), (1, 256, 32))
+    np.testing.assert_allclose(preprocess(stripes, 32)[0, :, 2:-2], 1 / 8, atol=0.05)
 
 
 def test_rows_are_the_preprocessed_images_and_absent_ones_are_zero(tmp_path: Path) -> None:

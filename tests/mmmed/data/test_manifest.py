@@ -90,6 +90,13 @@ def test_bad_tables_are_refused_with_the_place_and_the_mend(
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_patients_of_two_sites_may_be_left_out(tmp_path: Path) -> None:
+    extra = {"patient_id": "p3", "study_id": "s4", "site": "b", "image": "3.png", "text": "cough", "finding": 0}
+    write(tmp_path, [*changed("patient_id", ["p1", "p2", "p1"]), extra])
+    manifest = read(tmp_path, drop_shared_patients=True)
+    assert list(manifest.records["patient"]) == ["p2", "p3"]
+
+
 def test_a_patient_is_not_named_by_an_error(tmp_path: Path) -> None:
     write(tmp_path, changed("patient_id", ["SMITH^JOHN"] * 3))
     with pytest.raises(DataError) as caught:

@@ -52,7 +52,9 @@ def test_a_model_that_knows_only_the_site_is_unmasked() -> None:
 
 def test_the_interval_covers_and_widens_when_records_repeat() -> None:
     one = site("a", 0.5, 1.0, 200, 3)
-    fourfold = Predictions("a", np.tile(one.patient, 4), np.tile(one.label, 4), np.tile(one.probability, (4, 1)), one.prevalence)
+    fourfold = Predictions(
+        "a", np.tile(one.patient, 4), np.tile(one.label, 4), np.tile(one.probability, (4, 1)), one.prevalence
+    )
     single, repeated = evaluate([one], resamples=400).pooled, evaluate([fourfold], resamples=400).pooled
     assert single.low < single.value < single.high
     # copies of a patient's records bring no information: the interval must not shrink by half

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmmed.config import RunConfig
+from mmmed.data.batch import Batch
+from mmmed.training import PlainStep, make_optimizer, probabilities, record_losses, train
+
+
+def test_losses_are_the_cross_entropy_of_each_record() -> None:
+    label = torch.tensor([0, 1, 1])
+    one, three = torch.randn(3, 1), torch.randn(3, 3)
+    expected = [-torch.log(torch.sigmoid(z if y else -z)) for z, y in zip(one[:, 0], label, strict=True)]
+    torch.testing.assert_close(record_losses(one, label), torch.stack(expected))
+    expected = [-torch.log_softmax(z, 0)[y] for z, y in zip(three, label, strict=True)]
+    torch.testing.assert_close(record_losses(three, label), torch.stack(expected))
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_probabilities_sum_to_one_and_follow_the_logits(outputs: int) -> None:
+    logits = torch.randn(5, outputs)
+    probability = probabilities(logits)
+    assert probability.shape == (5, max(2, outputs))
+    torch.testing.assert_close(probability.sum(1), torch.ones(5))
+    if outputs == 1:
+        torch.testing.assert_close(probability[:, 1], torch.sigmoid(logits[:, 0]))
+
+
+class Scale(nn.Module):
+    """Logit = w * image; small enough to do by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return (self.w * batch.image[:, 0, 0, :1]).to(self.w.dtype)
+
+
+def batch_of(values: list[float], labels: list[int], units: list[int]) -> Batch:
+    rows = len(values)
+    flags = torch.ones(rows, dtype=torch.bool)
+    return Batch(
+        image=torch.tensor(values).view(rows, 1, 1, 1),
+        has_image=flags,
+        tokens=torch.zeros(rows, 1, dtype=torch.int64),
+        token_mask=flags[:, None],
+        has_text=flags,
+        label=torch.tensor(labels, dtype=torch.int64),
+        unit=torch.tensor(units, dtype=torch.int64),
+    )
+
+
+def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> None:
+    batch = batch_of([1.0, -2.0, 3.0], [1, 0, 1], [0, 0, 1])
+    model = Scale()
+    step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
+    w = torch.tensor(0.5, requires_grad=True)
+    loss = record_losses((w * batch.image[:, 0, 0, :1]), batch.label)
+    ((loss[0] + loss[1]) / 2 / 2 + loss[2] / 2).backward()
+    steps = train(model, step, [np.array([0, 1])], lambda _: batch)
+    assert steps == 1
+    torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
+
+
+def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
+    seen: list[int] = []
+
+    def step(losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+        seen.append(len(units))
+        if len(units):
+            assert losses().shape == units.shape
+
+    empty, full = batch_of([], [], []), batch_of([1.0], [1], [0])
+    draws = [np.empty(0, dtype=np.int64), np.array([3])]
+    after: list[int] = []
+    steps = train(
+        Scale(),
+        step,
+        draws,
+        lambda patients: full if len(patients) else empty,
+        after_step=lambda: after.append(len(seen)),
+    )
+    assert (steps, seen, after) == (2, [0, 1], [1, 2])
+
+
+def test_training_learns() -> None:
+    torch.manual_seed(0)
+    model = Scale()
+    x = torch.randn(64)
+    batch = batch_of(x.tolist(), (x > 0).long().tolist(), list(range(64)))
+    before = F.softplus(-model.w * x.abs()).mean()
+    train(model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda _: batch)
+    assert F.softplus(-model.w * x.abs()).mean() < 0.6 * before
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
+def test_the_optimiser_holds_what_is_trainable(name: str, kind: type) -> None:
+    training = RunConfig.model_validate({"training": {"optimizer": name, "learning_rate": 0.25}}).training
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].requires_grad_(False)
+    optimizer = make_optimizer(model, training)
+    assert isinstance(optimizer, kind)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [id(p) for p in model[1].parameters()]
+    assert optimizer.param_groups[0]["lr"] == 0.25
