@@ -1,0 +1,46 @@
+"""What the server tells whoever watches a run (progress bars, a dashboard)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Phase = Literal["train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """Messages went out to ``sites`` nodes."""
+
+    round: int
+    rounds: int
+    phase: Phase
+    sites: int
+
+
+@dataclass(frozen=True)
+class SiteReplied:
+    """A site's reply was taken (``refused`` is None) or not (a code); ``site`` is its name or ``node-<id>``."""
+
+    round: int
+    phase: Phase
+    site: str
+    refused: str | None
+
+
+@dataclass(frozen=True)
+class RoundFinished:
+    """The round is on disk; ``record`` is its line in rounds.jsonl."""
+
+    round: int
+    rounds: int
+    record: dict[str, Any]
+
+
+Event = PhaseStarted | SiteReplied | RoundFinished
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Watch nothing."""

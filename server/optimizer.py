@@ -1,0 +1,101 @@
+"""The server's step: Flower's own strategies applied to the mean of a round's updates.
+
+Replies are averaged as they arrive, so that memory holds one model however many sites there are; Flower's strategy
+then sees a single reply that carries the mean. FedAvg, FedAvgM (Hsu et al. 2019, arXiv 1909.06335), FedAdam,
+FedYogi and FedAdagrad (Reddi et al. 2020, arXiv 2003.00295, algorithm 2) depend on the replies only through it.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from flwr.serverapp.strategy.fedopt import FedOpt
+
+from mmmed.config import FederationConfig
+from server.checkpoint import Arrays
+
+_MOMENTUM = 0.9
+_ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
+
+logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
+
+
+class RunningMean:
+    """Weighted mean of arrays that are seen one at a time; sums are kept in float64."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._weight = 0.0
+        self._sum: dict[str, np.ndarray] = {}
+
+    def add(self, arrays: Arrays, weight: float) -> None:
+        """Take one site's arrays in."""
+        for key, value in arrays.items():
+            term = value.astype(np.float64) * weight
+            self._sum[key] = self._sum[key] + term if self.count else term
+        self._weight += weight
+        self.count += 1
+
+    def mean(self) -> Arrays:
+        """The mean so far, float32."""
+        return {key: np.asarray(value / self._weight, dtype=np.float32) for key, value in self._sum.items()}
+
+
+class ServerOptimizer:
+    """Turns (global model, mean of the sites' models) into the next global model; its moments can be saved."""
+
+    def __init__(self, config: FederationConfig) -> None:
+        self._strategy = _strategy(config)
+        self._keys: list[str] = []
+
+    def step(self, server_round: int, current: Arrays, mean: Arrays) -> Arrays:
+        """One step of Flower's strategy; ``current`` and ``mean`` share keys and shapes."""
+        strategy, self._keys = self._strategy, list(current)
+        if isinstance(strategy, FedAvgM):
+            strategy.current_arrays = to_record(current)
+        else:
+            strategy.current_arrays = dict(current)
+        content = RecordDict(
+            {
+                "arrays": to_record({key: mean[key] for key in current}),
+                "metrics": MetricRecord({"weight": 1.0}),
+            }
+        )
+        stepped, _ = strategy.aggregate_train(server_round, [Message(content, 0, MessageType.TRAIN)])
+        if stepped is None:
+            raise RuntimeError(f"{type(strategy).__name__} returned no model for one valid reply")
+        # some of Flower's steps are computed in float64
+        return {key: np.asarray(stepped[key].numpy(), dtype=np.float32) for key in current}
+
+    def moments(self) -> dict[str, Arrays]:
+        """What the strategy remembers between rounds: ``momentum``, or ``m`` and ``v``; empty for FedAvg."""
+        if isinstance(self._strategy, FedAvgM):
+            vector = self._strategy.momentum_vector
+            return {} if vector is None else {"momentum": dict(zip(self._keys, vector, strict=True))}
+        found = {"m": self._strategy.m_t, "v": self._strategy.v_t}
+        return {name: dict(arrays) for name, arrays in found.items() if arrays}
+
+    def restore(self, keys: list[str], moments: dict[str, Arrays]) -> None:
+        """Put `moments` of an earlier process back; ``keys`` gives the model's order of parameters."""
+        self._keys = keys
+        if isinstance(self._strategy, FedAvgM):
+            if "momentum" in moments:
+                self._strategy.momentum_vector = [moments["momentum"][key] for key in keys]
+            return
+        self._strategy.m_t, self._strategy.v_t = moments.get("m"), moments.get("v")
+
+
+def to_record(arrays: Arrays) -> ArrayRecord:
+    """Arrays as a Flower record."""
+    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+
+
+def _strategy(config: FederationConfig) -> FedAvgM | FedOpt:
+    rate = config.server_learning_rate
+    if config.strategy in _ADAPTIVE:
+        return _ADAPTIVE[config.strategy](weighted_by_key="weight", eta=rate)
+    momentum = _MOMENTUM if config.strategy == "fedavgm" else 0.0  # with 0 and rate 1 it is FedAvg
+    return FedAvgM(weighted_by_key="weight", server_learning_rate=rate, server_momentum=momentum)

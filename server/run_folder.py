@@ -1,0 +1,251 @@
+"""The folder of one run: what was agreed, where it ran, what happened, and the point from which it continues.
+
+    config.toml         the resolved configuration
+    environment.json    run id, versions, platform, commit
+    rounds.jsonl        one line a finished round
+    checkpoints/        global model and strategy state after each round (see `server.checkpoint`)
+    tensorboard/        curves of the released metrics
+    model/              the final model
+    report/             the privacy report
+
+A process that owns the folder holds an exclusive lock on ``.lock``. Every file appears whole or not at all,
+except ``rounds.jsonl``, whose torn last line is trimmed when the folder is opened again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from mmmed.config import RunConfig, resolve, to_flat, to_toml
+from mmmed.errors import RunError
+
+_PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
+
+
+class RunFolder:
+    """An open run folder, locked by this process until `close`. Use `create`, `open` or `create_or_open`."""
+
+    def __init__(self, path: Path, config: RunConfig, run_id: str, lock: IO[str]) -> None:
+        self.path = path
+        self.config = config
+        self.run_id = run_id
+        self._lock = lock
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+        """Start a run in a new or empty folder.
+
+        Raises:
+            RunError: the folder is in use, already holds a run, or holds other files.
+        """
+        return _locked(Path(path), lambda lock: cls._create(Path(path), config, lock))
+
+    @classmethod
+    def open(cls, path: Path, config: RunConfig | None = None) -> RunFolder:
+        """Continue the run that the folder holds.
+
+        Args:
+            path: the run folder.
+            config: what the caller wants to run; it must equal what the folder holds. None takes the folder's.
+
+        Raises:
+            RunError: the folder holds no run, is in use, or was started with another configuration.
+        """
+        path = Path(path)
+        if not (path / "config.toml").is_file():
+            raise RunError(
+                f"{path}: holds no run (config.toml is missing). Expected the folder of an earlier run"
+            )
+        return _locked(path, lambda lock: cls._open(path, config, lock))
+
+    @classmethod
+    def create_or_open(cls, path: Path, config: RunConfig) -> RunFolder:
+        """`open` if the folder holds a run, else `create`."""
+        return cls.open(path, config) if (Path(path) / "config.toml").is_file() else cls.create(path, config)
+
+    @classmethod
+    def _create(cls, path: Path, config: RunConfig, lock: IO[str]) -> RunFolder:
+        if (path / "config.toml").exists():
+            raise RunError(f"{path}: already holds a run. Resume it, or choose another folder")
+        # a kill during creation leaves environment.json or a partial file
+        own = {".lock", ".environment.json.partial", "environment.json", ".config.toml.partial"}
+        foreign = sorted({file.name for file in path.iterdir()} - own)
+        if foreign:
+            raise RunError(f"{path}: not empty (found {foreign[0]}). Choose a new or empty folder")
+        run_id = uuid.uuid4().hex
+        write_atomic(path / "environment.json", json.dumps(_environment(run_id), indent=2) + "\n")
+        write_atomic(path / "config.toml", to_toml(config))  # last: it makes the folder a run folder
+        return cls(path, config, run_id, lock)
+
+    @classmethod
+    def _open(cls, path: Path, config: RunConfig | None, lock: IO[str]) -> RunFolder:
+        held = resolve(path / "config.toml").config
+        if config is not None and config != held:
+            old, new = to_flat(held), to_flat(config)
+            changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
+            raise RunError(
+                f"{path}: was started with another configuration: {'; '.join(changes)}. "
+                "Resume with the same configuration, or start a new run in another folder"
+            )
+        try:
+            run_id = json.loads((path / "environment.json").read_text(encoding="utf-8"))["run_id"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{path / 'environment.json'}: missing or damaged, so the run has no id"
+            ) from error
+        folder = cls(path, held, run_id, lock)
+        folder._trim_torn_line()
+        return folder
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the folder up to other processes."""
+        self._lock.close()  # closing releases the lock
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report"
+
+    def append_round(self, record: dict[str, Any]) -> None:
+        """Add one line to rounds.jsonl; it is on the disk when this returns."""
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The finished rounds, in order.
+
+        Raises:
+            RunError: a line is not a round (its number is named).
+        """
+        records = []
+        for number, line in enumerate(self._log_bytes().splitlines(), start=1):
+            try:
+                record = json.loads(line)
+                record["round"] = int(record["round"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunError(
+                    f"{self.path / 'rounds.jsonl'}: line {number} is not a round. Restore it"
+                ) from error
+            records.append(record)
+        return records
+
+    def forget_rounds_after(self, last: int) -> None:
+        """Drop the lines of rounds beyond ``last`` (their checkpoint did not survive)."""
+        kept = [json.dumps(record) + "\n" for record in self.rounds() if record["round"] <= last]
+        if len(kept) != len(self.rounds()):
+            write_atomic(self.path / "rounds.jsonl", "".join(kept))
+
+    def _log_bytes(self) -> bytes:
+        log = self.path / "rounds.jsonl"
+        return log.read_bytes() if log.exists() else b""
+
+    def _trim_torn_line(self) -> None:
+        log = self._log_bytes()
+        whole = log.rfind(b"\n") + 1
+        if whole != len(log):
+            os.truncate(self.path / "rounds.jsonl", whole)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is seen whole or not at all, even after a power cut."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _locked(path: Path, build: Callable[[IO[str]], RunFolder]) -> RunFolder:
+    """Build a RunFolder under its lock; give the lock back if that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path}: cannot be used as a run folder ({error.strerror})") from error
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise RunError(
+                f"{path}: in use by process {lock.read().strip() or 'unknown'}. "
+                "Wait for it to end, or choose another folder"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        return build(lock)
+    except BaseException:
+        lock.close()
+        raise
+
+
+def _environment(run_id: str) -> dict[str, Any]:
+    versions: dict[str, str | None] = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "run_id": run_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "versions": versions,
+        "commit": _commit(),
+        "command": sys.argv,
+    }
+
+
+def _commit() -> str | None:
+    """The source's git commit, with ``-dirty`` if the tree differs from it; None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():  # an installed package inside somebody else's repository
+        return None
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
