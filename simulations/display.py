@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from client.progress import Progress as SiteProgress
@@ -20,6 +20,7 @@ from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder
 
 _REFRESH = 0.2  # seconds between looks at the sites' progress
+_UNDERWAY = ("waiting", "training")
 
 
 class Display:
@@ -32,18 +33,18 @@ class Display:
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(),
             console=Console(),
         )
         self._rounds = self._progress.add_task("rounds", total=config.federation.rounds, note="")
         self._sites: dict[str, TaskID] = {}
+        self._round = 0
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Display:
         self._progress.start()
         for name in self._states:
-            self._sites[name] = self._progress.add_task(f"  {name}", total=1, note="waiting")
+            self._sites[name] = self._progress.add_task(f"  {name}", total=1, note=_UNDERWAY[0])
         self._watcher.start()
         return self
 
@@ -58,16 +59,19 @@ class Display:
         """Show one event of the server."""
         match event:
             case PhaseStarted(phase="train"):
+                self._round = event.round
                 self._progress.update(
                     self._rounds, completed=event.round - 1, note=f"training round {event.round}"
                 )
                 for task in self._sites.values():
-                    self._progress.update(task, completed=0, note="waiting")
+                    self._progress.update(task, completed=0, note=_UNDERWAY[0])
             case PhaseStarted():
                 self._progress.update(self._rounds, note=f"evaluating round {event.round}")
             case SiteReplied(phase="train") if event.site in self._sites:
                 note = f"refused: {event.refused}" if event.refused else "sent its update"
-                self._progress.update(self._sites[event.site], note=note)
+                task = self._progress.tasks[self._sites[event.site]]
+                done = task.completed if event.refused else task.total
+                self._progress.update(task.id, completed=done, note=note)
             case RoundFinished():
                 self._progress.update(self._rounds, completed=event.round, note="")
                 self._progress.console.print(_round_line(event))
@@ -77,11 +81,9 @@ class Display:
             for name, state in self._states.items():
                 seen = SiteProgress.read(state)
                 task = self._progress.tasks[self._sites[name]]
-                if seen is not None and task.fields["note"] in ("waiting", "training"):
-                    if seen.step < seen.steps or task.fields["note"] == "training":
-                        self._progress.update(
-                            self._sites[name], completed=seen.step, total=seen.steps, note="training"
-                        )
+                if seen is None or seen.server_round != self._round or task.fields["note"] not in _UNDERWAY:
+                    continue
+                self._progress.update(task.id, completed=seen.step, total=seen.steps, note=_UNDERWAY[1])
 
 
 def _round_line(event: RoundFinished) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime
 from pathlib import Path
-
-import os
 
 from client.site import check_site, simulated_manifest
 from mmmed.config import RunConfig
@@ -20,6 +19,7 @@ from server.federate import federate
 from server.run_folder import RunFolder, write_atomic
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid
+from simulations.ray_engine import run_on_ray
 
 CLIENT_APP = "client.app:app"
 ENGINES = ("inprocess", "ray")
@@ -70,15 +70,13 @@ def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]
 def _drive(
     run: RunFolder, manifest: Manifest, patients: dict[str, int], engine: str, workers: int | None
 ) -> None:
-    states = {name: run.path / "sites" / name for name in manifest.sites}
+    states = {name: (run.path / "sites" / name).absolute() for name in manifest.sites}
+    nodes = [{"state-dir": str(state)} for state in states.values()]
+    processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
     with Display(run.config, states) as display:
         if engine == "ray":
-            from simulations.ray_engine import run_on_ray
-
-            run_on_ray(run, list(states.values()), display)
+            run_on_ray(lambda grid: federate(grid, run, display), CLIENT_APP, nodes, actors=max(1, processes))
         else:
-            nodes = [{"state-dir": str(state)} for state in states.values()]
-            processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
             with InProcessGrid(CLIENT_APP, nodes, workers=processes) as grid:
                 federate(grid, run, display)
     evaluation = _evaluate(run.model, run.config, manifest.root)
