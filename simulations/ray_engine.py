@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -100,8 +100,8 @@ def _simulate(server_app: ServerApp, client_app: ClientApp, sites: int, actors: 
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
     )
     try:
-        resources = {"num_cpus": 1, "num_gpus": 0.0}
-        run_simulation(server_app, client_app, sites, backend_config={"client_resources": resources})
+        backend: dict[str, Any] = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
+        run_simulation(server_app, client_app, sites, backend_config=backend)
     finally:
         ray.shutdown()
         logger.setLevel(level)

@@ -16,10 +16,15 @@ from pathlib import Path
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
 
 from mmmed.config import RunConfig, from_flat
+from server.events import ignore
+from server.rounds import Rounds
+from server.run_folder import RunFolder
 
 app = ClientApp()
+server_app = ServerApp()
 SHAPES = {"layer.weight": (3, 2), "layer.bias": (2,), "scale": ()}
 
 
@@ -72,6 +77,15 @@ def evaluate(message: Message, context: Context) -> Message:
         }
     )
     return _misbehave(message, context, content) or Message(content, reply_to=message)
+
+
+@server_app.main()
+def serve(grid: Grid, context: Context) -> None:
+    """What `server.app` does, with this module's model."""
+    with RunFolder.create_or_open(
+        Path(os.environ["MMMED_RUN_FOLDER"]), from_flat(context.run_config)
+    ) as folder:
+        Rounds(grid, folder, ignore).run(initial())
 
 
 def _name(context: Context) -> str:
