@@ -17,15 +17,21 @@ import torch
 from opacus.optimizers import DPOptimizer
 from torch import nn
 
+from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
+from privacy.clipping.probe import probe
 from privacy.clipping.rules import Clipping, clip_factors
 from privacy.clipping.units import Units
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
 from privacy.noise import PrivateRandom
 
-_ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {"hooks": HooksEngine, "ghost": GhostEngine}
+_ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
+    "hooks": HooksEngine,
+    "ghost": GhostEngine,
+    "bookkeeping": BookkeepingEngine,
+}
 
 
 class PrivateOptimizer(DPOptimizer):
@@ -114,6 +120,7 @@ class PrivateStep:
             max_grad_norm=max_grad_norm,
             expected_batch_size=expected_units,
         )
+        self._probed = False
         self._seen: set[int] = set()
 
     def __call__(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
@@ -122,6 +129,7 @@ class PrivateStep:
         Args:
             record_losses: runs the model on the batch's R records and returns their losses [R], without
                 averaging over records. Not called when R = 0: an empty batch takes a step of noise alone.
+                Called several times on the first batch, which `privacy.clipping.probe` checks.
             units: int64 [R], the unit (patient) of each record: any numbers, in any order.
 
         Raises:
@@ -154,6 +162,10 @@ class PrivateStep:
             self._forget()
 
     def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor) -> None:
+        if trainable(self._model).keys() != self._parameters.keys():
+            raise StepError(
+                "the trainable parameters changed since this step was made: make a new PrivateStep."
+            )
         units = Units.of(ids)
         names = set(ids.unique().tolist())
         if names & self._seen:
@@ -163,6 +175,9 @@ class PrivateStep:
         if units.records == 0:
             return
         guard = BufferGuard(self._model)
+        if not self._probed and units.records > 1:  # a single record mixes with nobody
+            probe(self._model, self._engine, record_losses, units.records)
+            self._probed = True
         clipped = self._engine.clipped(
             record_losses, units, lambda norms: clip_factors(norms, self._max_grad_norm, self._clipping)
         )

@@ -2,3 +2,7 @@
 
 `bookkeeping` is ours: one forward and one backward pass. `hooks` and `ghost` are Opacus' own.
 """
+
+from privacy.clipping.parameter import per_record
+
+__all__ = ["per_record"]

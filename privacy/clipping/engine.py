@@ -46,18 +46,24 @@ class ClippingEngine(Protocol):
         ...
 
 
-def weighted_losses(record_losses: RecordLosses, units: Units) -> torch.Tensor:
-    """Call `record_losses`, check its shape, and weight it so that a unit's losses sum to their mean. [R]
+def checked_losses(record_losses: RecordLosses, records: int) -> torch.Tensor:
+    """The losses [R] of the batch's records.
 
     Raises:
         StepError: not a differentiable vector of R losses.
     """
     losses = record_losses()
-    if losses.shape != (units.records,):
+    if losses.shape != (records,):
         raise StepError(
-            f"record_losses must return one loss a record, shape ({units.records},). Found {tuple(losses.shape)}. "
+            f"record_losses must return one loss a record, shape ({records},). Found {tuple(losses.shape)}. "
             "Use a loss with reduction='none' and average over everything but the records."
         )
     if not losses.requires_grad:
         raise StepError("record_losses returned losses that depend on no trainable parameter.")
+    return losses
+
+
+def weighted_losses(record_losses: RecordLosses, units: Units) -> torch.Tensor:
+    """The losses [R], weighted so that a unit's losses sum to their mean. Raises as `checked_losses`."""
+    losses = checked_losses(record_losses, units.records)
     return losses * units.weights(losses)

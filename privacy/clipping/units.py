@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -59,6 +60,16 @@ class Units:
         """The number of records of every unit, if all have the same."""
         sizes = self.sizes.tolist()
         return sizes[0] if sizes and min(sizes) == max(sizes) else None
+
+    def part(self, first: int, last: int) -> tuple[Units, slice]:
+        """Units first..last-1 of ordered records, and the slice of their records."""
+        last = min(last, self.count)
+        rows = slice(self.bounds[first], self.bounds[last])
+        return Units(self.index[rows] - first, self.sizes[first:last]), rows
+
+    def spans(self) -> list[slice]:
+        """Each unit's records, once ordered."""
+        return [slice(a, b) for a, b in itertools.pairwise(self.bounds)]
 
     def weights(self, like: torch.Tensor) -> torch.Tensor:
         """1 / k_u for each record [R]: the sum of a unit's weighted losses is their mean."""

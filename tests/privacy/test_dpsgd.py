@@ -15,7 +15,7 @@ from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PrivacyError, StepError, UnsupportedModel, UntrackedParameter
 from tests.oracles.clipping import clipped_sum
 
-ENGINES = ["hooks", "ghost"]
+ENGINES = ["hooks", "ghost", "bookkeeping"]
 C = 0.3
 
 
@@ -242,8 +242,8 @@ class Raw(nn.Module):
         return self.linear(x) * self.scale.exp()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_functional_use_is_refused_by_name(engine: str) -> None:
+@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+def test_opacus_engines_refuse_a_functional_use_by_name(engine: str) -> None:
     torch.manual_seed(0)
     tied = Tied()
     before = copy.deepcopy(tied.state_dict())

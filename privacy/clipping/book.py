@@ -1,0 +1,183 @@
+"""The book of one backward pass: per parameter, what its per-unit gradients need and their squared norms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from privacy.clipping.choose import choose
+from privacy.clipping.units import Units
+from privacy.clipping.use import Use, squared_norms, wide
+from privacy.errors import UntrackedParameter
+
+_PART_BYTES = 1 << 25  # of gradients that exist at one time while norms are recomputed
+
+
+@dataclass
+class _Entry:
+    """A parameter's uses so far: either kept per-unit gradients, or the uses themselves.
+
+    `squares` [P] are the squared norms of the sum of all uses; None once there are several, until settled
+    (the norms of parts do not add).
+    """
+
+    parameter: nn.Parameter
+    kept: torch.Tensor | None = None
+    uses: list[Use] = field(default_factory=list)
+    squares: torch.Tensor | None = None
+
+
+class Book:
+    """What the operators of one private pass write down.
+
+    Args:
+        parameters: the trainable parameters by name.
+        units: the batch's units, any order.
+        memory_limit: bytes of per-unit gradients that may be kept.
+        shared_ids: tables known to be looked up with ids that all records share; kept from batch to batch.
+    """
+
+    def __init__(
+        self, parameters: dict[str, nn.Parameter], units: Units, memory_limit: int, shared_ids: set[int]
+    ) -> None:
+        self._names = {id(p): name for name, p in parameters.items()}
+        self._order = units.order
+        self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
+        self._room = memory_limit
+        self._shared_ids = shared_ids
+        self._entries: dict[str, _Entry] = {}
+
+    @property
+    def records(self) -> int:
+        return self.units.records
+
+    def wants(self, value: object) -> bool:
+        """Whether `value` is a trainable parameter of the model."""
+        return isinstance(value, nn.Parameter) and id(value) in self._names
+
+    def refuse(self, parameter: nn.Parameter, reason: str) -> UntrackedParameter:
+        return UntrackedParameter(f"{self._names[id(parameter)]}: {reason}")
+
+    def shares(self, table: nn.Parameter, ids: int) -> bool:
+        """Whether a vector of so many ids is shared by all records, rather than one id a record.
+
+        A table that once was looked up with another number of ids stays shared when the numbers happen to agree.
+        """
+        if ids != self.records:
+            self._shared_ids.add(id(table))
+        return id(table) in self._shared_ids
+
+    def rows(self, tensor: torch.Tensor, parameter: nn.Parameter, inner: int) -> torch.Tensor:
+        """[R * m, ...] or [R, m1, m2, ..., *inner dimensions] as [R, m, *inner dimensions].
+
+        Raises:
+            UntrackedParameter: the first dimension is not the batch's records.
+        """
+        if tensor.dim() < inner + 1 or tensor.shape[0] % self.records:
+            raise self.refuse(
+                parameter,
+                f"an operator saw shape {tuple(tensor.shape)}, whose first dimension is not the batch's "
+                f"{self.records} records. Keep the records first in every tensor.",
+            )
+        return tensor.reshape(self.records, -1, *tensor.shape[tensor.dim() - inner :])
+
+    def add(self, parameter: nn.Parameter, use: Use) -> None:
+        """Write down one use. Its records are in the batch's order."""
+        order = self._order
+        if order is not None:
+            use = use.map(lambda tensor: tensor[order.to(tensor.device)])
+        entry = self._entries.get(self._names[id(parameter)])
+        if entry is None:
+            entry = self._entries[self._names[id(parameter)]] = _Entry(parameter)
+            self._settle(entry, use)
+        elif entry.kept is not None:
+            entry.kept, entry.squares = entry.kept + use.per_unit(self.units), None
+        else:
+            entry.uses.append(use)
+            entry.squares = None
+
+    def norms(self) -> torch.Tensor:
+        """Each unit's gradient norm over all parameters, [P], in float32 at least. Call after the backward pass."""
+        total = None
+        for entry in self._entries.values():
+            if entry.squares is None:
+                self._resettle(entry)
+            assert entry.squares is not None
+            squares = entry.squares.clamp(min=0.0)  # a ghost norm is a difference of large numbers
+            total = squares if total is None else total + squares.to(total.device)
+        if total is None:
+            return torch.zeros(self.units.count)
+        return total.sqrt()
+
+    def sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sum over units of factors[u] times the unit's gradient, by parameter name. Empties the book.
+
+        A unit whose factor is 0 adds nothing, even if its gradient is not finite.
+        """
+        dropped = factors == 0
+        spoilt = bool(dropped.any())
+        out: dict[str, torch.Tensor] = {}
+        while self._entries:
+            name, entry = self._entries.popitem()
+            parameter = entry.parameter
+            if entry.kept is not None:
+                kept = wide(entry.kept)
+                if spoilt:
+                    kept = kept.masked_fill(dropped[:, None].to(kept.device), 0.0)
+                total = factors.to(kept) @ kept
+            else:
+                parts = [self._weighted(use, factors, dropped if spoilt else None) for use in entry.uses]
+                total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+            out[name] = total.view(parameter.shape).to(parameter.dtype)
+        return out
+
+    def _weighted(self, use: Use, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
+        if dropped is not None:
+            rows = dropped[self.units.index]
+            use = use.map(
+                lambda tensor: tensor.masked_fill(
+                    rows.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.device), 0
+                )
+            )
+        return use.weighted(factors[self.units.index])
+
+    def _settle(self, entry: _Entry, use: Use) -> None:
+        """Take the squared norms of a parameter's only use, in the cheapest way."""
+        numel, itemsize = entry.parameter.numel(), entry.parameter.element_size()
+        way = choose(use.cost(self.units), numel, self.units.count, itemsize, self._room)
+        if way == "keep":
+            entry.kept, entry.uses = use.per_unit(self.units), []
+            entry.squares = squared_norms(entry.kept)
+            self._room -= entry.kept.numel() * entry.kept.element_size()
+        else:
+            entry.uses = [use]
+            entry.squares = (
+                use.ghost(self.units) if way == "ghost" else self._in_parts([use], numel * itemsize)
+            )
+
+    def _resettle(self, entry: _Entry) -> None:
+        """Take the squared norms of the sum of several uses."""
+        if entry.kept is not None:
+            entry.squares = squared_norms(entry.kept)
+            return
+        kinds = dict.fromkeys(type(use) for use in entry.uses)
+        uses = [
+            joined for kind in kinds for joined in kind.joined([u for u in entry.uses if type(u) is kind])
+        ]
+        entry.uses = uses
+        if len(uses) == 1:
+            self._settle(entry, uses[0])
+        else:
+            entry.squares = self._in_parts(uses, entry.parameter.numel() * entry.parameter.element_size())
+
+    def _in_parts(self, uses: list[Use], unit_bytes: int) -> torch.Tensor:
+        """Squared norms [P] of the sum of uses, from gradients of a few units at a time."""
+        step = max(1, _PART_BYTES // unit_bytes)
+        squares = []
+        for first in range(0, self.units.count, step):
+            part, rows = self.units.part(first, first + step)
+            gradients = [use.map(lambda tensor, rows=rows: tensor[rows]).per_unit(part) for use in uses]  # type: ignore[misc]
+            squares.append(squared_norms(sum(gradients[1:], start=gradients[0])))
+        return torch.cat(squares)

@@ -1,0 +1,61 @@
+"""Exact per-unit clipping in one forward and one backward pass.
+
+Book-keeping (Bu et al. 2023, "Differentially Private Optimization on Large Model at Small Cost", Alg. 1): the
+backward pass computes gradients with respect to activations only. For each use of a parameter it writes down
+either the units' gradients or the pair they are made of, with their squared norms; once all norms are known,
+one weighted reduction per parameter gives the clipped sum. That reduction replaces the weight gradient which
+the backward pass left out, hence a cost close to an ordinary step's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from privacy.clipping import attention, conv, embedding, linear, norm, parameter  # noqa: F401  (their rules)
+from privacy.clipping.book import Book
+from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
+from privacy.clipping.operators import Tracking
+from privacy.clipping.units import Units
+from privacy.clipping.validate import trainable
+from privacy.errors import UntrackedParameter
+
+MEMORY_LIMIT = 256 << 20
+
+
+class BookkeepingEngine:
+    """Attaches nothing to the model: operators are seen only while `clipped` runs."""
+
+    def __init__(self, model: nn.Module, memory_limit: int = MEMORY_LIMIT) -> None:
+        """
+        Args:
+            model: in training or evaluation mode.
+            memory_limit: bytes of per-unit gradients that may be kept through a backward pass.
+        """
+        self._parameters = trainable(model)
+        self._memory_limit = memory_limit
+        self._shared_ids: set[int] = set()
+
+    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
+        book = Book(self._parameters, units, self._memory_limit, self._shared_ids)
+        self._clear()
+        try:
+            with Tracking(book):
+                weighted_losses(record_losses, units).sum().backward()
+            stray = [name for name, p in self._parameters.items() if p.grad is not None]
+        finally:
+            self._clear()
+        if stray:
+            raise UntrackedParameter(
+                f"{stray[0]}: {len(stray)} parameter(s) take part in an operator whose per-record gradient is not "
+                "known. Use a layer or operator that has a rule (docs/dpsgd-engine.md), or pass raw parameters "
+                "through privacy.clipping.per_record."
+            )
+        norms = book.norms()
+        sums = book.sums(factors(norms))
+        unused = {name: torch.zeros_like(p) for name, p in self._parameters.items() if name not in sums}
+        return Clipped(sums | unused, norms)
+
+    def _clear(self) -> None:
+        for p in self._parameters.values():
+            p.grad = None

@@ -1,0 +1,190 @@
+"""Convolutions of one, two and three dimensions, and their transposes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from privacy.clipping.book import Book
+from privacy.clipping.linear import Product
+from privacy.clipping.operators import autocast, rule
+from privacy.clipping.parameter import Direct
+from privacy.clipping.units import Units
+from privacy.clipping.use import Cost, Use, scaled, wide
+
+_backward = torch.ops.aten.convolution_backward.default
+Sizes = int | tuple[int, ...] | list[int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the operator takes besides tensors, and the weight's shape."""
+
+    weight: torch.Size
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    transposed: bool
+    output_padding: list[int]
+    groups: int
+
+    def weight_gradient(self, gradient: torch.Tensor, x: torch.Tensor, copies: int = 1) -> torch.Tensor:
+        """The gradient of the weight, for `copies` independent weights side by side in the channels."""
+        weight = x.new_empty(1).expand(copies * self.weight[0], *self.weight[1:])  # only its shape is read
+        out: torch.Tensor = _backward(
+            gradient, x, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, copies * self.groups, [False, True, False],
+        )[1]  # fmt: skip
+        return out
+
+    @property
+    def unfolds(self) -> bool:
+        """Whether it is a matrix product of unfolded patches (one or two dimensions, one group)."""
+        return not self.transposed and self.groups == 1 and len(self.stride) <= 2
+
+
+@dataclass(frozen=True)
+class Convolution(Use):
+    """gradient [R, m, O, *L] of the output and input x [R, m, C, *S]; m images a record."""
+
+    gradient: torch.Tensor
+    x: torch.Tensor
+    geometry: Geometry
+
+    def per_unit(self, units: Units) -> torch.Tensor:
+        if units.even:
+            gradient, x = _side_by_side(self.gradient, units), _side_by_side(self.x, units)
+            return self.geometry.weight_gradient(gradient, x, units.count).reshape(units.count, -1)
+        spans = units.spans()
+        return torch.stack([self._of(self.gradient[rows], self.x[rows]).flatten() for rows in spans])
+
+    def weighted(self, factors: torch.Tensor) -> torch.Tensor:
+        return self._of(scaled(self.gradient, factors), wide(self.x))
+
+    def _of(self, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return self.geometry.weight_gradient(gradient.flatten(0, 1), x.flatten(0, 1))
+
+    def cost(self, units: Units) -> Cost:
+        weight = self.geometry.weight
+        positions = math.prod((self.x if self.geometry.transposed else self.gradient).shape[3:])
+        length = positions * self.x.shape[1] * units.records / units.count
+        patch = math.prod(weight[1:])
+        gradient = length * weight[0] * patch
+        if not self.geometry.unfolds:
+            return Cost(gradient)
+        return Cost(gradient, gram=length * length * (weight[0] + patch))
+
+    def ghost(self, units: Units) -> torch.Tensor:
+        geometry, m = self.geometry, self.x.shape[1]
+        gradient, x = self.gradient.flatten(0, 1).flatten(2), self.x.flatten(0, 1)
+        flat = len(geometry.stride) == 1
+        kernel, dilation, padding, stride = (
+            (1, *sizes) if flat else tuple(sizes)
+            for sizes in (geometry.weight[2:], geometry.dilation, geometry.padding, geometry.stride)
+        )
+        if flat:
+            x, padding = x.unsqueeze(2), (0, padding[1])
+        patches = F.unfold(wide(x), kernel, dilation, padding, stride)  # [R m, C K, L]
+        left, right = (t.transpose(1, 2).reshape(len(self.x), -1, t.shape[1]) for t in (gradient, patches))
+        assert left.shape[1] == right.shape[1] == m * patches.shape[2]
+        return Product(left, right).ghost(units)
+
+
+def _side_by_side(tensor: torch.Tensor, units: Units) -> torch.Tensor:
+    """[R, m, C, *S] as [k m, P C, *S]: one grouped convolution then gives every unit's gradient at once."""
+    images = tensor.reshape(units.count, -1, *tensor.shape[2:])  # [P, k m, C, *S]
+    return images.transpose(0, 1).flatten(1, 2)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        book: Book,
+        geometry: Geometry,
+    ) -> torch.Tensor:
+        ctx.weight, ctx.bias, ctx.book, ctx.geometry, ctx.shape = weight, bias, book, geometry, x.shape
+        ctx.save_for_backward(x if book.wants(weight) else None)
+        return torch.convolution(
+            x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), geometry.stride, geometry.padding,
+            geometry.dilation, geometry.transposed, geometry.output_padding, geometry.groups,
+        )  # fmt: skip
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        book, weight, bias, geometry = ctx.book, ctx.weight, ctx.bias, ctx.geometry
+        (x,) = ctx.saved_tensors
+        inner = weight.dim() - 1
+        if book.wants(bias):
+            rows = wide(book.rows(gradient, bias, inner))
+            book.add(bias, Direct(rows.flatten(3).sum((1, 3))))
+        if x is not None:
+            use = Convolution(book.rows(gradient, weight, inner), book.rows(x, weight, inner), geometry)
+            book.add(weight, use)
+        if not ctx.needs_input_grad[0]:
+            return None, None, None, None, None
+        inputs = gradient.new_empty(1).expand(ctx.shape)  # only its shape is read
+        to_input = _backward(
+            gradient, inputs, weight.to(gradient.dtype), None, geometry.stride, geometry.padding, geometry.dilation,
+            geometry.transposed, geometry.output_padding, geometry.groups, [True, False, False],
+        )[0]  # fmt: skip
+        return to_input, None, None, None, None
+
+
+def _each(value: Sizes, dimensions: int) -> list[int]:
+    if isinstance(value, int):
+        return [value] * dimensions
+    return list(value) * dimensions if len(value) == 1 else list(value)
+
+
+@rule(F.conv1d, F.conv2d, F.conv3d)
+def _conv(
+    book: Book,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes | str = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+) -> torch.Tensor:
+    n = weight.dim() - 2
+    dilated = _each(dilation, n)
+    if padding == "same":  # as torch: the odd pixel goes to the end
+        spare = [d * (k - 1) for d, k in zip(dilated, weight.shape[2:], strict=True)]
+        if any(s % 2 for s in spare):
+            input = F.pad(input, [side for s in reversed(spare) for side in (s // 2, s - s // 2)])
+            padding = 0
+        else:
+            padding = [s // 2 for s in spare]
+    padded = [0] * n if isinstance(padding, str) else _each(padding, n)
+    geometry = Geometry(weight.shape, _each(stride, n), padded, dilated, False, [0] * n, groups)
+    out: torch.Tensor = _Convolution.apply(autocast(input), weight, bias, book, geometry)
+    return out
+
+
+@rule(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+def _conv_transpose(
+    book: Book,
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    groups: int = 1,
+    dilation: Sizes = 1,
+) -> torch.Tensor:
+    n = weight.dim() - 2
+    sizes = (_each(value, n) for value in (stride, padding, dilation, output_padding))
+    strides, padded, dilated, extra = sizes
+    geometry = Geometry(weight.shape, strides, padded, dilated, True, extra, groups)
+    out: torch.Tensor = _Convolution.apply(autocast(input), weight, bias, book, geometry)
+    return out

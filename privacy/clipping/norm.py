@@ -1,0 +1,167 @@
+"""Normalisation layers: each record's gradient of scale and shift, next to one fused call for the input's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from privacy.clipping.book import Book
+from privacy.clipping.operators import rule
+from privacy.clipping.parameter import Direct, copies
+from privacy.clipping.use import wide
+from privacy.errors import UnsupportedModel
+
+_CACHED = 1 << 18  # numbers that stay in a CPU's cache; only the speed depends on it
+
+
+class _LayerNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        book: Book,
+        shape: list[int],
+        eps: float,
+    ) -> torch.Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, shape, weight, bias, eps)
+        ctx.weight, ctx.bias, ctx.book, ctx.shape = weight, bias, book, shape
+        ctx.save_for_backward(x, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        book, weight, bias, inner = ctx.book, ctx.weight, ctx.bias, len(ctx.shape)
+        x, mean, rstd = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        if book.wants(bias):
+            book.add(bias, Direct(book.rows(gradient, bias, inner).sum(1)))
+        if book.wants(weight):
+            rows = [book.rows(t, weight, inner) for t in (gradient, x, mean, rstd)]
+            step = max(1, _CACHED // rows[1][0].numel()) if x.device.type == "cpu" else len(x)
+            parts = zip(*(t.split(step) for t in rows), strict=True)
+            book.add(weight, Direct(torch.cat([((b - m) * r).mul_(a).sum(1) for a, b, m, r in parts])))
+        to_input = None
+        if ctx.needs_input_grad[0]:
+            to_input = torch.ops.aten.native_layer_norm_backward(
+                gradient, x, ctx.shape, mean, rstd, weight, bias, [True, False, False]
+            )[0]
+        return to_input, None, None, None, None, None
+
+
+@rule(F.layer_norm)
+def _layer_norm(
+    book: Book,
+    input: torch.Tensor,
+    normalized_shape: list[int],
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    eps: float = 1e-5,
+) -> torch.Tensor:
+    out: torch.Tensor = _LayerNorm.apply(
+        _wide_as(input, weight, bias), weight, bias, book, list(normalized_shape), eps
+    )
+    return out
+
+
+class _GroupNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        book: Book,
+        groups: int,
+        eps: float,
+    ) -> torch.Tensor:
+        x = x.contiguous()
+        images, channels = x.shape[:2]
+        size = x[0, 0].numel()
+        y, mean, rstd = torch.native_group_norm(x, weight, bias, images, channels, size, groups, eps)
+        ctx.weight, ctx.bias, ctx.book, ctx.sizes = weight, bias, book, (images, channels, size, groups)
+        ctx.save_for_backward(x, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        book, weight, bias = ctx.book, ctx.weight, ctx.bias
+        images, channels, size, groups = ctx.sizes
+        x, mean, rstd = ctx.saved_tensors
+        # With the images side by side in the channels, the fused kernel's sums over the batch are per image.
+        to_input, to_weight, to_bias = torch.ops.aten.native_group_norm_backward(
+            gradient.contiguous().view(1, images * channels, size),
+            x.view(1, images * channels, size),
+            mean.view(1, -1),
+            rstd.view(1, -1),
+            weight.detach().repeat(images),
+            1,
+            images * channels,
+            size,
+            images * groups,
+            [ctx.needs_input_grad[0], book.wants(weight), book.wants(bias)],
+        )
+        if book.wants(weight):
+            book.add(weight, Direct(book.rows(to_weight.view(images, channels), weight, 1).sum(1)))
+        if book.wants(bias):
+            book.add(bias, Direct(book.rows(to_bias.view(images, channels), bias, 1).sum(1)))
+        return None if to_input is None else to_input.view(x.shape), None, None, None, None, None
+
+
+@rule(F.group_norm)
+def _group_norm(
+    book: Book,
+    input: torch.Tensor,
+    num_groups: int,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    eps: float = 1e-5,
+) -> Any:
+    if weight is None or bias is None:
+        return NotImplemented
+    out: torch.Tensor = _GroupNorm.apply(_wide_as(input, weight, bias), weight, bias, book, num_groups, eps)
+    return out
+
+
+@rule(F.instance_norm)
+def _instance_norm(
+    book: Book,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None = None,
+    running_var: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    if running_mean is not None or not use_input_stats:
+        raise UnsupportedModel(
+            "InstanceNorm with running statistics: build it with track_running_stats=False."
+        )
+    if weight is None or bias is None:
+        return NotImplemented
+    return _group_norm(book, input, input.shape[1], weight, bias, eps)
+
+
+@rule(F.rms_norm)
+def _rms_norm(
+    book: Book,
+    input: torch.Tensor,
+    normalized_shape: list[int],
+    weight: torch.nn.Parameter,
+    eps: float | None = None,
+) -> torch.Tensor:
+    normal = F.rms_norm(input, tuple(normalized_shape), None, eps)
+    scale = copies(book, weight)  # [R, *shape]
+    spare = normal.dim() - weight.dim() - 1
+    return normal * scale.view(book.records, *[1] * spare, *weight.shape)
+
+
+def _wide_as(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
+    """In the parameters' type: under autocast, normalisation runs in full precision."""
+    kept = [p.dtype for p in parameters if p is not None]
+    return x if not kept or x.dtype == kept[0] else wide(x)

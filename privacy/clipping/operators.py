@@ -1,0 +1,62 @@
+"""Sees every torch operator of a forward pass that takes a trainable parameter, and gives it its rule.
+
+Rules belong to operators, not to modules: a tied weight in `F.linear`, a fused attention function and a layer
+of any class come to the same rule. A rule computes the operator's result through an autograd function that
+returns no gradient for the parameter and writes what is needed into the book instead. An operator without a
+rule works as ever; the gradient that autograd then puts into the parameter's `.grad` is how it is noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from privacy.clipping.book import Book
+
+_RULES: dict[Any, Callable[..., Any]] = {}
+_R = TypeVar("_R", bound=Callable[..., Any])
+
+
+def rule(*functions: Any) -> Callable[[_R], _R]:
+    """Register `f(book, *arguments of the function)`. It may return NotImplemented to leave the operator alone."""
+
+    def register(function: _R) -> _R:
+        _RULES.update(dict.fromkeys(functions, function))
+        return function
+
+    return register
+
+
+class Tracking(TorchFunctionMode):
+    """While active, operators on trainable parameters follow their rules and write into `book`.
+
+    Stays active during the backward pass, where checkpointed blocks run their forward pass again.
+    """
+
+    def __init__(self, book: Book) -> None:
+        super().__init__()
+        self._book = book
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _RULES and torch.is_grad_enabled():
+            wants = self._book.wants
+            if any(wants(value) for value in args) or any(wants(value) for value in kwargs.values()):
+                result = _RULES[func](self._book, *args, **kwargs)
+                if result is not NotImplemented:
+                    return result
+        return func(*args, **kwargs)
+
+
+def autocast(tensor: torch.Tensor) -> torch.Tensor:
+    """In autocast's type, where that is on. Casting is spelled out: autocast caches a weight's cast copy, and
+    one that was made where gradients are off would hide a later, untracked use of the weight."""
+    kind = tensor.device.type
+    if not torch.is_autocast_enabled(kind) or tensor.dtype == torch.float64 or not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(kind))

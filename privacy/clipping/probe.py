@@ -1,0 +1,173 @@
+"""Checks an engine on a model's first batch, before anything is released.
+
+Clipping bounds one record's influence only if a record's gradient is that record's alone. Three things are
+tried on the batch itself:
+
+1. One record's inputs are replaced: no other record's loss may move (BatchNorm, contrastive losses).
+2. The gradient of one record's loss is asked of the engine: every other record must get norm 0 (a layer that
+   reads another dimension as the records; records in another order).
+3. What the engine finds for that record must be what plain autograd finds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from privacy.clipping.engine import ClippingEngine, RecordLosses, checked_losses
+from privacy.clipping.units import Units
+from privacy.clipping.validate import trainable
+from privacy.errors import UnsupportedModel
+
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+_LOW_PRECISION_TOLERANCE = 5e-2
+
+
+def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses, records: int) -> None:
+    """Run the three checks on the batch that `record_losses` computes. Leaves random states as they were.
+
+    Args:
+        records: R, at least 2.
+
+    Raises:
+        UnsupportedModel: a check failed; the message says which.
+    """
+    parameters = trainable(model)
+    device = next(iter(parameters.values())).device
+    chosen = records // 2
+    with _repeatable(device) as restart:
+        losses = checked_losses(record_losses, records)
+        expected = torch.autograd.grad(losses[chosen], list(parameters.values()), allow_unused=True)
+        tolerance = _tolerance(losses)
+        restart()
+        _check_independence(model, record_losses, losses.detach(), chosen, tolerance)
+        restart()
+        alone = torch.zeros(records, device=losses.device, dtype=losses.dtype)
+        alone[chosen] = 1.0
+        units = Units.of(torch.arange(records, device=device))
+        found = engine.clipped(lambda: record_losses() * alone, units, torch.ones_like)
+    size = torch.stack([g.norm().float() for g in expected if g is not None]).norm()
+    if not bool(torch.isfinite(size)):
+        return  # such a record is left out of every sum
+    others = torch.cat([found.norms[:chosen], found.norms[chosen + 1 :]])
+    if bool((others > tolerance * size).any()):
+        raise UnsupportedModel(
+            "one record's loss gave other records a gradient: some layer does not have the records as its first "
+            "dimension (sequence-first inputs, records reordered or regrouped)."
+        )
+    error = torch.zeros_like(size)
+    for name, gradient in zip(parameters, expected, strict=True):
+        difference = found.sums[name] if gradient is None else found.sums[name] - gradient
+        error += difference.float().norm().square()
+    norm_error = (found.norms[chosen].float() - size).abs()
+    if bool(error.sqrt() > tolerance * size) or bool(norm_error > tolerance * size):
+        raise UnsupportedModel(
+            f"the engine's gradient of one record differs from autograd's by {float(error.sqrt() / size):.1e} of "
+            f"its norm (and its norm by {float(norm_error / size):.1e}): the model does something that the engine "
+            "does not follow, or is not deterministic for a given random state."
+        )
+
+
+def _tolerance(losses: torch.Tensor) -> float:
+    if torch.is_autocast_enabled(losses.device.type):
+        return _LOW_PRECISION_TOLERANCE
+    return _TOLERANCE.get(losses.dtype, _LOW_PRECISION_TOLERANCE)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[Any]:
+    """Gives a function that rewinds the public random states (dropout), which are restored at the end."""
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        cpu_state = torch.get_rng_state()
+        cuda_states = [torch.cuda.get_rng_state(d) for d in cuda]
+
+        def restart() -> None:
+            torch.set_rng_state(cpu_state)
+            for d, state in zip(cuda, cuda_states, strict=True):
+                torch.cuda.set_rng_state(state, d)
+
+        yield restart
+
+
+def _check_independence(
+    model: nn.Module, record_losses: RecordLosses, before: torch.Tensor, chosen: int, tolerance: float
+) -> None:
+    replaced = []
+
+    def replace(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        leaves, form = pytree.tree_flatten((_open(args), _open(kwargs)))
+        changed = [_with_other_row(leaf, chosen, len(before)) for leaf in leaves]
+        replaced.append(any(a is not b for a, b in zip(leaves, changed, strict=True)))
+        new_args, new_kwargs = pytree.tree_unflatten(changed, form)
+        return _closed(new_args), _closed(new_kwargs)
+
+    handle = model.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            after = record_losses()
+    finally:
+        handle.remove()
+    if not any(replaced):
+        raise UnsupportedModel(
+            "no input of the model has the batch's records first, so it cannot be checked that records are "
+            "independent. Call the model itself on the batch's tensors in record_losses."
+        )
+    moved = (after - before).abs() > tolerance * (before.abs() + 1e-3)
+    moved[chosen] = False
+    if bool(moved.any()):
+        raise UnsupportedModel(
+            "another record's loss moved when one record's inputs were replaced: the model or the loss mixes the "
+            "records of a batch (BatchNorm, a contrastive or otherwise batch-wise loss)."
+        )
+
+
+@dataclasses.dataclass
+class _Opened:
+    """A dataclass instance taken apart, so that its tensors can be reached."""
+
+    original: Any
+    values: dict[str, Any]
+
+
+pytree.register_pytree_node(
+    _Opened,
+    lambda opened: (list(opened.values.values()), (opened.original, list(opened.values))),
+    lambda values, context: _Opened(context[0], dict(zip(context[1], values, strict=True))),
+)
+
+
+def _open(tree: Any) -> Any:
+    return pytree.tree_map(
+        lambda leaf: (
+            _Opened(leaf, dict(vars(leaf)))
+            if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type) and hasattr(leaf, "__dict__")
+            else leaf
+        ),
+        tree,
+    )
+
+
+def _closed(tree: Any) -> Any:
+    return pytree.tree_map(
+        lambda leaf: dataclasses.replace(leaf.original, **leaf.values) if isinstance(leaf, _Opened) else leaf,
+        tree,
+        is_leaf=lambda leaf: isinstance(leaf, _Opened),
+    )
+
+
+def _with_other_row(leaf: Any, chosen: int, records: int) -> Any:
+    """Row `chosen` becomes its neighbour's row, slightly changed if it holds real numbers."""
+    if not isinstance(leaf, torch.Tensor) or leaf.dim() == 0 or leaf.shape[0] != records:
+        return leaf
+    changed = leaf.detach().clone()
+    changed[chosen] = leaf[chosen - 1]
+    if leaf.is_floating_point():
+        changed[chosen] = changed[chosen] * 1.5 + 0.5
+    return changed

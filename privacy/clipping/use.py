@@ -1,0 +1,91 @@
+"""One use of a parameter in a forward pass, with what its per-unit gradients need."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+
+from privacy.clipping.units import Units
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-adds per unit of the ways to a norm (`privacy.clipping.choose`).
+
+    Attributes:
+        gradient: of the ordinary weight gradient.
+        gram: of the ghost norm; infinite if there is none.
+    """
+
+    gradient: float
+    gram: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Use(ABC):
+    """Every tensor field has the batch's R records as its first dimension, units contiguous.
+
+    The use's gradient is a sum over records, so it is linear in each record's output gradient.
+    """
+
+    @abstractmethod
+    def per_unit(self, units: Units) -> torch.Tensor:
+        """Each unit's gradient, flat: [P, numel]."""
+
+    @abstractmethod
+    def weighted(self, factors: torch.Tensor) -> torch.Tensor:
+        """Sum over records of factors[r] times the record's gradient, [numel] or the parameter's shape.
+
+        In float32 at least: what is released must have the norm that was bounded.
+        """
+
+    @abstractmethod
+    def cost(self, units: Units) -> Cost: ...
+
+    def ghost(self, units: Units) -> torch.Tensor:
+        """Squared norms [P] of the units' gradients, without the gradients."""
+        raise NotImplementedError
+
+    @classmethod
+    def joined(cls, uses: list[Self]) -> list[Self]:
+        """Fewer uses with the same sum of gradients, where the form allows it."""
+        return uses
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
+        """The use with every tensor changed."""
+        tensors = {
+            field.name: change(value)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), torch.Tensor)
+        }
+        return replace(self, **tensors)
+
+
+def wide(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32 at least."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def scaled(tensor: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Row r of `tensor` [R, ...] times factors[r], in float32 at least."""
+    tensor = wide(tensor)
+    return tensor * factors.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
+
+
+def squared_norms(rows: torch.Tensor) -> torch.Tensor:
+    """Squared norm of each row of [P, ...], in float32 at least.
+
+    In blocks: a float32 norm of millions of values on the CPU comes out 1e-4 too small, which would under-clip.
+    """
+    rows = wide(rows.flatten(1))
+    whole = rows.shape[1] // _BLOCK * _BLOCK
+    if whole <= _BLOCK:
+        return torch.linalg.vector_norm(rows, dim=1).square()
+    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
+    return blocks.square().sum(1) + torch.linalg.vector_norm(rows[:, whole:], dim=1).square()
