@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
-from privacy.dpsgd import PrivateStep
-from privacy.ledger import Budget, Ledger, Plan
 
 from client.progress import Progress
 from client.release import Spending
@@ -22,7 +20,9 @@ from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
 from mmmed.models import FusionModel, build_model, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
+from privacy.dpsgd import PrivateStep
 from privacy.errors import PlanError
+from privacy.ledger import Ledger, Plan
 from privacy.noise import PrivateRandom
 from privacy.planning import TrainingPlan, plan_training, schedule
 from privacy.sampling import PoissonSampler
@@ -122,8 +122,7 @@ class _Round:
     def private(self) -> Spending:
         """DP-SGD, charged to the ledger before the first step."""
         privacy, records = self._config.privacy, self._site.data.train
-        limit = Budget(privacy.target_epsilon, privacy.delta)
-        with self._site.ledger(limit) as ledger:
+        with self._site.ledger() as ledger:
             plan = self._plan(ledger)
             step = PrivateStep(
                 self._model,

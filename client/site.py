@@ -14,9 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from privacy.errors import PlanError
-from privacy.ledger import Budget, DatasetIdentity, Ledger, dataset_identity
-from privacy.planning import check_delta, schedule
 
 from client.keys import derive_secret, load_or_create_key
 from mmmed.config import RunConfig, from_flat
@@ -28,6 +25,9 @@ from mmmed.data.split import held_out
 from mmmed.errors import DataError
 from mmmed.models import load_tokenizer
 from mmmed.paths import cache_home
+from privacy.errors import PlanError
+from privacy.ledger import Budget, DatasetIdentity, Ledger, dataset_identity
+from privacy.planning import check_delta, schedule
 
 STATE_DIR = "MMMED_STATE_DIR"
 
@@ -39,6 +39,8 @@ class Site:
     Attributes:
         name: the site's name.
         data: its records, split into training and held out.
+        patients: ids of the patients that it trains on; they stay here.
+        limit: the most that any of its patients may be spent, by all runs together.
         state: folder of what it keeps between rounds: key, ledger, releases, progress.
         simulated: the data are generated or public, on the researcher's own machine, so that results may
             be shown in full.
@@ -49,15 +51,16 @@ class Site:
     patients: tuple[str, ...]
     state: Path
     key: Ed25519PrivateKey
+    limit: Budget
     simulated: bool
 
-    def ledger(self, limit: Budget) -> Ledger:
+    def ledger(self) -> Ledger:
         """Open the site's ledger.
 
         Raises:
             LedgerError: it is unreadable, edited or belongs to another key.
         """
-        return Ledger.open(self.state / "ledger.db", self.key, limit=limit)
+        return Ledger.open(self.state / "ledger.db", self.key, limit=self.limit)
 
     @property
     def identity(self) -> DatasetIdentity:
@@ -75,7 +78,7 @@ def open_site(node: Mapping[str, object], run_config: str) -> Site:
     partition, count = node.get("partition-id"), node.get("num-partitions")
     if not isinstance(partition, int) or not isinstance(count, int):
         raise DataError("the node's configuration names no site: expected partition-id and num-partitions")
-    return _simulated(run_config, partition, count, _state_dir(node, partition))
+    return _simulated(run_config, partition, count, _state_dir(node, partition), _limit(node))
 
 
 def _state_dir(node: Mapping[str, object], partition: int) -> Path:
@@ -86,8 +89,13 @@ def _state_dir(node: Mapping[str, object], partition: int) -> Path:
     return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{partition}"
 
 
+def _limit(node: Mapping[str, object]) -> Budget | None:
+    epsilon, delta = node.get("limit-epsilon"), node.get("limit-delta")
+    return Budget(epsilon, delta) if isinstance(epsilon, float) and isinstance(delta, float) else None
+
+
 @lru_cache(maxsize=64)
-def _simulated(run_config: str, partition: int, count: int, state: Path) -> Site:
+def _simulated(run_config: str, partition: int, count: int, state: Path, limit: Budget | None) -> Site:
     config = from_flat(flat_from_json(run_config))
     manifest = simulated_manifest(config)
     if count != len(manifest.sites):
@@ -95,7 +103,7 @@ def _simulated(run_config: str, partition: int, count: int, state: Path) -> Site
             f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "
             f"has {count} nodes. Start one node a site"
         )
-    return open_simulated(manifest.of_site(manifest.sites[partition]), config, state)
+    return open_simulated(manifest.of_site(manifest.sites[partition]), config, state, limit)
 
 
 def simulated_manifest(config: RunConfig) -> Manifest:
@@ -127,8 +135,8 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
     return patients
 
 
-def open_simulated(manifest: Manifest, config: RunConfig, state: Path) -> Site:
-    """Open one site of a simulation, whose records are `manifest`."""
+def open_simulated(manifest: Manifest, config: RunConfig, state: Path, limit: Budget | None = None) -> Site:
+    """Open one site of a simulation, whose records are `manifest`; by default the run's target is its limit."""
     state.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     train = ~held_out(manifest, config.data, config.training.seed)
@@ -138,5 +146,6 @@ def open_simulated(manifest: Manifest, config: RunConfig, state: Path) -> Site:
         patients=tuple(np.unique(manifest.records["patient"][train].to_numpy().astype(str))),
         state=state,
         key=load_or_create_key(state / "site.key"),
+        limit=limit or Budget(config.privacy.target_epsilon, config.privacy.delta),
         simulated=True,
     )

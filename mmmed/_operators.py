@@ -16,7 +16,9 @@ _SCHEMAS = {
     "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_library = torch.library.Library("torchvision", "FRAGMENT")  # kept alive: a dropped library undoes its schemas
+_library = torch.library.Library(
+    "torchvision", "FRAGMENT"
+)  # kept alive: a dropped library undoes its schemas
 
 for _name, _schema in _SCHEMAS.items():
     with contextlib.suppress(RuntimeError):  # the compiled torchvision loaded and defined it already

@@ -87,15 +87,11 @@ class Display:
 
 
 def _round_line(event: RoundFinished) -> str:
-    parts = []
-    for line in event.record["train"]:
-        if "refused" in line:
-            parts.append(f"{line['site']} refused ({line['refused']})")
-    aurocs = [
-        line["metrics"]["auroc"] for line in event.record["evaluate"] if "auroc" in line.get("metrics", {})
-    ]
-    if aurocs:
-        parts.insert(0, f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}")
+    evaluated = [line.get("metrics", {}) for line in event.record["evaluate"]]
+    aurocs = [metrics["auroc"] for metrics in evaluated if "auroc" in metrics]
+    refused = [line for line in event.record["train"] if "refused" in line]
+    parts = [f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}"] if aurocs else []
+    parts += [f"{line['site']} refused ({line['refused']})" for line in refused]
     if not event.record["changed"]:
         parts.append("too few good updates: the model did not change")
     return f"round {event.round}/{event.rounds}: {'; '.join(parts) or 'done'}"

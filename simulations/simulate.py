@@ -71,7 +71,9 @@ def _drive(
     run: RunFolder, manifest: Manifest, patients: dict[str, int], engine: str, workers: int | None
 ) -> None:
     states = {name: (run.path / "sites" / name).absolute() for name in manifest.sites}
-    nodes = [{"state-dir": str(state)} for state in states.values()]
+    privacy = run.config.privacy
+    limit = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
+    nodes = [{"state-dir": str(state), **limit} for state in states.values()]
     processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
     with Display(run.config, states) as display:
         if engine == "ray":

@@ -26,7 +26,7 @@ from mmmed.data.demo.phrases import (
 
 __all__ = ["Style", "public_text", "write_note"]
 
-_TILT = 2.5  # log-odds that a topic is present, per unit of evidence
+_TILT = 4.0  # log-odds that a topic is present, per unit of evidence
 _MENTIONED = {"narrative": 4, "templated": 6, "terse": 5}  # telling topics a note has
 _SLIPS = {"narrative": 0.01, "templated": 0.005, "terse": 0.03}  # misspelt words
 _PERSON = {"F": {"he": "She", "his": "her", "man": "woman"}, "M": {"he": "He", "his": "his", "man": "man"}}

@@ -91,7 +91,14 @@ def test_bad_tables_are_refused_with_the_place_and_the_mend(
 
 
 def test_patients_of_two_sites_may_be_left_out(tmp_path: Path) -> None:
-    extra = {"patient_id": "p3", "study_id": "s4", "site": "b", "image": "3.png", "text": "cough", "finding": 0}
+    extra = {
+        "patient_id": "p3",
+        "study_id": "s4",
+        "site": "b",
+        "image": "3.png",
+        "text": "cough",
+        "finding": 0,
+    }
     write(tmp_path, [*changed("patient_id", ["p1", "p2", "p1"]), extra])
     manifest = read(tmp_path, drop_shared_patients=True)
     assert list(manifest.records["patient"]) == ["p2", "p3"]

@@ -96,7 +96,9 @@ def test_training_learns() -> None:
     x = torch.randn(64)
     batch = batch_of(x.tolist(), (x > 0).long().tolist(), list(range(64)))
     before = F.softplus(-model.w * x.abs()).mean()
-    train(model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda _: batch)
+    train(
+        model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda _: batch
+    )
     assert F.softplus(-model.w * x.abs()).mean() < 0.6 * before
 
 

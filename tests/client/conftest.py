@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client.site import Site, open_simulated, simulated_manifest
+from mmmed.config import RunConfig
+from mmmed.data.demo import generate
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated hospitals of a few patients each."""
+    return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
+
+
+@pytest.fixture
+def configured(hospitals: Path) -> Callable[..., RunConfig]:
+    def build(**sections: Any) -> RunConfig:
+        tree: dict[str, dict[str, Any]] = {
+            "data": {"source": str(hospitals), "image_size": 32, "text_tokens": 16},
+            "model": {"image_width": 8, "fusion_dim": 16},
+            "training": {"batch_size": 8, "augment": False},
+            "privacy": {"delta": 1e-3},
+        }
+        for name, values in sections.items():
+            tree[name] = tree.get(name, {}) | values
+        return RunConfig.model_validate(tree)
+
+    return build
+
+
+@pytest.fixture
+def site(configured: Callable[..., RunConfig], tmp_path: Path) -> Site:
+    config = configured()
+    manifest = simulated_manifest(config)
+    return open_simulated(manifest.of_site(manifest.sites[0]), config, tmp_path / "state")

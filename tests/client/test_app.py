@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.task_identity import TaskIdentity
+
+from client.app import app
+from client.release import Refusal, refusal_reply
+from mmmed.config import RunConfig
+from mmmed.config.sources import to_json
+from mmmed.errors import DataError
+from mmmed.models import build_model, trainable_state
+
+Configured = Callable[..., RunConfig]
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
+
+
+def request(config: RunConfig, kind: str = MessageType.TRAIN, **changes: Any) -> Message:
+    arrays = {n: Array(v.numpy()) for n, v in trainable_state(build_model(config)).items()}
+    fields = {"server-round": 1, "run-id": "r", "run-config": to_json(config)} | changes
+    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(fields)})
+    return Message(content, dst_node_id=1, message_type=kind)
+
+
+def node(tmp_path: Path, **changes: Any) -> Context:
+    own = {"partition-id": 0, "num-partitions": 4, "state-dir": str(tmp_path / "state")} | changes
+    return Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
+
+
+def everything_in(reply: Message) -> str:
+    if reply.has_error():
+        return reply.error.reason
+    parts = [json.dumps(dict(r)) for r in reply.content.config_records.values()]
+    return " ".join([*parts, *(json.dumps(dict(r)) for r in reply.content.metric_records.values())])
+
+
+def test_a_training_reply_holds_the_update_and_public_facts_only(
+    tmp_path: Path, configured: Configured
+) -> None:
+    config = configured()
+    reply = app(request(config), node(tmp_path))
+    assert set(reply.content) == {"arrays", "metrics", "site"}
+    assert dict(reply.content["metrics"]) == {"weight": 1.0}
+    assert set(reply.content["site"]) == {
+        "name",
+        *(
+            f"privacy.{key}"
+            for key in ("epsilon", "planned_epsilon", "delta", "noise_multiplier", "sampling_rate")
+        ),
+        "privacy.steps",
+        "privacy.max_grad_norm",
+    }
+    model = trainable_state(build_model(config))
+    arrays = {name: array.numpy() for name, array in reply.content["arrays"].items()}
+    assert {n: a.shape for n, a in arrays.items()} == {n: tuple(v.shape) for n, v in model.items()}
+    assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in arrays.values())
+
+
+def test_a_simulated_site_shows_its_metrics(tmp_path: Path, configured: Configured) -> None:
+    reply = app(request(configured(), MessageType.EVALUATE), node(tmp_path))
+    assert set(reply.content["metrics"]) == {"weight", "auroc", "loss"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "own", "code"),
+    [
+        ({"privacy": {"delta": 0.5}}, {}, Refusal.PLAN),
+        ({"training": {"batch_size": 5000}}, {}, Refusal.PLAN),
+        ({"task": {"label": "no_such"}}, {}, Refusal.DATA),
+        ({"data": {"source": "/nowhere"}}, {}, Refusal.DATA),
+        ({}, {"num-partitions": 3}, Refusal.DATA),
+        ({}, {"partition-id": "zero"}, Refusal.DATA),
+        ({"model": {"text": "/no/model"}}, {}, Refusal.MODEL),
+    ],
+)
+def test_what_the_site_cannot_do_it_refuses_with_a_code(
+    tmp_path: Path, configured: Configured, sections: dict[str, Any], own: dict[str, Any], code: Refusal
+) -> None:
+    asked = to_json(configured(**sections))
+    for kind in (MessageType.TRAIN, MessageType.EVALUATE):
+        reply = app(request(configured(), kind, **{"run-config": asked}), node(tmp_path, **own))
+        if kind == MessageType.EVALUATE and code == Refusal.PLAN:
+            continue  # evaluating spends nothing at a simulated site
+        assert reply.has_error() and reply.error.reason == code
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"privacy.sigma": 0}', '{"privacy.target_epsilon": "lots"}'])
+def test_a_malformed_request_is_refused(tmp_path: Path, configured: Configured, text: str) -> None:
+    reply = app(request(configured(), **{"run-config": text}), node(tmp_path))
+    assert reply.has_error() and reply.error.reason == Refusal.REQUEST
+
+
+def test_an_error_text_stays_at_the_site(caplog: pytest.LogCaptureFixture, configured: Configured) -> None:
+    message = request(configured())
+    with caplog.at_level(logging.ERROR):
+        reply = refusal_reply(message, DataError("row 3 of SMITH^JOHN"))
+        other = refusal_reply(message, ZeroDivisionError("SMITH^JOHN"))
+    assert everything_in(reply) == "data-unusable"
+    assert everything_in(other) == "failed"
+    assert "SMITH" in caplog.text  # the site's own log says why
+
+
+def test_a_released_parameter_is_float32_on_the_cpu(configured: Configured) -> None:
+    from client.release import training_reply
+
+    reply = training_reply(request(configured()), "a", {"w": torch.ones(2, dtype=torch.float64)}, None)
+    assert reply.content["arrays"]["w"].numpy().dtype == np.float32  # type: ignore[index, call-overload]
+    assert dict(reply.content["site"]) == {"name": "a"}  # type: ignore[arg-type]
