@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.release import evaluation_reply, refusal_reply, training_reply
+from client.log import record_refusal
+from client.release import evaluation_reply, refusal_code, refusal_reply, training_reply
 from client.rounds import Parameters, evaluate_round, train_round
-from client.site import Site, open_site
+from client.site import Site, open_site, state_dir
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError
@@ -19,30 +22,41 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train one round privately, or refuse with a code."""
-    try:
+
+    def answer() -> Message:
         site, config, arrays = _read(message, context)
-        request = message.content["config"]
-        run_id, server_round = str(request["run-id"]), int(request["server-round"])  # type: ignore[index, arg-type]
+        request = message.content.config_records["config"]
+        run_id, server_round = str(request["run-id"]), int(str(request["server-round"]))
         parameters, spending = train_round(site, config, run_id, server_round, arrays)
         return training_reply(message, site.name, parameters, spending)
-    except Exception as error:  # an exception's text may hold a name: only its code leaves
-        return refusal_reply(message, error)
+
+    return _or_refuse(message, context, answer)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on held-out records; what is told of it is for `client.release` to decide."""
-    try:
+
+    def answer() -> Message:
         site, config, arrays = _read(message, context)
         metrics = evaluate_round(site, config, arrays) if site.simulated else {}
         return evaluation_reply(message, site.name, metrics, simulated=site.simulated)
-    except Exception as error:  # as above
-        return refusal_reply(message, error)
+
+    return _or_refuse(message, context, answer)
+
+
+def _or_refuse(message: Message, context: Context, answer: Callable[[], Message]) -> Message:
+    try:
+        return answer()
+    except Exception as error:  # its text may hold a name: it goes to the site's log, and only a code leaves
+        code = refusal_code(error)
+        record_refusal(state_dir(context.node_config), code, error)
+        return refusal_reply(message, code)
 
 
 def _read(message: Message, context: Context) -> tuple[Site, RunConfig, Parameters]:
     try:
-        text = str(message.content["config"]["run-config"])  # type: ignore[index, call-overload]
+        text = str(message.content.config_records["config"]["run-config"])
         arrays = {
             name: torch.from_numpy(array.numpy().copy())
             for name, array in message.content.array_records["arrays"].items()

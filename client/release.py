@@ -8,7 +8,6 @@ text may carry a name.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,9 +17,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from mmmed.errors import ConfigError, DataError, ModelError
-from privacy.errors import BudgetExceeded, LedgerError, PlanError, PrivacyError
-
-logger = logging.getLogger(__name__)
+from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
 
 SITE_ERROR = 400  # Flower's codes end well below; a reply with it carries one of `Refusal` as its reason
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
@@ -36,6 +33,16 @@ class Refusal(StrEnum):
     MODEL = "model-refused"
     REQUEST = "request-invalid"
     FAILED = "failed"
+
+
+_CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
+    (BudgetExceeded, Refusal.BUDGET),
+    (LedgerError, Refusal.LEDGER),
+    (PrivacyError, Refusal.PLAN),
+    (DataError, Refusal.DATA),
+    (ModelError, Refusal.MODEL),
+    (ConfigError, Refusal.REQUEST),
+)
 
 
 @dataclass(frozen=True)
@@ -81,23 +88,14 @@ def evaluation_reply(
     return Message(content=content, reply_to=request)
 
 
-def refusal_reply(request: Message, error: Exception) -> Message:
-    """The reply when the site does not comply: a code. The details go to the site's own log."""
-    code = _code(error)
-    logger.error("refused (%s): %s: %s", code, type(error).__name__, error)
+def refusal_reply(request: Message, code: Refusal) -> Message:
+    """The reply when the site does not comply: a code and nothing else."""
     return Message(Error(SITE_ERROR, code.value), reply_to=request)
 
 
-def _code(error: Exception) -> Refusal:
-    for kind, code in (
-        (BudgetExceeded, Refusal.BUDGET),
-        (LedgerError, Refusal.LEDGER),
-        (PlanError, Refusal.PLAN),
-        (PrivacyError, Refusal.PLAN),
-        (DataError, Refusal.DATA),
-        (ModelError, Refusal.MODEL),
-        (ConfigError, Refusal.REQUEST),
-    ):
+def refusal_code(error: Exception) -> Refusal:
+    """What others may know of an error."""
+    for kind, code in _CODES:
         if isinstance(error, kind):
             return code
     return Refusal.FAILED

@@ -78,15 +78,16 @@ def open_site(node: Mapping[str, object], run_config: str) -> Site:
     partition, count = node.get("partition-id"), node.get("num-partitions")
     if not isinstance(partition, int) or not isinstance(count, int):
         raise DataError("the node's configuration names no site: expected partition-id and num-partitions")
-    return _simulated(run_config, partition, count, _state_dir(node, partition), _limit(node))
+    return _simulated(run_config, partition, count, state_dir(node), _limit(node))
 
 
-def _state_dir(node: Mapping[str, object], partition: int) -> Path:
+def state_dir(node: Mapping[str, object]) -> Path:
+    """Where the node's site keeps its state: its own ``state-dir``, else below `$MMMED_STATE_DIR` or the home."""
     own = node.get("state-dir")
     if isinstance(own, str) and own:
         return Path(own)
     root = os.environ.get(STATE_DIR)
-    return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{partition}"
+    return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{node.get('partition-id')}"
 
 
 def _limit(node: Mapping[str, object]) -> Budget | None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from client.log import refusals
 from client.progress import Progress as SiteProgress
 from mmmed.config import RunConfig
 from mmmed.inference.evaluate import Evaluation
@@ -38,6 +39,7 @@ class Display:
         self._rounds = self._progress.add_task("rounds", total=config.federation.rounds, note="")
         self._sites: dict[str, TaskID] = {}
         self._round = 0
+        self._told = {name: len(refusals(state)) for name, state in states.items()}  # of an earlier start
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
@@ -75,6 +77,17 @@ class Display:
             case RoundFinished():
                 self._progress.update(self._rounds, completed=event.round, note="")
                 self._progress.console.print(_round_line(event))
+                self._tell_refusals()
+
+    def _tell_refusals(self) -> None:
+        """Why sites refused, from their own logs: a researcher's simulation may read them."""
+        for name, state in self._states.items():
+            told = refusals(state)
+            for line in dict.fromkeys(told[self._told.get(name, 0) :]):
+                self._progress.console.print(
+                    f"  {name}: {line.split(' ', 2)[-1]}", style="red", highlight=False
+                )
+            self._told[name] = len(told)
 
     def _watch(self) -> None:
         while not self._stop.wait(_REFRESH):
@@ -89,9 +102,9 @@ class Display:
 def _round_line(event: RoundFinished) -> str:
     evaluated = [line.get("metrics", {}) for line in event.record["evaluate"]]
     aurocs = [metrics["auroc"] for metrics in evaluated if "auroc" in metrics]
-    refused = [line for line in event.record["train"] if "refused" in line]
+    refused = sum("refused" in line for line in event.record["train"])
     parts = [f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}"] if aurocs else []
-    parts += [f"{line['site']} refused ({line['refused']})" for line in refused]
+    parts += [f"{refused} site(s) refused"] if refused else []
     if not event.record["changed"]:
         parts.append("too few good updates: the model did not change")
     return f"round {event.round}/{event.rounds}: {'; '.join(parts) or 'done'}"

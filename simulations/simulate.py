@@ -81,6 +81,11 @@ def _drive(
         else:
             with InProcessGrid(CLIENT_APP, nodes, workers=processes) as grid:
                 federate(grid, run, display)
+    if not any(record["changed"] for record in run.rounds()):
+        raise RunError(
+            f"{run.path}: no round had the good updates of federation.min_sites = {run.config.federation.min_sites} "
+            "sites, so nothing was learnt. The sites' logs (sites/*/site.log) say why"
+        )
     evaluation = _evaluate(run.model, run.config, manifest.root)
     write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
     show_results(run, evaluation, patients)

@@ -121,7 +121,9 @@ class PrivacyConfig(_Section):
     clipping: Literal["flat", "automatic"] = Field(
         "flat", description="min(1, C/|g|), or AUTO-S C/(|g| + 0.01)"
     )
-    engine: Literal["hooks", "ghost", "bookkeeping"] = Field("hooks", description="how gradients are clipped")
+    engine: Literal["bookkeeping", "hooks", "ghost"] = Field(
+        "bookkeeping", description="how gradients are clipped"
+    )
 
 
 class FederationConfig(_Section):

@@ -39,8 +39,13 @@ class ImageEncoder(nn.Module):
 
 
 def _group_norm_throughout(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm: MONAI's ResNet passes its `norm` argument to the first layer only."""
+    """Replace every BatchNorm, and let no activation overwrite its input, which per-record hooks still need.
+
+    MONAI's ResNet passes its `norm` and `act` arguments to the first layer only.
+    """
     for name, child in module.named_children():
+        if isinstance(child, nn.ReLU):
+            child.inplace = False
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(module, name, nn.GroupNorm(NORM_GROUPS, child.num_features))
         else:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app
-from client.release import Refusal, refusal_reply
+from client.log import refusals
+from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
-from mmmed.errors import DataError
 from mmmed.models import build_model, trainable_state
 
 Configured = Callable[..., RunConfig]
@@ -99,14 +98,19 @@ def test_a_malformed_request_is_refused(tmp_path: Path, configured: Configured, 
     assert reply.has_error() and reply.error.reason == Refusal.REQUEST
 
 
-def test_an_error_text_stays_at_the_site(caplog: pytest.LogCaptureFixture, configured: Configured) -> None:
-    message = request(configured())
-    with caplog.at_level(logging.ERROR):
-        reply = refusal_reply(message, DataError("row 3 of SMITH^JOHN"))
-        other = refusal_reply(message, ZeroDivisionError("SMITH^JOHN"))
-    assert everything_in(reply) == "data-unusable"
-    assert everything_in(other) == "failed"
-    assert "SMITH" in caplog.text  # the site's own log says why
+def test_why_a_site_refused_stays_in_its_own_log(
+    tmp_path: Path, configured: Configured, hospitals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("SMITH^JOHN\nleft lung")
+
+    monkeypatch.setattr("client.app.train_round", fail)
+    reply = app(request(configured()), node(tmp_path))
+    assert everything_in(reply) == "failed"
+    app(request(configured(), **{"run-config": "{"}), node(tmp_path))
+    first, second = refusals(tmp_path / "state")
+    assert "failed ZeroDivisionError: SMITH^JOHN left lung" in first
+    assert "request-invalid ConfigError" in second
 
 
 def test_a_released_parameter_is_float32_on_the_cpu(configured: Configured) -> None:

@@ -127,6 +127,25 @@ def test_an_interrupted_round_is_charged_for_the_steps_it_took(
     assert sum(event.steps for event in charged(site)) == 3
 
 
+@pytest.mark.parametrize("engine", ["bookkeeping", "hooks"])
+@pytest.mark.parametrize("image", ["resnet18", "densenet121", "efficientnet-b0"])
+def test_every_image_encoder_trains_privately(
+    site: Site, configured: Configured, engine: str, image: str
+) -> None:
+    config = configured(
+        model={"image": image},
+        privacy={"engine": engine},
+        training={"batch_size": 2, "local_epochs": 0.05},
+        federation={"rounds": 1},
+    )
+    start = initial(config)
+    end, spending = train_round(site, config, "r", 1, start)
+    assert spending is not None and spending.steps == 1
+    assert all(
+        torch.isfinite(value).all() and not torch.equal(value, start[name]) for name, value in end.items()
+    )
+
+
 def test_without_privacy_a_round_repeats_and_learns(site: Site, configured: Configured) -> None:
     config = configured(privacy={"enabled": False}, training={"local_epochs": 3.0})
     start = initial(config)
