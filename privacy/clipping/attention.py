@@ -14,7 +14,7 @@ from privacy.clipping.linear import Product, tracked_linear
 from privacy.clipping.operators import autocast, rule
 from privacy.clipping.parameter import Direct
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, wide
+from privacy.clipping.use import Cost, Use, owned, wide
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ class _Packed(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         weights = weight.to(query.dtype).chunk(3)
         biases = [None] * 3 if bias is None else bias.to(query.dtype).chunk(3)
-        return tuple(F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return tuple(
+            owned(F.linear(x, w, b)) for x, w, b in zip((query, key, value), weights, biases, strict=True)
+        )
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

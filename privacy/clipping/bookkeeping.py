@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.autograd.graph import _engine_run_backward
 
 from privacy.clipping import attention, conv, embedding, linear, norm, parameter  # noqa: F401  (their rules)
 from privacy.clipping.book import Book
@@ -41,7 +42,7 @@ class BookkeepingEngine:
         self._clear()
         try:
             with Tracking(book):
-                weighted_losses(record_losses, units).sum().backward()
+                _backward(weighted_losses(record_losses, units).sum())
             stray = [name for name, p in self._parameters.items() if p.grad is not None]
         finally:
             self._clear()
@@ -59,3 +60,10 @@ class BookkeepingEngine:
     def _clear(self) -> None:
         for p in self._parameters.values():
             p.grad = None
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """`loss.backward()` with the tracking mode left on, for checkpointed blocks: the public call suspends it."""
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )

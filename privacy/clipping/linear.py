@@ -13,7 +13,7 @@ from privacy.clipping.book import Book
 from privacy.clipping.operators import autocast, rule
 from privacy.clipping.parameter import Direct
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, scaled, squared_norms, wide
+from privacy.clipping.use import Cost, Use, owned, scaled, squared_norms, wide
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class _Linear(torch.autograd.Function):
         ctx.weight, ctx.bias, ctx.book, ctx.transposed = weight, bias, book, transposed
         ctx.save_for_backward(x if book.wants(weight) else None)
         weight = weight.to(x.dtype)
-        return F.linear(x, weight.t() if transposed else weight, None if bias is None else bias.to(x.dtype))
+        weight = weight.t() if transposed else weight
+        return owned(F.linear(x, weight, None if bias is None else bias.to(x.dtype)))
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

@@ -23,7 +23,7 @@ class Direct(Use):
     gradient: torch.Tensor
 
     def per_unit(self, units: Units) -> torch.Tensor:
-        return units.sum(self.gradient.flatten(1))
+        return units.sum(self.gradient.reshape(units.records, -1))
 
     def weighted(self, factors: torch.Tensor) -> torch.Tensor:
         return scaled(self.gradient, factors).sum(0)

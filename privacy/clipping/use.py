@@ -78,6 +78,12 @@ def scaled(tensor: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return tensor * factors.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
 
 
+def owned(output: torch.Tensor) -> torch.Tensor:
+    """The output of an autograd function as no view of anything, so that a model may change it in place."""
+    out: torch.Tensor = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
+    return out
+
+
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
     """Squared norm of each row of [P, ...], in float32 at least.
 

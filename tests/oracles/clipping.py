@@ -28,14 +28,14 @@ def clipped_sum(
     """`record_loss(model, r)` is the scalar loss of record r computed on that record alone."""
     model = copy.deepcopy(model).double()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
+    sums = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
     norms, factors = [], []
     for unit in units.unique().tolist():
         records = [r for r in range(len(units)) if units[r] == unit]
         model.zero_grad()
         for r in records:
             (record_loss(model, r) / len(records)).backward()
-        gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in parameters.items()}
+        gradient = {n: torch.zeros_like(p.detach()) if p.grad is None else p.grad for n, p in parameters.items()}
         norm = sum(g.square().sum() for g in gradient.values()).sqrt()
         if clipping == "automatic":
             factor = max_grad_norm / (norm + 0.01)

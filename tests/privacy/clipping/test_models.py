@@ -1,0 +1,240 @@
+"""The architectures that the project trains, small, built from configuration, against the definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from monai.networks.blocks import Convolution, ResidualUnit
+from monai.networks.nets import DenseNet, DenseNet121, EfficientNetBN, ResNet
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    RobertaConfig,
+    RobertaModel,
+    ViTConfig,
+    ViTModel,
+)
+
+from mmmed.config import RunConfig
+from mmmed.data.batch import Batch
+from mmmed.models import build_model
+from privacy.clipping.bookkeeping import BookkeepingEngine
+from privacy.clipping.units import Units
+from tests.privacy.clipping.agreement import check
+
+R = 3
+UNITS = {"records": torch.arange(R), "patients": torch.tensor([1, 0, 1])}
+GROUP_NORM = ("group", {"num_groups": 2})
+IDS = torch.tensor([[5, 6, 7, 0, 0], [8, 5, 5, 9, 3], [4, 4, 2, 1, 0]])
+TEXT = {
+    "vocab_size": 12,
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 10,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+def images(size: int, channels: int = 1, dimensions: int = 2) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(R, channels, *[size] * dimensions, generator=generator, dtype=torch.float64)
+
+
+def resnet18() -> nn.Module:
+    return ResNet(
+        "basic",
+        [2, 2, 2, 2],
+        [4, 8, 8, 16],
+        spatial_dims=2,
+        n_input_channels=1,
+        num_classes=3,
+        norm=GROUP_NORM,
+    )
+
+
+def grouped(model: nn.Module) -> nn.Module:
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(model, name, nn.GroupNorm(2, child.num_features))
+        else:
+            grouped(child)
+    return model
+
+
+def unet_encoder_3d() -> nn.Module:
+    return nn.Sequential(
+        ResidualUnit(3, 1, 4, strides=2, norm="INSTANCE", subunits=2),
+        ResidualUnit(3, 4, 6, strides=2, norm=("INSTANCE", {"affine": True}), act="PRELU"),
+        Convolution(3, 6, 6, conv_only=True),
+    )
+
+
+IMAGE_MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
+    "ResNet18": (lambda: grouped(resnet18()), images(24)),
+    "DenseNet121": (
+        lambda: DenseNet121(2, 1, 3, init_features=8, growth_rate=4, bn_size=2, norm=GROUP_NORM),
+        images(32),
+    ),
+    "DenseNet 3D": (
+        lambda: DenseNet(
+            3, 1, 2, init_features=4, growth_rate=2, block_config=(2, 2), bn_size=2, norm=GROUP_NORM
+        ),
+        images(9, dimensions=3),
+    ),
+    "EfficientNet-B0": (
+        lambda: EfficientNetBN(
+            "efficientnet-b0", pretrained=False, in_channels=1, num_classes=3, norm=GROUP_NORM
+        ),
+        images(32),
+    ),
+    "ViT": (
+        lambda: ViTModel(
+            ViTConfig(
+                hidden_size=8,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=12,
+                image_size=12,
+                patch_size=6,
+                num_channels=1,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+            )
+        ),
+        images(12),
+    ),
+}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_image_models(name: str, unit: str) -> None:
+    torch.manual_seed(0)
+    build, pixels = IMAGE_MODELS[name]
+    model = build().eval()  # EfficientNet's drop-connect is random in training
+
+    def call(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        out = m(x)
+        return out if isinstance(out, torch.Tensor) else out.last_hidden_state
+
+    check(model, (pixels,), UNITS[unit], call=call)
+
+
+TEXT_MODELS: dict[str, Callable[[], nn.Module]] = {
+    "BERT": lambda: BertModel(BertConfig(**TEXT)),
+    "RoBERTa": lambda: RobertaModel(RobertaConfig(**TEXT, pad_token_id=0)),
+    "DistilBERT": lambda: DistilBertModel(
+        DistilBertConfig(
+            vocab_size=12, dim=8, n_layers=2, n_heads=2, hidden_dim=12, max_position_embeddings=10, dropout=0.0,
+            attention_dropout=0.0,
+        )
+    ),
+    "GPT-2 with its tied head": lambda: GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=12, n_embd=8, n_layer=2, n_head=2, n_positions=10, resid_pdrop=0.0, embd_pdrop=0.0,
+            attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
+        )
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_text_models(name: str, unit: str, kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+
+    def call(m: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        out = m(input_ids=ids, attention_mask=(ids > 0).long())
+        return out.logits if hasattr(out, "logits") else out.last_hidden_state
+
+    check(TEXT_MODELS[name](), (IDS,), UNITS[unit], dtype=kind, call=call)
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**TEXT)).double().train()
+    results = []
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        results.append(
+            BookkeepingEngine(model).clipped(
+                lambda: model(input_ids=IDS).last_hidden_state.square().sum((1, 2)),
+                Units.of(UNITS["patients"]),
+                torch.ones_like,
+            )
+        )
+    assert torch.allclose(results[0].norms, results[1].norms, rtol=1e-12)
+    for name, value in results[0].sums.items():
+        assert torch.allclose(value, results[1].sums[name], rtol=1e-9, atol=1e-12), name
+
+
+def test_checkpointed_blocks_against_the_definition() -> None:
+    torch.manual_seed(0)
+    model = nn.ModuleList([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))])
+
+    def call(m: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
+        return checkpoint(m[1], m[0](x), use_reentrant=False)  # type: ignore[no-any-return]
+
+    check(model, (images(4)[:, 0],), UNITS["patients"], call=call)
+
+
+@pytest.mark.parametrize("trainable", ["full", "norm-bias", "fusion-head"])
+def test_the_fusion_model(trainable: str) -> None:
+    config = RunConfig.model_validate(
+        {
+            "model": {"image_width": 8, "fusion_dim": 16, "fusion_heads": 2, "trainable": trainable},
+            "data": {"image_size": 32, "text_tokens": 8},
+        }
+    )
+    batch = Batch(
+        image=images(32).clamp(0, 1),
+        has_image=torch.tensor([True, False, True]),
+        tokens=torch.randint(1, 20, (R, 8), generator=torch.Generator().manual_seed(3)),
+        token_mask=torch.ones(R, 8, dtype=torch.bool),
+        has_text=torch.tensor([True, True, False]),
+        label=torch.tensor([0, 1, 1]),
+        unit=UNITS["patients"],
+    )
+
+    def call(m: nn.Module, *values: torch.Tensor) -> torch.Tensor:
+        return m(Batch(*values))
+
+    check(build_model(config).train(), tuple(vars(batch).values()), batch.unit, call=call)
+
+
+def test_autocast_stays_close_and_bounds_what_it_releases() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 4)).train()
+    inputs = torch.randn(8, 5, 16)
+
+    def losses() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(inputs).float().square().sum((1, 2))
+
+    engine, units = BookkeepingEngine(model), Units.of(torch.arange(8))
+    low = engine.clipped(losses, units, torch.ones_like)
+    full = engine.clipped(lambda: model(inputs).square().sum((1, 2)), units, torch.ones_like)
+    assert all(value.dtype == torch.float32 for value in low.sums.values())
+    assert torch.allclose(low.norms, full.norms, rtol=3e-2)
+    assert not torch.equal(low.norms, full.norms)
+    for record in range(8):  # what one record adds has exactly the norm that was booked for it
+
+        def only(norms: torch.Tensor, record: int = record) -> torch.Tensor:
+            return torch.nn.functional.one_hot(torch.tensor(record), len(norms)).to(norms.dtype) / norms
+
+        part = engine.clipped(losses, units, only)
+        released = torch.cat([value.flatten() for value in part.sums.values()]).norm()
+        assert float(released) == pytest.approx(1.0, rel=1e-5)
