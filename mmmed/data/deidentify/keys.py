@@ -1,0 +1,66 @@
+"""One secret of the site from which all pseudonyms, new UIDs and date shifts are derived.
+
+The same input gives the same output for as long as the site keeps its key, so that a patient is found again
+in every source and on every run; without the key the output tells nothing (HMAC-SHA-256, RFC 2104).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from pathlib import Path
+
+from mmmed.errors import DataError
+
+_KEY_BYTES = 32
+_SHIFT_DAYS = (30, 3650)
+
+
+class SiteKey:
+    """The site's secret; it never leaves the site and is part of no data set."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < _KEY_BYTES:
+            raise DataError(f"site key: {len(secret)} bytes; expected at least {_KEY_BYTES} random bytes")
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "SiteKey(...)"
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> SiteKey:
+        """Read the key file, or make one that only its owner can read."""
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass
+        except OSError as error:
+            raise DataError(f"{path}: the site key cannot be written ({error.strerror})") from error
+        else:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(_KEY_BYTES))
+        try:
+            return cls(bytes.fromhex(path.read_text().strip()))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: not a site key; expected {2 * _KEY_BYTES} hexadecimal digits. Restore it from your "
+                "backup: another key gives every patient another pseudonym"
+            ) from error
+
+    def pseudonym(self, kind: str, value: str) -> str:
+        """80 bits in hexadecimal that stand for ``value``; ``kind`` keeps patients, studies and files apart."""
+        return self._digest(kind, value)[:10].hex()
+
+    def uid(self, uid: str) -> str:
+        """A DICOM UID of the UUID-derived form (PS3.5 section B.2) that stands for ``uid``."""
+        return f"2.25.{int.from_bytes(self._digest('uid', uid)[:16], 'big')}"
+
+    def shift_days(self, patient: str) -> int:
+        """Days, negative, by which all dates of a patient are moved: intervals within the patient are kept."""
+        low, high = _SHIFT_DAYS
+        return -(low + int.from_bytes(self._digest("days", patient)[:8], "big") % (high - low + 1))
+
+    def _digest(self, kind: str, value: str) -> bytes:
+        return hmac.digest(self._secret, f"{kind}\0{value}".encode(), hashlib.sha256)

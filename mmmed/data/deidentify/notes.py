@@ -1,0 +1,188 @@
+"""Identifiers in free text replaced by what they were: ``[NAME]``, ``[DATE]``, ``[ID]`` ...
+
+First what is known of the patient (header, table) in every common spelling, then patterns for the
+identifiers of HIPAA Safe Harbor (45 CFR 164.514(b)(2)(i)) that have a form: dates, telephone, e-mail, numbers
+after words such as "MRN", addresses, web addresses, ages over 89, and names after a title or a word such as
+"Patient:". A name that is neither known nor introduced by such a word is not found: no language model runs
+here. English and German.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+_TITLES = (
+    r"Dr|Prof|Mr|Mrs|Ms|Miss|Mister|Herr|Herrn|Frau|Fr|Hr|Sr|Sra|Mme|OA|OÄ|CA|Doctor|Nurse|Schwester|Pfleger"
+)
+_INTRODUCTIONS = (
+    r"Patient(?:in)?(?:\s+name)?\s*:|Name\s*:|Nachname\s*:|Vorname\s*:|Dictated by|Signed by|Reported by|"
+    r"Read by|Referred by|Attending\s*:|Radiologist\s*:|Physician\s*:|Arzt\s*:|Ärztin\s*:|Befundet von|"
+    r"Diktiert von|Dear|Sehr geehrte[rn]?|Discussed with|Called to|Mother\s*:|Father\s*:|"
+    r"Wife\s*:|Husband\s*:|Daughter\s*:|Son\s*:"
+)
+_CAPITALISED = r"(?:[A-ZÄÖÜÀ-Þ][\w'’-]{1,40}|[A-Z]\.)"
+_FULL_NAME = rf"{_CAPITALISED}(?:,?[ -]{_CAPITALISED}){{0,2}}"
+_MONTHS = (
+    r"Jan(?:uary|uar)?|Jän(?:ner)?|Feb(?:ruary|ruar)?|Mar(?:ch)?|März|Mrz|Apr(?:il)?|May|Mai|June?|Juni|July?|Juli|"
+    r"Aug(?:ust)?|Sept?(?:ember)?|O[ck]t(?:ober)?|Nov(?:ember)?|De[cz](?:ember)?"
+)
+_NUMBER_WORDS = (
+    r"MRN|PID|patient\s*(?:id|no|number|nr)|record\s*(?:no|number|#)|account|acct|acc(?:ession)?(?:\s*(?:no|number|#))?|"
+    r"case\s*(?:no|number)|Fall(?:nummer|-?Nr)|Pat(?:ienten)?-?(?:ID|Nr)|policy|insurance|member|Versicherten(?:nummer|-?Nr)|"
+    r"licen[cs]e|certificate|passport|serial|S/N|SN|device\s*(?:id|no)|lot|VIN|plate|Kennzeichen|study\s*id|order"
+)
+_RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
+    ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
+    ("URL", re.compile(r"(?:https?://|ftp://|www\.)\S+", re.I)),
+    ("IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")),
+    ("SSN", re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)")),
+    (
+        "DATE",
+        re.compile(
+            r"(?<![\d.])(?:\d{1,2}([./-])\s?\d{1,2}\1\s?(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}|"
+            r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(?!\d|\.\d)"
+            rf"|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s*(?:of\s+)?(?:{_MONTHS})\b\.?(?:,?\s*(?:'?\d{{4}}|'\d{{2}}))?"
+            rf"|\b(?:{_MONTHS})\b\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\s*(?:19|20)\d{{2}})?"
+            rf"|\b(?:{_MONTHS})\b\.?,?\s+(?:19|20)\d{{2}}\b",
+            re.I,
+        ),
+    ),
+    ("DATE", re.compile(r"(?<=\bborn )(?:in )?(?:19|20)\d{2}\b|(?<=\bgeb\. )(?:19|20)\d{2}\b", re.I)),
+    (
+        "ID",
+        re.compile(
+            rf"(?<=\b)(?:{_NUMBER_WORDS})\b\s*(?:[:#.=]|is|Nr\.?|no\.?)?\s*(?=[\w/-]{{0,20}}\d)([\w][\w/-]{{2,}})", re.I
+        ),
+    ),
+    (
+        "PHONE",
+        re.compile(
+            r"(?<![\w.])(?:(?:\+|00)\d{1,3}[\s./-]?)?(?:\(0?\d{2,5}\)|0\d{2,5}|\d{3})[\s./-]\s?\d{3,4}(?:[\s./-]?\d{2,5}){1,2}(?![\w.])"
+            r"|(?:\b(?:tel|phone|fax|pager|telefon|mobile?|handy)\b\.?\s*[:#]?\s*)([+\d(][\d\s()./-]{4,}\d)",
+            re.I,
+        ),
+    ),
+    (
+        "ADDRESS",
+        re.compile(
+            r"\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
+            r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|damm)\s+\d{1,4}\s?[a-z]?\b"
+            r"|\b(?:D-)?\d{5}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[\s-][A-ZÄÖÜ][a-zäöüß]+)?\b"
+            r"|\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b"
+        ),
+    ),
+    ("AGE", re.compile(r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?|yrs?|y/?o|year-old|jähr|Jahre)\b|-jähr)", re.I)),
+    ("NAME", re.compile(rf"\b(?:{_TITLES})\b\.?\s+(?:(?:med|Dr|Prof|habil|univ)\.?\s+)*({_FULL_NAME})")),
+    ("NAME", re.compile(rf"\b(?:{_INTRODUCTIONS})\s*({_FULL_NAME})")),
+    ("PLACE", re.compile(r"\b(?:[A-Z][\w'.-]{0,40}\s{1,3}){1,3}(?:Hospital|Medical Cent(?:er|re)|Clinic)\b"
+        r"|\b(?:Klinikum|Krankenhaus|Universitätsklinikum)\s+[A-ZÄÖÜ][\w-]+")),
+    ("ID", re.compile(r"(?<![\w.,])(?=[A-Z]*\d)(?:[A-Z]{0,4}-?\d{6,})(?![\w]|[.,]\d)")),
+)  # fmt: skip
+
+_SPELLINGS = {
+    "ä": "(?:ä|ae|a)",
+    "ö": "(?:ö|oe|o)",
+    "ü": "(?:ü|ue|u)",
+    "ß": "(?:ß|ss)",
+    "ø": "(?:ø|oe|o)",
+    "å": "(?:å|aa|a)",
+}
+_SEPARATORS = " -'’.,^"
+
+
+@dataclass(frozen=True)
+class Scrubbed:
+    """A note without identifiers, and how many spans of which kind were replaced."""
+
+    text: str
+    counts: Counter[str]
+
+
+class Scrubber:
+    """Replaces the identifiers of one patient, and everything that looks like an identifier."""
+
+    def __init__(
+        self, *, names: Iterable[str] = (), ids: Iterable[str] = (), dates: Iterable[str] = ()
+    ) -> None:
+        """Known identifiers: names as DICOM or people write them, ids, and dates as YYYYMMDD or YYYY-MM-DD."""
+        known: list[tuple[str, str]] = [("ID", pattern) for value in ids if (pattern := _id_pattern(value))]
+        known += [("DATE", pattern) for value in dates if (pattern := _date_pattern(value))]
+        known += [("NAME", pattern) for value in names for pattern in _name_patterns(value)]
+        known.sort(key=lambda entry: -len(entry[1]))
+        self._known = [(kind, re.compile(pattern, re.I)) for kind, pattern in dict.fromkeys(known)]
+
+    def scrub(self, text: str) -> Scrubbed:
+        """Replace every identifier in ``text`` by its kind in brackets."""
+        counts: Counter[str] = Counter()
+        text = unicodedata.normalize("NFC", text)
+        for kind, pattern in (*self._known, *_RECOGNISERS):
+            text = pattern.sub(_replacement(kind, counts), text)
+        return Scrubbed(re.sub(r"\[NAME\](?:[\s,.-]*\[NAME\])+", "[NAME]", text), counts)
+
+
+def _replacement(kind: str, counts: Counter[str]) -> Callable[[re.Match[str]], str]:
+    """Replace the last group that took part, which leaves the word that introduced it; else the whole match."""
+
+    def replace(match: re.Match[str]) -> str:
+        counts[kind] += 1
+        group = match.lastindex if kind in ("ID", "NAME", "PHONE") and match.lastindex else 0
+        start, end = (edge - match.start() for edge in match.span(group))
+        return f"{match[0][:start]}[{kind}]{match[0][end:]}"
+
+    return replace
+
+
+def _name_patterns(name: str) -> list[str]:
+    """The whole name in either order with any separators, and each of its parts with an initial before it."""
+    parts = [part for part in re.split(r"[\^=,\s]+", name.strip()) if part]
+    parts += [
+        piece for part in parts for piece in re.split(r"[-'’]", part) if piece != part and len(piece) >= 3
+    ]
+    long = [
+        part
+        for part in parts
+        if len(part.strip(".")) >= 2 and not re.fullmatch(rf"(?:{_TITLES})\.?", part, re.I)
+    ]
+    return [rf"(?<!\w)(?:[A-Z]\.\s?)?{_letters(part)}(?:['’]s|s)?(?!\w)" for part in long]
+
+
+def _letters(word: str) -> str:
+    """A pattern for a word however its umlauts, accents, hyphens and apostrophes are written."""
+    out = []
+    for character in unicodedata.normalize("NFC", word.lower()):
+        bare = unicodedata.normalize("NFD", character)[0]
+        if character in _SEPARATORS:
+            out.append(r"[\s'’.-]?")
+        elif character in _SPELLINGS:
+            out.append(_SPELLINGS[character])
+        else:
+            out.append(
+                f"[{re.escape(character)}{re.escape(bare)}]" if bare != character else re.escape(character)
+            )
+    pattern = "".join(out)
+    for two, one in (("ae", "ä"), ("oe", "ö"), ("ue", "ü"), ("ss", "ß")):
+        pattern = re.sub(rf"(?<![|:(\[]){two}(?![|)\]])", f"(?:{two}|{one})", pattern)
+    return pattern
+
+
+def _id_pattern(value: str) -> str:
+    """An id with or without separators and leading zeros; ids of one to three characters are too common."""
+    characters = re.sub(r"\W|_", "", value).lstrip("0")
+    if len(characters) < 4:
+        return ""
+    return r"(?<![^\W_])0*" + r"[\s._/-]?".join(map(re.escape, characters)) + r"(?![^\W_])"
+
+
+def _date_pattern(value: str) -> str:
+    """A date as year-month-day, day-month-year or month-day-year with any separators or none."""
+    digits = re.sub(r"\D", "", value)
+    if len(digits) != 8:
+        return ""
+    year, month, day = digits[:4], f"0?{int(digits[4:6])}", f"0?{int(digits[6:])}"
+    short = rf"(?:{year}|'?{year[2:]})"
+    orders = ((short, month, day), (day, month, short), (month, day, short))
+    return r"(?<!\d)(?:" + "|".join(r"[\s./-]{0,2}".join(order) for order in orders) + r")(?!\d)"

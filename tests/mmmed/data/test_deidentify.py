@@ -1,0 +1,369 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_files import dicom, save
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw, ImageFont
+from pydicom import Dataset, Sequence
+
+from mmmed.data.deidentify import SiteKey
+from mmmed.data.deidentify.header import deidentify_header, shift_date
+from mmmed.data.deidentify.notes import Scrubber
+from mmmed.data.deidentify.pixels import clear_text, contact_sheet, find_text, mask
+from mmmed.data.dicom.file import open_dicom
+from mmmed.data.image import read_image
+from mmmed.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+KEY = SiteKey(bytes(range(32)))
+PYDICOM_FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_pseudonyms_are_stable_and_depend_on_key_and_kind(tmp_path: Path) -> None:
+    key = SiteKey.load_or_create(tmp_path / "site.key")
+    again = SiteKey.load_or_create(tmp_path / "site.key")
+    assert key.pseudonym("patient", "1") == again.pseudonym("patient", "1") != KEY.pseudonym("patient", "1")
+    assert key.pseudonym("patient", "1") != key.pseudonym("study", "1")
+    assert pydicom.uid.UID(key.uid("1.2.3")).is_valid and key.uid("1.2.3") == again.uid("1.2.3")
+    assert (tmp_path / "site.key").stat().st_mode & 0o077 == 0
+    assert "".join(str(b) for b in bytes(range(32))) not in repr(KEY)
+    (tmp_path / "bad.key").write_text("not hexadecimal")
+    with pytest.raises(DataError, match="not a site key"):
+        SiteKey.load_or_create(tmp_path / "bad.key")
+    with pytest.raises(DataError, match="at least 32"):
+        SiteKey(b"short")
+
+
+@given(patient=st.text(max_size=20))
+def test_date_shifts_go_back_between_a_month_and_ten_years(patient: str) -> None:
+    assert -3650 <= KEY.shift_days(patient) <= -30
+
+
+# ---------------------------------------------------------------- headers
+
+
+def _named() -> Dataset:
+    ds = dicom(
+        np.zeros((4, 4), np.uint8), PatientID=" MHH123456 ", PatientName="Muster^Erika", PatientSex="F"
+    )
+    ds.PatientBirthDate, ds.StudyDate, ds.ContentDate, ds.PatientAge = (
+        "19300102",
+        "20200310",
+        "20200315",
+        "090Y",
+    )
+    ds.AcquisitionDateTime, ds.StudyTime = "20200310101500.000000+0100", "101500"
+    ds.AccessionNumber, ds.InstitutionName, ds.BodyPartExamined = "A998877", "Invented Hospital", "CHEST"
+    ds.Manufacturer = "device of Muster"
+    item, inner = Dataset(), Dataset()
+    inner.PatientName, inner.ReferencedSOPInstanceUID, inner.ContentCreatorName = (
+        "Muster^Erika",
+        "1.2.3",
+        "Doc^A",
+    )
+    inner.add_new(0x00111001, "LO", "private Muster")
+    item.SourceImageSequence = Sequence([inner])
+    ds.DerivationCodeSequence = Sequence([item])
+    ds.ReferringPhysicianName = "Doc^A"
+    block = ds.private_block(0x11, "VENDOR", create=True)
+    block.add_new(1, "LO", "Muster private")
+    ds.add_new(0x60003000, "OW", b"\0\0")
+    ds.add_new(0x60004000, "LT", "Muster overlay")
+    ds.preamble = b"Muster".ljust(128, b"\0")
+    return ds
+
+
+def _texts(ds: Dataset) -> str:
+    return " ".join(str(e.value) for e in ds.iterall() if e.VR not in ("SQ", "OB", "OW"))
+
+
+def test_headers_keep_no_identifier_at_any_depth() -> None:
+    source = _named()
+    before = str(source)
+    clean = deidentify_header(source, KEY)
+    assert str(source) == before, "the original was changed"
+    for identifier in (
+        "muster",
+        "erika",
+        "mhh123456",
+        "a998877",
+        "invented",
+        "doc",
+        "1930",
+        "2020",
+        "1015",
+        "vendor",
+    ):
+        assert identifier not in _texts(clean).lower(), identifier
+    assert not any(e.tag.is_private or 0x6000 <= e.tag.group <= 0x60FF for e in clean.iterall())
+    assert clean.PatientID == clean.PatientName == KEY.pseudonym("patient", "MHH123456")
+    assert clean.PatientSex == "F" and clean.PatientAge == "090Y" and clean.BodyPartExamined == "CHEST"
+    assert not clean.PatientBirthDate and clean.PatientIdentityRemoved == "YES"
+    assert {i.CodeValue for i in clean.DeidentificationMethodCodeSequence} >= {"113100", "113101", "113107"}
+
+
+def test_uids_and_dates_move_consistently_and_registered_uids_stay() -> None:
+    one, two = _named(), _named()
+    two.StudyInstanceUID = one.StudyInstanceUID
+    two.StudyDate = "20200320"
+    a, b = deidentify_header(one, KEY), deidentify_header(two, KEY)
+    assert a.StudyInstanceUID == b.StudyInstanceUID != one.StudyInstanceUID
+    assert a.SOPInstanceUID != b.SOPInstanceUID and a.SOPClassUID == one.SOPClassUID
+    assert a.file_meta.MediaStorageSOPInstanceUID == a.SOPInstanceUID
+    assert shift_date(one.StudyDate, KEY.shift_days("MHH123456")) == a.StudyDate
+    days = [pydicom.valuerep.DA(date) for date in (a.StudyDate, a.ContentDate, b.StudyDate)]
+    assert [(d - days[0]).days for d in days] == [0, 5, 10]
+    other = _named()
+    other.PatientID = "other"
+    assert deidentify_header(other, KEY).StudyDate != a.StudyDate
+    assert shift_date("garbage", 5) == "" and shift_date("2020.03.10", -1) == "20200309"
+
+
+@pytest.mark.parametrize(
+    "age, kept", [("089Y", "089Y"), ("091Y", "090Y"), ("105Y", "090Y"), ("011M", "011M"), ("x", "")]
+)
+def test_ages_over_89_become_one_group(age: str, kept: str) -> None:
+    ds = dicom(np.zeros((2, 2), np.uint8))
+    ds.add_new("PatientAge", "AS", age)
+    assert (deidentify_header(ds, KEY).PatientAge or "") == kept
+
+
+@pytest.mark.parametrize("path", sorted(PYDICOM_FILES.glob("*.dcm")), ids=lambda p: p.name)
+def test_headers_of_every_test_file_are_cleaned_and_can_be_written(path: Path, tmp_path: Path) -> None:
+    try:
+        source = open_dicom(path, pixels=False)
+    except DataError:
+        pytest.skip("not readable as DICOM")
+    clean = deidentify_header(source, KEY)
+    assert not any(e.tag.is_private for e in clean.iterall())
+    kept = {str(e.value) for e in clean.iterall() if e.VR == "PN" and e.value}
+    assert kept <= {KEY.pseudonym("patient", str(source.get("PatientID") or "").strip())}
+    uids = {
+        str(e.value)
+        for e in source.iterall()
+        if e.VR == "UI" and not str(e.value).startswith("1.2.840.10008")
+    }
+    assert not uids & {str(e.value) for e in clean.iterall() if e.VR == "UI"} - {""}
+    clean.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    assert pydicom.dcmread(tmp_path / "x.dcm").PatientIdentityRemoved == "YES"
+
+
+# ---------------------------------------------------------------- notes
+
+WRITINGS = [
+    ("Müller-Lüdenscheidt^Jörg", "Mr. Mueller-Luedenscheidt, Joerg was seen"),
+    ("Müller-Lüdenscheidt^Jörg", "seen: JÖRG MÜLLER LÜDENSCHEIDT today"),
+    ("Mueller^Joerg", "Müllers Bild; Jörg wohlauf"),
+    ("O'Neil^Mary", "ONeil mary's film, O Neil again"),
+    ("Grün, Zoë", "zoe gruen improved"),
+    ("Anna Maria Groß", "Fr. Gross (anna-maria)"),
+]
+
+
+@pytest.mark.parametrize("name, note", WRITINGS)
+def test_known_names_are_found_in_every_spelling(name: str, note: str) -> None:
+    text = Scrubber(names=[name]).scrub(note).text
+    assert "[NAME]" in text
+    bare = re.sub(r"\W", "", text.lower())
+    for part in (
+        "mueller",
+        "müller",
+        "lüden",
+        "luede",
+        "jörg",
+        "joerg",
+        "neil",
+        "mary",
+        "zo",
+        "gr",
+        "anna",
+        "maria",
+    ):
+        assert part not in bare.replace("name", "")
+
+
+@pytest.mark.parametrize(
+    "note",
+    ["MHH2614966", "mhh 2614966", "MHH-2614966", "(MHH/261.4966)", "id:MHH2614966."],
+)
+def test_known_ids_are_found_in_every_spelling(note: str) -> None:
+    text = Scrubber(ids=["MHH2614966"]).scrub(note).text
+    assert "2614966" not in re.sub(r"\W", "", text) and "[ID]" in text
+
+
+NUMERIC_DATES = ["23.03.1953", "23.3.53", "1953-03-23", "19530323", "03/23/1953", "3/23/53", "230353"]
+WORDED_DATES = ["23 March 1953", "March 23, 1953", "23. März 1953", "23rd of March"]
+
+
+@pytest.mark.parametrize("written", [*NUMERIC_DATES, *WORDED_DATES])
+def test_birth_dates_are_found_in_every_spelling(written: str) -> None:
+    scrubbed = Scrubber(dates=["19530323"]).scrub(f"* {written}, f")
+    assert scrubbed.text == "* [DATE], f" and scrubbed.counts["DATE"] == 1
+
+
+@pytest.mark.parametrize(
+    "note, kind, gone",
+    [
+        ("call 0511-532 1234 or +49 511 5321234", "PHONE", "5321234"),
+        ("Tel. (212) 555-0100", "PHONE", "555"),
+        ("mail jo.doe@clinic.example.org", "EMAIL", "clinic"),
+        ("see https://pacs.example.org/?id=7", "URL", "pacs"),
+        ("from host 10.20.30.40", "IP", "10.20"),
+        ("SSN 123-45-6789", "SSN", "6789"),
+        ("MRN: 12345", "ID", "12345"),
+        ("Accession No. A13545918", "ID", "A13545918"),
+        ("Fall-Nr. 77-1234", "ID", "1234"),
+        ("study 998877665 done", "ID", "998877665"),
+        ("a 94-year-old man", "AGE", "94"),
+        ("96 Jahre alt", "AGE", "96"),
+        ("lives at 12 Main Street", "ADDRESS", "Main"),
+        ("wohnt Carl-Neuberg-Str. 1, 30625 Hannover", "ADDRESS", "Neuberg"),
+        ("wohnt Carl-Neuberg-Str. 1, 30625 Hannover", "ADDRESS", "Hannover"),
+        ("Dr. med. Hans Schmidt", "NAME", "Schmidt"),
+        ("Reported by Jane A. Doe, 3 pm", "NAME", "Doe"),
+        ("Patient: Doe, Jane", "NAME", "Jane"),
+        ("transferred from Mount Sinai Hospital", "PLACE", "Sinai"),
+        ("on 4th March 2020", "DATE", "March"),
+        ("in March 2020", "DATE", "2020"),
+        ("seen 2020-03-04 and 4.3.20", "DATE", "4.3"),
+    ],
+)  # fmt: skip
+def test_identifiers_with_a_form_are_recognised(note: str, kind: str, gone: str) -> None:
+    scrubbed = Scrubber().scrub(note)
+    assert f"[{kind}]" in scrubbed.text and gone not in scrubbed.text and scrubbed.counts[kind] >= 1
+
+
+CLINICAL = [
+    "Right lower lobe opacity, 3.5 x 2.1 cm, SpO2 95 %, T4 N2 M0, 120/80 mmHg, WBC 12,300/µl, CRP 120 mg/l.",
+    "Temperature 38.5 on day 3; PaO2/FiO2 150/200; COVID-19, SARS-CoV-2 PCR positive 10 days ago; a 64-year-old.",
+    "Compare L4-5, 2-3 weeks, stage 1/2, room air, pH 7.35, Na 140, ICD J12.9. No pleural effusion.",
+]
+
+
+@pytest.mark.parametrize("note", CLINICAL)
+def test_clinical_content_is_left_alone(note: str) -> None:
+    scrubbed = Scrubber(names=["Muster^Erika"], ids=["4711", "20"], dates=["19530323"]).scrub(note)
+    assert scrubbed.text == note and not scrubbed.counts
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text(max_size=300), st.text(max_size=15), st.text(max_size=15))
+def test_scrubbing_never_fails_and_removes_known_ids(note: str, name: str, number: str) -> None:
+    scrubber = Scrubber(names=[name], ids=[number], dates=[number])
+    once = scrubber.scrub(note).text
+    assert isinstance(scrubber.scrub(f"{once} {name} {number}").text, str)
+
+
+def test_hostile_notes_take_no_time_that_grows_faster_than_they_do() -> None:
+    for pattern in (
+        "a" * 200_000,
+        "1 " * 100_000,
+        "A. " * 60_000,
+        "Dr. " * 50_000,
+        "1-" * 100_000,
+        "Mount " * 40_000,
+    ):
+        assert Scrubber(names=["Muster^Erika"], ids=["MHH123"]).scrub(pattern).text
+
+
+# ---------------------------------------------------------------- pixels
+
+
+def _film(
+    text: str, side: int = 512, at: tuple[int, int] = (10, 12)
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    draw = np.random.default_rng(0)
+    y, x = np.mgrid[:side, :side] / side
+    base = 120 + 60 * np.sin(6 * x) * np.cos(4 * y) + draw.normal(0, 6, (side, side))
+    image = Image.fromarray(base.clip(0, 255).astype(np.uint8))
+    canvas = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size=20)
+    canvas.text(at, text, fill=255, font=font)
+    box = canvas.textbbox(at, text, font=font)
+    return np.asarray(image, dtype=np.float32)[None] / 255, tuple(int(v) for v in box)
+
+
+def test_burned_in_text_is_masked_and_the_rest_untouched(tmp_path: Path) -> None:
+    film, (left, top, right, bottom) = _film("Muster, Erika 02.01.1930 MHH123456")
+    cleared = clear_text(film)
+    assert cleared.clear and (cleared.pixels[:, top:bottom, left:right] == 0).all()
+    changed = cleared.pixels != film
+    assert changed.mean() < 0.04 and find_text(cleared.pixels) == ()
+    contact_sheet([(film, cleared)], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_mode & 0o077 == 0
+
+
+def test_a_film_without_text_and_its_side_marker_are_left_alone() -> None:
+    for text in ("", "L"):
+        film, _ = _film(text)
+        cleared = clear_text(film)
+        assert cleared.clear and cleared.boxes == () and cleared.pixels is film
+
+
+def test_an_image_that_is_mostly_text_is_not_clear() -> None:
+    page = Image.new("L", (500, 500))
+    for row in range(0, 500, 24):
+        ImageDraw.Draw(page).text(
+            (2, row), "Erika Muster, born 02.01.1930, MHH123456", fill=255, font_size=24
+        )
+    assert not clear_text(np.asarray(page, dtype=np.float32)[None] / 255).clear
+
+
+# ---------------------------------------------------------------- ground truth
+
+
+@pytest.fixture
+def phi_files(medical_data: Path) -> list[dict[str, str]]:
+    root = medical_data / "dicom_mini"
+    with (root / "synthetic_phi.csv").open() as table:
+        return [{**row, "file": str(root / row["file"])} for row in csv.DictReader(table)]
+
+
+def test_no_invented_identifier_survives_in_header_or_comment(phi_files: list[dict[str, str]]) -> None:
+    for row in phi_files:
+        source = pydicom.dcmread(row["file"])
+        header = _texts(deidentify_header(source, KEY)).lower()
+        comment = Scrubber(
+            names=[str(source.PatientName)], ids=[source.PatientID, source.AccessionNumber],
+            dates=[source.PatientBirthDate],
+        ).scrub(source.PatientComments).text.lower()  # fmt: skip
+        for text in (header, comment):
+            for part in (*row["invented_name"].split("^"), row["invented_id"], row["invented_accession"]):
+                assert not re.search(rf"\b{part.lower()}\b", text)
+            assert row["invented_birth_date"] not in text and row["invented_study_date"] not in text
+
+
+def test_burned_in_text_recall_and_precision(phi_files: list[dict[str, str]]) -> None:
+    found = clean = clean_masked = 0
+    for row in phi_files:
+        film = read_image(Path(row["file"]), channels=1)
+        cleared = clear_text(film)
+        masked = mask(np.ones_like(film), cleared.boxes)[0] == 0
+        truth = np.zeros_like(masked)
+        if row["burned_box_xyxy"]:
+            left, top, right, bottom = json.loads(row["burned_box_xyxy"])
+            truth[top : bottom + 1, left : right + 1] = True
+            assert masked[truth].all(), row["file"]
+            found += 1
+        assert cleared.clear
+        clean += int((~truth).sum())
+        clean_masked += int((masked & ~truth).sum())
+    assert found == 12 and clean_masked / clean <= 0.02
+
+
+def test_ultrasound_with_patient_bar_is_cleared(phi_files: list[dict[str, str]], tmp_path: Path) -> None:
+    scan = Path(phi_files[0]["file"]).parents[1] / "corpus" / "deid_GREYSCALE_IMAGE.dcm"
+    cleared = clear_text(read_image(scan, channels=1))
+    assert cleared.clear and len(cleared.boxes) >= 10
+    assert save(deidentify_header(pydicom.dcmread(scan), KEY), tmp_path / "x.dcm").exists()
