@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m simulations.bench NAME [--json FILE]``. Each prints a table of what it measured."""

@@ -1,0 +1,23 @@
+"""``python -m simulations.bench NAME``: run a benchmark; without a name, list them."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = {
+    "common": "one private task as a bare loop, in process with mmmed, and as plain Flower on Ray",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Hand the arguments after the name to the benchmark's ``main``."""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        lines = [f"  {name:12} {about}" for name, about in BENCHMARKS.items()]
+        print("\n".join(["usage: python -m simulations.bench NAME [--help]", "", *lines]))
+        return 0 if arguments in ([], ["--help"], ["-h"]) else 2
+    return int(importlib.import_module(f"simulations.bench.{arguments[0]}").main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
