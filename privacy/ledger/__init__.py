@@ -1,0 +1,19 @@
+"""The site's privacy ledger: a budget that survives restarts, and says no."""
+
+from privacy.ledger.chain import Head
+from privacy.ledger.export import verify_export
+from privacy.ledger.identity import DatasetIdentity, dataset_identity
+from privacy.ledger.ledger import Ledger, Reservation, charged_event
+from privacy.ledger.state import Budget, Plan
+
+__all__ = [
+    "Budget",
+    "DatasetIdentity",
+    "Head",
+    "Ledger",
+    "Plan",
+    "Reservation",
+    "charged_event",
+    "dataset_identity",
+    "verify_export",
+]

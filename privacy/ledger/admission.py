@@ -1,0 +1,69 @@
+"""May one more plan run on these patients? The rule that keeps every patient within the limit.
+
+A patient's spend is that of all plans on data sets they are in, each counted in full. A new plan is admitted
+
+* by the *adaptive* rule, if the RDP filter (Feldman and Zrnic 2021) over all plans and the new one, at orders
+  fixed when the ledger was created, stays within the limit: valid even though plans are chosen after seeing
+  the results of earlier ones; or else
+* by the *planned* rule, if none of these patients' data was ever used and the PLD epsilon of all plans signed
+  so far and the new one together stays within the limit: valid because all were fixed before any result. Once
+  a step was reserved only the adaptive rule can admit more, and what the planned rule let in is counted there.
+
+A filter that stops when a PLD epsilon reaches the limit is not valid under adaptive choice (arXiv 2602.06756).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon, merge
+from privacy.errors import BudgetExceeded
+from privacy.ledger.state import Account, Budget
+
+ADAPTIVE, PLANNED = "adaptive", "planned"
+ORDERS = (2, 3, 5, 9, 18, 40)
+
+
+def filter_epsilon(accounts: Sequence[Account], limit: Budget, orders: Sequence[int]) -> float:
+    """Where the adaptive filter stands: an upper bound whatever was chosen when, all plans in full."""
+    return adaptive_epsilon(merge(account.plan.event for account in accounts), limit.delta, orders)
+
+
+def admit(
+    event: DpSgdEvent,
+    delta: float,
+    earlier: Sequence[Sequence[Account]],
+    limit: Budget,
+    orders: Sequence[int],
+) -> str:
+    """The rule by which a plan of `event` is admitted.
+
+    Args:
+        event: the new plan's mechanism.
+        delta: the new plan's delta.
+        earlier: for every combination of data sets that a patient is in, the plans on them.
+        limit: the budget of every patient.
+        orders: the filter's orders, as fixed at the ledger's creation.
+
+    Returns:
+        "adaptive" or "planned" (if any patient needed the latter).
+
+    Raises:
+        BudgetExceeded: a patient would exceed the limit.
+    """
+    if delta > limit.delta:
+        raise BudgetExceeded(f"The run's delta {delta:g} is above the limit's {limit.delta:g}: lower it.")
+    rule = ADAPTIVE
+    for accounts in earlier:
+        events = merge([*(account.plan.event for account in accounts), event])
+        if (bound := adaptive_epsilon(events, limit.delta, orders)) <= limit.epsilon:
+            continue
+        rule, basis = PLANNED, "RDP filter over all runs"
+        if not any(account.touched for account in accounts):
+            bound, basis = epsilon(events, limit.delta), "PLD of all planned runs"
+        if bound > limit.epsilon:
+            raise BudgetExceeded(
+                f"With this run a patient's epsilon would reach {bound:.4g} ({basis}, delta {limit.delta:g}); the "
+                f"limit is {limit.epsilon:g}. Ask for more noise, fewer steps or a lower sampling rate."
+            )
+    return rule

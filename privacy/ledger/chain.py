@@ -1,0 +1,404 @@
+"""An append-only, hash-chained, signed log in one SQLite file, and what happens when it is not what it was.
+
+    hash_n = SHA-256(domain | link_{n-1} | body_n)      signature_n = Ed25519(hash_n)
+    link_n = SHA-256(hash_n | signature_n)
+
+A link covers every body and signature before it, so the signature of the newest entry vouches for all. Every
+append is on disk before it returns (WAL, synchronous=FULL). Beside the file lies an anchor, the newest link,
+signed: a file restored from a backup is older than its anchor. A signed snapshot of the replayed state, renewed
+every few hundred entries, keeps opening fast; `verify` trusts no snapshot and reads everything.
+
+Whatever cannot be trusted, read or written raises LedgerError, and nothing is granted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from privacy.errors import LedgerError
+
+Body = dict[str, Any]
+
+ROOT = bytes(32)
+_DOMAIN = b"mmmed ledger 1"
+_SNAPSHOT_EVERY = 500
+_ANCHOR_BYTES = 512  # one sector, overwritten in place: old or new, never half
+_BUSY_SECONDS = 60.0
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS cohort (fingerprint TEXT PRIMARY KEY, digests BLOB NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS snapshot (seq INTEGER PRIMARY KEY, link BLOB, state BLOB, signature BLOB)",
+    "CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+    "CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END",
+)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The newest entry: its number and its link. Kept elsewhere, it is a receipt for all entries up to it."""
+
+    seq: int
+    link: bytes
+
+
+class Replayable(Protocol):
+    """What entries add up to."""
+
+    def apply(self, body: Body) -> None:
+        """Take one more entry into account."""
+
+    def to_json(self) -> Any:
+        """A JSON value that holds everything."""
+
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Read what `to_json` wrote."""
+
+
+S = TypeVar("S", bound=Replayable)
+
+
+def canonical(value: Any) -> bytes:
+    """The one way to write a JSON value: sorted keys, no spaces, exact floats."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def entry_hash(link: bytes, body: bytes) -> bytes:
+    """What an entry's signature signs."""
+    return hashlib.sha256(_DOMAIN + link + body).digest()
+
+
+def next_link(digest: bytes, signature: bytes) -> bytes:
+    """The link that the following entry builds on."""
+    return hashlib.sha256(digest + signature).digest()
+
+
+def _stored(*values: Any) -> None:
+    if not all(isinstance(value, bytes) for value in values):
+        raise LedgerError("The ledger holds a value of another type than was written: it was edited.")
+
+
+def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes, what: str) -> None:
+    """Raise LedgerError unless `signature` is the key's over `message`."""
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        raise LedgerError(
+            f"{what} is not signed by this site's key: it was edited, or the key is not its own."
+        ) from None
+
+
+class Chain(Generic[S]):
+    """One ledger file, opened: its verified entries replayed into `state`.
+
+    Args:
+        path: the file. It and its anchor are created if both are absent.
+        key: the site's signing key.
+        state: what the entries are replayed into, empty.
+
+    Raises:
+        LedgerError: the file is not a valid chain of this key, is older than its anchor, or cannot be opened.
+    """
+
+    def __init__(self, path: Path, key: Ed25519PrivateKey, state: S) -> None:
+        self.path, self._key, self._public = path, key, key.public_key()
+        self._empty, self.state = type(state), state
+        self._anchor_path = path.with_name(path.name + ".anchor")
+        self.head = Head(0, ROOT)
+        self._snapshot_seq = 0
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        with self._guarded():
+            anchored = self._read_anchor()
+            fresh = not path.exists()
+            if fresh and anchored:
+                raise LedgerError(f"{path} is gone but its anchor is there: restore the newest ledger file.")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            self._db = sqlite3.connect(
+                path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
+            )
+            self._prepare()
+            self._load_snapshot()
+            self._catch_up(anchored)
+            self._check_anchor(anchored)
+
+    def close(self) -> None:
+        """Close the file. Further use raises LedgerError."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Hold the write lock over a state that includes every entry of every process.
+
+        What is appended inside is durable when the block ends, or, if it raises, does not exist.
+        """
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                self._catch_up()
+                self._renew_snapshot()
+                if self.head.seq == 1:  # so that whoever sees more than one entry finds an anchor
+                    self._write_anchor()
+                yield Transaction(self._db, self._append)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                self._forget()
+                raise
+            self._write_anchor()
+
+    def refresh(self) -> None:
+        """Take in what other processes have appended."""
+        with self._guarded():
+            self._catch_up()
+
+    def cohort(self, fingerprint: str) -> bytes:
+        """The patient digests stored for a data set."""
+        with self._guarded():
+            row = self._db.execute(
+                "SELECT digests FROM cohort WHERE fingerprint = ?", (fingerprint,)
+            ).fetchone()
+        if row is None:
+            raise LedgerError(
+                f"The patient digests of data set {fingerprint[:12]} are missing from {self.path}."
+            )
+        _stored(row[0])
+        return row[0]
+
+    def entries(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """All entries as (number, body, signature), oldest first."""
+        with self._guarded():
+            self._catch_up()
+            yield from self._entries_until(self.head.seq)
+
+    def verify(self, receipts: tuple[Head, ...] = ()) -> S:
+        """Read and check everything, trusting no snapshot; return the state replayed from the first entry.
+
+        Raises:
+            LedgerError: an entry was edited, removed or inserted, the anchor or one of `receipts` is not met.
+        """
+        with self._guarded():
+            anchored = self._read_anchor()
+            if anchored is None:
+                raise LedgerError(f"The anchor {self._anchor_path} is missing.")
+            self._catch_up()
+            expected = (*receipts, anchored, self.head)
+            state, links = self._empty(), {0: ROOT}
+            wanted = {head.seq for head in expected}
+            seq, link, digest, signature = 0, ROOT, b"", b""
+            for number, body, signature in self._entries_until(self.head.seq):
+                digest = entry_hash(link, body)
+                link = next_link(digest, signature)
+                seq = self._check_number(number, seq)
+                state.apply(self._parse(body))
+                if seq in wanted:
+                    links[seq] = link
+            if seq:
+                check_signature(self._public, signature, digest, f"Entry {seq} of {self.path}")
+            for head in expected:
+                if links.get(head.seq) != head.link:
+                    raise LedgerError(
+                        f"{self.path} does not contain entry {head.seq} as it was: it was changed."
+                    )
+            return state
+
+    def _entries_until(self, last: int) -> Iterator[tuple[int, bytes, bytes]]:
+        rows = self._db.execute("SELECT seq, body, signature FROM entry WHERE seq <= ? ORDER BY seq", (last,))
+        for seq, body, signature in rows:
+            _stored(body, signature)
+            yield seq, body, signature
+
+    def _prepare(self) -> None:
+        if self._journal_mode() != "wal":
+            raise LedgerError(f"{self.path} is on a file system without shared memory: use a local disk.")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("BEGIN IMMEDIATE")  # fails now, not after training, where the file is read-only
+        for statement in _SCHEMA:
+            self._db.execute(statement)
+        self._db.execute("COMMIT")
+
+    def _journal_mode(self) -> str:
+        # Unlike everything else, this does not wait for another process that is doing the same.
+        deadline = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return str(self._db.execute("PRAGMA journal_mode=WAL").fetchone()[0])
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+
+    def _catch_up(self, anchored: Head | None = None) -> None:
+        rows = self._db.execute(
+            "SELECT seq, body, signature FROM entry WHERE seq > ? ORDER BY seq", (self.head.seq,)
+        ).fetchall()
+        seq, link, digest = self.head.seq, self.head.link, b""
+        bodies = []
+        for number, body, signature in rows:
+            _stored(body, signature)
+            digest = entry_hash(link, body)
+            link = next_link(digest, signature)
+            seq = self._check_number(number, seq)
+            bodies.append(body)
+            if anchored and anchored.seq == seq and anchored.link != link:
+                raise LedgerError(f"{self.path} does not contain entry {seq} as it was: it was changed.")
+        if rows:
+            check_signature(self._public, rows[-1][2], digest, f"Entry {seq} of {self.path}")
+        for body in bodies:
+            self.state.apply(self._parse(body))
+        self.head = Head(seq, link)
+
+    def _append(self, body: Body) -> None:
+        text = canonical(body)
+        self.state.apply(self._parse(text))  # what cannot be replayed is never written
+        digest = entry_hash(self.head.link, text)
+        signature = self._key.sign(digest)
+        seq = self.head.seq + 1
+        self._db.execute("INSERT INTO entry VALUES (?, ?, ?)", (seq, text, signature))
+        self.head = Head(seq, next_link(digest, signature))
+
+    def _forget(self) -> None:
+        """Go back to what is stored, after entries that were applied did not become durable."""
+        self.state, self.head, self._snapshot_seq = self._empty(), Head(0, ROOT), 0
+        self._load_snapshot()
+
+    def _check_number(self, number: int, before: int) -> int:
+        if number != before + 1:
+            raise LedgerError(f"{self.path}: entry {before + 1} is missing.")
+        return number
+
+    def _parse(self, body: bytes) -> Body:
+        try:
+            value = json.loads(body)
+        except ValueError:
+            raise LedgerError(f"{self.path} holds an entry that is not JSON: it was edited.") from None
+        if not isinstance(value, dict):
+            raise LedgerError(f"{self.path} holds an entry that is not an object: it was edited.")
+        return value
+
+    def _load_snapshot(self) -> None:
+        row = self._db.execute(
+            "SELECT seq, link, state, signature FROM snapshot ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return
+        seq, link, state, signature = row
+        _stored(link, state, signature)
+        check_signature(
+            self._public, signature, _snapshot_message(seq, link, state), f"The snapshot in {self.path}"
+        )
+        if not self._db.execute("SELECT 1 FROM entry WHERE seq = ?", (seq,)).fetchone():
+            raise LedgerError(f"{self.path}: entry {seq} is missing.")
+        self.state = self._empty.from_json(json.loads(state))
+        self.head, self._snapshot_seq = Head(seq, link), seq
+
+    def _renew_snapshot(self) -> None:
+        if self.head.seq - self._snapshot_seq < _SNAPSHOT_EVERY:
+            return
+        state = canonical(self.state.to_json())
+        signature = self._key.sign(_snapshot_message(self.head.seq, self.head.link, state))
+        self._db.execute("DELETE FROM snapshot")
+        self._db.execute(
+            "INSERT INTO snapshot VALUES (?, ?, ?, ?)", (self.head.seq, self.head.link, state, signature)
+        )
+        self._snapshot_seq = self.head.seq
+
+    def _read_anchor(self) -> Head | None:
+        if not self._anchor_path.exists():
+            return None
+        for attempt in range(3):  # another process may be writing it at this moment
+            try:
+                return self._parse_anchor(self._anchor_path.read_bytes())
+            except LedgerError:
+                if attempt == 2:
+                    raise
+                time.sleep(0.02)
+        return None
+
+    def _parse_anchor(self, text: bytes) -> Head:
+        try:
+            value = json.loads(text)
+            head = Head(value["seq"], bytes.fromhex(value["link"]))
+            signature = bytes.fromhex(value["signature"])
+        except (ValueError, KeyError, TypeError):
+            raise LedgerError(f"The anchor {self._anchor_path} is not readable.") from None
+        check_signature(self._public, signature, _anchor_message(head), f"The anchor {self._anchor_path}")
+        return head
+
+    def _check_anchor(self, anchored: Head | None) -> None:
+        # One entry without anchor was created and stopped there; an anchor may also just have been created.
+        if anchored is None and self.head.seq > 1 and not self._anchor_path.exists():
+            raise LedgerError(
+                f"The anchor {self._anchor_path} is missing. Restore it: without it a ledger from a backup "
+                "would pass for the newest."
+            )
+        if anchored and anchored.seq > self.head.seq:
+            raise LedgerError(
+                f"{self.path} ends at entry {self.head.seq}, its anchor at {anchored.seq}: this is an old copy. "
+                "Restore the newest ledger file."
+            )
+
+    def _write_anchor(self) -> None:
+        stored = self._read_anchor()
+        if stored and stored.seq >= self.head.seq:  # another process was faster
+            return
+        value = {
+            "seq": self.head.seq,
+            "link": self.head.link.hex(),
+            "signature": self._key.sign(_anchor_message(self.head)).hex(),
+        }
+        file = os.open(self._anchor_path, os.O_CREAT | os.O_WRONLY, 0o600)
+        try:
+            os.pwrite(file, canonical(value).ljust(_ANCHOR_BYTES), 0)
+        finally:
+            os.close(file)
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One thread at a time, in the process that opened the file; storage failures become LedgerError."""
+        if os.getpid() != self._pid:
+            raise LedgerError(f"{self.path} was opened in another process: open it again in this one.")
+        with self._lock:
+            try:
+                yield
+            except (sqlite3.Error, OSError) as error:
+                raise LedgerError(
+                    f"{self.path} cannot be used ({error}). Check that the disk is local, writable and not full; "
+                    "nothing was granted."
+                ) from error
+
+
+class Transaction:
+    """Appends entries, within the write lock."""
+
+    def __init__(self, db: sqlite3.Connection, append: Callable[[Body], None]) -> None:
+        self._db = db
+        self.append = append
+
+    def store_cohort(self, fingerprint: str, digests: bytes) -> None:
+        """Keep a data set's patient digests; the signed entry that names the fingerprint vouches for them."""
+        self._db.execute("INSERT OR REPLACE INTO cohort VALUES (?, ?)", (fingerprint, digests))
+
+
+def _snapshot_message(seq: int, link: bytes, state: bytes) -> bytes:
+    return hashlib.sha256(b"mmmed ledger snapshot 1" + seq.to_bytes(8, "big") + link + state).digest()
+
+
+def _anchor_message(head: Head) -> bytes:
+    return b"mmmed ledger anchor 1" + head.seq.to_bytes(8, "big") + head.link

@@ -1,0 +1,84 @@
+"""Whom a data set is about, without saying who: keyed digests of its patients.
+
+A data set is its patients, not its folder or file names. The key stays at the site, so that nobody else can
+test whether a patient is in a fingerprint, and the same patient has the same digest in every data set of the
+site, so that overlap between data sets is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from privacy.errors import LedgerError
+
+DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class DatasetIdentity:
+    """The patients of a data set.
+
+    Attributes:
+        fingerprint: SHA-256 (hex) of the sorted digests; equal for equal sets of patients.
+        digests: one 16-byte HMAC-SHA256 per patient. They stay at the site.
+    """
+
+    fingerprint: str
+    digests: frozenset[bytes] = field(repr=False)
+
+    @staticmethod
+    def of(digests: Iterable[bytes]) -> DatasetIdentity:
+        """The identity of a set of digests."""
+        patients = frozenset(digests)
+        return DatasetIdentity(hashlib.sha256(b"".join(sorted(patients))).hexdigest(), patients)
+
+    def to_bytes(self) -> bytes:
+        """The sorted digests, concatenated."""
+        return b"".join(sorted(self.digests))
+
+    @staticmethod
+    def from_bytes(blob: bytes, fingerprint: str) -> DatasetIdentity:
+        """Read what `to_bytes` wrote. Raises LedgerError if it is not the data set of `fingerprint`."""
+        identity = DatasetIdentity.of(
+            blob[start : start + DIGEST_BYTES] for start in range(0, len(blob), DIGEST_BYTES)
+        )
+        if identity.fingerprint != fingerprint or identity.to_bytes() != blob:
+            raise LedgerError(f"The patient digests of data set {fingerprint[:12]} were changed.")
+        return identity
+
+
+def dataset_identity(patient_ids: Iterable[str], key: bytes) -> DatasetIdentity:
+    """The identity of the data set of these patients (repeats count once).
+
+    Args:
+        patient_ids: the site's own patient identifiers.
+        key: the site's secret of at least 16 bytes, the same for all its data sets for ever.
+
+    Raises:
+        LedgerError: no patient, an empty or non-text id, or a key that is too short.
+    """
+    if len(key) < 16:
+        raise LedgerError(f"The patient digest key must have at least 16 bytes. Found {len(key)}.")
+    digests = set()
+    for patient in patient_ids:
+        if not isinstance(patient, str) or not patient.strip():
+            raise LedgerError(
+                f"A patient id must be text that is not empty. Found a {type(patient).__name__}."
+            )
+        digests.add(hmac.digest(key, patient.strip().encode(), "sha256")[:DIGEST_BYTES])
+    if not digests:
+        raise LedgerError("A data set must have at least one patient.")
+    return DatasetIdentity.of(digests)
+
+
+def memberships(patients: frozenset[bytes], others: Mapping[str, frozenset[bytes]]) -> set[frozenset[str]]:
+    """The distinct combinations of data sets, out of `others`, that single `patients` belong to."""
+    groups: list[tuple[frozenset[bytes], frozenset[str]]] = [(patients, frozenset())]
+    for name, members in others.items():
+        split = [(group & members, names | {name}) for group, names in groups]
+        split += [(group - members, names) for group, names in groups]
+        groups = [(group, names) for group, names in split if group]
+    return {names for _, names in groups}

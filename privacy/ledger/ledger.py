@@ -1,0 +1,404 @@
+"""A site's privacy ledger: plan, reserve, run, commit. What is not committed is charged in full."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from privacy.accounting import DpSgdEvent, epsilon, merge
+from privacy.errors import BudgetExceeded, LedgerError
+from privacy.ledger.admission import ORDERS, admit, filter_epsilon
+from privacy.ledger.chain import Chain, Head
+from privacy.ledger.export import export
+from privacy.ledger.identity import DatasetIdentity, memberships
+from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, token_hash
+
+_SIGMA_TICKS = 10_000  # noise multipliers are charged on a grid of 1e-4
+_RATE_TICKS = 10**12
+
+
+def charged_event(event: DpSgdEvent) -> DpSgdEvent:
+    """The event as it is charged: noise multiplier rounded down to 1e-4, sampling rate up to 1e-12."""
+    ticks = round(event.noise_multiplier * _SIGMA_TICKS)
+    if ticks / _SIGMA_TICKS > event.noise_multiplier:
+        ticks -= 1
+    rate = round(event.sampling_rate * _RATE_TICKS)
+    if rate / _RATE_TICKS < event.sampling_rate:
+        rate += 1
+    if ticks < 1:
+        raise LedgerError(f"A noise multiplier must be 0.0001 or more. Found {event.noise_multiplier!r}.")
+    return DpSgdEvent(ticks / _SIGMA_TICKS, rate / _RATE_TICKS, event.steps)
+
+
+class Reservation:
+    """Steps that were charged before they run. Lives in the process that reserved them, and nowhere else.
+
+    Attributes:
+        steps: how many steps may run; perhaps fewer than asked for.
+        round: the round they are for.
+    """
+
+    def __init__(self, ledger: Ledger, run_id: str, name: str, token: str, round: int, steps: int) -> None:
+        self._ledger, self._run_id, self._name, self._token = ledger, run_id, name, token
+        self._pid = os.getpid()
+        self._done = False
+        self.round, self.steps = round, steps
+
+    def commit(self, steps_run: int) -> None:
+        """Lower the charge to the steps that really ran. Never called: all of them stay charged.
+
+        Raises:
+            LedgerError: more steps than reserved, a second commit, or another process than the holder's.
+        """
+        if os.getpid() != self._pid:
+            raise LedgerError("A reservation is committed by the process that made it.")
+        if self._done:
+            raise LedgerError(f"The reservation for round {self.round} was committed already.")
+        if isinstance(steps_run, bool) or not isinstance(steps_run, int) or not 0 <= steps_run <= self.steps:
+            raise LedgerError(
+                f"steps_run must be a whole number from 0 to {self.steps}. Found {steps_run!r}."
+            )
+        self._ledger._commit(self._run_id, self._name, self._token, steps_run)
+        self._done = True
+
+    def __reduce__(self) -> str:
+        raise LedgerError("A reservation cannot be copied or sent: it belongs to the process that made it.")
+
+
+class Ledger:
+    """What a site's patients have been spent, and the only way to spend more.
+
+    Safe for threads and for several processes at once; open it again after a fork. Nothing depends on the
+    clock: there is no refresh by time, and entry times never run backwards.
+    """
+
+    def __init__(self, chain: Chain[State]) -> None:
+        self._chain = chain
+        self._digests: dict[str, frozenset[bytes]] = {}
+
+    @classmethod
+    def open(cls, path: Path, key: Ed25519PrivateKey, *, limit: Budget) -> Ledger:
+        """Open the ledger at `path`, or create it with this limit.
+
+        A lower limit than the recorded one is recorded and holds from now on; a higher one is refused.
+
+        Args:
+            path: the file, on a local disk. Its anchor lies beside it.
+            key: the site's signing key, always the same.
+            limit: the most that any patient may be spent, by all runs together.
+
+        Raises:
+            LedgerError: the file cannot be trusted, read or written, or the limit is above the recorded one.
+        """
+        ledger = cls(Chain(path, key, State()))
+        try:
+            if not ledger._state.ledger_id or ledger._state.limit != limit:
+                ledger._set_limit(limit)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; further use raises LedgerError."""
+        self._chain.close()
+
+    # -- spending ---------------------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        dataset: DatasetIdentity,
+        run_id: str,
+        event: DpSgdEvent,
+        delta: float,
+        max_grad_norm: float,
+        purpose: str = "training",
+    ) -> Plan:
+        """Sign a whole run's mechanism before any data is touched, if the limit admits it.
+
+        The same plan again returns the one that was signed.
+
+        Args:
+            dataset: whose data the run uses.
+            run_id: a name that no other run has.
+            event: noise multiplier, sampling rate and steps of the whole run.
+            delta: the delta at which the run's epsilon is claimed.
+            max_grad_norm: clipping norm.
+            purpose: what the run is for.
+
+        Raises:
+            BudgetExceeded: a patient would exceed the limit.
+            LedgerError: the run was planned with other values.
+        """
+        event = charged_event(event)
+        if event.steps < 1 or not run_id or not max_grad_norm > 0:
+            raise LedgerError("A plan needs a run_id, one step or more and a clipping norm above 0.")
+        same = (run_id, dataset.fingerprint, event, delta, max_grad_norm, purpose)
+        if (known := self.find_plan(run_id)) is not None:
+            return _unchanged(known, same)
+        claim = epsilon([event], delta)
+        with self._chain.transaction() as work:
+            if run_id in self._state.accounts:
+                return _unchanged(self._state.accounts[run_id].plan, same)
+            rule = admit(event, delta, self._exposures(dataset), self._state.limit, self._state.orders)
+            plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule)
+            if dataset.fingerprint not in self._state.datasets:
+                work.store_cohort(dataset.fingerprint, dataset.to_bytes())
+                work.append(self._entry("dataset", fingerprint=dataset.fingerprint))
+            work.append(self._entry("plan", plan=plan.to_json()))
+        return plan
+
+    def check(self, dataset: DatasetIdentity, event: DpSgdEvent, delta: float) -> None:
+        """Raise BudgetExceeded as `plan` would, but sign nothing."""
+        self._chain.refresh()
+        exposures = self._exposures(dataset)
+        admit(charged_event(event), delta, exposures, self._state.limit, self._state.orders)
+
+    def withdraw(self, run_id: str) -> None:
+        """Give up a plan of which no step was ever reserved, so that it no longer counts.
+
+        Raises:
+            LedgerError: there is no such plan, a step was reserved, or giving it up now would be a choice made
+                after results that the planned rule relied on not being made.
+        """
+        with self._chain.transaction() as work:
+            account = self._account(run_id)
+            if account.touched:
+                raise LedgerError(f"Run {run_id} has reserved steps: its plan counts for ever.")
+            if account.withdrawn:
+                return
+            patients = DatasetIdentity(account.plan.dataset, self._patients(account.plan.dataset))
+            for accounts in self._exposures(patients):
+                used = any(other.touched for other in accounts)
+                if (
+                    used
+                    and filter_epsilon(accounts, self._state.limit, self._state.orders)
+                    > self._state.limit.epsilon
+                ):
+                    raise LedgerError(
+                        f"Run {run_id} was planned together with a run that has used these patients' data: "
+                        "its plan counts for ever."
+                    )
+            work.append(self._entry("withdraw", run_id=run_id))
+
+    def reserve(self, plan: Plan, round: int, steps: int) -> Reservation:
+        """Charge steps, durably, before they run.
+
+        Args:
+            plan: the run's plan.
+            round: the federated round.
+            steps: how many steps the round wants.
+
+        Returns:
+            A reservation of min(steps, what is left of the plan) steps.
+
+        Raises:
+            BudgetExceeded: nothing is left of the plan.
+            LedgerError: the plan is not this ledger's, or cannot be charged.
+        """
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise LedgerError(f"steps must be a whole number, 1 or more. Found {steps!r}.")
+        name, token = secrets.token_hex(8), secrets.token_hex(16)
+        with self._chain.transaction() as work:
+            account = self._account(plan.run_id)
+            if account.plan != plan:
+                raise LedgerError(f"Run {plan.run_id} has another plan in this ledger.")
+            if account.withdrawn:
+                raise BudgetExceeded(f"The plan of run {plan.run_id} was withdrawn: start a new run.")
+            if (granted := min(steps, account.left)) < 1:
+                raise BudgetExceeded(
+                    f"Run {plan.run_id} has used all {plan.event.steps} steps of its plan: start a new run."
+                )
+            work.append(
+                self._entry(
+                    "reserve",
+                    run_id=plan.run_id,
+                    reservation=name,
+                    round=round,
+                    steps=granted,
+                    holder=token_hash(token),
+                )
+            )
+        return Reservation(self, plan.run_id, name, token, round, granted)
+
+    def _commit(self, run_id: str, reservation: str, token: str, steps: int) -> None:
+        with self._chain.transaction() as work:
+            if reservation not in self._account(run_id).open:
+                raise LedgerError(f"The reservation for run {run_id} is not open.")
+            work.append(
+                self._entry("commit", run_id=run_id, reservation=reservation, token=token, steps=steps)
+            )
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    @property
+    def limit(self) -> Budget:
+        """The limit that holds."""
+        return self._state.limit
+
+    @property
+    def head(self) -> Head:
+        """The newest entry: give it to a peer as a receipt, and later to `verify`."""
+        return self._chain.head
+
+    def now(self) -> float:
+        """Seconds since the epoch, never before the newest entry: turning the clock back gains nothing."""
+        return max(time.time(), self._state.time)
+
+    def find_plan(self, run_id: str) -> Plan | None:
+        """The run's plan, withdrawn or not, if there is one."""
+        self._chain.refresh()
+        account = self._state.accounts.get(run_id)
+        return account.plan if account else None
+
+    def plans(self) -> tuple[Plan, ...]:
+        """All plans that count, oldest first."""
+        self._chain.refresh()
+        return tuple(account.plan for account in self._state.accounts.values() if not account.withdrawn)
+
+    def events(self, run_id: str | None = None) -> tuple[DpSgdEvent, ...]:
+        """Everything charged, by all runs or one: reserved steps in full until committed lower.
+
+        Raises:
+            LedgerError: the ledger has no such run.
+        """
+        self._chain.refresh()
+        accounts = list(self._state.accounts.values()) if run_id is None else [self._account(run_id)]
+        return _charged(accounts)
+
+    def spent(self, delta: float, run_id: str | None = None) -> float:
+        """PLD epsilon of what was charged: one run's, or the worst patient's over all runs.
+
+        An odometer reading. What may be claimed is a run's `plan.epsilon`, and the limit over all runs.
+        """
+        if run_id is not None:
+            return epsilon(self.events(run_id), delta)
+        self._chain.refresh()
+        totals = {_charged(accounts) for accounts in self._combinations()}
+        return max((epsilon(events, delta) for events in totals), default=0.0)
+
+    def filter_epsilon(self) -> float:
+        """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full."""
+        self._chain.refresh()
+        values = (
+            filter_epsilon(each, self._state.limit, self._state.orders) for each in self._combinations()
+        )
+        return max(values, default=0.0)
+
+    def verify(self, receipts: Sequence[Head] = ()) -> int:
+        """Check every entry, all patient digests, the anchor and `receipts`; return the number of entries.
+
+        Raises:
+            LedgerError: anything was edited, removed, inserted or rolled back.
+        """
+        replayed = self._chain.verify(tuple(receipts))
+        if replayed.to_json() != self._state.to_json():
+            raise LedgerError(f"The snapshot in {self._chain.path} is not what its entries add up to.")
+        for fingerprint in self._state.datasets:
+            DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint)
+        return self._chain.head.seq
+
+    def export(self) -> list[dict[str, Any]]:
+        """All entries as JSON objects, for `verify_export`. Holds no patient digests and no patient counts."""
+        return export(self._chain.entries())
+
+    # -- inside -----------------------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> State:
+        return self._chain.state
+
+    def _entry(self, kind: str, **fields: Any) -> Body:
+        return {"kind": kind, "time": self.now(), **fields}
+
+    def _account(self, run_id: str) -> Account:
+        if run_id not in self._state.accounts:
+            raise LedgerError(f"The ledger has no plan for run {run_id!r}.")
+        return self._state.accounts[run_id]
+
+    def _set_limit(self, limit: Budget) -> None:
+        values = {"epsilon": limit.epsilon, "delta": limit.delta}
+        with self._chain.transaction() as work:
+            if not self._state.ledger_id:
+                work.append(
+                    self._entry(
+                        "open",
+                        version=VERSION,
+                        ledger_id=secrets.token_hex(16),
+                        orders=list(ORDERS),
+                        **values,
+                    )
+                )
+                return
+            held = self._state.limit
+            if limit.epsilon > held.epsilon or limit.delta > held.delta:
+                raise LedgerError(
+                    f"The limit (epsilon {limit.epsilon:g}, delta {limit.delta:g}) is above the recorded one "
+                    f"(epsilon {held.epsilon:g}, delta {held.delta:g}): a limit can only be lowered."
+                )
+            if limit != held:
+                work.append(self._entry("limit", **values))
+
+    def _patients(self, fingerprint: str) -> frozenset[bytes]:
+        if fingerprint not in self._digests:
+            identity = DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint)
+            self._digests[fingerprint] = identity.digests
+        return self._digests[fingerprint]
+
+    def _by_dataset(self) -> dict[str, list[Account]]:
+        plans: dict[str, list[Account]] = {}
+        for account in self._state.accounts.values():
+            if not account.withdrawn:
+                plans.setdefault(account.plan.dataset, []).append(account)
+        return plans
+
+    def _exposures(self, dataset: DatasetIdentity) -> list[list[Account]]:
+        """The plans that count for each kind of patient of `dataset`: those on any data set the patient is in."""
+        plans = self._by_dataset()
+        cohorts = {name: self._patients(name) for name in plans}
+        combinations = memberships(dataset.digests, cohorts)
+        return [
+            [account for name in plans if name in names for account in plans[name]] for names in combinations
+        ]
+
+    def _combinations(self) -> list[list[Account]]:
+        """The same for every patient of the site."""
+        found = []
+        for name in self._by_dataset():
+            found += self._exposures(DatasetIdentity(name, self._patients(name)))
+        return found
+
+
+def _charged(accounts: Sequence[Account]) -> tuple[DpSgdEvent, ...]:
+    events = (account.plan.event for account in accounts)
+    return merge(
+        DpSgdEvent(event.noise_multiplier, event.sampling_rate, account.charged)
+        for account, event in zip(accounts, events, strict=True)
+    )
+
+
+def _unchanged(known: Plan, same: tuple[object, ...]) -> Plan:
+    signed = (known.run_id, known.dataset, known.event, known.delta, known.max_grad_norm, known.purpose)
+    if signed != same:
+        names = ("run_id", "patients", "mechanism", "delta", "max_grad_norm", "purpose")
+        changed = [name for name, before, now in zip(names, signed, same, strict=True) if before != now]
+        raise LedgerError(
+            f"Run {known.run_id} was planned with another {' and '.join(changed)}: a signed plan does not change. "
+            "Start a new run."
+        )
+    return known

@@ -1,0 +1,207 @@
+"""What the entries of a ledger add up to. No storage, no cryptography: a pure replay."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy.accounting import DpSgdEvent
+from privacy.errors import LedgerError
+
+VERSION = 1
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most that any patient's data may be spent: (epsilon, delta), add/remove of one patient."""
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise LedgerError(f"A budget's epsilon must be a finite number above 0. Found {self.epsilon!r}.")
+        if not 0 < self.delta < 1:
+            raise LedgerError(f"A budget's delta must be in (0, 1). Found {self.delta!r}.")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole run's mechanism, signed before the run touches any data.
+
+    Attributes:
+        run_id: the run.
+        dataset: fingerprint of the data set.
+        event: all steps of the run, as charged (noise multiplier rounded down, sampling rate up).
+        delta: the delta of `epsilon`.
+        epsilon: what is claimed for the run, by PLD. Stopping early never lowers it.
+        max_grad_norm: clipping norm C.
+        purpose: what the run is for.
+        rule: "adaptive" where the filter over all plans admitted it, "planned" where it was signed before any
+            access to these patients and admitted by PLD.
+    """
+
+    run_id: str
+    dataset: str
+    event: DpSgdEvent
+    delta: float
+    epsilon: float
+    max_grad_norm: float
+    purpose: str
+    rule: str
+
+    def to_json(self) -> Body:
+        """A JSON object that `from_json` reads."""
+        return {**self.__dict__, "event": self.event.to_json()}
+
+    @staticmethod
+    def from_json(value: Body) -> Plan:
+        """Read what `to_json` wrote."""
+        return Plan(**{**value, "event": DpSgdEvent.from_json(value["event"])})
+
+
+@dataclass
+class Account:
+    """A plan and what was charged to it.
+
+    Attributes:
+        plan: the plan.
+        committed: steps of reservations that were committed.
+        open: steps granted and hash of the holder's token, by id of each reservation not yet committed.
+        touched: whether any step was ever reserved.
+        withdrawn: whether it was given up before any step.
+    """
+
+    plan: Plan
+    committed: int = 0
+    open: dict[str, tuple[int, str]] = field(default_factory=dict)
+    touched: bool = False
+    withdrawn: bool = False
+
+    @property
+    def charged(self) -> int:
+        """Steps charged: what is not committed counts in full."""
+        return self.committed + sum(steps for steps, _ in self.open.values())
+
+    @property
+    def left(self) -> int:
+        """Steps of the plan that are not charged."""
+        return self.plan.event.steps - self.charged
+
+
+def token_hash(token: str) -> str:
+    """What a reservation stores of its holder's token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+class State:
+    """Limit, plans and charges after a number of entries."""
+
+    def __init__(self) -> None:
+        self.ledger_id = ""
+        self.limit = Budget(math.ulp(0.0), math.ulp(0.0))  # before the first entry nothing fits
+        self.orders: tuple[int, ...] = ()
+        self.time = 0.0
+        self.accounts: dict[str, Account] = {}
+        self.datasets: set[str] = set()
+
+    def apply(self, body: Body) -> None:
+        """Take one more entry into account. Raises LedgerError for one that this version does not know."""
+        kinds: dict[str, Callable[[Body], None]] = {
+            "open": self._open,
+            "limit": self._limit,
+            "dataset": self._dataset,
+            "plan": self._plan,
+            "withdraw": self._withdraw,
+            "reserve": self._reserve,
+            "commit": self._commit,
+        }
+        try:
+            kinds[body["kind"]](body)
+            self.time = max(self.time, float(body["time"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise LedgerError(
+                f"The ledger holds an entry that this version cannot read ({body.get('kind')!r}: {error!r}). "
+                "Update the software."
+            ) from error
+
+    def to_json(self) -> Body:
+        """A JSON object that `from_json` reads."""
+        return {
+            "ledger_id": self.ledger_id,
+            "limit": [self.limit.epsilon, self.limit.delta],
+            "orders": list(self.orders),
+            "time": self.time,
+            "datasets": sorted(self.datasets),
+            "accounts": [
+                {
+                    "plan": account.plan.to_json(),
+                    "committed": account.committed,
+                    "open": {name: list(value) for name, value in account.open.items()},
+                    "touched": account.touched,
+                    "withdrawn": account.withdrawn,
+                }
+                for account in self.accounts.values()
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Body) -> State:
+        """Read what `to_json` wrote."""
+        state = cls()
+        state.ledger_id, state.limit = value["ledger_id"], Budget(*value["limit"])
+        state.orders, state.time, state.datasets = (
+            tuple(value["orders"]),
+            value["time"],
+            set(value["datasets"]),
+        )
+        for item in value["accounts"]:
+            plan = Plan.from_json(item["plan"])
+            reservations = {name: (steps, holder) for name, (steps, holder) in item["open"].items()}
+            state.accounts[plan.run_id] = Account(
+                plan, item["committed"], reservations, item["touched"], item["withdrawn"]
+            )
+        return state
+
+    def _open(self, body: Body) -> None:
+        if body["version"] != VERSION:
+            raise ValueError(f"version {body['version']}")
+        self.ledger_id, self.orders = body["ledger_id"], tuple(body["orders"])
+        self.limit = Budget(body["epsilon"], body["delta"])
+
+    def _limit(self, body: Body) -> None:
+        self.limit = Budget(body["epsilon"], body["delta"])
+
+    def _dataset(self, body: Body) -> None:
+        self.datasets.add(body["fingerprint"])
+
+    def _plan(self, body: Body) -> None:
+        plan = Plan.from_json(body["plan"])
+        if plan.run_id in self.accounts or plan.dataset not in self.datasets:
+            raise ValueError(f"plan of run {plan.run_id}")
+        self.accounts[plan.run_id] = Account(plan)
+
+    def _withdraw(self, body: Body) -> None:
+        account = self.accounts[body["run_id"]]
+        if account.touched:
+            raise ValueError(f"withdrawal of run {body['run_id']}")
+        account.withdrawn = True
+
+    def _reserve(self, body: Body) -> None:
+        account = self.accounts[body["run_id"]]
+        if account.withdrawn or not 0 < body["steps"] <= account.left or body["reservation"] in account.open:
+            raise ValueError(f"reservation for run {body['run_id']}")
+        account.open[body["reservation"]] = (body["steps"], body["holder"])
+        account.touched = True
+
+    def _commit(self, body: Body) -> None:
+        account = self.accounts[body["run_id"]]
+        steps, holder = account.open[body["reservation"]]
+        if token_hash(body["token"]) != holder or not 0 <= body["steps"] <= steps:
+            raise ValueError(f"commit for run {body['run_id']}")
+        del account.open[body["reservation"]]
+        account.committed += body["steps"]
