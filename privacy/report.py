@@ -7,6 +7,7 @@ evidence, not a certificate.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -81,6 +82,7 @@ class EpsilonReport:
         environment = Environment(
             loader=PackageLoader("privacy", "templates"), autoescape=True, undefined=StrictUndefined
         )
+        environment.filters["epsilon"] = shown
         return environment.get_template("epsilon.html").render(
             report=self,
             unit=UNIT,
@@ -97,6 +99,11 @@ class EpsilonReport:
             temporary = folder / f".{name}"
             temporary.write_text(text, encoding="utf-8")
             temporary.replace(folder / name)
+
+
+def shown(epsilon: float) -> str:
+    """An epsilon with three digits, rounded up: what is printed is never below what was spent."""
+    return f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
 
 
 class _Chart:
@@ -127,9 +134,10 @@ class _Chart:
 
     @property
     def epsilon_ticks(self) -> list[float]:
-        """Four round values up the axis."""
-        step = self._top / 4
-        return [float(f"{step * i:.2g}") for i in range(5)]
+        """Round values up the axis: multiples of 1, 2 or 5 times a power of ten."""
+        magnitude = 10.0 ** math.floor(math.log10(self._top / 5))
+        step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= self._top / 5)
+        return [step * i for i in range(int(self._top / step) + 1)]
 
     @property
     def round_ticks(self) -> list[int]:

@@ -17,6 +17,7 @@ from client.log import refusals
 from client.progress import Progress as SiteProgress
 from mmmed.config import RunConfig
 from mmmed.inference.evaluate import Evaluation
+from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder
 
@@ -122,7 +123,7 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for name, count in patients.items():
         epsilon = (
-            f"{spent[name]['epsilon']:.3f} of {spent[name]['target_epsilon']:g}"
+            f"{shown(spent[name]['epsilon'])} of {spent[name]['target_epsilon']:g}"
             if name in spent
             else "no privacy"
         )
