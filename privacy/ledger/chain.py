@@ -6,7 +6,8 @@
 A link covers every body and signature before it, so the signature of the newest entry vouches for all. Every
 append is on disk before it returns (WAL, synchronous=FULL). Beside the file lies an anchor, the newest link,
 signed: a file restored from a backup is older than its anchor. A signed snapshot of the replayed state, renewed
-every few hundred entries, keeps opening fast; `verify` trusts no snapshot and reads everything.
+every few hundred entries, keeps opening fast; `verify` trusts no snapshot and reads everything. Whoever can restore
+or delete file and anchor together shows only against a receipt (`Head`) that a peer has kept.
 
 Whatever cannot be trusted, read or written raises LedgerError, and nothing is granted.
 """
@@ -342,7 +343,9 @@ class Chain(Generic[S]):
         return head
 
     def _check_anchor(self, anchored: Head | None) -> None:
-        # One entry without anchor was created and stopped there; an anchor may also just have been created.
+        if anchored is None and self.head.seq == 1:  # created, but stopped before the anchor was written
+            self._write_anchor()
+        # An anchor may also have been created since it was looked for.
         if anchored is None and self.head.seq > 1 and not self._anchor_path.exists():
             raise LedgerError(
                 f"The anchor {self._anchor_path} is missing. Restore it: without it a ledger from a backup "
