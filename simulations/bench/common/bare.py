@@ -15,8 +15,8 @@ from simulations.bench.common import task
 State = dict[str, torch.Tensor]
 
 
-def client(number: int) -> tuple[Callable[[State], State], PrivacyEngine]:
-    """A function that trains a round, and the engine that remembers all of them."""
+def client(number: int) -> Callable[[State], tuple[State, float]]:
+    """A function that trains a round and tells epsilon of all rounds so far."""
     engine = PrivacyEngine()
     net = task.build_net()
     net, optimizer, loader = engine.make_private(
@@ -27,15 +27,16 @@ def client(number: int) -> tuple[Callable[[State], State], PrivacyEngine]:
         max_grad_norm=task.MAX_GRAD_NORM,
     )
 
-    def train(state: State) -> State:
+    def train(state: State) -> tuple[State, float]:
         net._module.load_state_dict(state)
         for images, labels in loader:
             optimizer.zero_grad()
             nn.functional.cross_entropy(net(images), labels).backward()
             optimizer.step()
-        return {key: value.clone() for key, value in net._module.state_dict().items()}
+        trained = {key: value.clone() for key, value in net._module.state_dict().items()}
+        return trained, engine.get_epsilon(task.DELTA)
 
-    return train, engine
+    return train
 
 
 def run() -> dict[str, float]:
@@ -43,10 +44,9 @@ def run() -> dict[str, float]:
     clients = [client(number) for number in range(task.CLIENTS)]
     state = task.build_net().state_dict()
     for _ in range(task.ROUNDS):
-        states = [train(state) for train, _ in clients]
+        states, epsilons = zip(*(train(state) for train in clients), strict=True)
         state = {key: torch.stack([each[key] for each in states]).mean(0) for key in state}
-    epsilon = max(engine.get_epsilon(task.DELTA) for _, engine in clients)
-    return {"epsilon": round(epsilon, 3), "loss": task.mean_loss(state)}
+    return {"epsilon": round(max(epsilons), 3), "loss": task.mean_loss(state)}
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def train(message: Message, context: Context) -> Message:
     torch.set_num_threads(1)
     net = task.build_net()
     net.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
-    engine = PrivacyEngine()
+    engine = PrivacyEngine(accountant="rdp")  # prints 2.511; Opacus' default, PRV, would print 1.924
     private, optimizer, loader = engine.make_private(
         module=net,
         optimizer=torch.optim.SGD(net.parameters(), task.LEARNING_RATE),
