@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from monai.transforms import Compose, RandAdjustContrast, RandAffine
+from monai.utils import convert_to_tensor
 
 _TRANSLATE = 0.06  # of the image side
 _ROTATE = 0.1  # radians
@@ -32,4 +33,6 @@ class Augmentation:
         """(R, C, H, W) float32 in [0, 1] -> the same shape."""
         if images.shape[0] == 0:
             return images
-        return torch.stack([torch.as_tensor(self._transform(image)) for image in images])
+        # plain tensors: MONAI's MetaTensor would follow into the model and slow down its every operation
+        views = [convert_to_tensor(self._transform(image), track_meta=False) for image in images]
+        return torch.stack(views)

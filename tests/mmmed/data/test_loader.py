@@ -93,6 +93,7 @@ def test_augmentation_is_seeded_and_leaves_missing_images_blank() -> None:
     image = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     first, second = Augmentation(16, seed=1), Augmentation(16, seed=2)
     moved = first(image)
+    assert type(moved) is torch.Tensor
     assert moved.shape == image.shape and moved.dtype == torch.float32
     assert not torch.equal(moved, second(image))
     assert moved.min() >= -1e-5 and moved.max() <= 1 + 1e-5
