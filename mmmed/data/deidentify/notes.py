@@ -61,7 +61,9 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "PHONE",
         re.compile(
-            r"(?<![\w.])(?:(?:\+|00)\d{1,3}[\s./-]?)?(?:\(0?\d{2,5}\)|0\d{2,5}|\d{3})[\s./-]\s?\d{3,4}(?:[\s./-]?\d{2,5}){1,2}(?![\w.])"
+            r"(?<![\w.])(?:\+|00)\d{1,3}[\s./-]?(?:\(0?\d{2,5}\)|\d{2,5})[\s./-]?\d{3,4}(?:[\s./-]?\d{2,5}){0,2}(?![\w.])"
+            r"|(?<![\w.])(?:\(0?\d{2,5}\)|0\d{2,5})[\s./-]\s?\d{3,4}(?:[\s./-]?\d{2,5}){1,2}(?![\w.]\d)"
+            r"|(?<![\w.])\d{3}[\s.-]\d{3,4}[\s.-]\d{4}(?!\w)"
             r"|(?:\b(?:tel|phone|fax|pager|telefon|mobile?|handy)\b\.?\s*[:#]?\s*)([+\d(][\d\s()./-]{4,}\d)",
             re.I,
         ),
@@ -71,7 +73,7 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(
             r"\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
             r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|damm)\s+\d{1,4}\s?[a-z]?\b"
-            r"|\b(?:D-)?\d{5}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[\s-][A-ZÄÖÜ][a-zäöüß]+)?\b"
+            r"|(?<![\w.,-])(?:D-)?\d{5}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[\s-][A-ZÄÖÜ][a-zäöüß]+)?\b"
             r"|\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b"
         ),
     ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,17 +90,18 @@ def find_text(pixels: np.ndarray) -> tuple[Box, ...]:
     return tuple(found)
 
 
-def contact_sheet(pairs: list[tuple[np.ndarray, Cleared]], path: Path, columns: int = 3) -> None:
-    """A PNG of changed images, before and after side by side, for a human to approve. It holds identifiers."""
-    cells = []
-    for before, cleared in pairs:
-        thumbnails = [_thumbnail(before), _thumbnail(cleared.pixels)]
-        cells.append(np.concatenate(thumbnails, axis=1))
-    blank = np.zeros_like(cells[0]) if cells else np.zeros((1, 1), np.uint8)
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    sheet = [np.concatenate(row + [blank] * (columns - len(row)), axis=1) for row in rows]
+def before_and_after(before: np.ndarray, cleared: Cleared) -> np.ndarray:
+    """Thumbnails of an image and of what was made of it, side by side: uint8 (H, W). They show identifiers."""
+    return np.concatenate([_thumbnail(before), _thumbnail(cleared.pixels)], axis=1)
+
+
+def contact_sheet(pairs: Sequence[np.ndarray], path: Path, columns: int = 3) -> None:
+    """One PNG of `before_and_after` pairs for a human to approve, readable by its owner alone."""
+    blank = np.zeros_like(pairs[0])
+    rows = [list(pairs[start : start + columns]) for start in range(0, len(pairs), columns)]
+    sheet = np.concatenate([np.concatenate(row + [blank] * (columns - len(row)), axis=1) for row in rows])
     path.touch(mode=0o600)
-    Image.fromarray(np.concatenate(sheet, axis=0) if sheet else blank).save(path, format="PNG")
+    Image.fromarray(sheet).save(path, format="PNG")
 
 
 def _thumbnail(pixels: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from pydicom import Dataset, Sequence
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.deidentify.header import deidentify_header, shift_date
 from mmmed.data.deidentify.notes import Scrubber
-from mmmed.data.deidentify.pixels import clear_text, contact_sheet, find_text, mask
+from mmmed.data.deidentify.pixels import before_and_after, clear_text, contact_sheet, find_text, mask
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
@@ -247,7 +247,7 @@ def test_identifiers_with_a_form_are_recognised(note: str, kind: str, gone: str)
 CLINICAL = [
     "Right lower lobe opacity, 3.5 x 2.1 cm, SpO2 95 %, T4 N2 M0, 120/80 mmHg, WBC 12,300/µl, CRP 120 mg/l.",
     "Temperature 38.5 on day 3; PaO2/FiO2 150/200; COVID-19, SARS-CoV-2 PCR positive 10 days ago; a 64-year-old.",
-    "Compare L4-5, 2-3 weeks, stage 1/2, room air, pH 7.35, Na 140, ICD J12.9. No pleural effusion.",
+    "Mean -119.07385 Hounsfield, 12345 ng. Compare L4-5, 2-3 weeks, stage 1/2, room air, pH 7.35, Na 140, ICD J12.9. No pleural effusion.",
 ]
 
 
@@ -300,7 +300,7 @@ def test_burned_in_text_is_masked_and_the_rest_untouched(tmp_path: Path) -> None
     assert cleared.clear and (cleared.pixels[:, top:bottom, left:right] == 0).all()
     changed = cleared.pixels != film
     assert changed.mean() < 0.04 and find_text(cleared.pixels) == ()
-    contact_sheet([(film, cleared)], tmp_path / "sheet.png")
+    contact_sheet([before_and_after(film, cleared)], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_mode & 0o077 == 0
 
 
