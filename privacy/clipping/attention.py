@@ -11,10 +11,9 @@ import torch.nn.functional as F
 
 from privacy.clipping.book import Book
 from privacy.clipping.linear import Product, tracked_linear
-from privacy.clipping.operators import autocast, rule
-from privacy.clipping.parameter import Direct
+from privacy.clipping.operators import autocast, rule, untracked
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, owned, wide
+from privacy.clipping.use import Cost, Direct, Use, owned, wide
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Stacked(Use):
 
     def cost(self, units: Units) -> Cost:
         costs = [product.cost(units) for product in self._products()]
-        return Cost(sum(c.gradient for c in costs), sum(c.gram for c in costs))
+        return Cost(sum(c.gradient for c in costs), sum(c.keep for c in costs), sum(c.ghost for c in costs))
 
     def ghost(self, units: Units) -> torch.Tensor:
         return torch.stack([product.ghost(units) for product in self._products()]).sum(0)
@@ -66,14 +65,17 @@ class _Packed(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], *gradients: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         book, weight, bias = ctx.book, ctx.weight, ctx.bias
         if book.wants(bias):
             sums = [wide(book.rows(g, bias, 1)).sum(1) for g in gradients]
             book.add(bias, Direct(torch.cat(sums, 1)))
         if book.wants(weight):
             lefts = tuple(book.rows(g, weight, 1) for g in gradients)
-            rights = tuple(book.rows(x, weight, 1) for x in ctx.saved_tensors)
+            rights = tuple(book.rows(x, weight, 1) for x in saved)
             book.add(weight, Stacked(lefts, rights))
         weights = weight.to(gradients[0].dtype).chunk(3)
         to_inputs = [

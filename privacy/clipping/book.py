@@ -9,7 +9,7 @@ from torch import nn
 
 from privacy.clipping.choose import choose
 from privacy.clipping.units import Units
-from privacy.clipping.use import Use, squared_norms, wide
+from privacy.clipping.use import Direct, Use, squared_norms, wide
 from privacy.errors import UntrackedParameter
 
 _PART_BYTES = 1 << 25  # of gradients that exist at one time while norms are recomputed
@@ -47,7 +47,10 @@ class Book:
         self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
         self._room = memory_limit
         self._shared_ids = shared_ids
+        self._as_given = units
         self._entries: dict[str, _Entry] = {}
+        self._direct: dict[str, torch.Tensor] = {}  # rows [R, numel] by name
+        self._packs: list[tuple[dict[str, int], torch.Tensor]] = []  # numel by name, and all units' rows
 
     @property
     def records(self) -> int:
@@ -85,6 +88,50 @@ class Book:
 
     def add(self, parameter: nn.Parameter, use: Use) -> None:
         """Write down one use. Its records are in the batch's order."""
+        name = self._names[id(parameter)]
+        if isinstance(use, Direct) and name not in self._entries:
+            rows = use.gradient.reshape(self.records, -1)
+            self._direct[name] = self._direct[name] + rows if name in self._direct else rows
+            return
+        if name in self._direct:  # also used in another way: one gradient, one norm
+            self._append(parameter, Direct(self._direct.pop(name)))
+        self._append(parameter, use)
+
+    def norms(self) -> torch.Tensor:
+        """Each unit's gradient norm over all parameters, [P], in float32 at least. Call after the backward pass."""
+        self._pack()
+        squares = [squared_norms(pack) for _, pack in self._packs]
+        for entry in self._entries.values():
+            if entry.squares is None:
+                self._resettle(entry)
+            assert entry.squares is not None
+            squares.append(entry.squares.clamp(min=0.0))  # a ghost norm is a difference of large numbers
+        if not squares:
+            return torch.zeros(self.units.count)
+        return torch.stack([s.to(squares[0].device) for s in squares]).sum(0).sqrt()
+
+    def sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Sum over units of factors[u] times the unit's gradient, flat, by parameter name. Empties the book.
+
+        A unit whose factor is 0 adds nothing, even if its gradient is not finite.
+        """
+        dropped = factors == 0 if bool((factors == 0).any()) else None
+        out: dict[str, torch.Tensor] = {}
+        while self._packs:
+            widths, pack = self._packs.pop()
+            totals = _combined(pack, factors, dropped).split(list(widths.values()))
+            out.update(zip(widths, totals, strict=True))
+        while self._entries:
+            name, entry = self._entries.popitem()
+            if entry.kept is not None:
+                out[name] = _combined(entry.kept, factors, dropped)
+            else:
+                out[name] = torch.stack(
+                    [self._weighted(use, factors, dropped).flatten() for use in entry.uses]
+                ).sum(0)
+        return out
+
+    def _append(self, parameter: nn.Parameter, use: Use) -> None:
         order = self._order
         if order is not None:
             use = use.map(lambda tensor: tensor[order.to(tensor.device)])
@@ -98,40 +145,15 @@ class Book:
             entry.uses.append(use)
             entry.squares = None
 
-    def norms(self) -> torch.Tensor:
-        """Each unit's gradient norm over all parameters, [P], in float32 at least. Call after the backward pass."""
-        total = None
-        for entry in self._entries.values():
-            if entry.squares is None:
-                self._resettle(entry)
-            assert entry.squares is not None
-            squares = entry.squares.clamp(min=0.0)  # a ghost norm is a difference of large numbers
-            total = squares if total is None else total + squares.to(total.device)
-        if total is None:
-            return torch.zeros(self.units.count)
-        return total.sqrt()
-
-    def sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Sum over units of factors[u] times the unit's gradient, by parameter name. Empties the book.
-
-        A unit whose factor is 0 adds nothing, even if its gradient is not finite.
-        """
-        dropped = factors == 0
-        spoilt = bool(dropped.any())
-        out: dict[str, torch.Tensor] = {}
-        while self._entries:
-            name, entry = self._entries.popitem()
-            parameter = entry.parameter
-            if entry.kept is not None:
-                kept = wide(entry.kept)
-                if spoilt:
-                    kept = kept.masked_fill(dropped[:, None].to(kept.device), 0.0)
-                total = factors.to(kept) @ kept
-            else:
-                parts = [self._weighted(use, factors, dropped if spoilt else None) for use in entry.uses]
-                total = torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
-            out[name] = total.view(parameter.shape).to(parameter.dtype)
-        return out
+    def _pack(self) -> None:
+        """Put all direct gradients side by side: models have many, small ones."""
+        groups: dict[tuple[torch.device, torch.dtype], dict[str, torch.Tensor]] = {}
+        for name, rows in self._direct.items():
+            groups.setdefault((rows.device, rows.dtype), {})[name] = rows
+        self._direct = {}
+        for group in groups.values():
+            widths = {name: rows.shape[1] for name, rows in group.items()}
+            self._packs.append((widths, self._as_given.sum(wide(torch.cat(list(group.values()), 1)))))
 
     def _weighted(self, use: Use, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
         if dropped is not None:
@@ -181,3 +203,11 @@ class Book:
             gradients = [use.map(lambda tensor, rows=rows: tensor[rows]).per_unit(part) for use in uses]  # type: ignore[misc]
             squares.append(squared_norms(sum(gradients[1:], start=gradients[0])))
         return torch.cat(squares)
+
+
+def _combined(gradients: torch.Tensor, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
+    """factors [P] times gradients [P, numel], summed over units."""
+    gradients = wide(gradients)
+    if dropped is not None:
+        gradients = gradients.masked_fill(dropped[:, None].to(gradients.device), 0.0)
+    return factors.to(gradients) @ gradients

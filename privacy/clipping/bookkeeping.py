@@ -54,8 +54,11 @@ class BookkeepingEngine:
             )
         norms = book.norms()
         sums = book.sums(factors(norms))
-        unused = {name: torch.zeros_like(p) for name, p in self._parameters.items() if name not in sums}
-        return Clipped(sums | unused, norms)
+        shaped = {
+            name: sums[name].view(p.shape).to(p.dtype) if name in sums else torch.zeros_like(p)
+            for name, p in self._parameters.items()
+        }
+        return Clipped(shaped, norms)
 
     def _clear(self) -> None:
         for p in self._parameters.values():

@@ -17,25 +17,17 @@ from privacy.clipping.use import Cost
 
 Way = Literal["keep", "ghost", "recompute"]
 
-# A multiply-add of a matrix product is so many times cheaper than moving one number to memory and back twice.
-# Measured on CPUs; the choice is broad, so that a factor of two either way hardly matters.
-_MOVE = 60.0
-_SMALL_PRODUCTS = 1.5  # Gram matrices are small, so their products run at a lower rate
-
 
 def choose(cost: Cost, numel: int, units: int, itemsize: int, room: int) -> Way:
     """
     Args:
-        cost: multiply-adds per unit.
+        cost: of each way, per unit.
         numel: numbers in one unit's gradient.
         units: P.
         itemsize: bytes of a number.
         room: bytes that may still be kept.
     """
-    ways: dict[Way, float] = {
-        "ghost": _SMALL_PRODUCTS * cost.gram,
-        "recompute": cost.gradient + _MOVE / 2 * numel,
-    }
+    ways: dict[Way, float] = {"recompute": cost.gradient + 0.8 * cost.keep, "ghost": cost.ghost}
     if numel * units * itemsize <= room:
-        ways["keep"] = _MOVE * numel
-    return min(ways, key=lambda way: ways[way])
+        ways["keep"] = cost.keep
+    return min(reversed(ways), key=lambda way: ways[way])

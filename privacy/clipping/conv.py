@@ -11,12 +11,16 @@ import torch.nn.functional as F
 
 from privacy.clipping.book import Book
 from privacy.clipping.linear import Product
-from privacy.clipping.operators import autocast, rule
-from privacy.clipping.parameter import Direct
+from privacy.clipping.operators import autocast, rule, untracked
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, scaled, wide
+from privacy.clipping.use import Cost, Direct, Use, scaled, wide
 
 _backward = torch.ops.aten.convolution_backward.default
+# Relative rates on CPUs, as in `privacy.clipping.linear`. The grouped kernel lays large weights out anew.
+_KEEP, _KEEP_LARGE, _LARGE = 75.0, 250.0, 1 << 18
+_GRAM = 1.5
+_UNFOLD = 20.0  # multiply-adds in the time that a number is copied into a patch
+
 Sizes = int | tuple[int, ...] | list[int]
 
 
@@ -40,6 +44,11 @@ class Geometry:
             self.output_padding, copies * self.groups, [False, True, False],
         )[1]  # fmt: skip
         return out
+
+    @property
+    def pointwise(self) -> bool:
+        plain = not self.transposed and self.groups == 1 and not any(self.padding)
+        return plain and all(size == 1 for size in (*self.weight[2:], *self.stride))
 
     @property
     def unfolds(self) -> bool:
@@ -73,10 +82,16 @@ class Convolution(Use):
         positions = math.prod((self.x if self.geometry.transposed else self.gradient).shape[3:])
         length = positions * self.x.shape[1] * units.records / units.count
         patch = math.prod(weight[1:])
-        gradient = length * weight[0] * patch
+        numel = weight.numel()
+        gradient, keep = length * numel, (_KEEP if numel < _LARGE else _KEEP_LARGE) * numel
         if not self.geometry.unfolds:
-            return Cost(gradient)
-        return Cost(gradient, gram=length * length * (weight[0] + patch))
+            return Cost(gradient, keep)
+        return Cost(gradient, keep, ghost=_GRAM * length * (length * (weight[0] + patch) + _UNFOLD * patch))
+
+    def as_product(self) -> Product:
+        """A pointwise convolution is a linear layer over its positions."""
+        left, right = (t.flatten(3).transpose(2, 3).flatten(1, 2) for t in (self.gradient, self.x))
+        return Product(left, right)
 
     def ghost(self, units: Units) -> torch.Tensor:
         geometry, m = self.geometry, self.x.shape[1]
@@ -118,16 +133,19 @@ class _Convolution(torch.autograd.Function):
         )  # fmt: skip
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         book, weight, bias, geometry = ctx.book, ctx.weight, ctx.bias, ctx.geometry
-        (x,) = ctx.saved_tensors
+        (x,) = saved
         inner = weight.dim() - 1
         if book.wants(bias):
             rows = wide(book.rows(gradient, bias, inner))
             book.add(bias, Direct(rows.flatten(3).sum((1, 3))))
         if x is not None:
             use = Convolution(book.rows(gradient, weight, inner), book.rows(x, weight, inner), geometry)
-            book.add(weight, use)
+            book.add(weight, use.as_product() if geometry.pointwise else use)
         if not ctx.needs_input_grad[0]:
             return None, None, None, None, None
         inputs = gradient.new_empty(1).expand(ctx.shape)  # only its shape is read

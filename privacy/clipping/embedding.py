@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from privacy.clipping.book import Book
-from privacy.clipping.operators import rule
+from privacy.clipping.operators import rule, untracked
 from privacy.clipping.units import Units
 from privacy.clipping.use import Cost, Use, scaled, squared_norms, wide
 
@@ -46,7 +46,7 @@ class Lookup(Use):
 
     def cost(self, units: Units) -> Cost:
         moved = self.gradient[0].numel() * units.records / units.count
-        return Cost(gradient=10.0 * moved, gram=10.0 * moved)
+        return Cost(gradient=20.0 * moved, keep=10.0 * self.size * self.gradient.shape[2], ghost=20.0 * moved)
 
     @classmethod
     def joined(cls, uses: list[Lookup]) -> list[Lookup]:
@@ -64,9 +64,12 @@ class _Embedding(torch.autograd.Function):
         return F.embedding(ids, weight.detach())
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None, None]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[None, None, None, None]:
         book, weight = ctx.book, ctx.weight
-        (ids,) = ctx.saved_tensors
+        (ids,) = saved
         ids = book.rows(ids, weight, 0)
         gradient = book.rows(gradient, weight, 1)
         if ctx.padding is not None:

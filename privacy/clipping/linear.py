@@ -10,10 +10,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from privacy.clipping.book import Book
-from privacy.clipping.operators import autocast, rule
-from privacy.clipping.parameter import Direct
+from privacy.clipping.operators import autocast, rule, untracked
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, owned, scaled, squared_norms, wide
+from privacy.clipping.use import Cost, Direct, Use, owned, scaled, squared_norms, wide
+
+# Relative rates on CPUs (one thread, batches of 16, widths of 64 to 1024); the choice is broad, so a factor of
+# two either way hardly matters.
+_KEEP = 30.0  # multiply-adds in the time that a number of a kept gradient is written and read twice
+_GRAM = 1.2  # Gram matrices are small, so their products run at a lower rate
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Product(Use):
         _, positions, d = self.left.shape
         p = self.right.shape[2]
         length = positions * units.records / units.count
-        return Cost(gradient=length * d * p, gram=length * length * (d + p))
+        return Cost(length * d * p, keep=_KEEP * d * p, ghost=_GRAM * length * length * (d + p))
 
     def ghost(self, units: Units) -> torch.Tensor:
         """sum over s, t of (left_s . left_t)(right_s . right_t), s and t over a unit's records and positions."""
@@ -91,9 +95,12 @@ class _Linear(torch.autograd.Function):
         return owned(F.linear(x, weight, None if bias is None else bias.to(x.dtype)))
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         book, weight, bias = ctx.book, ctx.weight, ctx.bias
-        (x,) = ctx.saved_tensors
+        (x,) = saved
         if book.wants(bias):
             book.add(bias, Direct(wide(book.rows(gradient, bias, 1)).sum(1)))
         if x is not None:

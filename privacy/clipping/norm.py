@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from privacy.clipping.book import Book
-from privacy.clipping.operators import rule
-from privacy.clipping.parameter import Direct, copies
-from privacy.clipping.use import wide
+from privacy.clipping.operators import rule, untracked
+from privacy.clipping.parameter import copies
+from privacy.clipping.use import Direct, wide
 from privacy.errors import UnsupportedModel
 
 _CACHED = 1 << 18  # numbers that stay in a CPU's cache; only the speed depends on it
@@ -33,9 +33,12 @@ class _LayerNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         book, weight, bias, inner = ctx.book, ctx.weight, ctx.bias, len(ctx.shape)
-        x, mean, rstd = ctx.saved_tensors
+        x, mean, rstd = saved
         gradient = gradient.contiguous()
         if book.wants(bias):
             book.add(bias, Direct(book.rows(gradient, bias, inner).sum(1)))
@@ -87,10 +90,13 @@ class _GroupNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
         book, weight, bias = ctx.book, ctx.weight, ctx.bias
         images, channels, size, groups = ctx.sizes
-        x, mean, rstd = ctx.saved_tensors
+        x, mean, rstd = saved
         # With the images side by side in the channels, the fused kernel's sums over the batch are per image.
         to_input, to_weight, to_bias = torch.ops.aten.native_group_norm_backward(
             gradient.contiguous().view(1, images * channels, size),

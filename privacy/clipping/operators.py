@@ -8,6 +8,7 @@ rule works as ever; the gradient that autograd then puts into the parameter's `.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -51,6 +52,22 @@ class Tracking(TorchFunctionMode):
                 if result is not NotImplemented:
                     return result
         return func(*args, **kwargs)
+
+
+def untracked(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Makes `backward(ctx, saved, *gradients)` the backward pass of a rule's autograd function.
+
+    Its own operators need no tracking, which costs time. Reading the saved tensors does: that is where a
+    checkpointed block runs its forward pass again.
+    """
+
+    @functools.wraps(backward)
+    def inner(ctx: Any, *gradients: Any) -> Any:
+        saved = ctx.saved_tensors
+        with torch._C.DisableTorchFunction():
+            return backward(ctx, saved, *gradients)
+
+    return inner
 
 
 def autocast(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,25 +10,8 @@ from torch import nn
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from privacy.clipping.book import Book
-from privacy.clipping.operators import rule
-from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, scaled
-
-
-@dataclass(frozen=True)
-class Direct(Use):
-    """Each record's gradient itself, [R, *shape]."""
-
-    gradient: torch.Tensor
-
-    def per_unit(self, units: Units) -> torch.Tensor:
-        return units.sum(self.gradient.reshape(units.records, -1))
-
-    def weighted(self, factors: torch.Tensor) -> torch.Tensor:
-        return scaled(self.gradient, factors).sum(0)
-
-    def cost(self, units: Units) -> Cost:
-        return Cost(gradient=0.0)
+from privacy.clipping.operators import rule, untracked
+from privacy.clipping.use import Direct
 
 
 class _Copies(torch.autograd.Function):
@@ -39,7 +21,8 @@ class _Copies(torch.autograd.Function):
         return parameter.detach().expand(book.records, *parameter.shape)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None]:
+    @untracked
+    def backward(ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor) -> tuple[None, None]:
         ctx.book.add(ctx.parameter, Direct(gradient))
         return None, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -16,15 +17,17 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Cost:
-    """Multiply-adds per unit of the ways to a norm (`privacy.clipping.choose`).
+    """What the ways to a norm cost (`privacy.clipping.choose`), per unit, in multiply-adds of a matrix product.
 
     Attributes:
-        gradient: of the ordinary weight gradient.
-        gram: of the ghost norm; infinite if there is none.
+        gradient: the ordinary weight gradient.
+        keep: what it costs more to make one gradient a unit, take its norm and sum the scaled gradients.
+        ghost: the ghost norm; infinite if there is none.
     """
 
     gradient: float
-    gram: float = float("inf")
+    keep: float
+    ghost: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,19 @@ def squared_norms(rows: torch.Tensor) -> torch.Tensor:
         return torch.linalg.vector_norm(rows, dim=1).square()
     blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
     return blocks.square().sum(1) + torch.linalg.vector_norm(rows[:, whole:], dim=1).square()
+
+
+@dataclass(frozen=True)
+class Direct(Use):
+    """Each record's gradient itself, [R, *shape]."""
+
+    gradient: torch.Tensor
+
+    def per_unit(self, units: Units) -> torch.Tensor:
+        return units.sum(self.gradient.reshape(units.records, -1))
+
+    def weighted(self, factors: torch.Tensor) -> torch.Tensor:
+        return scaled(self.gradient, factors).sum(0)
+
+    def cost(self, units: Units) -> Cost:
+        return Cost(gradient=0.0, keep=0.0)  # the gradient is there already

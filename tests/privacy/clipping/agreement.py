@@ -41,7 +41,7 @@ def forced(way: str | None) -> ExitStack:
     if way is not None:
 
         def choose(cost: Any, *_: object) -> str:
-            return "recompute" if way == "ghost" and not math.isfinite(cost.gram) else str(way)
+            return "recompute" if way == "ghost" and not math.isfinite(cost.ghost) else str(way)
 
         stack.enter_context(patch.object(book, "choose", choose))
         stack.enter_context(patch.object(book, "_PART_BYTES", 64))  # parts of one or two units

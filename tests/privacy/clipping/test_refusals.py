@@ -222,10 +222,10 @@ def test_nothing_is_booked_below_the_lowest_trainable_layer() -> None:
 @pytest.mark.parametrize(
     ("cost", "numel", "room", "way"),
     [
-        (Cost(gradient=1e9, gram=1e3), 10**6, 1 << 40, "ghost"),  # few positions, a large layer
-        (Cost(gradient=1e9, gram=1e12), 10**4, 1 << 40, "keep"),  # many positions, a small layer
-        (Cost(gradient=1e9, gram=1e12), 10**4, 10**4, "recompute"),  # no memory left
-        (Cost(gradient=1e9), 10**4, 0, "recompute"),  # no ghost norm
+        (Cost(gradient=1e9, keep=1e8, ghost=1e3), 10**6, 1 << 40, "ghost"),  # few positions, a large layer
+        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 10**4, 1 << 40, "keep"),  # many positions, a small layer
+        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 10**4, 10**4, "recompute"),  # no memory left
+        (Cost(gradient=1e9, keep=1e6), 10**4, 0, "recompute"),  # no ghost norm
     ],
 )
 def test_the_way_to_a_norm_follows_the_shapes_and_the_memory(
