@@ -5,7 +5,8 @@ Four clients of 200 synthetic 1x64x64 images, a GroupNorm CNN of 18,402 paramete
 the same for all; the noise makes it differ from run to run.
 
 The epsilons differ on purpose. A new PrivacyEngine a message, as in Flower's example, forgets earlier rounds and
-reports one round's epsilon again and again; the others compose all 21 steps.
+reports one round's epsilon again and again; the others compose all 21 steps. The loop computes its epsilon once, at the
+end; the federated systems report one after every round.
 """
 
 from __future__ import annotations
