@@ -1,0 +1,135 @@
+"""One image or volume at a time: decode, clear of text, write."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from mmmed.data.deidentify.pixels import Cleared, before_and_after, clear_text
+from mmmed.data.dicom.file import open_dicom
+from mmmed.data.dicom.pixels import frame, modality_values
+from mmmed.data.dicom.series import Geometry
+from mmmed.data.image import read_image
+from mmmed.data.ingest.sources import Found
+from mmmed.errors import DataError
+
+MAX_VOXELS = 1 << 29
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was made of an item; nothing in it names a patient.
+
+    Attributes:
+        file: path below the data set; "" if text in the pixels could not be cleared.
+        shape: height and width, and slices of a volume.
+        spacing: millimetres along the shape, 0 if unknown.
+        fingerprint: 256 bits in hexadecimal that stay alike for alike images; "" for volumes.
+        masked: boxes of text that were blackened.
+    """
+
+    file: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    fingerprint: str
+    masked: int
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, object]) -> Written:
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})  # type: ignore[arg-type]
+
+
+def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
+    """Decode the first frame, clear it of text and write it as an 8-bit PNG of what a display shows.
+
+    An image that was changed leaves a pair of thumbnails in ``review``. Raises `DataError` if it cannot be
+    read.
+    """
+    spacing: tuple[float, ...] = (0.0, 0.0)
+    if dicom:
+        dataset = open_dicom(found.path)
+        pixels = frame(dataset, found.origin)
+        given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
+        if given and len(given) == 2:
+            spacing = (float(given[0]), float(given[1]))
+    else:
+        pixels = read_image(found.path, channels=3)
+        if (pixels == pixels[:1]).all():
+            pixels = pixels[:1]
+    cleared = clear_text(np.ascontiguousarray(pixels))
+    if cleared.boxes:
+        _write_png(before_and_after(pixels, cleared), out / "review" / f"{item}.png", private=True)
+    file = f"images/{item}.png" if cleared.clear else ""
+    if cleared.clear:
+        _write_png(_eight_bits(cleared), out / file)
+    shape = (pixels.shape[1], pixels.shape[2])
+    return Written(file, shape, spacing, fingerprint(pixels), len(cleared.boxes))
+
+
+def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:
+    """Stack slices after the modality LUT (Hounsfield units for CT) and write NIfTI with the affine.
+
+    Text is looked for in the brightest values along the slices; a volume with text is not taken.
+    """
+    height, width = geometry.slices[0].shape
+    shape = (height, width, len(geometry.slices))
+    if np.prod(shape) > MAX_VOXELS:
+        raise DataError(f"{files[0].origin}: volume of {shape} voxels; at most {MAX_VOXELS:,} are taken")
+    volume = np.empty(shape, dtype=np.float32)
+    opened, dataset = -1, None
+    for number, one in enumerate(geometry.slices):
+        if one.file != opened:
+            opened, dataset = one.file, open_dicom(files[one.file].path)
+        assert dataset is not None
+        values = modality_values(dataset, files[one.file].origin, one.frame)
+        if values.shape != (height, width):
+            raise DataError(
+                f"{files[one.file].origin}: slice of {values.shape} pixels; expected {(height, width)}"
+            )
+        volume[:, :, number] = values
+    brightest = volume.max(axis=2)
+    low, high = float(brightest.min()), float(brightest.max())
+    cleared = clear_text(((brightest - low) / max(high - low, 1e-12))[None])
+    spacing = tuple(float(v) for v in np.linalg.norm(geometry.affine[:3, :3], axis=0))
+    if cleared.boxes:
+        return Written("", shape, spacing, "", len(cleared.boxes))
+    exact = np.array_equal(volume, volume.astype(np.int16))
+    file = f"volumes/{item}.nii.gz"
+    target = out / file
+    target.parent.mkdir(exist_ok=True)
+    temporary = target.with_name(f"part-{target.name}")
+    image = nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, geometry.affine)
+    nibabel.save(image, temporary)
+    temporary.replace(target)
+    return Written(file, shape, spacing, "", 0)
+
+
+def fingerprint(pixels: np.ndarray) -> str:
+    """Difference hash of 16 x 16 cells: whether each cell is brighter than its right neighbour."""
+    gray = torch.from_numpy(np.ascontiguousarray(pixels.mean(0)))[None, None]
+    cells = functional.interpolate(gray, size=(16, 17), mode="bilinear", antialias=True)[0, 0].numpy()
+    return np.packbits(cells[:, :-1] > cells[:, 1:]).tobytes().hex()
+
+
+def _eight_bits(cleared: Cleared) -> np.ndarray:
+    values = (cleared.pixels * 255).round().astype(np.uint8)
+    return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
+
+
+def _write_png(pixels: np.ndarray, target: Path, *, private: bool = False) -> None:
+    target.parent.mkdir(exist_ok=True, mode=0o700)
+    temporary = target.with_name(f"part-{target.name}")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    if private:
+        os.chmod(temporary, 0o600)  # noqa: PTH101
+    temporary.replace(target)

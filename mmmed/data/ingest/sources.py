@@ -1,0 +1,167 @@
+"""Which files there are to read: folders, zip archives and DICOMDIR, none of them trusted.
+
+Symbolic links, devices and nested archives are refused with a reason. Archive members are unpacked under
+numbers into a workspace, so that no name in an archive can reach outside it, and within limits on count,
+size and ratio.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import dcmread
+
+from mmmed.errors import DataError
+
+MAX_MEMBERS = 200_000
+MAX_MEMBER_BYTES = 2 << 30
+MAX_ARCHIVE_BYTES = 64 << 30
+MAX_RATIO = 1000  # deflate itself cannot do more than 1032; text of one letter is no hospital's data
+_SMALL = 10 << 20  # below this a high ratio harms nobody
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Found:
+    """A regular file to read. ``origin`` is what a human would look for: the path, or archive and member."""
+
+    path: Path
+    origin: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Something that is not in the data set, and why."""
+
+    origin: str
+    reason: str
+
+
+def find_files(sources: Sequence[Path], workspace: Path) -> Iterator[Found | Skipped]:
+    """All files below the sources in a stable order; archives are unpacked into ``workspace``.
+
+    Raises `DataError` if a source does not exist.
+    """
+    for source in sources:
+        if not source.exists():
+            raise DataError(f"{source}: no such file or folder; correct the source")
+        if source.is_dir():
+            yield from _walk(source, workspace)
+        elif source.name.upper() == "DICOMDIR":
+            yield from _listed(source)
+        else:
+            yield from _file(source, workspace)
+
+
+def _walk(folder: Path, workspace: Path) -> Iterator[Found | Skipped]:
+    for parent, folders, files in os.walk(folder, followlinks=False):
+        folders.sort()
+        here = Path(parent)
+        if here.resolve() == workspace.resolve():
+            folders.clear()
+            continue
+        for name in [name for name in folders if (here / name).is_symlink()]:
+            yield Skipped(str(here / name), "symbolic link: name the folder it points to as a source")
+        for name in sorted(files):
+            yield from _file(here / name, workspace)
+
+
+def _file(path: Path, workspace: Path) -> Iterator[Found | Skipped]:
+    if path.is_symlink():
+        yield Skipped(str(path), "symbolic link: name the file it points to as a source")
+    elif not stat.S_ISREG(path.lstat().st_mode):
+        yield Skipped(str(path), "not a regular file")
+    elif path.name.upper() == "DICOMDIR":
+        yield Skipped(str(path), "DICOMDIR index: the files it lists are read themselves")
+    elif path.suffix.lower() == ".zip":
+        yield from _unpack(path, workspace)
+    else:
+        yield Found(path, str(path))
+
+
+def _listed(index: Path) -> Iterator[Found | Skipped]:
+    """The files that a DICOMDIR lists (PS3.3 annex F), none from outside its folder."""
+    try:
+        records = dcmread(index).DirectoryRecordSequence
+        listed = [r.ReferencedFileID for r in records if "ReferencedFileID" in r]
+    except Exception as error:
+        raise DataError(
+            f"{index}: not a readable DICOMDIR ({type(error).__name__}); name its folder"
+        ) from error
+    root = index.parent.resolve()
+    for parts in listed:
+        path = root.joinpath(*([parts] if isinstance(parts, str) else map(str, parts)))
+        if not path.resolve().is_relative_to(root):
+            yield Skipped(str(path), "listed by a DICOMDIR, but outside its folder")
+        elif not path.is_file():
+            yield Skipped(str(path), "listed by a DICOMDIR, but missing")
+        else:
+            yield Found(path, str(path))
+
+
+def _unpack(archive: Path, workspace: Path) -> Iterator[Found | Skipped]:
+    folder = (
+        workspace / f"{len(list(workspace.iterdir())):06}" if workspace.is_dir() else workspace / "000000"
+    )
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [member for member in opened.infolist() if not member.is_dir()]
+            problem = _archive_problem(members)
+            if problem:
+                yield Skipped(str(archive), problem)
+                return
+            folder.mkdir(parents=True)
+            for number, member in enumerate(members):
+                origin = f"{archive}!{member.filename}"
+                if Path(member.filename).suffix.lower() == ".zip":
+                    yield Skipped(origin, "archive in an archive: unpack it first")
+                    continue
+                target = folder / f"{number:06}{Path(member.filename).suffix.lower()[:8]}"
+                try:
+                    _copy_member(opened, member, target)
+                except (
+                    zipfile.BadZipFile,
+                    RuntimeError,
+                    EOFError,
+                    OSError,
+                    ValueError,
+                    NotImplementedError,
+                ) as error:
+                    target.unlink(missing_ok=True)
+                    yield Skipped(origin, f"damaged or encrypted archive member ({type(error).__name__})")
+                    continue
+                yield Found(target, origin)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        yield Skipped(str(archive), f"not a readable zip archive ({type(error).__name__})")
+
+
+def _archive_problem(members: list[zipfile.ZipInfo]) -> str:
+    total = sum(member.file_size for member in members)
+    if len(members) > MAX_MEMBERS or total > MAX_ARCHIVE_BYTES:
+        return f"archive of {len(members):,} files and {total >> 20:,} MiB: unpack it yourself"
+    packed = sum(member.compress_size for member in members)
+    if total > _SMALL and total > MAX_RATIO * max(packed, 1):
+        return "archive that unpacks to more than 1000 times its size: refused"
+    return ""
+
+
+def _copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack one member, stopping where its declared size or the limit ends."""
+    left = min(member.file_size, MAX_MEMBER_BYTES)
+    with archive.open(member) as packed, target.open("wb") as file:
+        while piece := packed.read(_CHUNK):
+            left -= len(piece)
+            if left < 0:
+                raise zipfile.BadZipFile("member larger than declared or allowed")
+            file.write(piece)
+
+
+def clear_workspace(workspace: Path) -> None:
+    """Remove what was unpacked: it is not de-identified."""
+    shutil.rmtree(workspace, ignore_errors=True)

@@ -1,0 +1,518 @@
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import multiprocessing
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from dicom_files import CR, CT, dicom, save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from pydicom import Dataset, Sequence
+
+from mmmed.config import DataConfig, TaskConfig
+from mmmed.data.deidentify import SiteKey
+from mmmed.data.image import read_image
+from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, TableColumns, ingest
+from mmmed.data.ingest import sources as sources_module
+from mmmed.data.ingest.reports import Report, fhir_reports, plain, table_rows, text_file
+from mmmed.data.ingest.scan import scan
+from mmmed.data.ingest.sections import finding_stated, select_sections
+from mmmed.data.ingest.sources import Found, find_files
+from mmmed.data.manifest import read_manifest
+from mmmed.errors import DataError
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+KEY = SiteKey(bytes(range(32)))
+OPTIONS = IngestOptions(site="north", workers=2)
+SEG = "1.2.840.10008.5.1.4.1.1.66.4"
+SR = "1.2.840.10008.5.1.4.1.1.88.11"
+
+
+def _film(seed: int, side: int = 96) -> np.ndarray:
+    draw = np.random.default_rng(seed)
+    y, x = np.mgrid[:side, :side] / side
+    waves = sum(draw.normal() * np.sin(draw.uniform(2, 9) * x + draw.uniform(2, 9) * y) for _ in range(6))
+    return (128 + 100 * waves / np.abs(waves).max()).astype(np.uint8)
+
+
+def _study(folder: Path, number: int, patient: str, name: str, **elements: object) -> Dataset:
+    ds = dicom(
+        _film(number), PatientID=patient, PatientName=name, AccessionNumber=f"ACC{number:05}", **elements
+    )
+    ds.StudyDate, ds.PatientBirthDate, ds.ViewPosition = "20200310", "19530323", "PA"
+    save(ds, folder / f"{name.replace('^', '-')}-{number}.dcm")
+    return ds
+
+
+def _run(
+    sources: list[Path], out: Path, options: IngestOptions = OPTIONS
+) -> tuple[IngestReport, pd.DataFrame]:
+    report = ingest(sources, out, key=KEY, options=options)
+    return report, pd.read_parquet(report.table)
+
+
+def _reasons(report: IngestReport) -> dict[str, str]:
+    return {one.origin.rpartition("/")[2]: one.reason for one in report.skipped}
+
+
+def _pseudonym(patient: str) -> str:
+    return KEY.pseudonym("patient", patient)
+
+
+# ---------------------------------------------------------------- the whole way
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """Three patients with every kind of source, and things that are no images."""
+    root = tmp_path / "hospital"
+    first = _study(root / "a", 1, "MHH111111", "Muster^Erika")
+    (root / "a" / "note.txt").write_text(
+        "HISTORY: Erika Muster, MHH-111111, cough.\nIMPRESSION: No effusion."
+    )
+    second = _study(root / "b", 2, "MHH222222", "Jürgens^Max")
+    report = dicom(np.zeros((2, 2), np.uint8), sop_class=SR, PatientID="MHH222222", PatientName="Jürgens^Max")
+    for keyword in ("PixelData", "Rows", "Columns"):
+        delattr(report, keyword)
+    code, content = Dataset(), Dataset()
+    code.CodeMeaning, content.ValueType = "Findings", "TEXT"
+    content.ConceptNameCodeSequence, content.TextValue = (
+        Sequence([code]),
+        "Mr. Juergens has a pleural effusion.",
+    )
+    report.StudyInstanceUID, report.ContentSequence = second.StudyInstanceUID, Sequence([content])
+    save(report, root / "b" / "report.dcm")
+    _study(root / "c", 3, "MHH333333", "Probe^Anna")
+    save(dicom(np.zeros((4, 4), np.uint8), sop_class=SEG), root / "c" / "seg.dcm")
+    (root / "c" / "broken.dcm").write_bytes((root / "c" / "Probe-Anna-3.dcm").read_bytes()[:700])
+    (root / "c" / "readme.md").write_text("not data")
+    with (root / "labs.csv").open("w") as table:
+        writer = csv.writer(table)
+        writer.writerow(["pid", "acc", "crp", "comment", "secret"])
+        writer.writerow(["MHH111111", "ACC00001", "120", "seen by Erika Muster", "do not keep"])
+        writer.writerow(["MHH999999", "ACC00002", "7", "", "another patient than the study's"])
+    bundle = {"resourceType": "Bundle", "type": "collection", "entry": [
+        {"resource": {"resourceType": "Patient", "id": "p3", "identifier": [{"value": "MHH333333"}]}},
+        {"resource": {"resourceType": "DiagnosticReport", "id": "r", "status": "final", "code": {"text": "CXR"},
+                      "subject": {"reference": "Patient/p3"}, "identifier": [{"value": "ACC00003"}],
+                      "conclusion": "Anna Probe: effusion ruled out."}},
+    ]}  # fmt: skip
+    (root / "bundle.json").write_text(json.dumps(bundle))
+    assert first.StudyInstanceUID != second.StudyInstanceUID
+    return root
+
+
+def test_every_source_becomes_one_table_without_identifiers(hospital: Path, tmp_path: Path) -> None:
+    options = IngestOptions(
+        site="north", workers=2, labels={"effusion": r"effusion"},
+        table=TableColumns(patient="pid", study="acc", keep=("crp", "comment")),
+    )  # fmt: skip
+    out = tmp_path / "data"
+    report, table = _run([hospital], out, options)
+    assert (report.rows, report.patients, report.images, report.notes) == (3, 3, 3, 3)
+    rows = table.set_index("patient_id")
+    first, second, third = (rows.loc[_pseudonym(p)] for p in ("MHH111111", "MHH222222", "MHH333333"))
+    assert first.text == "HISTORY: [NAME], [ID], cough.\nIMPRESSION: No effusion."
+    assert first.crp == "120" and first.comment == "seen by [NAME]" and "secret" not in rows
+    assert (
+        second.text == "Findings: Mr. [NAME] has a pleural effusion."
+        and third.text == "IMPRESSION: [NAME]: effusion ruled out."
+    )
+    assert list(table.set_index("patient_id").effusion[[first.name, second.name, third.name]]) == [0, 1, 0]
+    assert first["view"] == "PA" and first.modality == "CR" and first.site == "north"
+    assert first.study_date != "20200310" and len(first.study_date) == 8
+    assert report.replaced["NAME"] >= 4 and report.quarantined == [] and report.sheets == []
+    reasons = _reasons(report)
+    assert "segmentation" in reasons["seg.dcm"] and "not a supported kind" in reasons["readme.md"]
+    assert "another patient" in reasons["labs.csv row 2"] and "broken.dcm" in reasons
+    for file in (path for path in out.rglob("*") if path.is_file()):
+        content = file.read_bytes().lower()
+        for identifier in (b"muster", b"erika", b"mhh", b"acc0", b"19530323", b"20200310", b"probe", b".dcm"):
+            assert identifier not in content, (file, identifier)
+
+
+def test_images_are_what_the_reader_reads_and_the_table_trains(hospital: Path, tmp_path: Path) -> None:
+    options = IngestOptions(site="north", workers=2, labels={"effusion": "effusion"})
+    _, table = _run([hospital], tmp_path / "data", options)
+    row = table.set_index("patient_id").loc[_pseudonym("MHH222222")]
+    written = read_image(tmp_path / "data" / row.image, channels=1)
+    original = read_image(hospital / "b" / "Jürgens-Max-2.dcm", channels=1)
+    np.testing.assert_allclose(written, original, atol=0.5 / 255 + 1e-6)
+    manifest = read_manifest(
+        tmp_path / "data", DataConfig(source="x", table="data.parquet"), TaskConfig(label="effusion")
+    )
+    assert len(manifest.records) == 3 and manifest.sites == ["north"]
+
+
+def test_ct_slices_become_a_volume_in_hounsfield_units(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    slices = draw.integers(0, 2000, (5, 16, 20)).astype(np.int16)
+    base = dicom(slices[0], sop_class=CT)
+    for number in (3, 0, 4, 1, 2):
+        ds = dicom(slices[number], sop_class=CT, RescaleSlope=1, RescaleIntercept=-1024)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = base.StudyInstanceUID, base.SeriesInstanceUID
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [10, 20, 5 + 3 * number], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing = [0.7, 0.5]
+        save(ds, tmp_path / "in" / f"{number}.dcm")
+    report, table = _run([tmp_path / "in"], tmp_path / "out")
+    assert (report.images, report.volumes) == (0, 1)
+    volume = nibabel.load(tmp_path / "out" / table.volume[0])
+    np.testing.assert_array_equal(np.asarray(volume.dataobj), np.moveaxis(slices, 0, -1) - 1024)
+    np.testing.assert_allclose(volume.affine @ [2, 1, 4, 1], [-10 - 0.5, -20 - 2 * 0.7, 5 + 12, 1], atol=1e-4)
+    assert json.loads(table["shape"][0]) == [16, 20, 5] and json.loads(table.spacing_mm[0]) == [0.7, 0.5, 3.0]
+    (tmp_path / "in" / "2.dcm").unlink()
+    with pytest.raises(DataError, match="nothing usable") as caught:
+        _run([tmp_path / "in"], tmp_path / "out2")
+    assert "missing slices" in str(caught.value)
+
+
+def test_table_images_and_patients_without_images(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    rgb = np.stack([_film(1), _film(2), _film(3)], axis=-1)
+    Image.fromarray(rgb).save(tmp_path / "in" / "x.png")
+    (tmp_path / "secret.png").write_bytes((tmp_path / "in" / "x.png").read_bytes())
+    rows = [["p", "img", "note"], ["A1", "x.png", "a mole"], ["A2", "", "text alone"], ["A3", "../secret.png", ""],
+            ["A4", "absent.png", ""], ["", "x.png", "nobody"]]  # fmt: skip
+    (tmp_path / "in" / "t.csv").write_text("\n".join(",".join(row) for row in rows))
+    options = IngestOptions(site="s", table=TableColumns(patient="p", text="note", image="img"))
+    report, table = _run([tmp_path / "in"], tmp_path / "out", options)
+    by_patient = table.set_index("patient_id")
+    assert sorted(by_patient.index) == sorted([_pseudonym("A1"), _pseudonym("A2")])
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / "out" / by_patient.image[_pseudonym("A1")])), rgb
+    )
+    assert by_patient.text[_pseudonym("A2")] == "text alone" and by_patient.image[_pseudonym("A2")] == ""
+    assert sum("outside the table's folder" in one.reason for one in report.skipped) == 2
+    assert any("without a patient id" in one.reason for one in report.skipped)
+
+
+def test_burned_in_text_is_masked_and_pages_of_text_are_quarantined(tmp_path: Path) -> None:
+    film = Image.fromarray(_film(1, 512))
+    ImageDraw.Draw(film).text((8, 8), "Muster, Erika 23.03.1953", fill=255, font_size=22)
+    save(dicom(np.asarray(film), PatientID="A", BurnedInAnnotation="NO"), tmp_path / "in" / "film.dcm")
+    page = Image.new("L", (400, 400))
+    for row in range(0, 400, 24):
+        ImageDraw.Draw(page).text((2, row), "Erika Muster, born 23.03.1953, MHH1", fill=255, font_size=22)
+    save(dicom(np.asarray(page), PatientID="B"), tmp_path / "in" / "page.dcm")
+    report, table = _run([tmp_path / "in"], tmp_path / "out")
+    assert len(table) == 1 and [q.origin.endswith("page.dcm") for q in report.quarantined] == [True]
+    masked = np.asarray(Image.open(tmp_path / "out" / table.image[0]))
+    assert (masked[10:26, 10:120] == 0).all() and (masked[60:] > 0).any()
+    assert len(report.sheets) == 1 and report.sheets[0].stat().st_mode & 0o077 == 0
+    assert len(list((tmp_path / "out" / "images").iterdir())) == 1
+
+
+def test_warnings_for_one_id_of_two_people_and_one_image_of_two_ids(tmp_path: Path) -> None:
+    one = _study(tmp_path / "in", 1, "A", "Muster^Erika", PatientSex="F")
+    other = _study(tmp_path / "in", 2, "A", "Muster^Karl", PatientSex="M")
+    copy = dicom(_film(1) + 1, PatientID="B")  # the same film, a little brighter
+    save(copy, tmp_path / "in" / "copy.dcm")
+    assert one.PatientID == other.PatientID
+    report, _ = _run([tmp_path / "in"], tmp_path / "out")
+    assert any(_pseudonym("A") in w and "2 sexes" in w for w in report.warnings)
+    assert (
+        any("nearly identical" in w and _pseudonym("B") in w for w in report.warnings)
+        and len(report.warnings) == 2
+    )
+
+
+# ---------------------------------------------------------------- again, and after a kill
+
+
+def _die_after(folder: Path, out: Path, count: int) -> None:
+    ingest([folder], out, key=KEY, options=IngestOptions(site="n", workers=1),
+           progress=lambda done, _: os._exit(9) if done == count else None)  # fmt: skip
+
+
+def _die_inside(folder: Path, out: Path) -> None:
+    from mmmed.data.ingest import pipeline
+
+    real = pipeline.write_image
+
+    def deadly(found: Found, *rest: object, **options: object) -> object:
+        if "deadly" in found.origin:
+            os._exit(11)
+        return real(found, *rest, **options)  # type: ignore[arg-type]
+
+    pipeline.write_image = deadly  # type: ignore[assignment]
+    ingest([folder], out, key=KEY, options=IngestOptions(site="n", workers=2))
+
+
+def _spawn(target: object, *args: object) -> int | None:
+    process = multiprocessing.get_context("fork").Process(target=target, args=args)  # type: ignore[arg-type]
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_a_second_run_goes_on_where_the_first_was_killed(tmp_path: Path) -> None:
+    for number in range(4):
+        _study(tmp_path / "in", number, f"P{number}", f"N{number}")
+    assert _spawn(_die_after, tmp_path / "in", tmp_path / "out", 2) == 9
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "images").iterdir()}
+    assert len(written) >= 2 and not (tmp_path / "out" / "data.parquet").exists()
+    done: list[int] = []
+    ingest(
+        [tmp_path / "in"], tmp_path / "out", key=KEY, options=OPTIONS, progress=lambda d, _: done.append(d)
+    )
+    assert done == [3, 4]
+    assert all(path.stat().st_mtime_ns == before for path, before in list(written.items())[:2])
+    done.clear()
+    _, table = _run([tmp_path / "in"], tmp_path / "out")
+    assert len(table) == 4 and done == []
+    shutil.rmtree(tmp_path / "in" / "x", ignore_errors=True)
+    (tmp_path / "in" / "N0-0.dcm").unlink()
+    _, table = _run([tmp_path / "in"], tmp_path / "out")
+    assert len(table) == 3 and {f"images/{p.name}" for p in (tmp_path / "out" / "images").iterdir()} == set(
+        table.image
+    )
+
+
+def test_a_file_that_kills_its_reader_is_refused_in_the_end(tmp_path: Path) -> None:
+    _study(tmp_path / "in", 1, "P1", "good")
+    _study(tmp_path / "in", 2, "P2", "deadly")
+    _study(tmp_path / "in", 3, "P3", "other")
+    codes = [_spawn(_die_inside, tmp_path / "in", tmp_path / "out") for _ in range(3)]
+    assert codes[0] == 11 and codes[-1] == 0
+    table = pd.read_parquet(tmp_path / "out" / "data.parquet")
+    assert set(table.patient_id) == {_pseudonym("P1"), _pseudonym("P3")}
+
+
+def test_two_runs_into_one_data_set_are_refused(tmp_path: Path) -> None:
+    _study(tmp_path / "in", 1, "P1", "x")
+    other = []
+
+    def second(done: int, total: int) -> None:
+        with pytest.raises(DataError, match="another run"):
+            ingest([tmp_path / "in"], tmp_path / "out", key=KEY, options=OPTIONS)
+        other.append(done)
+
+    ingest([tmp_path / "in"], tmp_path / "out", key=KEY, options=OPTIONS, progress=second)
+    assert other == [1]
+
+
+# ---------------------------------------------------------------- hostile sources
+
+
+def _found(folder: Path, workspace: Path) -> tuple[list[Found], list[Skipped]]:
+    files = list(find_files([folder], workspace))
+    return [f for f in files if isinstance(f, Found)], [f for f in files if isinstance(f, Skipped)]
+
+
+def test_archives_cannot_write_outside_and_bombs_are_refused(tmp_path: Path) -> None:
+    source, workspace = tmp_path / "in", tmp_path / "work"
+    source.mkdir()
+    with zipfile.ZipFile(source / "a.zip", "w") as archive:
+        archive.writestr("../../escape.txt", "x")
+        archive.writestr("/tmp/absolute.txt", "y")
+        archive.writestr("inner.zip", b"PK")
+        archive.writestr("good/one.txt", "z")
+    with zipfile.ZipFile(source / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros.dcm", bytes(40 << 20))
+    with zipfile.ZipFile(source / "lie.zip", "w") as archive:
+        archive.writestr("x.txt", "0123456789" * 10)
+    data = (source / "lie.zip").read_bytes()
+    (source / "lie.zip").write_bytes(data.replace((100).to_bytes(4, "little"), (5).to_bytes(4, "little")))
+    (source / "noise.zip").write_bytes(b"PK\x03\x04" + os.urandom(200))
+    before = {p for p in tmp_path.rglob("*") if workspace not in p.parents}
+    files, skipped = _found(source, workspace)
+    assert sorted(f.path.read_text() for f in files if "a.zip" in f.origin) == ["x", "y", "z"]
+    assert all(f.path.resolve().is_relative_to(workspace.resolve()) for f in files)
+    assert {p for p in tmp_path.rglob("*") if workspace not in p.parents} - before <= {workspace}
+    reasons = {s.origin.rpartition("/")[2]: s.reason for s in skipped}
+    assert "1000 times" in reasons["bomb.zip"] and "archive in an archive" in reasons["a.zip!inner.zip"]
+    assert "not a readable zip" in reasons["noise.zip"] and any("lie.zip" in origin for origin in reasons)
+
+
+def test_limits_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources_module, "MAX_MEMBERS", 3)
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
+        for number in range(4):
+            archive.writestr(f"{number}.txt", "x")
+    files, skipped = _found(tmp_path / "many.zip", tmp_path / "work")
+    assert files == [] and "unpack it yourself" in skipped[0].reason
+
+
+def test_links_and_special_files_are_skipped(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    (tmp_path / "outside.txt").write_text("secret")
+    (source / "link.txt").symlink_to(tmp_path / "outside.txt")
+    (source / "loop").symlink_to(source)
+    os.mkfifo(source / "pipe.txt")
+    (source / "real.txt").write_text("x")
+    files, skipped = _found(source, tmp_path / "work")
+    assert [f.path.name for f in files] == ["real.txt"] and len(skipped) == 3
+    with pytest.raises(DataError, match="no such file"):
+        list(find_files([tmp_path / "absent"], tmp_path / "work"))
+
+
+def test_dicomdir_reads_what_it_lists_and_nothing_outside(tmp_path: Path) -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files" / "dicomdirtests"
+    files, skipped = _found(folder / "DICOMDIR", tmp_path / "work")
+    assert len(files) + len(skipped) == 31 and len(files) >= 30
+    listing = pydicom.dcmread(folder / "DICOMDIR")
+    for record in listing.DirectoryRecordSequence:
+        if "ReferencedFileID" in record:
+            record.ReferencedFileID = ["..", "..", "outside"]
+    (tmp_path / "disc").mkdir()
+    (tmp_path / "outside").write_text("x")
+    listing.save_as(tmp_path / "disc" / "DICOMDIR")
+    files, skipped = _found(tmp_path / "disc" / "DICOMDIR", tmp_path / "work")
+    assert files == [] and all("outside its folder" in s.reason for s in skipped)
+
+
+def test_every_file_of_the_test_folders_is_taken_or_has_a_reason(tmp_path: Path) -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    files, skipped = _found(folder, tmp_path / "work")
+    result = scan([*files, *skipped], OPTIONS)
+    taken = {one.found.origin for one in result.instances} | {r.origin for r in result.reports}
+    reasons = {one.origin: one.reason for one in result.skipped}
+    assert taken | set(reasons) == {str(p) for p in folder.rglob("*") if p.is_file()} and not taken & set(
+        reasons
+    )
+    assert all(reasons.values())
+    assert "segmentation" in reasons[str(folder / "liver_1frame.dcm")]
+    assert "radiotherapy" in reasons[str(folder / "rtplan.dcm")]
+
+
+# ---------------------------------------------------------------- reports
+
+
+def _fhir(tmp_path: Path, content: str, suffix: str = ".json") -> list[Report | Skipped]:
+    path = tmp_path / f"x{suffix}"
+    path.write_text(content)
+    return list(fhir_reports(Found(path, "x")))
+
+
+def test_fhir_documents_observations_and_bulk_export(tmp_path: Path) -> None:
+    note = base64.b64encode("Müller: <clear>".encode()).decode()
+    lines = [
+        {"resourceType": "DocumentReference", "status": "current", "subject": {"reference": "Patient/7"},
+         "content": [{"attachment": {"contentType": "text/plain; charset=utf-8", "data": note}}],
+         "context": {"related": [{"identifier": {"value": "ACC9"}}]}},
+        {"resourceType": "Observation", "status": "final", "code": {"text": "Smoking"}, "valueString": "never",
+         "subject": {"identifier": {"value": "A1"}}},
+        {"resourceType": "DiagnosticReport", "status": "final", "code": {"text": "x"},
+         "subject": {"reference": "Patient/7"}, "text": {"status": "generated",
+         "div": "<div xmlns='http://www.w3.org/1999/xhtml'><p>Lungs &amp; heart</p>ok</div>"},
+         "imagingStudy": [{"identifier": {"value": "urn:oid:1.2.3"}}]},
+        {"resourceType": "DiagnosticReport", "status": "final", "code": 5},
+        {"resourceType": "Medication", "id": "m"},
+    ]  # fmt: skip
+    found = _fhir(tmp_path, "\n".join(map(json.dumps, lines)), ".ndjson")
+    document, observation, report, invalid = found
+    assert isinstance(document, Report) and document.text == "Müller: <clear>" and document.patients == ("7",)
+    assert document.studies == ("ACC9",)
+    assert (
+        isinstance(observation, Report)
+        and observation.text == "Smoking: never"
+        and observation.patients == ("A1",)
+    )
+    assert isinstance(report, Report) and report.studies == ("1.2.3",) and report.text == "Lungs & heart\nok"
+    assert isinstance(invalid, Skipped) and "not a valid FHIR R4" in invalid.reason
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_mutated_fhir_and_tables_are_read_or_skipped(data: st.DataObject, tmp_path: Path) -> None:
+    values = st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+            st.sampled_from(["resourceType", "entry", "resource", "subject", "identifier", "value", "reference",
+                             "content", "attachment", "presentedForm", "data", "contentType", "text", "div", "id"]),
+            inner | st.sampled_from(["Bundle", "Patient", "DiagnosticReport", "DocumentReference"]), max_size=4),
+        max_leaves=12,
+    )  # fmt: skip
+    content = json.dumps(data.draw(values))
+    cut = data.draw(st.integers(0, len(content)))
+    for one in _fhir(tmp_path, content if data.draw(st.booleans()) else content[:cut], ".ndjson"):
+        assert isinstance(one, Report | Skipped)
+    table = tmp_path / "t.csv"
+    table.write_bytes(b"p,t\n" + data.draw(st.binary(max_size=60)))
+    for row in table_rows(Found(table, "t"), patient="p", study="", text="t", image="", keep=()):
+        assert isinstance(row, Report | Skipped)
+
+
+def test_deep_json_and_hostile_text_files_are_skipped(tmp_path: Path) -> None:
+    [skipped] = _fhir(tmp_path, "[" * 100_000)
+    assert isinstance(skipped, Skipped)
+    (tmp_path / "nul.txt").write_bytes(b"a\0b")
+    assert isinstance(text_file(Found(tmp_path / "nul.txt", "n")), Skipped)
+    (tmp_path / "latin.txt").write_bytes("Prüfung".encode("cp1252"))
+    latin = text_file(Found(tmp_path / "latin.txt", "n"))
+    assert isinstance(latin, Report) and latin.text == "Prüfung"
+    missing = list(
+        table_rows(Found(tmp_path / "latin.txt", "n"), patient="p", study="", text="", image="", keep=())
+    )
+    assert isinstance(missing[0], Skipped) and "without column p" in missing[0].reason
+    assert plain("<p>a<br/>b</p>" + "<" * 50_000).startswith("a\nb")
+
+
+REPORT = "CXR\nClinical history: cough\nFindings: Left effusion.\nNo pneumothorax.\nIMPRESSION:\nPneumonia.\n"
+
+
+def test_sections_are_told_apart() -> None:
+    assert select_sections(REPORT, ()) == REPORT
+    assert select_sections(REPORT, ("findings",)) == "Left effusion.\nNo pneumothorax."
+    assert select_sections(REPORT, ("history", "other")) == "CXR\ncough"
+    assert "Pneumonia" not in select_sections(REPORT, ("history", "findings", "other", "technique"))
+    assert select_sections("Befund: Erguss.\nBeurteilung: Pneumonie", ("impression",)) == "Pneumonie"
+    assert select_sections("no headings", ("impression",)) == ""
+
+
+@pytest.mark.parametrize(
+    "text, stated",
+    [
+        ("There is a small effusion.", True),
+        ("No effusion.", False),
+        ("No evidence of pleural effusion or edema.", False),
+        ("No pneumothorax, but a small effusion.", True),
+        ("Effusion was ruled out.", False),
+        ("No fever. Effusion on the left.", True),
+        ("Kein Nachweis. Pleuraeffusion", True),
+        ("ohne effusion", False),
+        ("The heart is not enlarged; effusion present", True),
+    ],
+)
+def test_labels_are_read_with_negation(text: str, stated: bool) -> None:
+    import re
+
+    assert finding_stated(text, re.compile("effusion", re.I)) is stated
+
+
+def test_options_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValueError, match="regular expression"):
+        IngestOptions(site="a", labels={"x": "("})
+    with pytest.raises(ValueError, match="extra"):
+        IngestOptions(site="a", unknown=1)  # type: ignore[call-arg]
+
+
+# ---------------------------------------------------------------- ground truth
+
+
+def test_the_corpus_goes_in_or_has_a_reason(medical_data: Path, tmp_path: Path) -> None:
+    source = medical_data / "dicom_mini"
+    files, skipped = _found(source, tmp_path / "work")
+    result = scan([*files, *skipped], OPTIONS)
+    assert len(result.instances) + len(result.reports) + len(result.skipped) == sum(
+        p.is_file() for p in source.rglob("*")
+    )
+    assert sum("synthetic_phi" in one.found.origin for one in result.instances) == 24
+    with (source / "synthetic_phi.csv").open() as table:
+        invented = [row["invented_id"] for row in csv.DictReader(table)]
+    assert {one.patient for one in result.instances} >= set(invented)
+    assert CR and all(
+        one.facts["modality"] == "CR" for one in result.instances if "synthetic" in one.found.origin
+    )
