@@ -47,7 +47,11 @@ def train_round(
     if (before := released.read()) is not None:
         return before
     work = _Round(site, config, run_id, server_round, model)
-    spending = work.private() if config.privacy.enabled else work.plain()
+    if config.privacy.enabled:
+        spending: Spending | None = work.private()
+    else:
+        spending = None
+        work.plain()
     parameters = trainable_state(model)
     released.write(parameters, spending)
     return parameters, spending

@@ -72,9 +72,9 @@ class Display:
                 self._progress.update(self._rounds, note=f"evaluating round {event.round}")
             case SiteReplied(phase="train") if event.site in self._sites:
                 note = f"refused: {event.refused}" if event.refused else "sent its update"
-                task = self._progress.tasks[self._sites[event.site]]
-                done = task.completed if event.refused else task.total
-                self._progress.update(task.id, completed=done, note=note)
+                bar = self._progress.tasks[self._sites[event.site]]
+                done = bar.completed if event.refused else bar.total
+                self._progress.update(bar.id, completed=done, note=note)
             case RoundFinished():
                 self._progress.update(self._rounds, completed=event.round, note="")
                 self._progress.console.print(_round_line(event))
@@ -94,10 +94,10 @@ class Display:
         while not self._stop.wait(_REFRESH):
             for name, state in self._states.items():
                 seen = SiteProgress.read(state)
-                task = self._progress.tasks[self._sites[name]]
-                if seen is None or seen.server_round != self._round or task.fields["note"] not in _UNDERWAY:
+                bar = self._progress.tasks[self._sites[name]]
+                if seen is None or seen.server_round != self._round or bar.fields["note"] not in _UNDERWAY:
                     continue
-                self._progress.update(task.id, completed=seen.step, total=seen.steps, note=_UNDERWAY[1])
+                self._progress.update(bar.id, completed=seen.step, total=seen.steps, note=_UNDERWAY[1])
 
 
 def _round_line(event: RoundFinished) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from client.site import check_site, simulated_manifest
 from mmmed.config import RunConfig
+from mmmed.config.schema import Scalar
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
@@ -73,7 +74,7 @@ def _drive(
     states = {name: (run.path / "sites" / name).absolute() for name in manifest.sites}
     privacy = run.config.privacy
     limit = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
-    nodes = [{"state-dir": str(state), **limit} for state in states.values()]
+    nodes: list[dict[str, Scalar]] = [{"state-dir": str(state), **limit} for state in states.values()]
     processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
     with Display(run.config, states) as display:
         if engine == "ray":

@@ -10,7 +10,7 @@ import pytest
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import mmmed  # noqa: E402  (declares the operator schemas before any test imports transformers)
+import mmmed  # (declares the operator schemas before any test imports transformers)
 
 assert mmmed.__version__
 

@@ -63,7 +63,7 @@ class Records:
     @property
     def labels(self) -> np.ndarray:
         """(N,) int64 labels, in order."""
-        return self.label[torch.from_numpy(self.rows)].numpy()  # type: ignore[no-any-return]
+        return self.label[torch.from_numpy(self.rows)].numpy()
 
     def batch(self, chosen: np.ndarray, unit: np.ndarray) -> Batch:
         """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,)."""

@@ -98,7 +98,7 @@ class FusionModel(nn.Module):
         memory, visible = torch.cat(context, dim=1), torch.cat(present, dim=1)
         for block in self.blocks:
             query = block(query, memory, visible)
-        return self.head(self.norm(query[:, 0]))  # type: ignore[no-any-return]
+        return self.head(self.norm(query[:, 0]))
 
     def _kind(self, index: int, rows: int) -> torch.Tensor:
         device = self.kind.weight.device

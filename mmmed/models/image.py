@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from monai.networks.nets import DenseNet121, EfficientNetBN, ResNet
@@ -76,7 +77,8 @@ def _resnet(layers: list[int], channels: int, config: ModelConfig) -> ImageEncod
 def _densenet121(channels: int, config: ModelConfig) -> ImageEncoder:
     net = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=1, act=_RELU, norm=_GROUP_NORM)
     trunk = nn.Sequential(OrderedDict(features=net.features, relu=nn.ReLU()))
-    return ImageEncoder(_group_norm_throughout(trunk), net.class_layers.out.in_features)
+    features = cast(nn.Linear, net.class_layers.out).in_features
+    return ImageEncoder(_group_norm_throughout(trunk), features)
 
 
 class _EfficientNetTrunk(EfficientNetBN):
@@ -125,7 +127,7 @@ def _load_weights(trunk: nn.Module, path: Path, name: str) -> None:
         raise ModelError(f"model.image_weights: {path} cannot be read as weights: {error}") from error
     except Exception as error:  # torch.load raises pickle's own errors on foreign content
         raise ModelError(f"model.image_weights: {path} is not a plain tensor file: {error}") from error
-    state = state.get("state_dict", state)
+    state = cast(dict[str, torch.Tensor], state.get("state_dict", state))
     statistics = [key for key in state if key.endswith(("running_mean", "running_var"))]
     if statistics:
         raise ModelError(

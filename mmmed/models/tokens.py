@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from mmmed.errors import ModelError
 
@@ -25,7 +25,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ModelError: the folder holds no tokenizer.
     """
     if name == TINY:
-        return BertTokenizerFast(vocab=str(VOCABULARY), do_lower_case=True)
+        return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
     _require_folder(name)
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=True)

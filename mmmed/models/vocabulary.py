@@ -38,7 +38,7 @@ def public_corpus() -> Iterator[str]:
 def build_vocabulary(texts: Iterable[str], size: int) -> list[str]:
     """Train WordPiece on `texts`; at most `size` pieces, special tokens first."""
     trainer = BertWordPieceTokenizer(lowercase=True)
-    trainer.train_from_iterator(texts, vocab_size=size, min_frequency=2, show_progress=False)
+    trainer.train_from_iterator(iter(texts), vocab_size=size, min_frequency=2, show_progress=False)
     pieces = trainer.get_vocab()
     return sorted(pieces, key=pieces.__getitem__)
 

@@ -16,7 +16,7 @@ from mmmed.training.losses import record_losses
 class Step(Protocol):
     """One optimiser step. `privacy.dpsgd.PrivateStep` is the private one."""
 
-    def __call__(self, losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+    def __call__(self, losses: Callable[[], torch.Tensor], units: torch.Tensor, /) -> None:
         """Step on the (R,) losses that `losses()` computes; `units` (R,) int64 says whose records they are."""
 
 

@@ -76,4 +76,7 @@ def test_the_chart_stays_in_its_frame(target: float) -> None:
     for x, y in (pair.split(",") for line in points for pair in line.split()):
         assert 0 <= float(x) <= width and 0 <= float(y) <= height
     labels = [float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)" style="fill: #', page)]
-    assert len(labels) == 12 and min(b - a for a, b in zip(sorted(labels), sorted(labels)[1:], strict=False)) >= 12
+    assert (
+        len(labels) == 12
+        and min(b - a for a, b in zip(sorted(labels), sorted(labels)[1:], strict=False)) >= 12
+    )

@@ -49,4 +49,6 @@ def _measured(item: Dataset) -> str:
     values = item.get("MeasuredValueSequence") or []
     if not len(values):
         return ""
-    return f"{values[0].get('NumericValue', '')} {_meaning(values[0], 'MeasurementUnitsCodeSequence')}".strip()
+    return (
+        f"{values[0].get('NumericValue', '')} {_meaning(values[0], 'MeasurementUnitsCodeSequence')}".strip()
+    )

@@ -74,7 +74,9 @@ def geometry(slices: Sequence[Slice]) -> Geometry | str:
     if len(slices) < MIN_SLICES:
         return f"series of {len(slices)} slices; a volume needs at least {MIN_SLICES}"
     first = slices[0]
-    if any(one.shape != first.shape or not np.allclose(one.spacing, first.spacing, rtol=1e-3) for one in slices):
+    if any(
+        one.shape != first.shape or not np.allclose(one.spacing, first.spacing, rtol=1e-3) for one in slices
+    ):
         return "series whose slices differ in size or pixel spacing"
     directions = np.array([one.orientation for one in slices])
     if np.abs(directions - directions[0]).max() > _SAME_DIRECTION:

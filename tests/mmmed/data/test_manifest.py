@@ -119,7 +119,7 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row 3: no image file such as '2\.png'"):
         read(tmp_path)
     (tmp_path / "data.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="UTF-8|cannot be read"):
+    with pytest.raises(DataError, match=r"UTF-8|cannot be read"):
         read(tmp_path)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import BertConfig, BertModel, BertTokenizer
 
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
@@ -172,7 +172,7 @@ def test_pretrained_image_weights_fit_or_are_refused(tmp_path: Path) -> None:
 def local_bert(tmp_path: Path) -> Path:
     folder = tmp_path / "bert"
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    tokenizer = BertTokenizerFast(vocab=str(VOCABULARY))
+    tokenizer = BertTokenizer(vocab=str(VOCABULARY))
     BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes)).save_pretrained(
         folder
     )
