@@ -9,6 +9,8 @@
     ├── AccountingError      an epsilon cannot be computed, or two accountants disagree
     ├── PlanError            no private mechanism can be made of what was asked
     ├── LedgerError          the ledger cannot be trusted, read or written
+    ├── PolicyError          the site's policy cannot be read or trusted
+    │   └── PolicyRefusal    the site's policy does not allow this
     └── BudgetExceeded       the budget, or what a plan reserved, does not allow it
 
 Every one of them means: stop, nothing was released.
@@ -51,6 +53,22 @@ class PlanError(PrivacyError):
 
 class LedgerError(PrivacyError):
     """The ledger cannot be trusted, read or written."""
+
+
+class PolicyError(PrivacyError):
+    """The site's policy cannot be read or trusted."""
+
+
+class PolicyRefusal(PolicyError):
+    """The site's policy does not allow this.
+
+    Attributes:
+        rule: name of the rule, as in the policy file.
+    """
+
+    def __init__(self, rule: str, message: str) -> None:
+        super().__init__(f"{rule}: {message}")
+        self.rule = rule
 
 
 class BudgetExceeded(PrivacyError):

@@ -1,9 +1,11 @@
 """The site's privacy ledger: a budget that survives restarts, and says no."""
 
+from privacy.ledger.admission import charged_event
 from privacy.ledger.chain import Head
 from privacy.ledger.export import verify_export
 from privacy.ledger.identity import DatasetIdentity, dataset_identity
-from privacy.ledger.ledger import Ledger, Reservation, charged_event
+from privacy.ledger.ledger import Ledger
+from privacy.ledger.reservation import Reservation
 from privacy.ledger.state import Budget, Plan
 
 __all__ = [

@@ -17,11 +17,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon, merge
-from privacy.errors import BudgetExceeded
+from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.state import Account, Budget
 
 ADAPTIVE, PLANNED = "adaptive", "planned"
 ORDERS = (2, 3, 5, 9, 18, 40)
+_SIGMA_TICKS = 10_000  # noise multipliers are charged on a grid of 1e-4
+_RATE_TICKS = 10**12
+
+
+def charged_event(event: DpSgdEvent) -> DpSgdEvent:
+    """The event as it is charged: noise multiplier rounded down to 1e-4, sampling rate up to 1e-12."""
+    ticks = round(event.noise_multiplier * _SIGMA_TICKS)
+    if ticks / _SIGMA_TICKS > event.noise_multiplier:
+        ticks -= 1
+    rate = round(event.sampling_rate * _RATE_TICKS)
+    if rate / _RATE_TICKS < event.sampling_rate:
+        rate += 1
+    if ticks < 1:
+        raise LedgerError(f"A noise multiplier must be 0.0001 or more. Found {event.noise_multiplier!r}.")
+    return DpSgdEvent(ticks / _SIGMA_TICKS, rate / _RATE_TICKS, event.steps)
 
 
 def filter_epsilon(accounts: Sequence[Account], limit: Budget, orders: Sequence[int]) -> float:
@@ -35,6 +50,7 @@ def admit(
     earlier: Sequence[Sequence[Account]],
     limit: Budget,
     orders: Sequence[int],
+    name: str = "the limit",
 ) -> str:
     """The rule by which a plan of `event` is admitted.
 
@@ -44,6 +60,7 @@ def admit(
         earlier: for every combination of data sets that a patient is in, the plans on them.
         limit: the budget of every patient.
         orders: the filter's orders, as fixed at the ledger's creation.
+        name: what to call the limit in a refusal.
 
     Returns:
         "adaptive" or "planned" (if any patient needed the latter).
@@ -63,7 +80,7 @@ def admit(
             bound, basis = epsilon(events, limit.delta), "PLD of all planned runs"
         if bound > limit.epsilon:
             raise BudgetExceeded(
-                f"With this run a patient's epsilon would reach {bound:.4g} ({basis}, delta {limit.delta:g}); the "
-                f"limit is {limit.epsilon:g}. Ask for more noise, fewer steps or a lower sampling rate."
+                f"With this run a patient's epsilon would reach {bound:.4g} ({basis}, delta {limit.delta:g}); "
+                f"{name} is {limit.epsilon:g}. Ask for more noise, fewer steps or a lower sampling rate."
             )
     return rule

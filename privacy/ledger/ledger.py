@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,62 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.accounting import DpSgdEvent, epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
-from privacy.ledger.admission import ORDERS, admit, filter_epsilon
+from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
 from privacy.ledger.chain import Chain, Head
 from privacy.ledger.export import export
 from privacy.ledger.identity import DatasetIdentity, memberships
+from privacy.ledger.reservation import Reservation
 from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, token_hash
-
-_SIGMA_TICKS = 10_000  # noise multipliers are charged on a grid of 1e-4
-_RATE_TICKS = 10**12
-
-
-def charged_event(event: DpSgdEvent) -> DpSgdEvent:
-    """The event as it is charged: noise multiplier rounded down to 1e-4, sampling rate up to 1e-12."""
-    ticks = round(event.noise_multiplier * _SIGMA_TICKS)
-    if ticks / _SIGMA_TICKS > event.noise_multiplier:
-        ticks -= 1
-    rate = round(event.sampling_rate * _RATE_TICKS)
-    if rate / _RATE_TICKS < event.sampling_rate:
-        rate += 1
-    if ticks < 1:
-        raise LedgerError(f"A noise multiplier must be 0.0001 or more. Found {event.noise_multiplier!r}.")
-    return DpSgdEvent(ticks / _SIGMA_TICKS, rate / _RATE_TICKS, event.steps)
-
-
-class Reservation:
-    """Steps that were charged before they run. Lives in the process that reserved them, and nowhere else.
-
-    Attributes:
-        steps: how many steps may run; perhaps fewer than asked for.
-        round: the round they are for.
-    """
-
-    def __init__(self, ledger: Ledger, run_id: str, name: str, token: str, round: int, steps: int) -> None:
-        self._ledger, self._run_id, self._name, self._token = ledger, run_id, name, token
-        self._pid = os.getpid()
-        self._done = False
-        self.round, self.steps = round, steps
-
-    def commit(self, steps_run: int) -> None:
-        """Lower the charge to the steps that really ran. Never called: all of them stay charged.
-
-        Raises:
-            LedgerError: more steps than reserved, a second commit, or another process than the holder's.
-        """
-        if os.getpid() != self._pid:
-            raise LedgerError("A reservation is committed by the process that made it.")
-        if self._done:
-            raise LedgerError(f"The reservation for round {self.round} was committed already.")
-        if isinstance(steps_run, bool) or not isinstance(steps_run, int) or not 0 <= steps_run <= self.steps:
-            raise LedgerError(
-                f"steps_run must be a whole number from 0 to {self.steps}. Found {steps_run!r}."
-            )
-        self._ledger._commit(self._run_id, self._name, self._token, steps_run)
-        self._done = True
-
-    def __reduce__(self) -> str:
-        raise LedgerError("A reservation cannot be copied or sent: it belongs to the process that made it.")
 
 
 class Ledger:
@@ -128,6 +78,7 @@ class Ledger:
         delta: float,
         max_grad_norm: float,
         purpose: str = "training",
+        purpose_limit: Budget | None = None,
     ) -> Plan:
         """Sign a whole run's mechanism before any data is touched, if the limit admits it.
 
@@ -140,6 +91,7 @@ class Ledger:
             delta: the delta at which the run's epsilon is claimed.
             max_grad_norm: clipping norm.
             purpose: what the run is for.
+            purpose_limit: the part of the limit that all runs for this purpose together may use.
 
         Raises:
             BudgetExceeded: a patient would exceed the limit.
@@ -155,7 +107,7 @@ class Ledger:
         with self._chain.transaction() as work:
             if run_id in self._state.accounts:
                 return _unchanged(self._state.accounts[run_id].plan, same)
-            rule = admit(event, delta, self._exposures(dataset), self._state.limit, self._state.orders)
+            rule = self._admit(dataset, event, delta, purpose, purpose_limit)
             plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule)
             if dataset.fingerprint not in self._state.datasets:
                 work.store_cohort(dataset.fingerprint, dataset.to_bytes())
@@ -163,11 +115,39 @@ class Ledger:
             work.append(self._entry("plan", plan=plan.to_json()))
         return plan
 
-    def check(self, dataset: DatasetIdentity, event: DpSgdEvent, delta: float) -> None:
+    def check(
+        self,
+        dataset: DatasetIdentity,
+        event: DpSgdEvent,
+        delta: float,
+        purpose: str = "training",
+        purpose_limit: Budget | None = None,
+    ) -> None:
         """Raise BudgetExceeded as `plan` would, but sign nothing."""
         self._chain.refresh()
-        exposures = self._exposures(dataset)
-        admit(charged_event(event), delta, exposures, self._state.limit, self._state.orders)
+        self._admit(dataset, charged_event(event), delta, purpose, purpose_limit)
+
+    def record_policy(
+        self, text: str, limit: Budget, *, replaces: str | None, countersigned: bool = False
+    ) -> None:
+        """Record the site's policy and the limit it sets. `privacy.policy.adopt_policy` checks it first.
+
+        Args:
+            text: the policy file.
+            limit: its limit.
+            replaces: the policy that is recorded now.
+            countersigned: whether two officers signed, so that the limit may rise.
+
+        Raises:
+            LedgerError: the limit is above the recorded one, or the recorded policy is another.
+        """
+        with self._chain.transaction() as work:
+            if self._state.policy != replaces:
+                raise LedgerError("Another process has changed the recorded policy: try again.")
+            if not countersigned:
+                self._check_lower(limit)
+            values = {"epsilon": limit.epsilon, "delta": limit.delta, "countersigned": countersigned}
+            work.append(self._entry("policy", text=text, **values))
 
     def withdraw(self, run_id: str) -> None:
         """Give up a plan of which no step was ever reserved, so that it no longer counts.
@@ -184,12 +164,8 @@ class Ledger:
                 return
             patients = DatasetIdentity(account.plan.dataset, self._patients(account.plan.dataset))
             for accounts in self._exposures(patients):
-                used = any(other.touched for other in accounts)
-                if (
-                    used
-                    and filter_epsilon(accounts, self._state.limit, self._state.orders)
-                    > self._state.limit.epsilon
-                ):
+                touched = any(other.touched for other in accounts)
+                if touched and any(other.plan.rule == PLANNED for other in accounts):
                     raise LedgerError(
                         f"Run {run_id} was planned together with a run that has used these patients' data: "
                         "its plan counts for ever."
@@ -234,7 +210,7 @@ class Ledger:
                     holder=token_hash(token),
                 )
             )
-        return Reservation(self, plan.run_id, name, token, round, granted)
+        return Reservation(round, granted, partial(self._commit, plan.run_id, name, token))
 
     def _commit(self, run_id: str, reservation: str, token: str, steps: int) -> None:
         with self._chain.transaction() as work:
@@ -250,6 +226,12 @@ class Ledger:
     def limit(self) -> Budget:
         """The limit that holds."""
         return self._state.limit
+
+    @property
+    def policy(self) -> str | None:
+        """The recorded site policy, if there is one."""
+        self._chain.refresh()
+        return self._state.policy
 
     @property
     def head(self) -> Head:
@@ -345,14 +327,33 @@ class Ledger:
                     )
                 )
                 return
-            held = self._state.limit
-            if limit.epsilon > held.epsilon or limit.delta > held.delta:
-                raise LedgerError(
-                    f"The limit (epsilon {limit.epsilon:g}, delta {limit.delta:g}) is above the recorded one "
-                    f"(epsilon {held.epsilon:g}, delta {held.delta:g}): a limit can only be lowered."
-                )
-            if limit != held:
+            self._check_lower(limit)
+            if limit != self._state.limit:
                 work.append(self._entry("limit", **values))
+
+    def _check_lower(self, limit: Budget) -> None:
+        held = self._state.limit
+        if limit.epsilon > held.epsilon or limit.delta > held.delta:
+            raise LedgerError(
+                f"The limit (epsilon {limit.epsilon:g}, delta {limit.delta:g}) is above the recorded one "
+                f"(epsilon {held.epsilon:g}, delta {held.delta:g}): a limit can only be lowered, unless two "
+                "officers sign a policy that raises it."
+            )
+
+    def _admit(
+        self,
+        dataset: DatasetIdentity,
+        event: DpSgdEvent,
+        delta: float,
+        purpose: str,
+        purpose_limit: Budget | None,
+    ) -> str:
+        exposures, orders = self._exposures(dataset), self._state.orders
+        rules = {admit(event, delta, exposures, self._state.limit, orders)}
+        if purpose_limit is not None:
+            same = [[each for each in accounts if each.plan.purpose == purpose] for accounts in exposures]
+            rules.add(admit(event, delta, same, purpose_limit, orders, f"the limit for {purpose}"))
+        return PLANNED if PLANNED in rules else ADAPTIVE
 
     def _patients(self, fingerprint: str) -> frozenset[bytes]:
         if fingerprint not in self._digests:

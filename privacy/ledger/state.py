@@ -105,6 +105,7 @@ class State:
         self.ledger_id = ""
         self.limit = Budget(math.ulp(0.0), math.ulp(0.0))  # before the first entry nothing fits
         self.orders: tuple[int, ...] = ()
+        self.policy: str | None = None
         self.time = 0.0
         self.accounts: dict[str, Account] = {}
         self.datasets: set[str] = set()
@@ -114,6 +115,7 @@ class State:
         kinds: dict[str, Callable[[Body], None]] = {
             "open": self._open,
             "limit": self._limit,
+            "policy": self._policy,
             "dataset": self._dataset,
             "plan": self._plan,
             "withdraw": self._withdraw,
@@ -135,6 +137,7 @@ class State:
             "ledger_id": self.ledger_id,
             "limit": [self.limit.epsilon, self.limit.delta],
             "orders": list(self.orders),
+            "policy": self.policy,
             "time": self.time,
             "datasets": sorted(self.datasets),
             "accounts": [
@@ -154,6 +157,7 @@ class State:
         """Read what `to_json` wrote."""
         state = cls()
         state.ledger_id, state.limit = value["ledger_id"], Budget(*value["limit"])
+        state.policy = value["policy"]
         state.orders, state.time, state.datasets = (
             tuple(value["orders"]),
             value["time"],
@@ -174,6 +178,10 @@ class State:
         self.limit = Budget(body["epsilon"], body["delta"])
 
     def _limit(self, body: Body) -> None:
+        self.limit = Budget(body["epsilon"], body["delta"])
+
+    def _policy(self, body: Body) -> None:
+        self.policy = body["text"]
         self.limit = Budget(body["epsilon"], body["delta"])
 
     def _dataset(self, body: Body) -> None:

@@ -32,6 +32,12 @@ def _steps(ledger: Ledger, run_id: str | None = None) -> int:
     return sum(event.steps for event in ledger.events(run_id))
 
 
+def _open_reservation(ledger: Ledger) -> str:
+    return next(
+        entry["body"]["reservation"] for entry in ledger.export() if entry["body"]["kind"] == "reserve"
+    )
+
+
 def test_rounds_add_up_to_the_true_epsilon(path: Path, key: Ed25519PrivateKey) -> None:
     for number in range(3):  # each round opens the ledger anew, as a restarted site would
         with Ledger.open(path, key, limit=Budget(4.0, 1e-3)) as ledger:
@@ -84,7 +90,7 @@ def test_only_the_holder_commits(reopen: Open) -> None:
             with pytest.raises(LedgerError, match="cannot be copied"):
                 theft(reservation)
         with pytest.raises(LedgerError, match="cannot read"):  # whoever knows the name but not the token
-            ledger._commit("run", reservation._name, "00" * 16, 0)
+            ledger._commit("run", _open_reservation(ledger), "00" * 16, 0)
     with reopen() as ledger:
         assert _steps(ledger) == 10
 
@@ -94,7 +100,7 @@ def test_a_forged_commit_leaves_the_ledger_usable(reopen: Open) -> None:
         plan = _plan(ledger)
         reservation = ledger.reserve(plan, 1, 10)
         with pytest.raises(LedgerError):
-            ledger._commit("run", reservation._name, "00" * 16, 0)
+            ledger._commit("run", _open_reservation(ledger), "00" * 16, 0)
         reservation.commit(3)
         assert _steps(ledger) == 3
         ledger.verify()
@@ -412,4 +418,38 @@ def test_no_sequence_of_requests_spends_a_patient_beyond_the_limit(
         spent = [epsilon(events, limit.delta) for events in released.values()]
         assert max(spent) <= limit.epsilon
         assert ledger.spent(limit.delta) == pytest.approx(max(spent), rel=1e-3, abs=1e-6)
+        ledger.verify()
+
+
+def test_a_purpose_has_its_own_part_of_the_limit(reopen: Open) -> None:
+    part = Budget(3.0, 1e-5)
+    with reopen() as ledger:
+
+        def tune(name: str, purpose: str = "tuning") -> None:
+            plan = ledger.plan(ALL, name, RUN, 1e-5, 1.0, purpose=purpose, purpose_limit=part)
+            ledger.reserve(plan, 1, 1)
+
+        tune("first")
+        with pytest.raises(BudgetExceeded, match="the limit for tuning is 3"):
+            tune("second")
+        with pytest.raises(BudgetExceeded, match="the limit for tuning is 3"):
+            ledger.check(ALL, RUN, 1e-5, "tuning", part)
+        tune("third", purpose="training")
+        _plan(ledger, "fourth")
+
+
+def test_a_recorded_policy_sets_the_limit_and_only_two_officers_raise_it(
+    path: Path, key: Ed25519PrivateKey
+) -> None:
+    with Ledger.open(path, key, limit=Budget(8.0, 1e-5)) as ledger:
+        assert ledger.policy is None
+        ledger.record_policy("tighter", Budget(4.0, 1e-5), replaces=None)
+        assert (ledger.policy, ledger.limit) == ("tighter", Budget(4.0, 1e-5))
+        with pytest.raises(LedgerError, match="above the recorded"):
+            ledger.record_policy("wider", Budget(5.0, 1e-5), replaces="tighter")
+        with pytest.raises(LedgerError, match="Another process"):
+            ledger.record_policy("lost", Budget(1.0, 1e-5), replaces=None)
+        ledger.record_policy("wider", Budget(5.0, 1e-5), replaces="tighter", countersigned=True)
+    with Ledger.open(path, key, limit=Budget(5.0, 1e-5)) as ledger:
+        assert ledger.policy == "wider"
         ledger.verify()

@@ -1,0 +1,11 @@
+"""The site's policy: what the privacy officer allows, signed, and what no request can widen.
+
+Beside `site-policy.toml` lies `site-policy.toml.sig`, the officer's Ed25519 signature over its exact bytes. The
+ledger records the policy that holds. A new one may tighten it; one that widens any rule needs a second
+officer's signature as well.
+"""
+
+from privacy.policy.rules import RunRequest, SitePolicy
+from privacy.policy.signing import SignedPolicy, adopt_policy, load_policy, sign_policy
+
+__all__ = ["RunRequest", "SignedPolicy", "SitePolicy", "adopt_policy", "load_policy", "sign_policy"]

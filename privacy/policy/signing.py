@@ -1,0 +1,108 @@
+"""A policy's signatures, and its way into the ledger, which records the one that holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from privacy.errors import PolicyError, PolicyRefusal
+from privacy.ledger import Ledger
+from privacy.policy.rules import SitePolicy
+
+_DOMAIN = b"mmmed site policy 1\n"
+
+
+@dataclass(frozen=True)
+class SignedPolicy:
+    """A policy whose signatures were checked.
+
+    Attributes:
+        policy: the rules.
+        text: the file's exact text.
+        countersigned: whether a second officer signed it too, so that it may widen the one before.
+    """
+
+    policy: SitePolicy
+    text: str
+    countersigned: bool
+
+
+def sign_policy(path: Path, officer: Ed25519PrivateKey, second: Ed25519PrivateKey | None = None) -> Path:
+    """Write `<path>.sig` with the officer's signature, and a second officer's if given; return its path."""
+    text = path.read_bytes()
+    SitePolicy.parse(text.decode())
+    signatures = {"officer": officer.sign(_DOMAIN + text).hex()}
+    if second is not None:
+        signatures["second"] = second.sign(_DOMAIN + text).hex()
+    signed = path.with_name(path.name + ".sig")
+    signed.write_text(json.dumps(signatures))
+    return signed
+
+
+def load_policy(
+    path: Path, officer: Ed25519PublicKey, second: Ed25519PublicKey | None = None
+) -> SignedPolicy:
+    """Read a policy and check its signatures.
+
+    Args:
+        path: the policy; its signatures are in `<path>.sig`.
+        officer: the privacy officer's public key.
+        second: the second officer's, if the site has one.
+
+    Raises:
+        PolicyError: a file is missing or malformed, or a signature does not hold.
+    """
+    signed = path.with_name(path.name + ".sig")
+    try:
+        text, signatures = path.read_bytes(), json.loads(signed.read_text())
+        officers = {name: bytes.fromhex(value) for name, value in signatures.items()}
+    except OSError as error:
+        raise PolicyError(f"The site policy cannot be read: {error}.") from None
+    except (ValueError, AttributeError, TypeError):
+        raise PolicyError(f"{signed} holds no signatures: sign the policy again.") from None
+    if "officer" not in officers or not _holds(officer, officers["officer"], text):
+        raise PolicyError(
+            f"{path} is not signed by the privacy officer: it was edited, or signed by another key."
+        )
+    countersigned = "second" in officers
+    if countersigned and (second is None or not _holds(second, officers["second"], text)):
+        raise PolicyError(f"{path} has a second signature that does not hold.")
+    if countersigned and second is not None and second.public_bytes_raw() == officer.public_bytes_raw():
+        raise PolicyError("The second officer's key must be another than the privacy officer's.")
+    return SignedPolicy(SitePolicy.parse(text.decode()), text.decode(), countersigned)
+
+
+def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
+    """Make `signed` the policy that the ledger records and its limit the one that holds.
+
+    Raises:
+        PolicyRefusal: it widens a rule of the recorded policy, or the recorded limit, without a second signature.
+    """
+    before = ledger.policy
+    if before == signed.text:
+        return signed.policy
+    if before is not None and not signed.countersigned:
+        widened = SitePolicy.parse(before).widened_by(signed.policy)
+        if widened:
+            raise PolicyRefusal(
+                widened[0], f"{', '.join(widened)} would be widened: a second officer must sign too."
+            )
+    held, asked = ledger.limit, signed.policy.limit
+    if not signed.countersigned and (asked.epsilon > held.epsilon or asked.delta > held.delta):
+        raise PolicyRefusal(
+            "limit", f"the ledger's limit {held} would be widened: a second officer must sign too."
+        )
+    ledger.record_policy(signed.text, asked, replaces=before, countersigned=signed.countersigned)
+    return signed.policy
+
+
+def _holds(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:
+    try:
+        key.verify(signature, _DOMAIN + text)
+    except InvalidSignature:
+        return False
+    return True
