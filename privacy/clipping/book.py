@@ -35,17 +35,19 @@ class Book:
     Args:
         parameters: the trainable parameters by name.
         units: the batch's units, any order.
-        memory_limit: bytes of per-unit gradients that may be kept.
+        memory_share: bytes of per-unit gradients that may be kept, as a share of the inputs that operators saw.
         shared_ids: tables known to be looked up with ids that all records share; kept from batch to batch.
     """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], units: Units, memory_limit: int, shared_ids: set[int]
+        self, parameters: dict[str, nn.Parameter], units: Units, memory_share: float, shared_ids: set[int]
     ) -> None:
         self._names = {id(p): name for name, p in parameters.items()}
         self._order = units.order
         self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
-        self._room = memory_limit
+        self._memory_share = memory_share
+        self._inputs: dict[int, int] = {}  # bytes by address
+        self._kept_bytes = 0
         self._shared_ids = shared_ids
         self._as_given = units
         self._entries: dict[str, _Entry] = {}
@@ -59,6 +61,11 @@ class Book:
     def wants(self, value: object) -> bool:
         """Whether `value` is a trainable parameter of the model."""
         return isinstance(value, nn.Parameter) and id(value) in self._names
+
+    def saw(self, value: object) -> None:
+        """Take note of an operator's input: an ordinary step would hold it until the backward pass, too."""
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            self._inputs[value.data_ptr()] = value.numel() * value.element_size()
 
     def refuse(self, parameter: nn.Parameter, reason: str) -> UntrackedParameter:
         return UntrackedParameter(f"{self._names[id(parameter)]}: {reason}")
@@ -168,11 +175,12 @@ class Book:
     def _settle(self, entry: _Entry, use: Use) -> None:
         """Take the squared norms of a parameter's only use, in the cheapest way."""
         numel, itemsize = entry.parameter.numel(), entry.parameter.element_size()
-        way = choose(use.cost(self.units), numel, self.units.count, itemsize, self._room)
+        room = int(self._memory_share * sum(self._inputs.values())) - self._kept_bytes
+        way = choose(use.cost(self.units), numel, self.units.count, itemsize, room)
         if way == "keep":
             entry.kept, entry.uses = use.per_unit(self.units), []
             entry.squares = squared_norms(entry.kept)
-            self._room -= entry.kept.numel() * entry.kept.element_size()
+            self._kept_bytes += entry.kept.numel() * entry.kept.element_size()
         else:
             entry.uses = [use]
             entry.squares = (

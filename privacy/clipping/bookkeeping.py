@@ -21,24 +21,26 @@ from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import UntrackedParameter
 
-MEMORY_LIMIT = 256 << 20
+# The backward pass frees the inputs of one layer after another, which makes room for that much.
+MEMORY_SHARE = 1.0
 
 
 class BookkeepingEngine:
     """Attaches nothing to the model: operators are seen only while `clipped` runs."""
 
-    def __init__(self, model: nn.Module, memory_limit: int = MEMORY_LIMIT) -> None:
+    def __init__(self, model: nn.Module, memory_share: float = MEMORY_SHARE) -> None:
         """
         Args:
             model: in training or evaluation mode.
-            memory_limit: bytes of per-unit gradients that may be kept through a backward pass.
+            memory_share: bytes of per-unit gradients that may be kept through a backward pass, as a share of the
+                bytes of the layers' inputs.
         """
         self._parameters = trainable(model)
-        self._memory_limit = memory_limit
+        self._memory_share = memory_share
         self._shared_ids: set[int] = set()
 
     def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
-        book = Book(self._parameters, units, self._memory_limit, self._shared_ids)
+        book = Book(self._parameters, units, self._memory_share, self._shared_ids)
         self._clear()
         try:
             with Tracking(book):

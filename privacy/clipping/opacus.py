@@ -7,7 +7,7 @@ against autograd's own gradient before anything is released.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ class _GhostModule(_TensorHooks, GradSampleModuleFastGradientClipping):
 class _OpacusEngine:
     """What the two modes share: Opacus' validation, and a clean slate before and after each pass."""
 
-    def __init__(self, model: nn.Module, wrapper: type[GradSampleModule]) -> None:
+    def __init__(self, model: nn.Module, wrapper: Callable[..., GradSampleModule]) -> None:
         _detach(model)
         errors = ModuleValidator.validate(model, strict=False)
         if errors:
@@ -88,9 +88,10 @@ class _OpacusEngine:
 
     def _one_row_a_record(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         # Ids (1, T) shared by all records (positions, token types) would get one gradient for the whole batch.
-        if self._wrapper.hooks_enabled and args and args[0].dim() == 2 and args[0].shape[0] == 1:
-            return (args[0].expand(self._records, -1), *args[1:])
-        return None
+        if not self._wrapper.hooks_enabled or not args:
+            return None
+        ids = args[0].expand(self._records, -1) if args[0].dim() == 2 and args[0].shape[0] == 1 else args[0]
+        return (ids.contiguous(), *args[1:])  # Opacus' ghost norm of an embedding takes contiguous ids only
 
     @contextmanager
     def _pass(self, records: int) -> Iterator[None]:

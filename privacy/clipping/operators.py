@@ -48,6 +48,7 @@ class Tracking(TorchFunctionMode):
         if func in _RULES and torch.is_grad_enabled():
             wants = self._book.wants
             if any(wants(value) for value in args) or any(wants(value) for value in kwargs.values()):
+                self._book.saw(args[0] if args else None)
                 result = _RULES[func](self._book, *args, **kwargs)
                 if result is not NotImplemented:
                     return result

@@ -234,14 +234,14 @@ def test_the_way_to_a_norm_follows_the_shapes_and_the_memory(
     assert choose(cost, numel, units=16, itemsize=4, room=room) == way
 
 
-def test_the_memory_limit_does_not_change_the_result() -> None:
+def test_the_memory_share_does_not_change_the_result() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv1d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(16, 4)).double()
     results = [
-        BookkeepingEngine(model, limit).clipped(
+        BookkeepingEngine(model, share).clipped(
             lambda: model(X.double()).square().sum(1), Units.of(torch.arange(R) // 2), torch.ones_like
         )
-        for limit in (0, 1 << 30)
+        for share in (0.0, 100.0)
     ]
     assert torch.allclose(results[0].norms, results[1].norms, rtol=1e-12)
     for name, value in results[0].sums.items():

@@ -1,0 +1,228 @@
+"""What a private step costs beside an ordinary one: time and memory of each clipping engine.
+
+All systems run in one process on one thread, in turn, so that a change of the machine meets all of them; a ratio
+is the median over turns. A step is forward, backward, clipping and the optimiser's move; the noise, the same for
+all, is a row of its own. Memory is the peak above the idle process, each system in a fork of its own, before
+anything is timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmmed.config import RunConfig
+from mmmed.data.batch import Batch
+from mmmed.models import build_model
+from mmmed.models.image import build_image_encoder
+from privacy.clipping.opacus import HooksEngine, _HooksModule, _OpacusEngine
+from privacy.dpsgd import PrivateStep
+from privacy.errors import PrivacyError
+from privacy.noise import PrivateRandom
+from simulations.bench.measure import Row, parser, publish
+
+ORDINARY = "ordinary"
+NOISE = "noise alone"
+SYSTEMS = (ORDINARY, "bookkeeping", "hooks", "ghost", "functorch", NOISE)
+_CLASSES = 3
+
+Losses = Callable[[nn.Module], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, one batch's record losses, and the unit of each record."""
+
+    model: nn.Module
+    losses: Losses
+    units: torch.Tensor
+
+
+class _FunctorchEngine(HooksEngine):
+    """Opacus with every layer's per-record gradient by `torch.func`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        _OpacusEngine.__init__(self, model, functools.partial(_HooksModule, force_functorch=True))
+
+
+def _config(image: str, width: int, size: int, trainable: str = "full") -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "model": {"image": image, "image_width": width, "fusion_dim": 128, "trainable": trainable},
+            "data": {"image_size": size, "text_tokens": 64},
+            "task": {"classes": [str(i) for i in range(_CLASSES)]},
+        }
+    )
+
+
+def _image_case(image: str, size: int, batch: int) -> Case:
+    encoder = build_image_encoder(_config(image, 64, size).model, 1)
+    model = nn.Sequential(encoder, nn.Flatten(0, 1), nn.Linear(encoder.width, _CLASSES))
+    pixels = torch.randn(batch, 1, size, size)
+
+    def losses(m: nn.Module) -> torch.Tensor:
+        logits = m(pixels).unflatten(0, (batch, -1)).mean(1)
+        return F.cross_entropy(logits, torch.arange(batch) % _CLASSES, reduction="none")
+
+    return Case(model.train(), losses, torch.arange(batch))
+
+
+def _bert_case(batch: int, tokens: int = 128) -> Case:
+    from transformers import BertConfig, BertModel
+
+    bert = BertConfig(
+        vocab_size=8000, hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024,
+        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = BertModel(bert, add_pooling_layer=False)
+    ids = torch.randint(1, 8000, (batch, tokens))
+    return Case(
+        model.train(), lambda m: m(input_ids=ids).last_hidden_state.square().mean((1, 2)), torch.arange(batch)
+    )
+
+
+def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full") -> Case:
+    size, tokens = 128, 64
+    model = build_model(_config("resnet18", 64, size, trainable))
+    units = torch.arange(batch) // per_patient
+    data = Batch(
+        image=torch.rand(batch, 1, size, size),
+        has_image=torch.ones(batch, dtype=torch.bool),
+        tokens=torch.randint(1, 50, (batch, tokens)),
+        token_mask=torch.ones(batch, tokens, dtype=torch.bool),
+        has_text=torch.ones(batch, dtype=torch.bool),
+        label=torch.arange(batch) % _CLASSES,
+        unit=units,
+    )
+    return Case(model.train(), lambda m: F.cross_entropy(m(data), data.label, reduction="none"), units)
+
+
+CASES: dict[str, Callable[[int], Case]] = {
+    "fusion (ResNet18 128 px + text)": lambda batch: _fusion_case(batch),
+    "fusion, 4 records a patient": lambda batch: _fusion_case(batch, per_patient=4),
+    "fusion, norms and biases only": lambda batch: _fusion_case(batch, trainable="norm-bias"),
+    "fusion, frozen encoders": lambda batch: _fusion_case(batch, trainable="fusion-head"),
+    "ResNet18 128 px": lambda batch: _image_case("resnet18", 128, batch),
+    "DenseNet121 128 px": lambda batch: _image_case("densenet121", 128, batch),
+    "BERT-mini 128 tokens": lambda batch: _bert_case(batch),
+}
+
+
+def _stepper(case: Case, system: str) -> Callable[[], None]:
+    """A function that takes one step. Raises PrivacyError if the system refuses the case."""
+    model = copy.deepcopy(case.model)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    if system == ORDINARY:
+
+        def ordinary() -> None:
+            optimizer.zero_grad()
+            case.losses(model).mean().backward()
+            optimizer.step()
+
+        return ordinary
+    if system == NOISE:
+        sums = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
+
+        def noise() -> None:
+            for total in sums:
+                PrivateRandom().add_gaussian_(total, 1.0)
+
+        return noise
+    step = PrivateStep(
+        model,
+        optimizer,
+        noise_multiplier=0.0,
+        allow_noiseless=True,
+        max_grad_norm=1.0,
+        expected_units=len(case.units),
+        engine="hooks" if system == "functorch" else system,  # type: ignore[arg-type]
+    )
+    if system == "functorch":
+        step._engine = _FunctorchEngine(model)
+    return lambda: step(lambda: case.losses(model), case.units)
+
+
+def _memory_of(case: Case, system: str) -> float | None:
+    """Peak MB (1e6 bytes) above the idle process in two steps; None if the system refuses the case."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            take_step = _stepper(case, system)
+            ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what the step takes
+            idle = _status("VmRSS")
+            take_step()
+            take_step()
+            send.send((_status("VmHWM") - idle) / 1e6)
+        except PrivacyError:
+            send.send(None)
+
+    process = context.Process(target=child)
+    process.start()
+    process.join()
+    peak: float | None = receive.recv() if receive.poll() else None
+    return peak
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"/proc/self/status has no {key}")
+
+
+def compare(name: str, case: Case, repeats: int) -> list[Row]:
+    """One row a system that accepts the case: median CPU-seconds a step, ratio to ordinary, peak memory."""
+    memory = {system: _memory_of(case, system) for system in SYSTEMS}
+    steps = {system: _stepper(case, system) for system in SYSTEMS if memory[system] is not None}
+    for take_step in steps.values():
+        take_step()  # private steps check the model in their first
+    seconds: dict[str, list[float]] = {system: [] for system in steps}
+    for _ in range(repeats):
+        for system, take_step in steps.items():
+            start = time.thread_time()
+            take_step()
+            seconds[system].append(time.thread_time() - start)
+    rows: list[Row] = []
+    for system, own in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(own, seconds[ORDINARY], strict=True))
+        rows.append(
+            {
+                "case": name,
+                "system": system,
+                "cpu_s": round(statistics.median(own), 4),
+                "ratio": round(ratio, 3),
+                "peak_mb": round(memory[system] or 0.0, 1),
+            }
+        )
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run, print a table, and write the rows to a file if asked."""
+    options = parser("dpsgd", (__doc__ or "").splitlines()[0], repeats=7)
+    options.add_argument("--batch", type=int, default=16, help="records in a batch (default: %(default)s)")
+    options.add_argument(
+        "--case", action="append", choices=list(CASES), help="only this case; may be repeated"
+    )
+    arguments: Any = options.parse_args(argv)
+    torch.set_num_threads(1)
+    found: list[Row] = []
+    for name in arguments.case or CASES:
+        torch.manual_seed(0)
+        found += compare(name, CASES[name](arguments.batch), arguments.repeats)
+    publish(f"One step on {arguments.batch} records, one thread", found, arguments.json)
+    return 0
