@@ -1,5 +1,7 @@
 """Hospital data in: DICOM, reports and tables become a clean, de-identified local data set."""
 
+from mmmed.data.ingest.deidentified import DeidentifyReport as DeidentifyReport
+from mmmed.data.ingest.deidentified import deidentify as deidentify
 from mmmed.data.ingest.options import IngestOptions as IngestOptions
 from mmmed.data.ingest.options import TableColumns as TableColumns
 from mmmed.data.ingest.pipeline import IngestReport as IngestReport

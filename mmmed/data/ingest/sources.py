@@ -24,7 +24,6 @@ MAX_MEMBER_BYTES = 2 << 30
 MAX_ARCHIVE_BYTES = 64 << 30
 MAX_RATIO = 1000  # deflate itself cannot do more than 1032; text of one letter is no hospital's data
 _SMALL = 10 << 20  # below this a high ratio harms nobody
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -122,9 +121,13 @@ def _unpack(archive: Path, workspace: Path) -> Iterator[Found | Skipped]:
                 if Path(member.filename).suffix.lower() == ".zip":
                     yield Skipped(origin, "archive in an archive: unpack it first")
                     continue
+                if member.file_size > MAX_MEMBER_BYTES:
+                    yield Skipped(origin, f"archive member larger than {MAX_MEMBER_BYTES >> 30} GiB")
+                    continue
                 target = folder / f"{number:06}{Path(member.filename).suffix.lower()[:8]}"
                 try:
-                    _copy_member(opened, member, target)
+                    with opened.open(member) as packed, target.open("wb") as file:
+                        shutil.copyfileobj(packed, file)  # zipfile stops where the declared size ends
                 except (
                     zipfile.BadZipFile,
                     RuntimeError,
@@ -149,17 +152,6 @@ def _archive_problem(members: list[zipfile.ZipInfo]) -> str:
     if total > _SMALL and total > MAX_RATIO * max(packed, 1):
         return "archive that unpacks to more than 1000 times its size: refused"
     return ""
-
-
-def _copy_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
-    """Unpack one member, stopping where its declared size or the limit ends."""
-    left = min(member.file_size, MAX_MEMBER_BYTES)
-    with archive.open(member) as packed, target.open("wb") as file:
-        while piece := packed.read(_CHUNK):
-            left -= len(piece)
-            if left < 0:
-                raise zipfile.BadZipFile("member larger than declared or allowed")
-            file.write(piece)
 
 
 def clear_workspace(workspace: Path) -> None:

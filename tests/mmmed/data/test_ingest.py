@@ -23,7 +23,7 @@ from pydicom import Dataset, Sequence
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.image import read_image
-from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, TableColumns, ingest
+from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, TableColumns, deidentify, ingest
 from mmmed.data.ingest import sources as sources_module
 from mmmed.data.ingest.reports import Report, fhir_reports, plain, table_rows, text_file
 from mmmed.data.ingest.scan import scan
@@ -213,6 +213,13 @@ def test_burned_in_text_is_masked_and_pages_of_text_are_quarantined(tmp_path: Pa
     assert len(list((tmp_path / "out" / "images").iterdir())) == 1
 
 
+def test_a_data_set_below_its_source_is_not_read_as_a_source(tmp_path: Path) -> None:
+    _study(tmp_path, 1, "A", "Muster^Erika")
+    for _ in range(2):
+        report, table = _run([tmp_path], tmp_path / "out")
+        assert len(table) == 1 and report.skipped == []
+
+
 def test_warnings_for_one_id_of_two_people_and_one_image_of_two_ids(tmp_path: Path) -> None:
     one = _study(tmp_path / "in", 1, "A", "Muster^Erika", PatientSex="F")
     other = _study(tmp_path / "in", 2, "A", "Muster^Karl", PatientSex="M")
@@ -225,6 +232,46 @@ def test_warnings_for_one_id_of_two_people_and_one_image_of_two_ids(tmp_path: Pa
         any("nearly identical" in w and _pseudonym("B") in w for w in report.warnings)
         and len(report.warnings) == 2
     )
+
+
+@pytest.mark.parametrize("interpretation", ["MONOCHROME1", "MONOCHROME2"])
+def test_deidentified_copies_show_the_same_without_text(tmp_path: Path, interpretation: str) -> None:
+    film = Image.fromarray(_film(1, 512))
+    fill = 255 if interpretation == "MONOCHROME2" else 0
+    ImageDraw.Draw(film).text((8, 8), "Muster, Erika 23.03.1953", fill=fill, font_size=22)
+    source = dicom(np.asarray(film), PatientID="MHH1", PatientName="Muster^Erika",
+                   PhotometricInterpretation=interpretation)  # fmt: skip
+    source.private_block(0x11, "VENDOR", create=True).add_new(1, "LO", "Muster")
+    save(source, tmp_path / "in" / "muster.dcm")
+    (tmp_path / "in" / "broken.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"muster" * 20)
+    report = deidentify([tmp_path / "in"], tmp_path / "out", key=KEY)
+    assert (report.written, report.masked) == (1, 1) and len(report.skipped) == 1
+    [copy] = (path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert b"uster" not in copy.read_bytes() and "uster" not in str(copy.relative_to(tmp_path / "out"))
+    before, after = read_image(tmp_path / "in" / "muster.dcm", channels=1), read_image(copy, channels=1)
+    assert (
+        np.ptp(after[0, 10:26, 10:120]) == 0 and after[0, 12, 12] == before.min()
+    )  # the darkest value it has
+    np.testing.assert_array_equal(before[0, 60:], after[0, 60:])
+
+
+def test_compressed_and_colour_objects_are_copied_uncompressed(tmp_path: Path) -> None:
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    (tmp_path / "in").mkdir()
+    names = ["MR_small_RLE.dcm", "693_J2KI.dcm", "MR_small_bigendian.dcm", "SC_rgb_jpeg_dcmtk.dcm",
+             "examples_palette.dcm"]  # fmt: skip
+    for number, name in enumerate(names):
+        ds = pydicom.dcmread(folder / name)
+        ds.PatientID = f"P{number}"
+        ds.SOPInstanceUID = f"1.2.3.{number}"
+        ds.save_as(tmp_path / "in" / f"{number}.dcm")
+    report = deidentify([tmp_path / "in"], tmp_path / "out", key=KEY)
+    assert report.written == len(names) and report.skipped == []
+    for number in range(len(names)):
+        [copy] = (tmp_path / "out" / _pseudonym(f"P{number}")).rglob("*.dcm")
+        before, after = (read_image(p, channels=3) for p in (tmp_path / "in" / f"{number}.dcm", copy))
+        assert not pydicom.dcmread(copy).file_meta.TransferSyntaxUID.is_compressed
+        assert (before != after).mean() < 0.1  # all but masked text
 
 
 # ---------------------------------------------------------------- again, and after a kill
@@ -342,6 +389,10 @@ def test_limits_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             archive.writestr(f"{number}.txt", "x")
     files, skipped = _found(tmp_path / "many.zip", tmp_path / "work")
     assert files == [] and "unpack it yourself" in skipped[0].reason
+    monkeypatch.setattr(sources_module, "MAX_MEMBERS", 9)
+    monkeypatch.setattr(sources_module, "MAX_MEMBER_BYTES", 0)
+    files, skipped = _found(tmp_path / "many.zip", tmp_path / "work")
+    assert files == [] and len(skipped) == 4 and "member larger" in skipped[0].reason
 
 
 def test_links_and_special_files_are_skipped(tmp_path: Path) -> None:

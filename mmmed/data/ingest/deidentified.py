@@ -1,0 +1,134 @@
+"""De-identified DICOM copies of what the sources hold, for those who need DICOM rather than a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset
+
+from mmmed.data.deidentify.header import deidentify_header
+from mmmed.data.deidentify.keys import SiteKey
+from mmmed.data.deidentify.pixels import Box, clear_text
+from mmmed.data.dicom.file import open_dicom
+from mmmed.data.dicom.pixels import MAX_SAMPLES, frame
+from mmmed.data.ingest.options import IngestOptions
+from mmmed.data.ingest.scan import Instance, scan
+from mmmed.data.ingest.sources import Skipped, clear_workspace, find_files
+from mmmed.errors import DataError
+
+_MAX_FRAMES_SAMPLES = 8 * MAX_SAMPLES
+
+
+@dataclass
+class DeidentifyReport:
+    """How many copies were written, how many of them with masked text, and what was left out and why."""
+
+    written: int = 0
+    masked: int = 0
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def deidentify(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    key: SiteKey,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> DeidentifyReport:
+    """Write a de-identified copy of every DICOM image into ``out``/patient/study/object.dcm.
+
+    Headers follow `deidentify.header`; burned-in text is blackened in every frame; pixels are stored
+    uncompressed, so that no comment of a compressed stream survives. Structured reports, waveforms,
+    presentation states and all that is no image are left out with a reason, as is an image whose text
+    cannot be cleared.
+    """
+    workspace = out / ".unpacked"
+    clear_workspace(workspace)
+    report = DeidentifyReport()
+    try:
+        out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = scan(find_files(sources, workspace), IngestOptions(site="-"))
+        report.skipped += found.skipped
+        report.skipped += [Skipped(one.origin, "text: no DICOM image") for one in found.reports]
+
+        def attempt(instance: Instance) -> int | Skipped:
+            origin = instance.found.origin
+            try:
+                return _copy(instance, out, key)
+            except DataError as error:
+                return Skipped(
+                    origin, str(error).removeprefix(f"{origin}: ").removeprefix(f"{instance.found.path}: ")
+                )
+            except Exception as error:  # a hostile file must not stop the others
+                return Skipped(origin, f"cannot be de-identified ({type(error).__name__})")
+
+        with ThreadPoolExecutor(workers) as pool:
+            for number, result in enumerate(pool.map(attempt, found.instances), start=1):
+                if isinstance(result, Skipped):
+                    report.skipped.append(result)
+                else:
+                    report.written += 1
+                    report.masked += result > 0
+                if progress is not None:
+                    progress(number, len(found.instances))
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot be written ({error.strerror or error}); free space or allow writing"
+        ) from error
+    finally:
+        clear_workspace(workspace)
+    return report
+
+
+def _copy(instance: Instance, out: Path, key: SiteKey) -> int:
+    """Write one copy; returns how many boxes were masked."""
+    dataset = open_dicom(instance.found.path)
+    shown = frame(dataset, instance.found.origin)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames * shown.size > _MAX_FRAMES_SAMPLES:
+        raise DataError(
+            f"{instance.found.origin}: {frames} frames are too many to hold at once; split the object"
+        )
+    boxes: list[Box] = []
+    for index in sorted({0, frames // 2, frames - 1}):  # text may come and go within a clip
+        cleared = clear_text(shown if index == 0 else frame(dataset, instance.found.origin, index))
+        if not cleared.clear:
+            raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
+        boxes += cleared.boxes
+    clean = deidentify_header(dataset, key)
+    _set_pixels(clean, dataset, boxes)
+    target = out / clean.PatientID / key.pseudonym("study", instance.study)
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = target / f"part-{key.pseudonym('item', instance.sop)}"
+    clean.save_as(temporary, enforce_file_format=True)
+    temporary.replace(target / f"{key.pseudonym('item', instance.sop)}.dcm")
+    return len(boxes)
+
+
+def _set_pixels(clean: Dataset, source: Dataset, boxes: list[Box]) -> None:
+    """Put the decoded stored values in place, boxes black, uncompressed little endian."""
+    pixels = source.pixel_array.copy()
+    colour = int(source.SamplesPerPixel) == 3
+    rows_axis = pixels.ndim - (3 if colour else 2)
+    interpretation = str(source.PhotometricInterpretation)
+    black = 0 if colour or interpretation == "PALETTE COLOR" else pixels.min()
+    if interpretation == "MONOCHROME1":
+        black = pixels.max()
+    for left, top, right, bottom in boxes:
+        where: list[slice] = [slice(None)] * rows_axis + [slice(top, bottom), slice(left, right)]
+        pixels[tuple(where)] = black
+    if not np.issubdtype(pixels.dtype, np.integer):
+        raise DataError("floating-point pixel data are not supported in de-identified copies")
+    clean.PixelData = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
+    clean["PixelData"].VR = "OB" if pixels.dtype.itemsize == 1 else "OW"
+    if len(clean.PixelData) % 2:
+        clean.PixelData += b"\0"
+    clean.BitsAllocated = 8 * pixels.dtype.itemsize
+    clean.BurnedInAnnotation = "NO"
+    if colour:
+        clean.PhotometricInterpretation, clean.PlanarConfiguration = "RGB", 0
