@@ -25,7 +25,7 @@ from privacy.clipping.rules import Clipping, clip_factors
 from privacy.clipping.units import Units
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
-from privacy.noise import PrivateRandom
+from privacy.noise import PrivateRandom, noise_std
 
 _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
     "hooks": HooksEngine,
@@ -48,8 +48,14 @@ class PrivateOptimizer(DPOptimizer):
         return 1  # microbatches are one logical step
 
     def add_noise(self) -> None:
-        """p.grad <- p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2), from the private domain."""
-        std = self.noise_multiplier * self.max_grad_norm
+        """p.grad <- p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2), from the private domain.
+
+        The deviation is a little larger than that, to make up for the rounding of the sum to the noise's lattice.
+        """
+        dimension = sum(parameter.numel() for parameter in self.params)
+        std = (
+            noise_std(self.noise_multiplier, self.max_grad_norm, dimension) if self.noise_multiplier else 0.0
+        )
         for parameter in self.params:
             total = parameter.summed_grad
             if std > 0:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy.errors import NoiseError
-from privacy.noise import PrivateRandom, lattice_step, sensitivity_inflation
+from privacy.noise import PrivateRandom, lattice_step, noise_std, sensitivity_inflation
 
 DRAWS = 10_000_000
 ALARM = 1e-6  # false-alarm rate of each statistical test
@@ -141,7 +141,7 @@ def test_the_release_lies_on_the_lattice_whatever_the_sum(std: float, offset: fl
     tensor = torch.rand(n, dtype=torch.float64) * std + offset * std
     PrivateRandom().add_gaussian_(tensor, std)
     step = lattice_step(std)
-    assert step <= 1e-6 * std < 2 * step
+    assert step <= 2.0**-24 * std < 2 * step
     assert math.log2(step) == round(math.log2(step))
     assert torch.equal((tensor / step).round() * step, tensor)
 
@@ -220,7 +220,7 @@ def test_negative_counts_are_refused() -> None:
 
 def test_inflation_bounds_what_rounding_does_to_the_distance_of_neighbours() -> None:
     generator = np.random.default_rng(0)
-    dimension, norm, std = 10_000, 0.01, 300.0  # a coarse lattice, so that the bound bites
+    dimension, norm, std = 10_000, 0.01, 5000.0  # a coarse lattice, so that the bound bites
     step = lattice_step(std)
     for _ in range(20):
         difference = generator.standard_normal(dimension)
@@ -228,4 +228,21 @@ def test_inflation_bounds_what_rounding_does_to_the_distance_of_neighbours() -> 
         base = generator.standard_normal(dimension) * step
         distance = step * np.linalg.norm(np.rint((base + difference) / step) - np.rint(base / step))
         assert distance <= norm * sensitivity_inflation(std, norm, dimension)
-    assert 1 < sensitivity_inflation(1.0, 1.0, 10**7) < 1.004
+    assert 1 < sensitivity_inflation(1.0, 1.0, 10**8) < 1.0007
+
+
+@given(sigma=st.floats(0.1, 100), norm=st.floats(1e-3, 1e3), dimension=st.sampled_from([0, 1, 10**4, 10**9]))
+def test_the_noise_makes_up_for_the_rounding_and_no_more(sigma: float, norm: float, dimension: int) -> None:
+    std = noise_std(sigma, norm, dimension)
+    assert std / (norm * sensitivity_inflation(std, norm, dimension)) >= sigma * (1 - 1e-15)
+    assert sigma * norm <= std <= sigma * norm * (1 + 2.0**-23 * sigma * math.sqrt(dimension)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "norm", "dimension"), [(0.0, 1.0, 1), (1.0, 0.0, 1), (1.0, 1.0, -1), (1e5, 1.0, 10**9)]
+)
+def test_noise_that_cannot_make_up_for_the_rounding_is_refused(
+    sigma: float, norm: float, dimension: int
+) -> None:
+    with pytest.raises(NoiseError):
+        noise_std(sigma, norm, dimension)
