@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ _backward = torch.ops.aten.convolution_backward.default
 _KEEP, _KEEP_LARGE, _LARGE = 75.0, 250.0, 1 << 18
 _GRAM = 1.5
 _UNFOLD = 20.0  # multiply-adds in the time that a number is copied into a patch
+_ADD = 8.0  # multiply-adds in the time that two matrices' entries are added
 
 Sizes = int | tuple[int, ...] | list[int]
 
@@ -86,6 +88,10 @@ class Convolution(Use):
         gradient, keep = length * numel, (_KEEP if numel < _LARGE else _KEEP_LARGE) * numel
         if not self.geometry.unfolds:
             return Cost(gradient, keep)
+        if self._dense(units):
+            padded, outputs = (math.prod(t) for t in self._padded_sizes())
+            grams = _GRAM * (padded**2 * weight[1] + outputs**2 * weight[0])
+            return Cost(gradient, keep, grams + _ADD * outputs**2 * math.prod(weight[2:]))
         return Cost(gradient, keep, ghost=_GRAM * length * (length * (weight[0] + patch) + _UNFOLD * patch))
 
     def as_product(self) -> Product:
@@ -94,6 +100,8 @@ class Convolution(Use):
         return Product(left, right)
 
     def ghost(self, units: Units) -> torch.Tensor:
+        if self._dense(units):
+            return self._ghost_by_shifts()
         geometry, m = self.geometry, self.x.shape[1]
         gradient, x = self.gradient.flatten(0, 1).flatten(2), self.x.flatten(0, 1)
         flat = len(geometry.stride) == 1
@@ -107,6 +115,40 @@ class Convolution(Use):
         left, right = (t.transpose(1, 2).reshape(len(self.x), -1, t.shape[1]) for t in (gradient, patches))
         assert left.shape[1] == right.shape[1] == m * patches.shape[2]
         return Product(left, right).ghost(units)
+
+    def _dense(self, units: Units) -> bool:
+        """Whether neighbouring patches overlap as shifts of one image: one 2D image a unit, steps of one."""
+        geometry = self.geometry
+        single = self.x.shape[1] == 1 and units.even == 1
+        return (
+            single
+            and len(geometry.stride) == 2
+            and all(s == 1 for s in (*geometry.stride, *geometry.dilation))
+        )
+
+    def _padded_sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of the padded input, and of the output in rows as wide as the padded input's."""
+        (high, wide_), (rows, columns) = self.geometry.padding, self.gradient.shape[3:]
+        padded = (self.x.shape[3] + 2 * high, self.x.shape[4] + 2 * wide_)
+        return padded, (1, (rows - 1) * padded[1] + columns)
+
+    def _ghost_by_shifts(self) -> torch.Tensor:
+        """The Gram matrix of all patches as a sum of shifted Gram matrices of the image: nothing is unfolded.
+
+        With output (i, j) numbered i * width + j, its patch's pixel (a, b) has number + a * width + b. The
+        numbers between two rows of outputs are no outputs: their gradient is 0.
+        """
+        (_, width), (_, last) = self._padded_sizes()
+        high, wide_ = self.geometry.padding
+        image = F.pad(wide(self.x[:, 0]), (wide_, wide_, high, high)).flatten(2)
+        outputs = wide(self.gradient[:, 0])
+        outputs = F.pad(outputs, (0, width - outputs.shape[3])).flatten(2)[:, :, :last]
+        pixels = torch.bmm(image.transpose(1, 2), image)
+        patches = torch.zeros(len(image), last, last, dtype=image.dtype, device=image.device)
+        for a, b in itertools.product(*(range(size) for size in self.geometry.weight[2:])):
+            shift = slice(a * width + b, a * width + b + last)
+            patches += pixels[:, shift, shift]
+        return patches.mul_(torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
 
 
 def _side_by_side(tensor: torch.Tensor, units: Units) -> torch.Tensor:

@@ -69,12 +69,11 @@ def _config(image: str, width: int, size: int, trainable: str = "full") -> RunCo
 
 def _image_case(image: str, size: int, batch: int) -> Case:
     encoder = build_image_encoder(_config(image, 64, size).model, 1)
-    model = nn.Sequential(encoder, nn.Flatten(0, 1), nn.Linear(encoder.width, _CLASSES))
+    model = nn.Sequential(encoder, nn.Linear(encoder.width, _CLASSES))
     pixels = torch.randn(batch, 1, size, size)
 
     def losses(m: nn.Module) -> torch.Tensor:
-        logits = m(pixels).unflatten(0, (batch, -1)).mean(1)
-        return F.cross_entropy(logits, torch.arange(batch) % _CLASSES, reduction="none")
+        return F.cross_entropy(m(pixels).mean(1), torch.arange(batch) % _CLASSES, reduction="none")
 
     return Case(model.train(), losses, torch.arange(batch))
 
