@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mmmed.config import DataConfig, TaskConfig
+from mmmed.data.check import CheckResult, check, write_page
+from mmmed.data.check.gate import rounded
+
+TASK = TaskConfig(label="finding")
+
+
+def _data(root: Path, *, patients: int = 60, **columns: object) -> Path:
+    """A data set without leaks: notes and labels are drawn independently; two records a patient."""
+    draw = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    rows = []
+    for number in range(2 * patients):
+        name = f"images/{number}.png"
+        Image.fromarray(draw.integers(60, 180, (24, 24), dtype=np.uint8)).save(root / name)
+        patient = number // 2
+        words = draw.choice(["cough", "fever", "pain", "smoker", "asthma", "fall"], 3)
+        rows.append(
+            {"patient_id": f"p{patient}", "study_id": f"s{number}", "site": f"site{patient % 3}", "image": name,
+             "text": " ".join(words), "finding": patient // 3 % 2}
+        )  # fmt: skip
+    frame = pd.DataFrame(rows).assign(**columns)  # type: ignore[arg-type]
+    frame.to_parquet(root / "data.parquet")
+    return root
+
+
+def _check(root: Path, **options: object) -> CheckResult:
+    return check(root, DataConfig(source="x", table="data.parquet", **options), TASK)  # type: ignore[arg-type]
+
+
+def test_a_sound_data_set_is_trainable_without_warnings(tmp_path: Path) -> None:
+    result = _check(_data(tmp_path))
+    assert result.trainable and result.warnings == [], result.summary()
+    counts = dict(result.facts["Counts"])
+    assert (
+        counts["patient"] == "about 60"
+        and counts["site"] == "< 10"
+        and counts["records without note"] == "0%"
+    )
+    assert 0.3 < float(dict(result.facts["Shortcuts"])["AUROC of the label from them"]) < 0.65
+    assert len(result.examples) == 24
+
+
+@pytest.mark.parametrize(
+    "count, shown", [(0, "0"), (3, "< 10"), (10, "about 10"), (148, "about 150"), (3021, "about 3,000")]
+)
+def test_counts_are_never_exact(count: int, shown: str) -> None:
+    assert rounded(count) == shown
+
+
+def test_shortcuts_by_site_and_by_acquisition_are_named(tmp_path: Path) -> None:
+    sites = _data(tmp_path / "a", finding=[int(n // 2 % 3 == 0) for n in range(120)])
+    assert any("site" in w and "AUROC 1.0" in w for w in _check(sites).warnings)
+    views = _data(tmp_path / "b", view=["AP" if n // 6 % 2 else "PA" for n in range(120)])
+    result = _check(views)
+    assert any("view" in warning for warning in result.warnings) and result.trainable
+
+
+def test_words_that_are_the_label_are_named(tmp_path: Path) -> None:
+    texts = ["cough pneumonia" if n // 6 % 2 else "cough clear" for n in range(120)]
+    result = _check(_data(tmp_path, text=texts))
+    warning = next(w for w in result.warnings if "almost are the label" in w)
+    assert "pneumonia" in warning and "clear" in warning and "cough" not in warning
+
+
+def test_what_cannot_be_trained_on_is_a_problem(tmp_path: Path) -> None:
+    few = _data(tmp_path / "few", finding=[int(n < 6) for n in range(120)])
+    assert any("fewer than 10 patients" in p for p in _check(few).problems)
+    one = _data(tmp_path / "one", finding=1)
+    assert any("one class only" in p for p in _check(one).problems)
+    broken = _data(tmp_path / "broken")
+    (broken / "images" / "3.png").write_text("no image")
+    assert any("unreadable" in p and "3.png" in p for p in _check(broken).problems)
+    assert not _check(tmp_path / "absent").trainable
+
+
+def test_odd_images_come_first_and_gray_ones_are_warned_of(tmp_path: Path) -> None:
+    root = _data(tmp_path)
+    Image.fromarray(np.full((24, 24), 77, np.uint8)).save(root / "images" / "17.png")
+    Image.fromarray(np.where(np.eye(24) > 0, 255, 250).astype(np.uint8)).save(root / "images" / "40.png")
+    result = _check(root)
+    assert {path.name for path in result.examples[:2]} == {"17.png", "40.png"}
+    assert any("of one gray" in w for w in result.warnings)
+
+
+def test_the_page_is_private_needs_no_network_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    result = _check(_data(tmp_path / "d", finding=[int(n // 2 % 3 == 0) for n in range(120)]))
+    result.warnings.append("<script>alert(1)</script>")
+    write_page(result, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0
+    assert "http" not in page and "<script>alert" not in page and "&lt;script&gt;" in page
+    assert page.count("<img") == 24 and "AUROC" in page and "about 60" in page
