@@ -50,6 +50,7 @@ class Spending:
     """What a site states about its privacy after a round; None of it depends on the data.
 
     `epsilon` is the PLD epsilon of all steps charged so far at `delta`; `planned_epsilon` that of the plan.
+    `statement` is the same and the round's charges as JSON, signed by the site, for the privacy report.
     """
 
     epsilon: float
@@ -59,6 +60,7 @@ class Spending:
     sampling_rate: float
     steps: int
     max_grad_norm: float
+    statement: str
 
 
 def training_reply(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -25,6 +26,7 @@ from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
 from privacy.noise import PrivateRandom
 from privacy.planning import TrainingPlan, plan_training, schedule
+from privacy.report import sign_statement
 from privacy.sampling import PoissonSampler
 
 Parameters = dict[str, torch.Tensor]
@@ -145,6 +147,9 @@ class _Round:
                 self._train(step, draws, reservation.steps)
             finally:  # an interrupted round has used the draws it took, and no more
                 reservation.commit(draws.taken)
+            stated = sign_statement(
+                ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=self._site.simulated
+            )
             return Spending(
                 epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
                 planned_epsilon=plan.epsilon,
@@ -153,6 +158,7 @@ class _Round:
                 sampling_rate=plan.event.sampling_rate,
                 steps=reservation.steps,
                 max_grad_norm=privacy.max_grad_norm,
+                statement=json.dumps(stated, separators=(",", ":")),
             )
 
     def plain(self) -> None:

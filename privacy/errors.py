@@ -11,6 +11,7 @@
     ├── LedgerError          the ledger cannot be trusted, read or written
     ├── PolicyError          the site's policy cannot be read or trusted
     │   └── PolicyRefusal    the site's policy does not allow this
+    ├── ReportError          a report, or a site's statement in it, cannot be read or trusted
     └── BudgetExceeded       the budget, or what a plan reserved, does not allow it
 
 Every one of them means: stop, nothing was released.
@@ -69,6 +70,10 @@ class PolicyRefusal(PolicyError):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(f"{rule}: {message}")
         self.rule = rule
+
+
+class ReportError(PrivacyError):
+    """A report, or a site's statement in it, cannot be read or trusted."""
 
 
 class BudgetExceeded(PrivacyError):

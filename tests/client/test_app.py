@@ -18,6 +18,7 @@ from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.models import build_model, trainable_state
+from privacy.report import read_statement
 
 Configured = Callable[..., RunConfig]
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
@@ -57,7 +58,12 @@ def test_a_training_reply_holds_the_update_and_public_facts_only(
         ),
         "privacy.steps",
         "privacy.max_grad_norm",
+        "privacy.statement",
     }
+    stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))
+    assert stated.site == reply.content["site"]["name"]
+    assert stated.steps == reply.content["site"]["privacy.steps"]
+    assert stated.epsilon == reply.content["site"]["privacy.planned_epsilon"]
     model = trainable_state(build_model(config))
     arrays = {name: array.numpy() for name, array in reply.content["arrays"].items()}
     assert {n: a.shape for n, a in arrays.items()} == {n: tuple(v.shape) for n, v in model.items()}

@@ -1,0 +1,230 @@
+"""What a site states and signs about its own part of a run. Nothing in it depends on any patient's record.
+
+A statement is a JSON object: the plan as a serialised event, the steps charged in each round, the newest ledger
+entry as a receipt, and an Ed25519 signature (RFC 8032) over the rest in the ledger's canonical form. It says
+nothing of the site's other runs, and of its size no more than the sampling rate does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from privacy.accounting import DpSgdEvent
+from privacy.errors import AccountingError, LedgerError, ReportError
+from privacy.ledger import Head, Ledger, Plan
+from privacy.ledger.chain import canonical
+
+SCHEMA = "mmmed-privacy-statement/1"
+MAX_BYTES = 64 * 1024  # of its JSON text
+_DOMAIN = b"mmmed privacy statement 1\n"
+_PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
+
+Rounds = tuple[tuple[int, int, int], ...]  # (first round, last round, steps in each), ascending
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A site's statement whose signature was checked.
+
+    Attributes:
+        site: the site's name.
+        run_id: the run.
+        rule: "planned" or "adaptive", the ledger's rule that admitted the plan.
+        event: the mechanism of the whole run, signed before any record was read.
+        delta: the delta of `epsilon`.
+        epsilon: the plan's epsilon, which the site claims.
+        max_grad_norm: clipping norm C.
+        charged: steps charged, as (first round, last round, steps in each of them).
+        metrics_shown: whether metrics on held-out patients left the site without noise.
+        ledger: the newest entry of the site's ledger.
+        time: when it was signed, RFC 3339.
+        software: versions of the packages that trained and accounted.
+        key: the site's public key, hexadecimal.
+    """
+
+    site: str
+    run_id: str
+    rule: str
+    event: DpSgdEvent
+    delta: float
+    epsilon: float
+    max_grad_norm: float
+    charged: Rounds
+    metrics_shown: bool
+    ledger: Head
+    time: str
+    software: dict[str, str]
+    key: str
+
+    @property
+    def steps(self) -> int:
+        """Steps charged in all rounds."""
+        return sum((last - first + 1) * steps for first, last, steps in self.charged)
+
+
+def sign_statement(
+    ledger: Ledger, plan: Plan, *, site: str, key: Ed25519PrivateKey, metrics_shown: bool
+) -> dict[str, Any]:
+    """The site's statement on a run as of now.
+
+    Args:
+        ledger: the site's ledger, open.
+        plan: the run's plan in it.
+        site: the site's name.
+        key: the site's signing key.
+        metrics_shown: whether metrics on held-out patients leave the site without noise.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    head = ledger.head
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "site": site,
+        "run_id": plan.run_id,
+        "rule": plan.rule,
+        "event": plan.event.to_json(),
+        "delta": plan.delta,
+        "epsilon": plan.epsilon,
+        "max_grad_norm": plan.max_grad_norm,
+        "charged": [list(run) for run in charged_rounds(ledger.export(), plan.run_id)],
+        "metrics_shown": metrics_shown,
+        "ledger": {"seq": head.seq, "link": head.link.hex()},
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "software": versions(),
+        "key": key.public_key().public_bytes_raw().hex(),
+    }
+    return body | {"signature": key.sign(_DOMAIN + canonical(body)).hex()}
+
+
+def read_statement(value: Any) -> Statement:
+    """Check a statement's form and signature.
+
+    Raises:
+        ReportError: it is malformed, or its signature does not hold for the key in it.
+    """
+    if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+        raise ReportError(f"A statement must be a JSON object of schema {SCHEMA}.")
+    body = {name: item for name, item in value.items() if name != "signature"}
+    try:
+        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(body["key"]))
+        key.verify(bytes.fromhex(value["signature"]), _DOMAIN + canonical(body))
+    except InvalidSignature:
+        raise ReportError(
+            f"The statement of site {body.get('site')!r} is not signed by the key in it: it was edited."
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ReportError(f"A statement's key or signature is not readable: {error!r}.") from None
+    try:
+        return _parse(body)
+    except (KeyError, TypeError, ValueError, AccountingError) as error:
+        raise ReportError(f"The statement of site {body.get('site')!r} is not readable: {error!r}.") from None
+
+
+def charged_rounds(entries: Iterable[Mapping[str, Any]], run_id: str) -> Rounds:
+    """Steps charged to a run in each round, from an exported ledger; open reservations count in full."""
+    open_steps: dict[str, tuple[int, int]] = {}
+    for entry in entries:
+        body = entry["body"]
+        if body.get("run_id") != run_id:
+            continue
+        if body["kind"] == "reserve":
+            open_steps[body["reservation"]] = (body["round"], body["steps"])
+        elif body["kind"] == "commit":
+            number, reserved = open_steps[body["reservation"]]
+            if body["steps"] > reserved:
+                raise LedgerError(f"Round {number} of run {run_id} was committed above its reservation.")
+            open_steps[body["reservation"]] = (number, body["steps"])
+    steps: dict[int, int] = {}
+    for number, count in open_steps.values():
+        steps[number] = steps.get(number, 0) + count
+    runs: list[tuple[int, int, int]] = []
+    for number, count in sorted(steps.items()):
+        if runs and runs[-1][1] == number - 1 and runs[-1][2] == count:
+            runs[-1] = (runs[-1][0], number, count)
+        else:
+            runs.append((number, number, count))
+    return tuple(runs)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the installed packages on which the guarantee rests."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _parse(body: Mapping[str, Any]) -> Statement:
+    _expect(set(body) == {*Statement.__dataclass_fields__, "schema"}, "fields", sorted(body))
+    _expect(body["rule"] in ("planned", "adaptive"), "rule", body["rule"])
+    _expect(isinstance(body["metrics_shown"], bool), "metrics_shown", body["metrics_shown"])
+    software = body["software"]
+    _expect(
+        isinstance(software, dict) and all(isinstance(v, str) for v in software.values()),
+        "software",
+        software,
+    )
+    head = body["ledger"]
+    _expect(isinstance(head, dict) and set(head) == {"seq", "link"}, "ledger", head)
+    return Statement(
+        site=_text(body, "site"),
+        run_id=_text(body, "run_id"),
+        rule=body["rule"],
+        event=DpSgdEvent.from_json(body["event"]),
+        delta=_number(body, "delta"),
+        epsilon=_number(body, "epsilon"),
+        max_grad_norm=_number(body, "max_grad_norm"),
+        charged=_rounds(body["charged"]),
+        metrics_shown=body["metrics_shown"],
+        ledger=Head(_whole(head["seq"]), bytes.fromhex(head["link"])),
+        time=_text(body, "time"),
+        software=dict(software),
+        key=_text(body, "key"),
+    )
+
+
+def _rounds(value: Any) -> Rounds:
+    _expect(isinstance(value, list), "charged", value)
+    runs, before = [], 0
+    for run in value:
+        _expect(isinstance(run, list) and len(run) == 3, "charged", run)
+        first, last, steps = map(_whole, run)
+        _expect(before < first <= last, "charged", run)
+        runs.append((first, last, steps))
+        before = last
+    return tuple(runs)
+
+
+def _number(body: Mapping[str, Any], name: str) -> float:
+    value = body[name]
+    _expect(isinstance(value, int | float) and not isinstance(value, bool), name, value)
+    _expect(math.isfinite(value) and value > 0, name, value)
+    return float(value)
+
+
+def _text(body: Mapping[str, Any], name: str) -> str:
+    value = body[name]
+    _expect(isinstance(value, str) and 0 < len(value) <= 200, name, value)
+    return str(value)
+
+
+def _whole(value: Any) -> int:
+    _expect(isinstance(value, int) and not isinstance(value, bool) and value >= 0, "whole number", value)
+    return int(value)
+
+
+def _expect(holds: bool, name: str, found: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name}: found {found!r}")

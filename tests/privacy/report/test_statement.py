@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.errors import ReportError
+from privacy.ledger import Budget, Ledger, dataset_identity
+from privacy.report import read_statement, sign_statement
+from privacy.report.statement import MAX_BYTES, charged_rounds
+from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
+
+
+def test_a_statement_says_what_the_ledger_holds(state_run: State) -> None:
+    value = json.loads(json.dumps(state_run(rounds=3, steps=3)))
+    stated = read_statement(value)
+    assert (stated.site, stated.run_id, stated.event, stated.delta) == ("north", RUN, EVENT, DELTA)
+    assert stated.charged == ((1, 3, 3),) and stated.steps == 9
+    assert stated.epsilon == epsilon([EVENT], DELTA)
+    assert stated.ledger.seq == 1 + 2 + 3 * 2  # open, data set and plan, three rounds
+    assert len(json.dumps(value)) < MAX_BYTES
+
+
+def test_it_tells_nothing_of_patients_or_of_other_runs(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    with Ledger.open(tmp_path / "ledger.db", key, limit=Budget(100.0, DELTA)) as ledger:
+        patients = dataset_identity([f"SMITH^{n}" for n in range(37)], b"s" * 32)
+        other = ledger.plan(patients, "another-consortium", DpSgdEvent(3.25, 0.5, 4), DELTA, 1.0)
+        ledger.reserve(other, 1, 4).commit(4)
+        plan = ledger.plan(patients, RUN, EVENT, DELTA, max_grad_norm=1.0)
+        ledger.reserve(plan, 1, 5).commit(2)
+        ledger.reserve(plan, 2, 3)  # never committed: a crash
+        text = json.dumps(sign_statement(ledger, plan, site="north", key=key, metrics_shown=False))
+    assert json.loads(text)["charged"] == [[1, 1, 2], [2, 2, 3]]
+    for private in ("SMITH", "another-consortium", "3.25", patients.fingerprint):
+        assert private not in text
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of all leaves of a JSON value."""
+    if isinstance(value, dict | list) and value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, item in items for leaf in leaves(item, (*path, key))]
+    return [path]
+
+
+def test_no_leaf_can_be_edited(state_run: State) -> None:
+    value = state_run()
+    for path in leaves(value):
+        edited = copy.deepcopy(value)
+        parent = edited
+        for key in path[:-1]:
+            parent = parent[key]
+        old = parent[path[-1]]
+        parent[path[-1]] = not old if isinstance(old, bool) else old + ("0" if isinstance(old, str) else 1)
+        with pytest.raises(ReportError):
+            read_statement(edited)
+    for name in value:
+        with pytest.raises(ReportError):
+            read_statement({key: item for key, item in value.items() if key != name})
+    with pytest.raises(ReportError):
+        read_statement(value | {"patients": 40})
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["schema", "key", "site"]), inner),
+    )
+)
+def test_garbage_is_refused(value: Any) -> None:
+    with pytest.raises(ReportError):
+        read_statement(value)
+
+
+def test_charges_of_a_round_add_up_whatever_their_order() -> None:
+    def reserve(name: str, number: int, steps: int, run: str = RUN) -> dict[str, Any]:
+        return {
+            "body": {"kind": "reserve", "run_id": run, "reservation": name, "round": number, "steps": steps}
+        }
+
+    def commit(name: str, steps: int) -> dict[str, Any]:
+        return {"body": {"kind": "commit", "run_id": RUN, "reservation": name, "steps": steps}}
+
+    entries = [reserve("a", 1, 4), commit("a", 1), reserve("b", 1, 3), reserve("x", 1, 9, "other")]
+    assert charged_rounds(entries, RUN) == ((1, 1, 4),)
+    entries += [reserve("c", 2, 4), commit("b", 0), reserve("d", 4, 4)]
+    assert charged_rounds(entries, RUN) == ((1, 1, 1), (2, 2, 4), (4, 4, 4))
+    assert charged_rounds([], RUN) == ()
