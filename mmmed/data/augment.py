@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from monai.transforms import Compose, RandAdjustContrast, RandAffine
-from monai.utils import convert_to_tensor
+
+from mmmed._monai import Compose, RandAdjustContrast, RandAffine, convert_to_tensor
 
 _TRANSLATE = 0.06  # of the image side
 _ROTATE = 0.1  # radians

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from monai.networks.nets import DenseNet121, EfficientNetBN, ResNet
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from mmmed._monai import DenseNet121, EfficientNetBN, ResNet
 from mmmed.config import ModelConfig
 from mmmed.errors import ModelError
 

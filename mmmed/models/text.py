@@ -35,11 +35,11 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
     if config.text == TINY:
         bert = BertConfig(
             vocab_size=len(load_tokenizer(TINY)),
-            hidden_size=64,
-            num_hidden_layers=2,
+            hidden_size=32,
+            num_hidden_layers=1,
             num_attention_heads=2,
-            intermediate_size=128,
-            max_position_embeddings=512,
+            intermediate_size=64,
+            max_position_embeddings=data.text_tokens,
             type_vocab_size=1,
             hidden_dropout_prob=config.dropout,
             attention_probs_dropout_prob=config.dropout,
