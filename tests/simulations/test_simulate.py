@@ -26,7 +26,7 @@ from mmmed.models import load_model
 from privacy.accounting import epsilon
 from privacy.ledger import Budget, Ledger
 from privacy.report import shown
-from tests.simulations.conftest import small
+from tests.simulations.conftest import ROOT, SMALL, small
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -91,7 +91,7 @@ def test_a_private_run_leaves_everything_that_was_promised(
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the ray extra is not installed")
 def test_all_engines_train_the_same_model_without_privacy(
-    mmmed: Command, hospitals: Path, tmp_path: Path
+    mmmed: Command, hospitals: Path, tmp_path: Path, superlink: dict[str, str]
 ) -> None:
     ways = {
         "serial": ["--workers", "0"],
@@ -105,7 +105,14 @@ def test_all_engines_train_the_same_model_without_privacy(
         )
         assert code == 0, err
         models[name] = load_file(tmp_path / name / "model" / "model.safetensors")
-    for name in ("workers", "ray"):
+    keys = [f"data.source='{hospitals}'", *SMALL, "federation.rounds=2", "privacy.enabled=false"]
+    done = subprocess.run(
+        ["flwr", "run", ".", "--federation-config", "num-supernodes=4", "--stream", "--run-config", " ".join(keys)],
+        cwd=ROOT, env=superlink, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    models["flwr run"] = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    for name in ("workers", "ray", "flwr run"):
         for key, value in models["serial"].items():
             np.testing.assert_allclose(
                 models[name][key], value, rtol=2e-3, atol=2e-4, err_msg=f"{name}: {key}"
