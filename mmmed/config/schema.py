@@ -99,8 +99,8 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """Local training at a site."""
 
-    batch_size: Positive = Field(32, description="expected patients a step")
-    local_epochs: PositiveFloat = Field(1.0, description="passes over a site's patients in one round")
+    batch_size: Positive = Field(128, description="expected patients a step")
+    local_epochs: PositiveFloat = Field(4.0, description="passes over a site's patients in one round")
     records_per_patient: Positive = Field(2, description="at most so many records of a patient a step")
     optimizer: Literal["sgd", "adam"] = "adam"
     learning_rate: PositiveFloat = 2e-3

@@ -113,7 +113,7 @@ def test_a_run_cannot_change_its_mechanism_on_the_way(
 def test_an_interrupted_round_is_charged_for_the_steps_it_took(
     site: Site, configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = configured(training={"batch_size": 2})
+    config = configured(training={"batch_size": 2, "local_epochs": 1.0})
     written = client.rounds.Progress.write
 
     def interrupt(progress: client.rounds.Progress, state: Any) -> None:

@@ -21,6 +21,7 @@ SMALL = (
     "model.image_width=8",
     "model.fusion_dim=16",
     "training.batch_size=8",
+    "training.local_epochs=1",
 )
 
 
