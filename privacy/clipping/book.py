@@ -133,9 +133,8 @@ class Book:
             if entry.kept is not None:
                 out[name] = _combined(entry.kept, factors, dropped)
             else:
-                out[name] = torch.stack(
-                    [self._weighted(use, factors, dropped).flatten() for use in entry.uses]
-                ).sum(0)
+                parts = [self._weighted(use, factors, dropped).flatten() for use in entry.uses]
+                out[name] = sum(parts[1:], start=parts[0])
         return out
 
     def _append(self, parameter: nn.Parameter, use: Use) -> None:
