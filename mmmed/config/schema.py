@@ -107,7 +107,7 @@ class TrainingConfig(_Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
     weight_decay: float = Field(0.0, ge=0)
     proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
-    augment: bool = Field(True, description="random shifts, rotations and contrast of training images")
+    augment: bool = Field(False, description="random shifts, rotations and contrast of training images")
     seed: int = Field(0, ge=0, description="initialisation, splits and augmentation; never privacy noise")
 
 
