@@ -1,14 +1,21 @@
 """The privacy report of a run: what was spent, by whom, and how anybody can check it."""
 
+from privacy.report.body import RunFacts, build_report
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending, shown
-from privacy.report.statement import Statement, read_statement, sign_statement
+from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement, versions
+from privacy.report.verify import verify_report
 
 __all__ = [
+    "MAX_BYTES",
     "EpsilonReport",
+    "RunFacts",
     "SiteRound",
     "SiteSpending",
     "Statement",
+    "build_report",
     "read_statement",
     "shown",
     "sign_statement",
+    "verify_report",
+    "versions",
 ]

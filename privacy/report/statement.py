@@ -24,6 +24,7 @@ from privacy.ledger.chain import canonical
 
 SCHEMA = "mmmed-privacy-statement/1"
 MAX_BYTES = 64 * 1024  # of its JSON text
+_MOST_ROUNDS = 10**6
 _DOMAIN = b"mmmed privacy statement 1\n"
 _PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
 
@@ -201,7 +202,7 @@ def _rounds(value: Any) -> Rounds:
     for run in value:
         _expect(isinstance(run, list) and len(run) == 3, "charged", run)
         first, last, steps = map(_whole, run)
-        _expect(before < first <= last, "charged", run)
+        _expect(before < first <= last <= _MOST_ROUNDS, "charged", run)
         runs.append((first, last, steps))
         before = last
     return tuple(runs)

@@ -17,22 +17,28 @@ EVENT = DpSgdEvent(1.5, 0.25, 12)
 State = Callable[..., dict[str, Any]]
 
 
+def state(
+    folder: Path,
+    site: str = "north",
+    event: DpSgdEvent = EVENT,
+    *,
+    run_id: str = RUN,
+    rounds: int = 3,
+    steps: int = 3,
+    metrics_shown: bool = False,
+    key: Ed25519PrivateKey | None = None,
+) -> dict[str, Any]:
+    """A site's signed statement after it was charged for some rounds, in a ledger of its own."""
+    key = key or Ed25519PrivateKey.generate()
+    with Ledger.open(folder / "ledger.db", key, limit=Budget(100.0, DELTA)) as ledger:
+        patients = dataset_identity([f"{site}-{n}" for n in range(40)], b"s" * 32)
+        plan = ledger.plan(patients, run_id, event, DELTA, max_grad_norm=1.0)
+        for number in range(1, rounds + 1):
+            ledger.reserve(plan, number, steps).commit(steps)
+        return sign_statement(ledger, plan, site=site, key=key, metrics_shown=metrics_shown)
+
+
 @pytest.fixture(scope="session")
 def state_run(tmp_path_factory: pytest.TempPathFactory) -> State:
-    """A site's signed statement after it was charged, in a ledger of its own."""
-
-    def make(
-        site: str = "north", event: DpSgdEvent = EVENT, rounds: int = 3, steps: int = 3, **changes: Any
-    ) -> dict[str, Any]:
-        folder: Path = tmp_path_factory.mktemp("site")
-        key = changes.pop("key", None) or Ed25519PrivateKey.generate()
-        with Ledger.open(folder / "ledger.db", key, limit=Budget(100.0, DELTA)) as ledger:
-            patients = dataset_identity([f"{site}-{n}" for n in range(40)], b"s" * 32)
-            plan = ledger.plan(patients, RUN, event, DELTA, max_grad_norm=1.0)
-            for number in range(1, rounds + 1):
-                ledger.reserve(plan, number, steps).commit(steps)
-            return sign_statement(
-                ledger, plan, site=site, key=key, metrics_shown=changes.pop("metrics_shown", False)
-            )
-
-    return make
+    """`state` in a new folder each time."""
+    return lambda *args, **changes: state(tmp_path_factory.mktemp("site"), *args, **changes)

@@ -1,0 +1,242 @@
+"""The full report as JSON: what was stated, and everything that follows from it.
+
+`statements` (signed by the sites) and `run` (stated by the server, not signed by any site) are the inputs; all the
+rest is computed from them by `build_report`, which is how `verify_report` finds an edit. The JSON Schema is
+`schema.json` in this package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from privacy.errors import ReportError
+from privacy.ledger.chain import canonical
+from privacy.report import words
+from privacy.report.numbers import charged, course, joint, mechanism, number
+from privacy.report.statement import Statement, read_statement
+
+SCHEMA = "mmmed-privacy-report/1"
+_CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the server states about a run.
+
+    Attributes:
+        id: the run.
+        private: whether the run's configuration asks for differential privacy.
+        target_epsilon: the epsilon that the run asks each site to keep.
+        rounds: rounds that the run asks for.
+        answered: by site, (first, last) runs of the rounds whose update the server received, ascending.
+        generated: when the report was made, RFC 3339.
+        tuning: "none" or "unknown": whether settings were chosen by looking at earlier runs on these patients.
+        software: versions at the server.
+    """
+
+    id: str
+    private: bool
+    target_epsilon: float
+    rounds: int
+    answered: Mapping[str, Sequence[tuple[int, int]]]
+    generated: str
+    tuning: str
+    software: Mapping[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads."""
+        answered = {site: [list(run) for run in runs] for site, runs in sorted(self.answered.items())}
+        return asdict(self) | {"answered": answered, "software": dict(self.software)}
+
+    @staticmethod
+    def from_json(value: Any) -> RunFacts:
+        """Read what `to_json` wrote. Raises ReportError for anything else."""
+        try:
+            facts = RunFacts(**value)
+            answered = {
+                site: tuple((first, last) for first, last in runs) for site, runs in facts.answered.items()
+            }
+            valid = (
+                all(isinstance(text, str) for text in (facts.id, facts.generated, *facts.software.values()))
+                and isinstance(facts.private, bool)
+                and math.isfinite(facts.target_epsilon)
+                and facts.target_epsilon > 0
+                and isinstance(facts.rounds, int)
+                and facts.tuning in words.TUNING
+                and all(0 < first <= last < 10**6 for runs in answered.values() for first, last in runs)
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ReportError(f"The report's part 'run' is not readable: {error!r}.") from None
+        if not valid:
+            raise ReportError("The report's part 'run' holds a value out of range.")
+        return RunFacts(**{**vars(facts), "answered": answered})
+
+
+def build_report(statements: Sequence[Mapping[str, Any]], run: RunFacts) -> dict[str, Any]:
+    """The report of a run.
+
+    Args:
+        statements: the newest statement of each site, as the sites signed them.
+        run: what the server states.
+
+    Returns:
+        A JSON object of schema `mmmed-privacy-report/1`. A site whose part is missing or does not add up is
+        reported as such, and the status is then "incomplete".
+
+    Raises:
+        ReportError: a statement is not signed, is of another run, or two are of one site or key.
+        AccountingError: two accountants disagree.
+    """
+    stated = [read_statement(value) for value in statements]
+    _check_distinct(stated, run)
+    plans = [(each.event, each.delta) for each in stated]
+    distinct = list(dict.fromkeys(plans))
+    accounting = [mechanism(event, delta) for event, delta in distinct]
+    sites = [_site(each, run, distinct.index(plan)) for each, plan in zip(stated, plans, strict=True)]
+    missing = sorted(set(run.answered) - {each.site for each in stated}) if run.private else []
+    delta = max((each.delta for each in stated), default=None)
+    risk = _risk(accounting)
+    lines = joint([each.event for each in stated], delta) if delta is not None else []
+    status = _status(run, sites, missing)
+    body = {
+        "schema": SCHEMA,
+        "run": run.to_json(),
+        "statements": [dict(value) for value in statements],
+        "not_signed_by_sites": ["run"],
+        "summary": {
+            "status": status,
+            "meaning": words.STATUS[status],
+            "sentence": _sentence(status, risk),
+            "epsilon": lines[0]["epsilon"] if lines else None,
+            "delta": delta,
+        },
+        "definition": {
+            "guarantee": "(epsilon, delta)-differential privacy",
+            "unit": words.UNIT,
+            "adjacency": words.ADJACENCY,
+            "delta": words.DELTA_WHY,
+            "mechanism": words.MECHANISM,
+            "claim": words.CLAIM,
+        },
+        "risk": risk,
+        "joint": lines,
+        "sites": sites,
+        "sites_without_statement": missing,
+        "accounting": accounting,
+        "data_access": words.data_access([each.site for each in stated if each.metrics_shown], run.tuning),
+        "not_covered": list(words.NOT_COVERED),
+        "tuning": {"method": run.tuning, "epsilon": 0 if run.tuning == "none" else None},
+        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
+        "assumptions": list(words.ASSUMPTIONS),
+        "checklist": [
+            dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.CHECKLIST
+        ],
+    }  # fmt: skip
+    return body | {"digest": digest(body)}
+
+
+def digest(body: Mapping[str, Any]) -> str:
+    """SHA-256, hexadecimal, of a report without its digest, in canonical JSON."""
+    return hashlib.sha256(
+        canonical({name: value for name, value in body.items() if name != "digest"})
+    ).hexdigest()
+
+
+def _check_distinct(stated: Sequence[Statement], run: RunFacts) -> None:
+    if stated and not run.private:
+        raise ReportError("The run is said to be without privacy, but its sites state otherwise.")
+    for what, values in (("site", [s.site for s in stated]), ("key", [s.key for s in stated])):
+        if len(set(values)) != len(values):
+            raise ReportError(f"Two statements are of the same {what}: each site states once, with its own.")
+    for each in stated:
+        if each.run_id != run.id:
+            raise ReportError(f"The statement of site {each.site} is of run {each.run_id}, not of {run.id}.")
+
+
+def _site(stated: Statement, run: RunFacts, index: int) -> dict[str, Any]:
+    event, delta = stated.event, stated.delta
+    plan = charged(event, event.steps, delta)
+    return {
+        "site": stated.site,
+        "rule": stated.rule,
+        "accounting": index,
+        "noise_multiplier": event.noise_multiplier,
+        "sampling_rate": event.sampling_rate,
+        "max_grad_norm": stated.max_grad_norm,
+        "steps_planned": event.steps,
+        "steps_charged": stated.steps,
+        "delta": delta,
+        "epsilon_planned": number(plan),
+        "epsilon_charged": number(charged(event, stated.steps, delta)),
+        "course": course(event, stated.charged, delta),
+        "problems": _problems(stated, plan, run),
+    }
+
+
+def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
+    """Why the site's part does not add up, in words."""
+    found = []
+    if stated.epsilon < plan * (1 - _CLAIM_TOLERANCE):
+        found.append(f"it claims epsilon {stated.epsilon:.6g}, but its plan costs {plan:.6g}")
+    if plan > run.target_epsilon * (1 + _CLAIM_TOLERANCE):
+        found.append(f"its plan costs epsilon {plan:.6g}, above the run's target {run.target_epsilon:.6g}")
+    if stated.steps > stated.event.steps:
+        found.append(f"it was charged {stated.steps} steps, above its plan's {stated.event.steps}")
+    paid = {number for first, last, _ in stated.charged for number in range(first, last + 1)}
+    received = {n for first, last in run.answered.get(stated.site, ()) for n in range(first, last + 1)}
+    if unpaid := sorted(received - paid):
+        found.append(
+            f"{len(unpaid)} updates of it were received but not charged in its statement, the first in round {unpaid[0]}"
+        )
+    return found
+
+
+def _status(run: RunFacts, sites: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+    if not run.private:
+        return "none"
+    if not sites and not missing:
+        return "empty"
+    return "incomplete" if missing or any(site["problems"] for site in sites) else "complete"
+
+
+def _sentence(status: str, risk: Mapping[str, Any] | None) -> str:
+    if risk is None:
+        return words.STATUS[status]
+    rates = dict(risk["true_positive_rate"])
+    return (
+        ("For the sites whose statement is valid: " if status == "incomplete" else "")
+        + "Somebody who sees everything that left a site in this run, and falsely accuses 1 % of those who took no "
+        f"part, recognises at most {percent(rates[0.01])} of those who did; with 10 % false accusations at most "
+        f"{percent(rates[0.1])}."
+    )
+
+
+def _risk(accounting: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The worst over the plans, pointwise: no site's patients run a higher risk."""
+    if not accounting:
+        return None
+
+    def worst(name: str) -> list[list[float]]:
+        return [
+            [at, max(values)]
+            for at, values in zip(
+                [pair[0] for pair in accounting[0][name]],
+                zip(*([pair[1] for pair in each[name]] for each in accounting), strict=True),
+                strict=True,
+            )
+        ]
+
+    return {
+        "true_positive_rate": worst("true_positive_rate"),
+        "advantage": max(each["advantage"] for each in accounting),
+        "posterior": worst("posterior"),
+    }
+
+
+def percent(value: float) -> str:
+    """A probability in per cent with one decimal, rounded up."""
+    return f"{math.ceil(value * 1000 - 1e-9) / 10:g} %"

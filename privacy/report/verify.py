@@ -1,0 +1,85 @@
+"""Check a report without trusting whoever sent it: signatures, every number, every word."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from privacy.errors import AccountingError, ReportError
+from privacy.report.body import SCHEMA, RunFacts, build_report, digest
+
+_TOLERANCE = 1e-4  # relative, for numbers computed on another machine
+_MOST_FINDINGS = 50
+
+
+def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]:
+    """What is wrong with a report; an empty list if nothing is.
+
+    The statements' signatures are checked, and the whole report is computed again from the statements and the
+    server's facts and compared.
+
+    Args:
+        body: the report, read from JSON.
+        keys: public key (hexadecimal) of each site, got from the sites themselves. Without it the signatures
+            show only that each statement is whole, not whose it is.
+
+    Returns:
+        Findings in words, each naming where.
+    """
+    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+        return [f"not a report of schema {SCHEMA}"]
+    try:
+        sealed = digest(body)
+        facts = RunFacts.from_json(body.get("run"))
+        statements = body.get("statements")
+        if not isinstance(statements, list):
+            raise ReportError("The report's part 'statements' is not a list.")
+        expected = build_report(statements, facts)
+    except (ReportError, AccountingError) as error:
+        return [str(error)]
+    except (TypeError, ValueError, OverflowError) as error:
+        return [f"the report is not readable: {error}"]
+    findings = [] if body.get("digest") == sealed else ["digest: the report was edited after it was made"]
+    findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")
+    for site in expected["sites"]:
+        findings += [f"site {site['site']}: {problem}" for problem in site["problems"]]
+    findings += [f"site {site}: no valid statement" for site in expected["sites_without_statement"]]
+    findings += _foreign_keys(statements, keys) if keys is not None else []
+    return findings[:_MOST_FINDINGS]
+
+
+def _foreign_keys(statements: list[Any], keys: Mapping[str, str]) -> Iterator[str]:
+    for statement in statements:
+        site, key = statement["site"], statement["key"]
+        if site not in keys:
+            yield f"site {site}: its key is not among the known keys"
+        elif keys[site].lower() != key:
+            yield f"site {site}: signed with another key than the known one"
+
+
+def _differences(expected: Any, found: Any, where: str) -> Iterator[str]:
+    """Where two JSON values differ, numbers beyond the tolerance."""
+    name = where.removeprefix("/") or "report"
+    if isinstance(expected, dict) and isinstance(found, dict):
+        for key in sorted(expected.keys() ^ found.keys(), key=str):
+            yield f"{name}: {key!r} is {'missing' if key in expected else 'not part of a report'}"
+        for key in expected.keys() & found.keys():
+            yield from _differences(expected[key], found[key], f"{where}/{key}")
+    elif isinstance(expected, list) and isinstance(found, list):
+        if len(expected) != len(found):
+            yield f"{name}: expected {len(expected)} items. Found {len(found)}"
+        for index, (a, b) in enumerate(zip(expected, found, strict=False)):
+            yield from _differences(a, b, f"{where}/{index}")
+    elif not _same(expected, found):
+        yield f"{name}: expected {expected!r}. Found {found!r}"
+
+
+def _same(expected: Any, found: Any) -> bool:
+    if _is_number(expected) and _is_number(found):
+        return math.isclose(expected, found, rel_tol=_TOLERANCE, abs_tol=1e-9)
+    return type(expected) is type(found) and bool(expected == found)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,153 @@
+"""What the report says in words. Fixed by the report's schema version, so that an edited sentence shows.
+
+A text here changes only together with `privacy.report.body.SCHEMA`.
+"""
+
+from __future__ import annotations
+
+UNIT = "patient"
+ADJACENCY = "add or remove one patient with all of the patient's records"
+MECHANISM = (
+    "Poisson-subsampled Gaussian mechanism (DP-SGD): each step draws every patient independently, the mean gradient "
+    "of a patient's drawn records is clipped once as a whole, and noise is added at the site before anything leaves it"
+)
+DELTA_WHY = (
+    "delta bounds the chance that the epsilon bound fails. Each site checked, before its first step, that it is "
+    "below 1 / its own number of patients, which stays at the site: above that, publishing one patient's record "
+    "outright would satisfy it."
+)
+CLAIM = (
+    "The claim is the epsilon of the whole plan, which each site signed before the first record was read: stopping "
+    "early does not lower it. 'Charged so far' is an odometer reading and not a guarantee."
+)
+STATUS = {
+    "complete": "Every update that the server received is covered by a statement that its site signed.",
+    "incomplete": "Some updates are not covered by a valid signed statement: nothing is guaranteed for their sites.",
+    "empty": "No site has answered yet: nothing has been spent.",
+    "none": "The run was trained without differential privacy: nothing bounds what its model tells of a patient.",
+}
+TUNING = {
+    "none": "The researcher states that no earlier run on these patients influenced the settings of this one.",
+    "unknown": (
+        "Not stated. If settings were chosen by looking at earlier runs on the same patients, those runs spent "
+        "budget too: each site's ledger counts them, this report does not."
+    ),
+}
+
+THREATS = (  # who, what they see, whether bounded by epsilon, how or why not
+    (
+        "the server",
+        "every site's noisy updates, every global model, when each site answered",
+        "yes",
+        "noise is added at the site before anything leaves it; the server need not be trusted",
+    ),
+    (
+        "the other sites",
+        "the global model of each round",
+        "yes",
+        "computed from noisy updates alone; holds even if all other sites and the server collude",
+    ),
+    (
+        "the public",
+        "the final model and whatever is derived from it",
+        "yes",
+        "post-processing of noisy updates cannot raise epsilon",
+    ),
+    (
+        "local staff and intruders",
+        "the site's records, key and ledger",
+        "no",
+        "only what leaves a site is protected, not the machine inside it: use access control and encryption",
+    ),
+    (
+        "observers of time and traffic",
+        "when a site answers and how long it takes",
+        "no",
+        "durations may depend on the number of patients drawn; they are not part of the mechanism",
+    ),
+)
+ASSUMPTIONS = (
+    "The sites run the software named here, unmodified, on machines that are not compromised.",
+    "All records of one person carry the same patient identifier within a site.",
+    "The operating system's random number generator, which keys the noise and the sampling, cannot be predicted.",
+    "Sites do not link their patients: the lines for two and for all sites bound a patient who is in several.",
+    "Each plan was fixed before its run; each site's ledger admits further plans on the same patients by its limit.",
+    "A signature shows which key signed. Whose key it is must be checked with the site itself.",
+)
+NOT_COVERED = (
+    "settings chosen by looking at earlier runs on the same patients, and those runs themselves",
+    "a site's size class (a power of two), which its sampling rate shows, that it took part, and when it answered",
+    "what a model says about people in general: a true finding about a group holds for members who took no part too",
+    "anybody with access to a site's machine",
+    "errors in the software or hardware: run the audit beside this report",
+)
+CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where or why
+    (
+        "Epsilon and delta",
+        "stated",
+        "for a patient in one, two and all sites, with the attacker's success in plain numbers",
+    ),
+    ("Unit of privacy", "stated", "the patient with all records of the patient at a site; add/remove"),
+    (
+        "Composition over releases",
+        "stated",
+        "all rounds of the run; other runs by each site's ledger, under its limit",
+    ),
+    (
+        "Mechanism and its parameters",
+        "stated",
+        "Poisson-subsampled Gaussian: noise multiplier, sampling rate, clip, steps",
+    ),
+    (
+        "Correctness of the accounting",
+        "checked",
+        "pessimistic privacy loss distributions, cross-checked by RDP and PRV",
+    ),
+    ("Correctness of the implementation", "not assessed here", "by the empirical audit, a separate document"),
+    (
+        "Floating-point arithmetic",
+        "addressed",
+        "noise is released on a lattice, rounding is part of the sensitivity",
+    ),
+    (
+        "Random numbers",
+        "addressed",
+        "AES-256 in counter mode under a fresh operating-system key; never seeded",
+    ),
+    ("Timing and other side channels", "not addressed", "durations are visible to the server"),
+    ("Trust model", "stated", "local: each site adds its own noise; server and other sites are untrusted"),
+    (
+        "Utility and bias",
+        "not assessed here",
+        "noise and clipping can hurt small groups most: evaluate subgroups",
+    ),
+    ("Access control and security", "the site's duty", "keys, records and ledger stay on the site's machine"),
+    ("Data collection exposure", "the site's duty", "what is not collected needs no protection"),
+)
+
+
+def data_access(metrics_shown: list[str], tuning: str) -> list[dict[str, str]]:
+    """Every way in which the run read patients' records, and whether epsilon covers it."""
+    if metrics_shown:
+        metrics = (
+            "no",
+            f"shown without noise by {', '.join(metrics_shown)}: only for generated or public data",
+        )
+    else:
+        metrics = ("nothing released", "held-out metrics do not leave a site")
+    rows = (
+        ("training", "yes", "every drawn record enters a clipped and noised sum, charged before it ran"),
+        ("metrics on held-out patients", *metrics),
+        (
+            "preprocessing statistics",
+            "nothing computed",
+            "images are scaled by fixed rules; the vocabulary is public",
+        ),
+        (
+            "choice of the model",
+            "nothing computed",
+            "the last round's model is the result; no site's data chose it",
+        ),
+        ("choice of settings", "nothing computed" if tuning == "none" else "unknown", TUNING[tuning]),
+    )
+    return [{"access": access, "covered": covered, "how": how} for access, covered, how in rows]

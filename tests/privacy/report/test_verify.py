@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+from importlib import resources
+from typing import Any
+
+import jsonschema
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.accounting import DpSgdEvent, epsilon, trade_off
+from privacy.errors import ReportError
+from privacy.report import RunFacts, build_report, verify_report
+from privacy.report.body import digest
+from privacy.report.numbers import joint
+from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
+from tests.privacy.report.test_statement import leaves
+
+OTHER = DpSgdEvent(2.0, 0.5, 6)
+ANSWERED = {"north": ((1, 3),), "south": ((1, 3),)}
+FACTS = RunFacts(RUN, True, 10.0, 4, ANSWERED, "2026-01-01T00:00:00+00:00", "unknown", {"mmmed": "1"})
+VALIDATOR = jsonschema.Draft202012Validator(
+    json.loads(resources.files("privacy.report").joinpath("schema.json").read_text())
+)
+Body = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def statements(state_run: State) -> list[Body]:
+    return [state_run("north"), state_run("south", OTHER, rounds=3, steps=2)]
+
+
+@pytest.fixture(scope="module")
+def body(statements: list[Body]) -> Body:
+    read: Body = json.loads(json.dumps(build_report(statements, FACTS), allow_nan=False))
+    return read
+
+
+def put(body: Body, path: tuple[Any, ...], value: Any) -> Body:
+    """A copy with another value at the path."""
+    edited = copy.deepcopy(body)
+    parent: Any = edited
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
+    return edited
+
+
+def get(body: Body, path: tuple[Any, ...]) -> Any:
+    found: Any = body
+    for key in path:
+        found = found[key]
+    return found
+
+
+def another(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if isinstance(value, int) else value * 0.7 + 0.0042
+    return "x" if value in (None, [], {}) else str(value) + "0"
+
+
+def test_an_honest_report_verifies_and_fits_its_schema(body: Body, statements: list[Body]) -> None:
+    assert verify_report(body) == []
+    jsonschema.Draft202012Validator.check_schema(VALIDATOR.schema)
+    VALIDATOR.validate(body)
+    assert verify_report(body, {s["site"]: s["key"] for s in statements}) == []
+
+
+def test_no_leaf_can_be_edited(body: Body) -> None:
+    paths = leaves(body)
+    assert len(paths) > 300
+    for path in paths:
+        edited = put(body, path, another(get(body, path)))
+        assert verify_report(edited), path
+
+
+def test_an_edit_under_a_new_digest_is_found_too(body: Body) -> None:
+    # What the server alone states cannot be checked against anything, and is marked so.
+    free = {
+        ("run", "target_epsilon"),
+        ("run", "rounds"),
+        ("run", "generated"),
+        ("run", "software", "mmmed"),
+        ("run", "answered", "north", 0, 0),  # fewer answers than there were
+        ("run", "answered", "south", 0, 0),
+    }
+    assert body["not_signed_by_sites"] == ["run"]
+    unnoticed = set()
+    for path in leaves(body):
+        if path == ("digest",):
+            continue
+        edited = put(body, path, another(get(body, path)))
+        edited["digest"] = digest(edited)
+        if not verify_report(edited):
+            unnoticed.add(path)
+    assert unnoticed == free
+
+
+def test_a_part_cannot_be_removed_or_added(body: Body) -> None:
+    for name in body:
+        edited = {key: value for key, value in body.items() if key != name}
+        if name != "digest":
+            edited["digest"] = digest(edited)
+        assert verify_report(edited), name
+    edited = body | {"certificate": "yes"}
+    assert any("certificate" in finding for finding in verify_report(edited | {"digest": digest(edited)}))
+    fewer = {**body, "statements": body["statements"][:1]}
+    assert verify_report(fewer | {"digest": digest(fewer)})
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_garbage_anywhere_is_a_finding_and_no_crash(body: Body, data: st.DataObject) -> None:
+    garbage = st.sampled_from([None, [], {}, "", -1, 1e308, [1], {"a": []}, True, 10**30])
+    inputs = [path for path in leaves(body) if path[0] in ("run", "statements")]
+    path = data.draw(st.sampled_from(inputs))
+    path = path[: data.draw(st.integers(1, len(path)))]
+    edited = put(body, path, data.draw(garbage))
+    assert verify_report(edited) or edited == body
+    assert verify_report(data.draw(garbage))
+
+
+def test_another_key_is_found_only_by_who_knows_the_keys(state_run: State, body: Body) -> None:
+    known = {s["site"]: s["key"] for s in body["statements"]}
+    forged = [state_run("north"), body["statements"][1]]  # the forger signs with a key of their own
+    report = build_report(forged, FACTS)
+    assert verify_report(report) == []
+    assert verify_report(report, known) == ["site north: signed with another key than the known one"]
+    assert verify_report(body, {"north": known["north"]}) == [
+        "site south: its key is not among the known keys"
+    ]
+
+
+def test_what_is_not_covered_is_said(state_run: State, statements: list[Body]) -> None:
+    missing = build_report(statements[:1], FACTS)
+    assert missing["summary"]["status"] == "incomplete" and missing["sites_without_statement"] == ["south"]
+    assert verify_report(missing) == ["site south: no valid statement"]
+    unpaid = build_report(statements, replace(FACTS, answered={**ANSWERED, "south": ((1, 4),)}))
+    assert unpaid["summary"]["status"] == "incomplete"
+    assert "1 updates of it were received but not charged" in verify_report(unpaid)[0]
+    beyond = build_report(statements, replace(FACTS, target_epsilon=1.0))
+    assert "above the run's target" in verify_report(beyond)[0]
+
+
+def test_a_report_is_of_one_run_and_of_different_sites(state_run: State, statements: list[Body]) -> None:
+    with pytest.raises(ReportError, match="of run run-1"):
+        build_report(statements, replace(FACTS, id="another"))
+    with pytest.raises(ReportError, match="same site"):
+        build_report([statements[0], state_run("north")], FACTS)
+    key = Ed25519PrivateKey.generate()
+    with pytest.raises(ReportError, match="same key"):
+        build_report([state_run("north", key=key), state_run("south", key=key)], FACTS)
+    with pytest.raises(ReportError, match="without privacy"):
+        build_report(statements, replace(FACTS, private=False))
+
+
+def test_a_run_without_privacy_or_answers_claims_nothing() -> None:
+    for facts, status in ((replace(FACTS, private=False), "none"), (replace(FACTS, answered={}), "empty")):
+        body = build_report([], facts)
+        VALIDATOR.validate(body)
+        assert body["summary"]["status"] == status and body["summary"]["epsilon"] is None
+        assert body["risk"] is None and body["joint"] == [] and verify_report(body) == []
+
+
+def test_the_numbers_are_those_of_the_events(body: Body) -> None:
+    north, south = body["sites"]
+    assert north["epsilon_planned"] == epsilon([EVENT], DELTA)
+    assert north["epsilon_charged"] == epsilon([replace(EVENT, steps=9)], DELTA)
+    assert north["course"] == [[n, epsilon([replace(EVENT, steps=3 * n)], DELTA)] for n in (1, 2, 3)]
+    assert south["course"][-1] == [3, south["epsilon_charged"]]
+    assert body["summary"]["epsilon"] == max(north["epsilon_planned"], south["epsilon_planned"])
+    worst = max(trade_off([event]).true_positive_rate(0.01) for event in (EVENT, OTHER))
+    assert dict(map(tuple, body["risk"]["true_positive_rate"]))[0.01] == worst
+    one, both = body["joint"]
+    assert (one["sites"], both["sites"]) == (1, 2)
+    assert both["epsilon"] == epsilon([EVENT, OTHER], DELTA) > one["epsilon"]
+
+
+def test_the_pair_of_sites_is_the_worst_one() -> None:
+    plans = [DpSgdEvent(1.5, 0.25, 12), DpSgdEvent(1.5, 0.25, 8), OTHER, DpSgdEvent(3.0, 0.125, 30)]
+    pairs = [[a, b] for i, a in enumerate(plans) for b in plans[i + 1 :]]
+    lines = {line["sites"]: line["epsilon"] for line in joint(plans, DELTA)}
+    assert lines[2] == pytest.approx(max(epsilon(pair, DELTA) for pair in pairs), abs=1e-6)
+    assert lines[4] == pytest.approx(epsilon(plans, DELTA), abs=1e-6)
+    assert lines[1] == max(epsilon([plan], DELTA) for plan in plans)
+
+
+def test_shown_metrics_are_not_called_covered(state_run: State) -> None:
+    shown = build_report([state_run("north", metrics_shown=True)], replace(FACTS, answered={}))
+    row = next(row for row in shown["data_access"] if "metrics" in row["access"])
+    assert row["covered"] == "no" and "north" in row["how"]
