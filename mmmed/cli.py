@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from privacy.cli import app as privacy_app
+
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -20,6 +22,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="The run configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(privacy_app, name="privacy")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")

@@ -56,6 +56,17 @@ class Ledger:
             raise
         return ledger
 
+    @classmethod
+    def inspect(cls, path: Path, key: Ed25519PrivateKey) -> Ledger:
+        """Open a ledger that is there already, with the limit that it has.
+
+        Raises:
+            LedgerError: there is none, or it cannot be trusted or read.
+        """
+        if not path.is_file():
+            raise LedgerError(f"{path}: no such ledger.")
+        return cls(Chain(path, key, State()))
+
     def __enter__(self) -> Ledger:
         return self
 

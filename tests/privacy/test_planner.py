@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.errors import PlanError
+from privacy.planner import alternatives, asked, setting
+
+
+def test_alternatives_keep_the_budget_and_are_ranked() -> None:
+    found = alternatives(patients=400, target_epsilon=4.0, delta=1e-4, rates=(0.1, 0.5, 1.0), steps=(10, 100))
+    assert len(found) == 6
+    for one in found:
+        spent = epsilon([DpSgdEvent(one.noise_multiplier, one.sampling_rate, one.steps)], 1e-4)
+        assert one.epsilon == pytest.approx(spent) and 3.8 < spent <= 4.0
+        assert one.passes == pytest.approx(one.sampling_rate * one.steps)
+        expected = math.sqrt(one.steps) * one.sampling_rate * 400 / one.noise_multiplier
+        assert one.signal_to_noise == pytest.approx(expected)
+    signals = [one.signal_to_noise for one in found]
+    assert signals == sorted(signals, reverse=True)
+
+
+def test_what_is_asked_is_the_plan_that_a_site_would_sign() -> None:
+    plan, worth = asked(patients=300, batch_size=64, local_epochs=2, rounds=3, target_epsilon=8, delta=1e-3)
+    assert plan.sampling_rate == 0.25 and plan.steps_per_round == 8
+    assert worth.steps == 24 and worth.epsilon <= 8
+    assert worth.largest_dimension == int(worth.signal_to_noise**2)
+
+
+def test_more_patients_or_budget_help_and_more_noise_hurts() -> None:
+    event = DpSgdEvent(1.0, 0.1, 100)
+    assert setting(event, 1e-5, 200).signal_to_noise == pytest.approx(
+        2 * setting(event, 1e-5, 100).signal_to_noise
+    )
+    noisier = DpSgdEvent(2.0, 0.1, 100)
+    assert setting(noisier, 1e-5, 100).epsilon < setting(event, 1e-5, 100).epsilon
+    with pytest.raises(PlanError, match="1 / patients"):
+        alternatives(patients=100, target_epsilon=1, delta=0.01)
