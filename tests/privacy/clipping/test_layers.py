@@ -108,6 +108,28 @@ def test_convolution(layer, w, u, kind) -> None:  # type: ignore[no-untyped-def]
     check(model, (normal(*shape),), u, dtype=kind, way=w)
 
 
+@pytest.mark.parametrize("kernel", [(2, 3), (3, 3), (4, 1)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_convolutions_that_keep_the_size(kernel: tuple[int, int], dilation: int) -> None:
+    model = nn.Conv2d(2, 3, kernel, padding="same", dilation=dilation)
+    for unit, one_way in itertools.product(UNITS.values(), WAYS):
+        check(randomised(model), (normal(R, 2, 5, 6),), torch.tensor(unit), way=one_way)
+
+
+class NegativePadding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.ones(6, 3))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return F.embedding(ids, self.table, padding_idx=-2)
+
+
+def test_a_padding_row_counted_from_the_end() -> None:
+    ids = torch.tensor([[4, 1], [4, 4], [5, 4], [0, 4], [2, 3]])
+    check(randomised(NegativePadding()), (ids,), torch.arange(R))
+
+
 @proof
 @given(way, units, precision, st.sampled_from([None, 0, -1]), st.booleans(), small)
 def test_embedding(w, u, kind, padding, shared, positions) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
