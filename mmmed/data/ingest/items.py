@@ -103,15 +103,41 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
     spacing = tuple(float(v) for v in np.linalg.norm(geometry.affine[:3, :3], axis=0))
     if cleared.boxes:
         return Written("", shape, spacing, "", len(cleared.boxes))
-    exact = np.array_equal(volume, volume.astype(np.int16))
+    return Written(_write_nifti(volume, geometry.affine, item, out), shape, spacing, "", 0)
+
+
+def copy_nifti(found: Found, item: str, out: Path) -> Written:
+    """Write values and affine of a NIfTI volume anew; its header, extensions and free text stay behind.
+
+    Raises `DataError` if it is unreadable, too large or has not three dimensions.
+    """
+    try:
+        image = nibabel.nifti1.load(found.path)
+        shape = tuple(int(size) for size in image.shape)
+        if len(shape) != 3 or np.prod(shape, dtype=object) > MAX_VOXELS or min(shape) < 1:
+            raise DataError(
+                f"{found.origin}: NIfTI of shape {shape}; expected three dimensions and {MAX_VOXELS:,} voxels"
+            )
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+        affine = np.asarray(image.affine, dtype=np.float64)
+    except DataError:
+        raise
+    except Exception as error:  # the reader raises whatever it stumbles over
+        raise DataError(f"{found.origin}: not a readable NIfTI file ({type(error).__name__})") from error
+    spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
+    return Written(_write_nifti(np.nan_to_num(volume), affine, item, out), shape, spacing, "", 0)
+
+
+def _write_nifti(volume: np.ndarray, affine: np.ndarray, item: str, out: Path) -> str:
+    """Values as int16 where that is exact, else float32; returns the path below ``out``."""
     file = f"volumes/{item}.nii.gz"
     target = out / file
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(mode=0o700, exist_ok=True)
     temporary = target.with_name(f"part-{target.name}")
-    image = nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, geometry.affine)
-    nibabel.save(image, temporary)
+    exact = np.abs(volume).max(initial=0) < 2**15 and np.array_equal(volume, volume.astype(np.int16))
+    nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, affine), temporary)
     temporary.replace(target)
-    return Written(file, shape, spacing, "", 0)
+    return file
 
 
 def fingerprint(pixels: np.ndarray) -> str:

@@ -18,7 +18,9 @@ class TableColumns(BaseModel):
     patient: str = Field(description="column: the patient's id as in the images")
     study: str = Field("", description="column: accession number or study instance UID")
     text: str = Field("", description="column: a note")
-    image: str = Field("", description="column: an image file (PNG, JPEG, TIFF, DICOM) beside the table")
+    image: str = Field(
+        "", description="column: an image (PNG, JPEG, TIFF, DICOM) or volume (NIfTI) beside the table"
+    )
     keep: tuple[str, ...] = Field((), description="columns taken over: labels, laboratory values")
 
 

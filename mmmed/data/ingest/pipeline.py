@@ -19,7 +19,7 @@ from mmmed.data.deidentify.header import shift_date
 from mmmed.data.deidentify.keys import SiteKey
 from mmmed.data.deidentify.pixels import contact_sheet
 from mmmed.data.dicom.series import Geometry, geometry
-from mmmed.data.ingest.items import Written, write_image, write_volume
+from mmmed.data.ingest.items import Written, copy_nifti, write_image, write_volume
 from mmmed.data.ingest.journal import Journal
 from mmmed.data.ingest.notes import Notes, attach
 from mmmed.data.ingest.options import IngestOptions
@@ -90,6 +90,8 @@ class _Item:
     def write(self, out: Path) -> Written:
         if self.volume is not None:
             return write_volume(list(self.files), self.volume, self.name, out)
+        if self.files[0].path.name.lower().endswith((".nii", ".nii.gz")):
+            return copy_nifti(self.files[0], self.name, out)
         return write_image(self.files[0], self.name, out, dicom=self.dicom)
 
 

@@ -35,7 +35,7 @@ _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
 _REPORTS = "88."
 _VOLUME_MODALITIES = ("CT", "MR", "PT", "NM")
 _NO_VOLUME_IMAGES = "LOCALIZER"
-_RESEARCH_SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff"}
+_RESEARCH_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
     for file in files:
         if isinstance(file, Skipped):
             result.skipped.append(file)
-        elif file.path.suffix.lower() in _RESEARCH_SUFFIXES:
+        elif file.path.name.lower().endswith(_RESEARCH_SUFFIXES):
             loose.append(file)
         else:
             try:

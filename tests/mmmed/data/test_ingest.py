@@ -197,6 +197,29 @@ def test_table_images_and_patients_without_images(tmp_path: Path) -> None:
     assert any("without a patient id" in one.reason for one in report.skipped)
 
 
+def test_nifti_volumes_keep_values_and_affine_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    affine = np.diag([-2.0, 3.0, 4.0, 1.0])
+    image = nibabel.Nifti1Image(values, affine)
+    image.header["descrip"] = b"Muster Erika"
+    nibabel.save(image, tmp_path / "in" / "v.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((2, 2, 2, 2), np.float32), affine), tmp_path / "in" / "four.nii"
+    )
+    (tmp_path / "in" / "broken.nii").write_bytes(b"no volume")
+    (tmp_path / "in" / "t.csv").write_text("p,v\nA,v.nii.gz\nB,four.nii\nC,broken.nii\n")
+    options = IngestOptions(site="s", table=TableColumns(patient="p", image="v"))
+    report, table = _run([tmp_path / "in"], tmp_path / "out", options)
+    assert (report.volumes, report.images, len(table)) == (1, 0, 1)
+    copy = nibabel.load(tmp_path / "out" / table.volume[0])
+    np.testing.assert_array_equal(np.asarray(copy.dataobj), values)
+    np.testing.assert_allclose(copy.affine, affine)
+    assert bytes(copy.header["descrip"].tobytes()).strip(b"\0") == b""
+    reasons = " ".join(one.reason for one in report.skipped)
+    assert "expected three dimensions" in reasons and "not a readable NIfTI" in reasons
+
+
 def test_burned_in_text_is_masked_and_pages_of_text_are_quarantined(tmp_path: Path) -> None:
     film = Image.fromarray(_film(1, 512))
     ImageDraw.Draw(film).text((8, 8), "Muster, Erika 23.03.1953", fill=255, font_size=22)
