@@ -1,7 +1,9 @@
 """The privacy report of a run: what was spent, by whom, and how anybody can check it."""
 
 from privacy.report.body import RunFacts, build_report
-from privacy.report.running import EpsilonReport, SiteRound, SiteSpending, shown
+from privacy.report.page import render_report, write_report
+from privacy.report.rounding import shown
+from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
 from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement, versions
 from privacy.report.verify import verify_report
 
@@ -14,8 +16,10 @@ __all__ = [
     "Statement",
     "build_report",
     "read_statement",
+    "render_report",
     "shown",
     "sign_statement",
     "verify_report",
     "versions",
+    "write_report",
 ]

@@ -17,6 +17,7 @@ from privacy.errors import ReportError
 from privacy.ledger.chain import canonical
 from privacy.report import words
 from privacy.report.numbers import charged, course, joint, mechanism, number
+from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
 
 SCHEMA = "mmmed-privacy-report/1"
@@ -190,7 +191,7 @@ def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
     received = {n for first, last in run.answered.get(stated.site, ()) for n in range(first, last + 1)}
     if unpaid := sorted(received - paid):
         found.append(
-            f"{len(unpaid)} updates of it were received but not charged in its statement, the first in round {unpaid[0]}"
+            f"{len(unpaid)} updates were received but not charged in its statement, the first in round {unpaid[0]}"
         )
     return found
 
@@ -235,8 +236,3 @@ def _risk(accounting: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "advantage": max(each["advantage"] for each in accounting),
         "posterior": worst("posterior"),
     }
-
-
-def percent(value: float) -> str:
-    """A probability in per cent with one decimal, rounded up."""
-    return f"{math.ceil(value * 1000 - 1e-9) / 10:g} %"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -13,11 +13,9 @@ import numpy as np
 
 from privacy.accounting import DpSgdEvent, TradeOff, account, epsilon, merge, trade_off
 from privacy.accounting.pld import MIN_DELTA
-from privacy.accounting.rdp import rdp, rdp_to_epsilon
 from privacy.report.statement import Rounds
 
 COURSE_POINTS = 12
-_ORDERS = (*range(2, 33), 48, 64, 128)
 _FALSE_POSITIVES = (*np.round(np.geomspace(1e-3, 0.1, 13), 6).tolist(), *np.linspace(0.15, 1.0, 18).tolist())
 
 
@@ -59,27 +57,14 @@ def course(event: DpSgdEvent, rounds: Rounds, delta: float) -> list[list[float |
 
 
 def joint(plans: Sequence[DpSgdEvent], delta: float) -> list[dict[str, Any]]:
-    """What bounds a patient who is in 1, in 2, and in all of the sites with these plans.
+    """What bounds a patient who is in 1, in 2, and in all of the sites with these plans: the worst over the sites.
 
     A patient in several sites is drawn and noised independently in each: their mechanisms compose.
     """
-    worst: dict[int, tuple[DpSgdEvent, ...]] = {
-        1: max(((plan,) for plan in plans), key=lambda each: _epsilon(each, delta))
-    }
+    lines: dict[int, list[tuple[DpSgdEvent, ...]]] = {1: [(plan,) for plan in dict.fromkeys(plans)]}
     if len(plans) > 1:
-        worst[2] = _worst_pair(plans, delta)
-        worst[len(plans)] = merge(plans)
-    return [
-        {
-            "sites": sites,
-            "epsilon": number(_epsilon(events, delta)),
-            "true_positive_rate": [
-                [rate, _trade_off(events).true_positive_rate(rate)] for rate in (0.01, 0.1)
-            ],
-            "advantage": _trade_off(events).advantage,
-        }
-        for sites, events in worst.items()
-    ]
+        lines |= {2: _pairs(plans), len(plans): [merge(plans)]}
+    return [{"sites": sites} | _worst(compositions, delta) for sites, compositions in lines.items()]
 
 
 def number(value: float) -> float | str:
@@ -92,44 +77,26 @@ def _epsilon(events: tuple[DpSgdEvent, ...], delta: float) -> float:
     return epsilon(events, delta)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _trade_off(events: tuple[DpSgdEvent, ...]) -> TradeOff:
     return trade_off(events)
 
 
-def _worst_pair(plans: Sequence[DpSgdEvent], delta: float) -> tuple[DpSgdEvent, ...]:
-    """The two plans that cost a patient in both the most.
+def _worst(compositions: Sequence[tuple[DpSgdEvent, ...]], delta: float) -> dict[str, Any]:
+    bounds = [(_epsilon(events, delta), _trade_off(events)) for events in compositions]
+    return {
+        "epsilon": number(max(value for value, _ in bounds)),
+        "true_positive_rate": [
+            [rate, max(curve.true_positive_rate(rate) for _, curve in bounds)] for rate in (0.01, 0.1)
+        ],
+        "advantage": max(curve.advantage for _, curve in bounds),
+    }
 
-    More steps of the same mechanism cost more, so the two longest of each suffice. Of these pairs only those are
-    composed whose RDP bound, which is above the true value, exceeds the worst found so far.
-    """
+
+def _pairs(plans: Sequence[DpSgdEvent]) -> list[tuple[DpSgdEvent, ...]]:
+    """All pairs of plans but those that cost no more than another: more steps of a mechanism cost more."""
     longest: dict[tuple[float, float], list[DpSgdEvent]] = {}
     for plan in sorted(plans, key=lambda event: -event.steps):
-        same = longest.setdefault((plan.noise_multiplier, plan.sampling_rate), [])
-        if len(same) < 2:
-            same.append(plan)
-    candidates = [event for same in longest.values() for event in same]
-    bounded = sorted(
-        ((_rdp_epsilon(pair, delta), merge(pair)) for pair in combinations(candidates, 2)),
-        key=lambda item: -item[0],
-    )
-    worst, most = bounded[0][1], 0.0
-    for bound, pair in bounded:
-        if bound <= most:
-            break
-        if (value := _epsilon(pair, delta)) > most:
-            worst, most = pair, value
-    return worst
-
-
-def _rdp_epsilon(events: Iterable[DpSgdEvent], delta: float) -> float:
-    values = [_rdp(event) for event in events]
-    return min(
-        rdp_to_epsilon(math.fsum(each), order, delta)
-        for order, each in zip(_ORDERS, zip(*values, strict=True), strict=True)
-    )
-
-
-@lru_cache(maxsize=256)
-def _rdp(event: DpSgdEvent) -> tuple[float, ...]:
-    return tuple(rdp(event, order) for order in _ORDERS)
+        longest.setdefault((plan.noise_multiplier, plan.sampling_rate), []).append(plan)
+    same = [merge(each[:2]) for each in longest.values() if len(each) > 1]
+    return same + [merge(pair) for pair in combinations([each[0] for each in longest.values()], 2)]

@@ -72,10 +72,10 @@ def test_the_chart_stays_in_its_frame(target: float) -> None:
     page = EpsilonReport("r", True, sites).to_html()
     width, height = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', page).groups())  # type: ignore[union-attr]
     points = re.findall(r'points="([^"]+)"', page)
-    assert len(points) == 12
+    assert len(points) == 12 and "nan" not in page
     for x, y in (pair.split(",") for line in points for pair in line.split()):
         assert 0 <= float(x) <= width and 0 <= float(y) <= height
-    labels = [float(y) for y in re.findall(r'<text x="[\d.]+" y="([\d.]+)" style="fill: #', page)]
+    labels = [float(y) for y in re.findall(r'<text class="f\d" x="[\d.]+" y="([\d.]+)"', page)]
     assert (
         len(labels) == 12
         and min(b - a for a, b in zip(sorted(labels), sorted(labels)[1:], strict=False)) >= 12

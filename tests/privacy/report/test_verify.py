@@ -143,7 +143,7 @@ def test_what_is_not_covered_is_said(state_run: State, statements: list[Body]) -
     assert verify_report(missing) == ["site south: no valid statement"]
     unpaid = build_report(statements, replace(FACTS, answered={**ANSWERED, "south": ((1, 4),)}))
     assert unpaid["summary"]["status"] == "incomplete"
-    assert "1 updates of it were received but not charged" in verify_report(unpaid)[0]
+    assert "1 updates were received but not charged" in verify_report(unpaid)[0]
     beyond = build_report(statements, replace(FACTS, target_epsilon=1.0))
     assert "above the run's target" in verify_report(beyond)[0]
 

@@ -1,0 +1,101 @@
+"""The report as one HTML page: plain words first, no external part, no script."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from privacy.report.plots import Axis, Bar, Line, Plot, spending
+from privacy.report.rounding import percent, shown
+from privacy.report.templates import render
+
+_MARKED = (0.001, 0.01, 0.1)
+
+
+def render_report(body: Mapping[str, Any]) -> str:
+    """The HTML page of a report that `build_report` made."""
+    sites = body["sites"]
+    plots = _Plots(body) if sites else None
+    bars = [
+        Bar(
+            s["site"],
+            _finite(s["epsilon_charged"]),
+            _finite(s["epsilon_planned"]),
+            body["run"]["target_epsilon"],
+        )
+        for s in sites
+    ]
+    return render("report.html", body=body, plots=plots, bars=bars)
+
+
+def write_report(body: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
+    """Write ``privacy.json`` and ``privacy.html``, each replaced whole; returns their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(body, indent=2, allow_nan=False) + "\n"
+    paths = folder / "privacy.json", folder / "privacy.html"
+    for path, content in zip(paths, (text, render_report(body)), strict=True):
+        temporary = path.with_name(f".{path.name}")
+        temporary.write_text(content, encoding="utf-8")
+        temporary.replace(path)
+    return paths
+
+
+class _Plots:
+    """The plots of a report with at least one site."""
+
+    def __init__(self, body: Mapping[str, Any]) -> None:
+        self._body = body
+
+    @property
+    def spending(self) -> Plot:
+        """Epsilon against round."""
+        sites = self._body["sites"]
+        return spending(
+            [(s["site"], [(n, _finite(value)) for n, value in s["course"]]) for s in sites],
+            limit=self._body["run"]["target_epsilon"],
+            rounds=self._body["run"]["rounds"],
+            planned=max(_finite(s["epsilon_planned"]) for s in sites),
+        )
+
+    @property
+    def epsilon_by_delta(self) -> Plot:
+        """Epsilon at other deltas, for the site with the most."""
+        curve = self._worst("epsilon_by_delta")
+        at, claimed = self._body["summary"]["delta"], _finite(self._body["summary"]["epsilon"])
+        return Plot(
+            title="Epsilon of the worst site's plan at other deltas",
+            x=Axis("delta", curve[0][0], curve[-1][0], log=True),
+            y=Axis("epsilon", 0, 1.1 * max(claimed, *(y for _, y in curve))),
+            lines=[Line("", curve)],
+            marks=[(at, claimed, f"{shown(claimed)} at {at:g}")],
+            marks_above=True,
+        )
+
+    @property
+    def trade_off(self) -> Plot:
+        """The best attacker's true-positive rate against the false-positive rate, for the site with the most."""
+        curve = self._worst("trade_off")
+        rates = dict(map(tuple, self._body["risk"]["true_positive_rate"]))
+        return Plot(
+            title="Highest true-positive rate of any attacker against the false-positive rate",
+            x=Axis("false-positive rate", curve[0][0], 1.0, log=True),
+            y=Axis("true-positive rate", 0, 1.0),
+            lines=[
+                Line("best attacker", curve),
+                Line("guessing", [(x, x) for x, _ in curve], tone=1, dashed=True),
+            ],
+            marks=[(rate, rates[rate], percent(rates[rate])) for rate in _MARKED],
+        )
+
+    def _worst(self, name: str) -> list[tuple[float, float]]:
+        curves: Sequence[Sequence[Sequence[Any]]] = [each[name] for each in self._body["accounting"]]
+        return [
+            (pairs[0][0], max(_finite(value) for _, value in pairs)) for pairs in zip(*curves, strict=True)
+        ]
+
+
+def _finite(value: float | str) -> float:
+    """A number to draw; what has no bound is drawn at the top."""
+    return 1e3 if isinstance(value, str) else float(value)
