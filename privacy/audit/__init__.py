@@ -1,0 +1,23 @@
+"""The empirical audit: does the step that a site really runs do what the accountant is told?
+
+`audit` takes a `Subject` (step, sampler, model on synthetic records, claim) and returns an `AuditResult`;
+`dpsgd_subject` makes the subject of a site's own settings. docs/audit.md explains each check.
+"""
+
+from privacy.audit.demo import demo_subject
+from privacy.audit.result import FALSE_ALARM_RATE, AuditResult, Bound, Check
+from privacy.audit.run import audit, main
+from privacy.audit.subject import Step, Subject, dpsgd_subject
+
+__all__ = [
+    "FALSE_ALARM_RATE",
+    "AuditResult",
+    "Bound",
+    "Check",
+    "Step",
+    "Subject",
+    "audit",
+    "demo_subject",
+    "dpsgd_subject",
+    "main",
+]

@@ -1,0 +1,57 @@
+"""What a step releases, read where it leaves the step: the gradient that it hands to the optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from privacy.audit.subject import Subject
+from privacy.clipping.validate import trainable
+
+
+class Recorder(torch.optim.SGD):
+    """An optimiser that keeps what it is given.
+
+    A parameter without a gradient counts as zero: a released parameter without noise.
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float = 0.0, watch: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
+        """
+        Args:
+            model: all of its trainable parameters are held.
+            lr: learning rate; at 0 the model stays as it is.
+            watch: the flat coordinates to keep, by parameter; all of them if None.
+        """
+        self._watched = trainable(model)
+        self._coordinates = watch
+        self.releases: list[torch.Tensor] = []
+        super().__init__(list(self._watched.values()), lr=lr)
+
+    @torch.no_grad()
+    def step(self, closure: object = None) -> None:  # type: ignore[override]
+        names = self._watched if self._coordinates is None else self._coordinates
+        self.releases.append(torch.cat([self._kept(name) for name in names]))
+        super().step()
+
+    def _kept(self, name: str) -> torch.Tensor:
+        parameter = self._watched[name]
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        flat = gradient.detach().reshape(-1)
+        return (flat.clone() if self._coordinates is None else flat[self._coordinates[name]]).double().cpu()
+
+    def take(self, subject: Subject) -> np.ndarray:
+        """Everything kept since the last call, as sums in units of C: float64 [steps, coordinates]."""
+        releases, self.releases = self.releases, []
+        scale = subject.expected_units / subject.max_grad_norm
+        return torch.stack(releases).numpy() * scale if releases else np.zeros((0, 0))
+
+
+def rows_of(subject: Subject) -> list[torch.Tensor]:
+    """The records of each unit, int64 [records of the unit]."""
+    count = int(subject.units.max()) + 1
+    return [torch.nonzero(subject.units == unit).flatten() for unit in range(count)]

@@ -1,0 +1,129 @@
+"""The whole audit, and its command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from privacy.accounting import epsilon
+from privacy.audit import bounds, per_step
+from privacy.audit.canaries import play
+from privacy.audit.demo import demo_subject
+from privacy.audit.noise import noise_checks, sample_noise
+from privacy.audit.result import AuditResult, Bound, Check, certain
+from privacy.audit.sampler import sampler_checks
+from privacy.audit.sensitivity import canary_check, differential_checks
+from privacy.audit.static import model_check
+from privacy.audit.subject import Subject
+from privacy.errors import PrivacyError
+
+
+@dataclass(frozen=True)
+class _Effort:
+    canaries: int
+    steps: int  # of the canary game, at most
+    noise_values: int
+
+
+_QUICK = _Effort(canaries=400, steps=80, noise_values=60_000)
+_FULL = _Effort(canaries=1000, steps=250, noise_values=400_000)
+
+
+def audit(subject: Subject, quick: bool = False) -> AuditResult:
+    """Audit the subject's code and settings on its synthetic records.
+
+    Args:
+        subject: what is audited. A step that refuses its own model or batches is a violation too.
+        quick: fewer canaries and steps, hence weaker bounds; every check is still made.
+    """
+    effort = _QUICK if quick else _FULL
+    parts: tuple[Callable[[], Sequence[Check | Bound]], ...] = (
+        lambda: [model_check(subject.make_model())],
+        lambda: sampler_checks(subject),
+        lambda: differential_checks(subject),
+        lambda: noise_checks(sample_noise(subject, effort.noise_values)),
+        lambda: _game(subject, effort),
+    )
+    findings = [finding for part in parts for finding in _or_refusal(part)]
+    return AuditResult(
+        claim=subject.claim,
+        delta=subject.delta,
+        claimed_epsilon=epsilon([subject.claim], subject.delta),
+        canaries=effort.canaries,
+        checks=tuple(finding for finding in findings if isinstance(finding, Check)),
+        bounds=tuple(finding for finding in findings if isinstance(finding, Bound)),
+    )
+
+
+def main(argv: Sequence[str] | None = None, subject: Subject | None = None) -> int:
+    """The command: prints the result, and writes it with ``--json``. Returns 1 on any violation, else 0.
+
+    Args:
+        argv: the arguments; the process's if None.
+        subject: what is audited; `demo_subject()` if None.
+    """
+    parser = argparse.ArgumentParser(
+        prog="privacy audit",
+        description="Audit the private training step on synthetic data. Costs no budget.",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer canaries and steps: weaker bounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
+    options = parser.parse_args(argv)
+    result = audit(demo_subject() if subject is None else subject, quick=options.quick)
+    sys.stdout.write(result.to_text())
+    if options.json is not None:
+        options.json.write_text(result.to_json(), encoding="utf-8")
+    return 0 if result.passed else 1
+
+
+def _or_refusal(part: Callable[[], Sequence[Check | Bound]]) -> Sequence[Check | Bound]:
+    try:
+        return part()
+    except PrivacyError as error:
+        return [certain("S4", "the step accepts the model and its batches", f"refused: {error}", False)]
+
+
+def _game(subject: Subject, effort: _Effort) -> list[Check | Bound]:
+    """C3 and E1 to E3, from one canary game."""
+    claim, delta, canaries = subject.claim, subject.delta, effort.canaries
+    played = replace(claim, steps=min(effort.steps, claim.steps))
+    sides_e1 = bounds.guesses_planned(canaries, played, partial(bounds.one_run_bound, delta=delta))
+    sides_e2 = bounds.guesses_planned(canaries, played, bounds.gaussian_bound)
+    game = play(subject, canaries, played.steps)
+    one_run, curve = (bounds.correct_guesses(game, claim, sides) for sides in (sides_e1, sides_e2))
+    drawn, absent = per_step.step_observations(game)
+    claimed, claimed_played = epsilon([claim], delta), epsilon([played], delta)
+    above = "the lower bound on epsilon is not above the claim"
+    lower = (
+        Bound(
+            "E1",
+            "one run, (epsilon, delta)",
+            bounds.one_run_bound(one_run, delta),
+            claimed_played,
+            played.steps,
+        ),
+        Bound(
+            "E2", "one run, f-DP", bounds.trade_off_bound(curve, played, delta), claimed_played, played.steps
+        ),
+        Bound(
+            "E3",
+            "single steps, composed",
+            per_step.step_bound(drawn, absent, claim, delta),
+            claimed,
+            claim.steps,
+        ),
+    )
+    p_values = (
+        bounds.one_run_p_value(one_run, claimed_played, delta),
+        bounds.trade_off_p_value(curve, played),
+        per_step.step_p_value(drawn, absent, claim),
+    )
+    checks = [
+        Check(bound.code, above, f"{bound.epsilon:.2f}, claimed {bound.claimed_epsilon:.2f}", p_value)
+        for bound, p_value in zip(lower, p_values, strict=True)
+    ]
+    return [canary_check(game, claim.noise_multiplier), *checks, *lower]

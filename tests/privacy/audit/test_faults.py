@@ -1,0 +1,57 @@
+"""Faulty code is flagged, by the checks that should see it; correct code is not."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from privacy.audit import Subject, audit, demo_subject
+from tests.privacy.audit.faults import FAULTS, TextbookStep, textbook
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def correct(target_epsilon: float = 4.0) -> Subject:
+    return demo_subject(target_epsilon)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_flagged(name: str) -> None:
+    plant, expected = FAULTS[name]
+    result = audit(plant(correct()), quick=True)
+    assert not result.passed
+    assert expected <= {check.code for check in result.violations}, result.to_text()
+
+
+@pytest.mark.parametrize("target_epsilon", [1.0, 4.0, 8.0])
+def test_the_engine_passes(target_epsilon: float) -> None:
+    result = audit(correct(target_epsilon), quick=True)
+    assert result.passed, result.to_text()
+    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3"}
+    assert all(0 <= bound.epsilon <= bound.claimed_epsilon for bound in result.bounds)
+    assert result.bounds[2].epsilon > 0.25 * target_epsilon  # the bound says something
+
+
+def test_another_correct_implementation_passes() -> None:
+    result = audit(textbook(TextbookStep)(correct()), quick=True)
+    assert result.passed, result.to_text()
+
+
+def test_a_model_that_the_step_refuses_is_a_violation() -> None:
+    subject = correct()
+
+    def make_model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 2))
+
+    result = audit(replace(subject, make_model=make_model), quick=True)
+    assert {check.code for check in result.violations} == {"S1", "S4"}
+    assert "BatchNorm2d" in result.to_text()
+    assert not result.bounds
