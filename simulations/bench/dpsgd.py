@@ -223,5 +223,5 @@ def main(argv: list[str] | None = None) -> int:
     for name in arguments.case or CASES:
         torch.manual_seed(0)
         found += compare(name, CASES[name](arguments.batch), arguments.repeats)
-    publish(f"One step on {arguments.batch} records, one thread", found, arguments.json)
+        publish(f"One step on {arguments.batch} records, one thread", found, arguments.json)
     return 0
