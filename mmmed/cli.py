@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from client.cli import app as site_app
 from privacy.cli import app as privacy_app
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -23,6 +24,7 @@ app = typer.Typer(
 config_app = typer.Typer(help="The run configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
+app.add_typer(site_app, name="site")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")

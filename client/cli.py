@@ -1,0 +1,129 @@
+"""``mmmed site ...``: the hospital engineer's commands. Everything they read and write stays at the site."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="At a hospital: get data in, de-identify it, check it.", no_args_is_help=True)
+
+Sources = Annotated[
+    list[Path], typer.Argument(help="Folders, archives, DICOMDIR, tables, reports: whatever there is.")
+]
+KeyFile = Annotated[
+    Path, typer.Option("--key", help="The site's secret for pseudonyms; made at first use. Keep a backup.")
+]
+
+
+@app.command()
+def ingest(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="Data set folder to write or to go on with.")],
+    site: Annotated[str, typer.Option(help="Name of this site in the table.")],
+    key: KeyFile = Path("site-data.key"),
+    patient: Annotated[str, typer.Option(help="Tables: column with the patient id, as in the images.")] = "",
+    study: Annotated[str, typer.Option(help="Tables: column with accession number or study UID.")] = "",
+    text: Annotated[str, typer.Option(help="Tables: column with a note.")] = "",
+    image: Annotated[str, typer.Option(help="Tables: column with an image file beside the table.")] = "",
+    keep: Annotated[list[str] | None, typer.Option(help="Tables: a column to take over (repeat).")] = None,
+    section: Annotated[
+        list[str] | None, typer.Option(help="Keep only this section of reports, e.g. findings (repeat).")
+    ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="column=regular expression: 1 where a sentence states it unnegated (repeat)."),
+    ] = None,
+) -> None:
+    """Read, check, de-identify and pair everything into one data set. Killed half-way, it goes on when repeated."""
+    from mmmed.data.deidentify.keys import SiteKey
+    from mmmed.data.ingest import IngestOptions, TableColumns
+    from mmmed.data.ingest import ingest as run
+    from mmmed.errors import ConfigError
+
+    labels = {}
+    for one in label or []:
+        column, separator, pattern = one.partition("=")
+        if not separator or not column or not pattern:
+            raise ConfigError(f"--label {one}: expected column=regular expression")
+        labels[column] = pattern
+    columns = {"patient": patient, "study": study, "text": text, "image": image, "keep": tuple(keep or ())}
+    if not patient and any(columns.values()):
+        raise ConfigError(
+            "--study, --text, --image and --keep describe tables: name their --patient column too"
+        )
+    with _config_errors():
+        table = TableColumns.model_validate(columns) if patient else None
+        options = IngestOptions.model_validate(
+            {"site": site, "table": table, "sections": tuple(section or ()), "labels": labels}
+        )
+    with _progress("images and volumes") as progress:
+        report = run(sources, out, key=SiteKey.load_or_create(key), options=options, progress=progress)
+    print(report.summary())
+
+
+@app.command()
+def deidentify(
+    sources: Sources,
+    out: Annotated[Path, typer.Option(help="Folder for the copies.")],
+    key: KeyFile = Path("site-data.key"),
+) -> None:
+    """Write de-identified DICOM copies: headers, and text burned into pixels."""
+    from collections import Counter
+
+    from mmmed.data.deidentify.keys import SiteKey
+    from mmmed.data.ingest import deidentify as run
+
+    with _progress("images") as progress:
+        report = run(sources, out, key=SiteKey.load_or_create(key), progress=progress)
+    print(f"{report.written} copies in {out}, text masked in {report.masked}")
+    for reason, count in Counter(one.reason for one in report.skipped).most_common():
+        print(f"  left out {count:5}  {reason}")
+
+
+@app.command()
+def check(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder.")],
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of a run.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write a page with pictures; keep it here.")] = None,
+) -> None:
+    """Say whether a data set can be trained on, and what a model would learn that it should not. Exit 1 if not."""
+    from mmmed.config import resolve
+    from mmmed.data.check import check as run
+    from mmmed.data.check import write_page
+
+    resolved = resolve(config, assignments or ()).config
+    result = run(dataset, resolved.data, resolved.task)
+    print(result.summary())
+    if page is not None:
+        write_page(result, page)
+        print(f"page: {page}")
+    if not result.trainable:
+        sys.exit(1)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress
+
+    with Progress() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    from pydantic import ValidationError
+
+    from mmmed.errors import ConfigError
+
+    try:
+        yield
+    except ValidationError as error:
+        problems = (f"--{p['loc'][0]}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors())
+        raise ConfigError("\n".join(problems)) from error
