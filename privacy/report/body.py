@@ -173,7 +173,7 @@ def _site(stated: Statement, run: RunFacts, index: int) -> dict[str, Any]:
         "delta": delta,
         "epsilon_planned": number(plan),
         "epsilon_charged": number(charged(event, stated.steps, delta)),
-        "course": course(event, stated.charged, delta),
+        "course": course(event, stated.charged, run.rounds, delta),
         "problems": _problems(stated, plan, run),
     }
 

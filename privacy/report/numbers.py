@@ -44,16 +44,28 @@ def charged(event: DpSgdEvent, steps: int, delta: float) -> float:
     return _epsilon((DpSgdEvent(event.noise_multiplier, event.sampling_rate, steps),), delta)
 
 
-def course(event: DpSgdEvent, rounds: Rounds, delta: float) -> list[list[float | str]]:
-    """[round, epsilon of all charged so far] at a few rounds, the last among them."""
+def course(event: DpSgdEvent, rounds: Rounds, of: int, delta: float) -> list[list[float | str]]:
+    """[round, epsilon of all charged so far] at every charged round, or at `COURSE_POINTS` of more.
+
+    Points are denser at the start, where epsilon rises fastest. Sites that answer in the same rounds share them.
+
+    Args:
+        event: the mechanism.
+        rounds: steps charged by round.
+        of: rounds of the run.
+        delta: the delta of every epsilon.
+    """
     totals: list[tuple[int, int]] = []
     steps = 0
     for first, last, each in rounds:
         totals += [(number, steps + (number - first + 1) * each) for number in range(first, last + 1)]
         steps = totals[-1][1]
-    stride = max(1, math.ceil(len(totals) / COURSE_POINTS))
-    chosen = dict.fromkeys([*totals[stride - 1 :: stride], *totals[-1:]])
-    return [[number_, number(charged(event, total, delta))] for number_, total in chosen]
+    if max(of, len(totals)) > COURSE_POINTS:
+        wanted = {
+            math.ceil(max(of, len(totals)) * (i / COURSE_POINTS) ** 2) for i in range(1, COURSE_POINTS + 1)
+        }
+        totals = [total for i, total in enumerate(totals, start=1) if i in wanted or i == len(totals)]
+    return [[round_, number(charged(event, total, delta))] for round_, total in totals]
 
 
 def joint(plans: Sequence[DpSgdEvent], delta: float) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privacy.report.numbers import COURSE_POINTS
 from privacy.report.plots import Axis, Bar, Line, Plot, spending
 from privacy.report.rounding import percent, shown
 from privacy.report.templates import render
@@ -57,6 +58,7 @@ class _Plots:
             limit=self._body["run"]["target_epsilon"],
             rounds=self._body["run"]["rounds"],
             planned=max(_finite(s["epsilon_planned"]) for s in sites),
+            stepped=self._body["run"]["rounds"] <= COURSE_POINTS,
         )
 
     @property

@@ -149,6 +149,7 @@ def spending(
     limit: float,
     rounds: int,
     planned: float,
+    stepped: bool = True,
 ) -> Plot:
     """Epsilon against round, a line a site, with the limit and the band that plans have reserved.
 
@@ -157,16 +158,17 @@ def spending(
         limit: the run's target epsilon.
         rounds: rounds of the run.
         planned: the largest epsilon that a site's plan has reserved.
+        stepped: whether the courses have every round.
     """
     lines = [
-        Line(name, [(0, 0.0), *course], tone=i % TONES, stepped=True)
+        Line(name, [(0, 0.0), *course], tone=i % TONES, stepped=stepped)
         for i, (name, course) in enumerate(courses)
     ]
     spent = max((course[-1][1] for _, course in courses if course), default=0.0)
     last = max((course[-1][0] for _, course in courses if course), default=1)
     band = (spent, planned, "reserved") if planned > 1.01 * spent else None
     return Plot(
-        title="Epsilon charged against round, one stepped line a site, with the limit",
+        title="Epsilon charged against round, one line a site, with the limit",
         x=Axis("round", 0, max(rounds, last), whole=True),
         y=Axis("epsilon", 0, 1.1 * max(limit, planned, spent)),
         lines=lines,

@@ -11,5 +11,5 @@ def shown(epsilon: float) -> str:
 
 
 def percent(probability: float) -> str:
-    """A probability in per cent with one decimal, rounded up."""
-    return f"{math.ceil(probability * 1000 - 1e-9) / 10:g} %"
+    """A probability in per cent with one decimal, rounded up, with a space that does not break."""
+    return f"{math.ceil(probability * 1000 - 1e-9) / 10:g}\u00a0%"

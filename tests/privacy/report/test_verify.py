@@ -16,7 +16,7 @@ from privacy.accounting import DpSgdEvent, epsilon, trade_off
 from privacy.errors import ReportError
 from privacy.report import RunFacts, build_report, verify_report
 from privacy.report.body import digest
-from privacy.report.numbers import joint
+from privacy.report.numbers import COURSE_POINTS, course, joint
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 from tests.privacy.report.test_statement import leaves
 
@@ -180,6 +180,16 @@ def test_the_numbers_are_those_of_the_events(body: Body) -> None:
     one, both = body["joint"]
     assert (one["sites"], both["sites"]) == (1, 2)
     assert both["epsilon"] == epsilon([EVENT, OTHER], DELTA) > one["epsilon"]
+
+
+def test_the_course_of_a_long_run_is_thinned_and_ends_where_it_ended() -> None:
+    long = course(replace(EVENT, steps=4000), ((1, 500, 2), (700, 1000, 2)), 1000, DELTA)
+    assert len(long) <= COURSE_POINTS + 1
+    assert long[-1] == [1000, epsilon([replace(EVENT, steps=2 * 801)], DELTA)]
+    assert [n for n, _ in long] == sorted({n for n, _ in long}) and long[0][0] < 10
+    shared = {n for n, _ in course(EVENT, ((1, 1000, 2),), 1000, DELTA)} & {n for n, _ in long}
+    assert len(shared) >= COURSE_POINTS // 2
+    assert [n for n, _ in course(EVENT, ((1, 2, 3), (5, 5, 3)), 12, DELTA)] == [1, 2, 5]
 
 
 def test_the_pair_of_sites_is_the_worst_one() -> None:
