@@ -7,7 +7,7 @@ simulate: .venv/.ready
 	$(BIN)/mmmed simulate
 
 test: .venv/.ready
-	FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: .venv/.ready
 	$(BIN)/ruff check .
