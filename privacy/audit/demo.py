@@ -18,6 +18,7 @@ def demo_subject(target_epsilon: float = 4.0, engine: EngineName = "bookkeeping"
     generator = torch.Generator().manual_seed(0)  # public: the data are made up
     units = torch.cat([torch.arange(_PATIENTS), torch.arange(0, _PATIENTS, 3)])
     images = torch.randn(len(units), 1, 8, 8, generator=generator)
+    images[0] *= 20  # an outlier joins in C7
     labels = units % 2
 
     def make_model() -> nn.Module:

@@ -97,15 +97,18 @@ def _cases(subject: Subject) -> Iterator[_Case]:
     for base in _BASE_UNITS:
         others = [r[:1] for r in records[1 : base + 1]]
         alike = [first] * base
-        newcomers = (
+        newcomers = [
             ("a natural patient", others, 1.0, first, 1.0),
-            ("a patient with a huge gradient", others, 1.0, first, _LOUDER),
+            ("a patient with a huge gradient", others, _LOUD, first, _LOUDER),
             ("a patient against all others", alike, _LOUD, first, -_LOUDER),
-            ("a patient with the most records", others, 1.0, many, _LOUDER),
-            ("a patient with the same record twice", others, 1.0, first.repeat(2), _LOUDER),
-        )
+        ]
+        if len(many) > 1:
+            newcomers += [
+                ("a patient with the most records", others, _LOUD, many, _LOUDER),
+                ("a patient with the same record twice", others, _LOUD, first.repeat(2), _LOUDER),
+            ]
         for name, present, loudness, rows, factor in newcomers:
-            yield _case(f"{name}, joining {base}", present, loudness, rows, factor)
+            yield _case(f"{name} joins {base} others", present, loudness, rows, factor)
 
 
 def _case(name: str, base: list[torch.Tensor], loudness: float, rows: torch.Tensor, factor: float) -> _Case:

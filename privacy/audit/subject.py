@@ -16,6 +16,7 @@ from privacy.accounting import DpSgdEvent
 from privacy.clipping.engine import EngineName, RecordLosses
 from privacy.clipping.rules import Clipping
 from privacy.dpsgd import PrivateStep
+from privacy.errors import StepError
 from privacy.noise import PrivateRandom
 from privacy.sampling import PoissonSampler
 
@@ -34,7 +35,8 @@ class Subject:
         make_model: a new model, on its device, in training mode.
         losses: (model, rows int64 [R]) -> the losses [R] of those records, as in training. It calls the model.
         units: int64 [records], the unit (patient) of each synthetic record, numbered from 0 without gaps. At
-            least 10 units; one with two records or more if patients have several.
+            least 10 units; one with two records or more if patients have several. The first record of unit 0
+            is the one whose influence C7 tries: an outlier shows most.
         make_step: (model, optimiser, noise multiplier) -> the step that a site takes, around that optimiser.
         make_sampler: (number of units, number of steps) -> the unit indices of each step.
         claim: noise multiplier, sampling rate and steps that the accountant is told.
@@ -52,6 +54,18 @@ class Subject:
     delta: float
     max_grad_norm: float
     expected_units: float
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            StepError: `units` are not numbered from 0 without gaps, or fewer than 10.
+        """
+        names = self.units.unique()
+        if len(names) < 10 or not torch.equal(names, torch.arange(len(names))):
+            raise StepError(
+                "An audit needs synthetic records of at least 10 units, numbered from 0 without gaps. Found "
+                f"{len(names)} units from {int(self.units.min()) if len(names) else '-'}."
+            )
 
 
 def dpsgd_subject(

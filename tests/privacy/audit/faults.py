@@ -197,6 +197,7 @@ def with_batch_norm(subject: Subject) -> Subject:
     def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(len(subject.units), 1, 8, 8, generator=generator)
+        images[0] *= 20
         return F.cross_entropy(model(images[rows]), subject.units[rows] % 2, reduction="none")
 
     return textbook(TextbookStep)(replace(subject, make_model=make_model, losses=losses))

@@ -19,6 +19,7 @@ from privacy.audit.noise import NoiseSample, noise_checks
 from privacy.audit.result import LEVEL, STATISTICAL
 from privacy.audit.sampler import sampler_checks
 from privacy.audit.subject import seeded
+from privacy.errors import StepError
 
 RUNS = 400
 
@@ -101,6 +102,14 @@ def test_the_json_is_strict_and_says_what_the_result_says() -> None:
     assert [check["passed"] for check in body["checks"]] == [True, False]
     assert body["bounds"][0]["epsilon_at_least"] == 0.5
     assert "VIOLATION: C7" in result.to_text()
+
+
+@pytest.mark.parametrize(
+    "units", [torch.arange(9), torch.arange(1, 12), torch.arange(20) * 2, torch.arange(0)]
+)
+def test_too_few_or_gappy_units_are_refused(units: torch.Tensor) -> None:
+    with pytest.raises(StepError, match="at least 10 units"):
+        replace(demo_subject(), units=units)
 
 
 def refusing() -> Subject:
