@@ -17,14 +17,18 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privacy.accounting import DpSgdEvent
+from privacy.accounting import DpSgdEvent, adaptive_epsilon
+from privacy.accounting.pld import MIN_DELTA
 from privacy.errors import AccountingError, LedgerError, ReportError
 from privacy.ledger import Head, Ledger, Plan
+from privacy.ledger.admission import ORDERS
 from privacy.ledger.chain import canonical
 
 SCHEMA = "mmmed-privacy-statement/1"
 MAX_BYTES = 64 * 1024  # of its JSON text
 _MOST_ROUNDS = 10**6
+_MOST_STEPS = 10**7
+_MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
 _PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
 
@@ -126,7 +130,7 @@ def read_statement(value: Any) -> Statement:
         raise ReportError(f"A statement's key or signature is not readable: {error!r}.") from None
     try:
         return _parse(body)
-    except (KeyError, TypeError, ValueError, AccountingError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AccountingError) as error:
         raise ReportError(f"The statement of site {body.get('site')!r} is not readable: {error!r}.") from None
 
 
@@ -179,12 +183,20 @@ def _parse(body: Mapping[str, Any]) -> Statement:
     )
     head = body["ledger"]
     _expect(isinstance(head, dict) and set(head) == {"seq", "link"}, "ledger", head)
+    event, delta = DpSgdEvent.from_json(body["event"]), _number(body, "delta")
+    _expect(MIN_DELTA <= delta < 1, "delta", delta)
+    # Cheap, so that no site can make others compute for hours on a plan that bounds nothing.
+    _expect(
+        event.steps <= _MOST_STEPS and adaptive_epsilon([event], delta, ORDERS) <= _MOST_EPSILON,
+        "event",
+        event,
+    )
     return Statement(
         site=_text(body, "site"),
         run_id=_text(body, "run_id"),
         rule=body["rule"],
-        event=DpSgdEvent.from_json(body["event"]),
-        delta=_number(body, "delta"),
+        event=event,
+        delta=delta,
         epsilon=_number(body, "epsilon"),
         max_grad_norm=_number(body, "max_grad_norm"),
         charged=_rounds(body["charged"]),

@@ -38,7 +38,7 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         expected = build_report(statements, facts)
     except (ReportError, AccountingError) as error:
         return [str(error)]
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
         return [f"the report is not readable: {error}"]
     findings = [] if body.get("digest") == sealed else ["digest: the report was edited after it was made"]
     findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
+from privacy.ledger.chain import canonical
 from privacy.report import read_statement, sign_statement
 from privacy.report.statement import MAX_BYTES, charged_rounds
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
@@ -67,6 +68,34 @@ def test_no_leaf_can_be_edited(state_run: State) -> None:
             read_statement({key: item for key, item in value.items() if key != name})
     with pytest.raises(ReportError):
         read_statement(value | {"patients": 40})
+
+
+def test_a_plan_that_bounds_nothing_is_refused_before_it_is_computed(state_run: State) -> None:
+    key = Ed25519PrivateKey.generate()
+    honest = {name: item for name, item in state_run(key=key).items() if name != "signature"}
+    read_statement(sealed(honest, key))
+    for sigma, rate, steps in (
+        (0.0625, 1.0, 10**6),
+        (1e-9, 0.5, 1),
+        (5.0, 1e-6, 10**8),
+        (1e300, 1e-300, 10**30),
+    ):
+        event = DpSgdEvent(sigma, rate, steps).to_json()
+        with pytest.raises(ReportError):
+            read_statement(sealed(honest | {"event": event}, key))
+    for changed in (
+        {"delta": 1e-12},
+        {"delta": 1.5},
+        {"charged": [[1, 10**9, 1]]},
+        {"charged": [[2, 2, 1], [1, 1, 1]]},
+    ):
+        with pytest.raises(ReportError):
+            read_statement(sealed(honest | changed, key))
+
+
+def sealed(body: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """A statement that a dishonest site signs."""
+    return body | {"signature": key.sign(b"mmmed privacy statement 1\n" + canonical(body)).hex()}
 
 
 @given(
