@@ -27,7 +27,7 @@ from privacy.ledger.chain import canonical
 SCHEMA = "mmmed-privacy-statement/1"
 MAX_BYTES = 64 * 1024  # of its JSON text
 _MOST_ROUNDS = 10**6
-_MOST_STEPS = 10**7
+_MOST_STEPS = 10**6
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
 _PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
