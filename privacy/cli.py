@@ -26,7 +26,7 @@ State = Annotated[Path, typer.Argument(help="The site's state folder, with ledge
 
 @app.command()
 def plan(
-    patients: Annotated[int, typer.Option(help="Patients that the site trains on.")],
+    patients: Annotated[int, typer.Option(min=1, help="Patients that the site trains on.")],
     epsilon: Annotated[float, typer.Option(help="Budget of the whole run.")] = 8.0,
     delta: Annotated[float, typer.Option(help="Must be below 1 / patients.")] = 1e-3,
     rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 3,

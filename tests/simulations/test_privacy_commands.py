@@ -56,5 +56,7 @@ def test_plan_prints_the_solved_noise_and_writes_it(mmmed: Command, tmp_path: Pa
     assert code == 0, err
     rows = json.loads((tmp_path / "plan.json").read_text())["settings"]
     assert f"{rows[0]['noise_multiplier']:.4f}" in out and all(row["epsilon"] <= 4 for row in rows)
+    code, _, err = mmmed("privacy", "plan", *arguments, "--json", tmp_path / "absent" / "plan.json")
+    assert code == 2 and "absent" in err and "Traceback" not in err
     code, _, err = mmmed("privacy", "plan", "--patients", "300", "--delta", "0.5")
     assert code == 2 and "1 / patients" in err
