@@ -192,13 +192,21 @@ def test_the_course_of_a_long_run_is_thinned_and_ends_where_it_ended() -> None:
     assert [n for n, _ in course(EVENT, ((1, 2, 3), (5, 5, 3)), 12, DELTA)] == [1, 2, 5]
 
 
-def test_the_pair_of_sites_is_the_worst_one() -> None:
-    plans = [DpSgdEvent(1.5, 0.25, 12), DpSgdEvent(1.5, 0.25, 8), OTHER, DpSgdEvent(3.0, 0.125, 30)]
+@pytest.mark.parametrize(
+    "plans",
+    [
+        [DpSgdEvent(1.5, 0.25, 12), DpSgdEvent(1.5, 0.25, 8), OTHER, DpSgdEvent(3.0, 0.125, 30)],
+        [EVENT, DpSgdEvent(9.0, 0.25, 2), EVENT, DpSgdEvent(8.0, 0.5, 2)],  # the worst two are alike
+    ],
+)
+def test_the_pair_of_sites_is_the_worst_one(plans: list[DpSgdEvent]) -> None:
     pairs = [[a, b] for i, a in enumerate(plans) for b in plans[i + 1 :]]
-    lines = {line["sites"]: line["epsilon"] for line in joint(plans, DELTA)}
-    assert lines[2] == pytest.approx(max(epsilon(pair, DELTA) for pair in pairs), abs=1e-6)
-    assert lines[4] == pytest.approx(epsilon(plans, DELTA), abs=1e-6)
-    assert lines[1] == max(epsilon([plan], DELTA) for plan in plans)
+    lines = {line["sites"]: line for line in joint(plans, DELTA)}
+    assert lines[2]["epsilon"] == pytest.approx(max(epsilon(pair, DELTA) for pair in pairs), abs=1e-6)
+    rates = dict(map(tuple, lines[2]["true_positive_rate"]))
+    assert rates[0.01] == pytest.approx(max(trade_off(p).true_positive_rate(0.01) for p in pairs), abs=1e-6)
+    assert lines[4]["epsilon"] == pytest.approx(epsilon(plans, DELTA), abs=1e-6)
+    assert lines[1]["epsilon"] == max(epsilon([plan], DELTA) for plan in plans)
 
 
 def test_shown_metrics_are_not_called_covered(state_run: State) -> None:
