@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +23,7 @@ from privacy.clipping.validate import trainable
 
 _KEPT_PER_TENSOR = 10_000  # coordinates; more add nothing but memory
 _LAGS = (1, 2, 4, 8)
-_REPEATS = (2 * max(_LAGS), 256)  # fewest and most
+_REPEATS = (4 * max(_LAGS), 256)  # fewest and most
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +44,7 @@ class NoiseSample:
 
 
 def sample_noise(subject: Subject, values: int) -> NoiseSample:
-    """Release until each kind has at least `values` numbers (within 16 to 256 releases)."""
+    """Release until each kind has at least `values` numbers (within 32 to 256 releases)."""
     model = subject.make_model()
     watch = _watched(model)
     sizes = [len(kept) for kept in watch.values()]
@@ -79,6 +78,7 @@ def noise_checks(sample: NoiseSample) -> list[Check]:
         ((name, _shortfall(sample, columns)) for name, columns in sample.tensors.items()),
         key=lambda item: item[1][1],
     )
+    p_worst = min(1.0, p_tensor * len(sample.tensors))
     correlation, p_repeat = _dependence(sample)
     return [
         Check(
@@ -90,8 +90,8 @@ def noise_checks(sample: NoiseSample) -> list[Check]:
         Check(
             "C2",
             "every tensor gets the claimed noise",
-            f"least: {worst}, {least:.3f} of the claimed standard deviation",
-            min(1.0, p_tensor * len(sample.tensors)),
+            f"least likely: {worst}, {least:.3f} of the claimed standard deviation (p = {p_worst:.2g})",
+            p_worst,
         ),
         Check("C6", "noise is new in each step and run", f"largest correlation {correlation:.4f}", p_repeat),
     ]
@@ -122,11 +122,11 @@ def _shortfall(sample: NoiseSample, columns: slice) -> tuple[float, float]:
     Sums of squares, about the mean or about zero, are chi-square distributed: exact tests.
     """
     batch, empty = sample.batch[:, columns], sample.empty[:, columns]
-    found: list[Callable[[], tuple[float, int]]] = [
-        lambda: (float(((batch - batch.mean(0)) ** 2).sum()), batch.size - batch.shape[1]),
-        lambda: (float((empty**2).sum()), empty.size),
-    ]
-    results = [(math.sqrt(s / n), float(stats.chi2.cdf(s, n))) for s, n in (each() for each in found)]
+    squares = (
+        (float(((batch - batch.mean(0)) ** 2).sum()), batch.size - batch.shape[1]),
+        (float((empty**2).sum()), empty.size),
+    )
+    results = [(math.sqrt(total / free), float(stats.chi2.cdf(total, free))) for total, free in squares]
     ratio, p_value = min(results, key=lambda result: result[1])
     return ratio, min(1.0, 2 * p_value)
 

@@ -29,7 +29,7 @@ class _Effort:
     noise_values: int
 
 
-_QUICK = _Effort(canaries=400, steps=80, noise_values=60_000)
+_QUICK = _Effort(canaries=400, steps=80, noise_values=30_000)
 _FULL = _Effort(canaries=1000, steps=250, noise_values=400_000)
 
 
