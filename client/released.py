@@ -39,10 +39,11 @@ class Released:
         try:
             with safe_open(self._path, framework="pt") as file:
                 stated = json.loads(file.metadata()[_SPENDING])
+                spending = Spending(**stated) if stated else None
                 parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (OSError, SafetensorError, ValueError, KeyError, TypeError):
             return None
-        return parameters, Spending(**stated) if stated else None
+        return parameters, spending
 
     def write(self, parameters: Mapping[str, torch.Tensor], spending: Spending | None) -> None:
         """Keep an answer, whole or not at all."""

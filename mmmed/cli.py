@@ -98,6 +98,23 @@ def evaluate(
     evaluate_run(run, data)
 
 
+@privacy_app.command("report")
+def privacy_report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="State that no hyperparameter was chosen on these patients.")
+    ] = False,
+) -> None:
+    """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
+    from privacy.report import write_report
+    from server.run_folder import RunFolder
+    from server.spending import privacy_report as build
+
+    with RunFolder.open(run) as folder:
+        for path in write_report(build(folder, tuning="none" if untuned else "unknown"), folder.report):
+            print(path)
+
+
 @config_app.command("show")
 def config_show(config: ConfigFile = None, assignments: Assignments = None) -> None:
     """Print the whole configuration, and where each value comes from."""

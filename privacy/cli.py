@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from cryptography.hazmat.primitives import serialization
@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
 
-from privacy.errors import LedgerError
+from privacy.errors import LedgerError, ReportError
 
 if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
     from privacy.ledger import Ledger
@@ -72,6 +72,24 @@ def plan(
         json_file.write_text(json.dumps({"settings": rows}, indent=2) + "\n", encoding="utf-8")
 
 
+@app.command()
+def verify(
+    report: Annotated[Path, typer.Argument(help="privacy.json of a run.")],
+    keys: Annotated[
+        Path | None, typer.Option(help="JSON file: site name to its public key in hexadecimal.")
+    ] = None,
+) -> None:
+    """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
+    from privacy.report import verify_report
+
+    findings = verify_report(_json(report), _json(keys) if keys else None)
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise typer.Exit(1)
+    print(f"{report}: signed as stated, and every number follows from the signed events")
+
+
 @ledger_app.command("show")
 def ledger_show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
@@ -111,6 +129,13 @@ def ledger_export(
     with _open(state) as ledger:
         out.write_text(json.dumps(ledger.export(), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {out}")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path}: not JSON text: {error}") from error
 
 
 def _open(state: Path) -> Ledger:

@@ -44,6 +44,22 @@ def test_the_ledger_is_shown_verified_and_exported(mmmed: Command, state: Path, 
         assert code == 2 and "edited" in err and "Traceback" not in err
 
 
+def test_a_report_is_written_verified_and_an_edit_is_found(mmmed: Command, state: Path) -> None:
+    run = state.parents[1]
+    code, out, err = mmmed("privacy", "report", run)
+    assert code == 0, err
+    report = run / "report" / "privacy.json"
+    assert str(report) in out and (run / "report" / "privacy.html").is_file()
+    code, out, err = mmmed("privacy", "verify", report)
+    assert code == 0, out + err
+    text = report.read_text()
+    report.write_text(text.replace('"harbour"', '"harbor"', 1))
+    assert mmmed("privacy", "verify", report)[0] == 1
+    report.write_text(text[: len(text) // 2])
+    code, _, err = mmmed("privacy", "verify", report)
+    assert code == 2 and "privacy.json" in err and "Traceback" not in err
+
+
 def test_a_folder_without_a_ledger_is_refused_and_left_alone(mmmed: Command, tmp_path: Path) -> None:
     code, _, err = mmmed("privacy", "ledger", "show", tmp_path)
     assert code == 2 and "ledger.db" in err
