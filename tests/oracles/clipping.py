@@ -35,7 +35,9 @@ def clipped_sum(
         model.zero_grad()
         for r in records:
             (record_loss(model, r) / len(records)).backward()
-        gradient = {n: torch.zeros_like(p.detach()) if p.grad is None else p.grad for n, p in parameters.items()}
+        gradient = {
+            n: torch.zeros_like(p.detach()) if p.grad is None else p.grad for n, p in parameters.items()
+        }
         norm = sum(g.square().sum() for g in gradient.values()).sqrt()
         if clipping == "automatic":
             factor = max_grad_norm / (norm + 0.01)

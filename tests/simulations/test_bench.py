@@ -81,7 +81,8 @@ def test_rows_give_medians_and_ratios_of_the_same_turn(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark_lists_the_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["absent"]) == 2
-    assert all(name in capsys.readouterr().out for name in BENCHMARKS)
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in BENCHMARKS)
 
 
 def test_the_common_net_is_the_peers_net() -> None:

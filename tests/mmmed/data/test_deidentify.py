@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import dicom, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -21,6 +20,7 @@ from mmmed.data.deidentify.pixels import before_and_after, clear_text, contact_s
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
+from tests.mmmed.data.dicom_files import dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 KEY = SiteKey(bytes(range(32)))

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import CT, dicom, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,6 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
+from tests.mmmed.data.dicom_files import CT, dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data"

@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
-from dicom_files import CR, CT, dicom, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
@@ -31,6 +30,7 @@ from mmmed.data.ingest.sections import finding_stated, select_sections
 from mmmed.data.ingest.sources import Found, find_files
 from mmmed.data.manifest import read_manifest
 from mmmed.errors import DataError
+from tests.mmmed.data.dicom_files import CR, CT, dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 KEY = SiteKey(bytes(range(32)))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dicom_files import CT, dicom
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, Sequence
@@ -12,6 +11,7 @@ from pydicom import Dataset, Sequence
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.report import MAX_DEPTH, report_text
 from mmmed.data.dicom.series import Geometry, Slice, geometry, slices_of
+from tests.mmmed.data.dicom_files import CT, dicom
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
