@@ -20,10 +20,8 @@ class TextEncoder(nn.Module):
         self.width = width
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        # One row of positions a record: a shared (1, T) row would have no per-record gradient.
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[0], -1)
-        output = self.encoder(input_ids=tokens, attention_mask=mask.long(), position_ids=positions)
-        return output.last_hidden_state
+        features: torch.Tensor = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+        return features
 
 
 def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertModel, BertTokenizer
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertTokenizer,
+    DistilBertConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
 
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
@@ -16,6 +23,8 @@ from mmmed.errors import ModelError
 from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
 from mmmed.models.image import build_image_encoder
 from mmmed.models.tokens import VOCABULARY
+from mmmed.training import make_optimizer, record_losses
+from privacy.dpsgd import PrivateStep
 
 SIZE, TOKENS = 32, 12
 
@@ -168,16 +177,46 @@ def test_pretrained_image_weights_fit_or_are_refused(tmp_path: Path) -> None:
             build_image_encoder(configured(model={"image_weights": str(tmp_path / name)}).model, 1)
 
 
-@pytest.fixture
-def local_bert(tmp_path: Path) -> Path:
-    folder = tmp_path / "bert"
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def local_folder(folder: Path, kind: type[PretrainedConfig] = BertConfig, **sizes: int) -> Path:
+    """A tiny model of one kind, saved as Hugging Face saves it."""
     tokenizer = BertTokenizer(vocab=str(VOCABULARY))
-    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=16, **sizes)).save_pretrained(
-        folder
-    )
+    own = {"vocab_size": len(tokenizer), "max_position_embeddings": 16} | (sizes or SIZES)
+    AutoModel.from_config(kind(**own)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def local_bert(tmp_path: Path) -> Path:
+    return local_folder(tmp_path / "bert")
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (BertConfig, SIZES),
+        (RobertaConfig, SIZES | {"pad_token_id": 0}),
+        (DistilBertConfig, {"dim": 32, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}),
+    ],
+)
+@pytest.mark.parametrize("engine", ["bookkeeping", "hooks"])
+def test_every_kind_of_text_encoder_trains_privately(
+    tmp_path: Path,
+    kind: type[PretrainedConfig],
+    sizes: dict[str, int],
+    engine: Literal["bookkeeping", "hooks"],
+) -> None:
+    folder = local_folder(tmp_path / "text", kind, **sizes)
+    config = configured(model={"text": str(folder)}, data={"image": ""})
+    model, batch = build_model(config).train(), a_batch(4)
+    optimizer = make_optimizer(model, config.training)
+    step = PrivateStep(model, optimizer, noise_multiplier=1, max_grad_norm=1, expected_units=3, engine=engine)
+    before = {name: value.clone() for name, value in trainable_state(model).items()}
+    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
+    assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
 
 
 def test_any_local_hugging_face_folder_is_a_text_encoder(local_bert: Path) -> None:
