@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +32,24 @@ class Batch:
 
     def __len__(self) -> int:
         return self.label.shape[0]
+
+    def parts(self, records: int) -> Iterator[Batch]:
+        """The batch in parts of at most `records` records, or of one unit that has more; units stay whole.
+
+        A unit's records must stand side by side, as the loader puts them.
+        """
+        ends = [*(torch.nonzero(self.unit[1:] != self.unit[:-1])[:, 0] + 1).tolist(), len(self)]
+        start = last = 0
+        for end in ends:
+            if end - start > records and last > start:
+                yield self._slice(start, last)
+                start = last
+            last = end
+        if last > start:
+            yield self._slice(start, last)
+
+    def _slice(self, start: int, end: int) -> Batch:
+        return replace(self, **{name: value[start:end] for name, value in vars(self).items()})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""

@@ -12,12 +12,17 @@ from torch import nn
 from mmmed.data.batch import Batch
 from mmmed.training.losses import record_losses
 
+MICROBATCH = 48  # records whose activations are held at once; the step is the same whatever it is
+
 
 class Step(Protocol):
-    """One optimiser step. `privacy.dpsgd.PrivateStep` is the private one."""
+    """An optimiser step on a batch given in parts. `privacy.dpsgd.PrivateStep` is the private one."""
 
-    def __call__(self, losses: Callable[[], torch.Tensor], units: torch.Tensor, /) -> None:
-        """Step on the (R,) losses that `losses()` computes; `units` (R,) int64 says whose records they are."""
+    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+        """Take in one part: (R,) losses, and whose records they are, (R,) int64. Units are not split over parts."""
+
+    def finish(self) -> None:
+        """Take the step; without any part it is the step of an empty batch."""
 
 
 class PlainStep:
@@ -25,15 +30,22 @@ class PlainStep:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
+        self._patients = 0
 
-    def __call__(self, losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
-        if len(units) == 0:
-            return
-        self._optimizer.zero_grad(set_to_none=True)
+    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
         counts = torch.bincount(units)
-        weight = 1 / (counts[units] * (counts > 0).sum())
-        (losses() * weight).sum().backward()
-        self._optimizer.step()
+        (record_losses() / counts[units]).sum().backward()
+        self._patients += int((counts > 0).sum())
+
+    def finish(self) -> None:
+        if self._patients:
+            for group in self._optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad /= self._patients
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._patients = 0
 
 
 def train(
@@ -59,8 +71,13 @@ def train(
     device = next(model.parameters()).device
     steps = 0
     for patients in draws:
-        batch = make_batch(patients).to(device)
-        step(lambda batch=batch: record_losses(model(batch), batch.label), batch.unit)  # type: ignore[misc]
+        for part in make_batch(patients).parts(MICROBATCH):
+            _accumulate(model, step, part.to(device))
+        step.finish()
         steps += 1
         after_step()
     return steps
+
+
+def _accumulate(model: nn.Module, step: Step, part: Batch) -> None:
+    step.accumulate(lambda: record_losses(model(part), part.label), part.unit)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from mmmed.config import RunConfig
@@ -69,15 +71,23 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
 
 
+class Recorded:
+    """A step that only notes what it is given."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[int]] = []
+        self.steps: list[int] = []
+
+    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+        assert record_losses().shape == units.shape
+        self.parts.append(units.tolist())
+
+    def finish(self) -> None:
+        self.steps.append(len(self.parts))
+
+
 def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
-    seen: list[int] = []
-
-    def step(losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
-        seen.append(len(units))
-        if len(units):
-            assert losses().shape == units.shape
-
-    empty, full = batch_of([], [], []), batch_of([1.0], [1], [0])
+    empty, full, step = batch_of([], [], []), batch_of([1.0], [1], [0]), Recorded()
     draws = [np.empty(0, dtype=np.int64), np.array([3])]
     after: list[int] = []
     steps = train(
@@ -85,9 +95,38 @@ def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
         step,
         draws,
         lambda patients: full if len(patients) else empty,
-        after_step=lambda: after.append(len(seen)),
+        after_step=lambda: after.append(len(step.steps)),
     )
-    assert (steps, seen, after) == (2, [0, 1], [1, 2])
+    assert (steps, step.steps, step.parts, after) == (2, [0, 1], [[0]], [1, 2])
+
+
+@given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12))
+def test_parts_hold_every_record_once_and_no_patient_in_two(sizes: list[int], limit: int) -> None:
+    units = [unit for unit, size in enumerate(sizes) for _ in range(size)]
+    batch = batch_of([float(n) for n in range(len(units))], [0] * len(units), units)
+    parts = list(batch.parts(limit))
+    assert [
+        value for part in parts for value in part.image.flatten().tolist()
+    ] == batch.image.flatten().tolist()
+    owners = [set(part.unit.tolist()) for part in parts]
+    assert sum(len(own) for own in owners) == len(set(units))
+    assert all(len(part) <= limit or len(own) == 1 for part, own in zip(parts, owners, strict=True))
+    assert all(len(part) for part in parts)
+
+
+def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    units = [0, 0, 1, 2, 2, 2, 3]
+    batch = batch_of([1.0, -2.0, 3.0, 0.5, 0.1, -1.0, 2.0], [1, 0, 1, 1, 0, 0, 1], units)
+    results = []
+    for size in (1, 3, 100):
+        monkeypatch.setattr("mmmed.training.loop.MICROBATCH", size)
+        model = Scale()
+        train(
+            model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(4)] * 3, lambda _: batch
+        )
+        results.append(model.w.detach())
+    torch.testing.assert_close(results[0], results[2])
+    torch.testing.assert_close(results[1], results[2])
 
 
 def test_training_learns() -> None:
