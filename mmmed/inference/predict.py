@@ -11,7 +11,7 @@ from torch import nn
 from mmmed.data.loader import Records
 from mmmed.training.losses import probabilities
 
-_BATCH = 64
+_BATCH = 32
 
 
 @dataclass(frozen=True)

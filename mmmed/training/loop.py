@@ -12,7 +12,7 @@ from torch import nn
 from mmmed.data.batch import Batch
 from mmmed.training.losses import record_losses
 
-MICROBATCH = 48  # records whose activations are held at once; the step is the same whatever it is
+MICROBATCH = 24  # records whose activations are held at once; the step is the same whatever it is
 
 
 class Step(Protocol):
