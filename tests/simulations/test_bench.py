@@ -46,7 +46,7 @@ def test_children_are_charged(tmp_path: Path) -> None:
     alone = measure(burner(tmp_path, 0, 0))
     family = measure(burner(tmp_path, 0, 3))
     assert alone.cpu_s >= 0.5
-    assert family.cpu_s - alone.cpu_s >= 1.5
+    assert family.cpu_s >= 1.9  # four processes burn half a second each, counted in clock ticks
 
 
 def test_memory_of_all_processes_is_added(tmp_path: Path) -> None:
