@@ -98,9 +98,7 @@ def ledger_show(state: State) -> None:
     with _open(state) as ledger:
         limit = ledger.limit
         console = Console()
-        console.print(
-            f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries"
-        )
+        console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
         spent = ledger.spent(limit.delta)
         console.print(f"spent so far by the worst patient: {shown(spent)} (PLD, an odometer reading)")
         table = Table(

@@ -11,6 +11,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import mmmed  # (declares the operator schemas before any test imports transformers)
+from mmmed.data.demo import generate
 
 assert mmmed.__version__
 
@@ -22,6 +23,12 @@ def medical_data() -> Path:
     if not root.is_dir():
         pytest.skip(f"no development data at {root} (set MMMED_DATA)")
     return root
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated hospitals of a few patients each."""
+    return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
 
 
 @pytest.fixture(scope="session", autouse=True)

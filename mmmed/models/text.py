@@ -8,7 +8,7 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.errors import ModelError
-from mmmed.models.tokens import TINY, _require_folder, load_tokenizer
+from mmmed.models.tokens import TINY, load_tokenizer, require_folder
 
 
 class TextEncoder(nn.Module):
@@ -43,7 +43,7 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
             attention_probs_dropout_prob=config.dropout,
         )
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
-    _require_folder(config.text)
+    require_folder(config.text)
     try:
         encoder = AutoModel.from_pretrained(config.text, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:

@@ -26,7 +26,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == TINY:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
-    _require_folder(name)
+    require_folder(name)
     try:
         return AutoTokenizer.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -35,7 +35,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def _require_folder(name: str) -> None:
+def require_folder(name: str) -> None:
+    """Raise ModelError unless `name` is a folder on this machine."""
     if not Path(name).is_dir():
         raise ModelError(
             f'model.text: {name!r} is neither "tiny" nor a local folder. '

@@ -8,13 +8,6 @@ import pytest
 
 from client.site import Site, open_simulated, simulated_manifest
 from mmmed.config import RunConfig
-from mmmed.data.demo import generate
-
-
-@pytest.fixture(scope="session")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated hospitals of a few patients each."""
-    return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from mmmed.cli import main
-from mmmed.data.demo import generate
 
 ROOT = Path(__file__).parents[2]
 SMALL = (
@@ -23,12 +22,6 @@ SMALL = (
     "training.batch_size=8",
     "training.local_epochs=1",
 )
-
-
-@pytest.fixture(scope="session")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Generated hospitals of a few patients each."""
-    return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
 
 
 @pytest.fixture
