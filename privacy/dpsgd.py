@@ -56,11 +56,10 @@ class PrivateOptimizer(DPOptimizer):
         std = (
             noise_std(self.noise_multiplier, self.max_grad_norm, dimension) if self.noise_multiplier else 0.0
         )
+        if std > 0:
+            PrivateRandom().add_gaussian_([parameter.summed_grad for parameter in self.params], std)
         for parameter in self.params:
-            total = parameter.summed_grad
-            if std > 0:
-                PrivateRandom().add_gaussian_(total, std)
-            parameter.grad = total
+            parameter.grad = parameter.summed_grad
             parameter.summed_grad = None
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -23,9 +24,10 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from privacy.errors import NoiseError
 
-_CHUNK = 1 << 15  # values per thread at a time: what stays in the cache, and torch's own grain for one thread
+_CHUNK = 1 << 16  # normals per thread at a time: its halves are torch's own grain for one thread
 _WORD = 8  # bytes of keystream per uniform
 _MASK_63 = (1 << 63) - 1
+_MANTISSA, _ONE = (1 << 52) - 1, 0x3FF << 52  # 52 random bits below the exponent of 1.0: a uniform in [1, 2)
 # Lattice step over noise standard deviation. Finer costs less noise (`noise_std`), but rounding errors of the
 # normals, 2^-53 of their size, must stay far below a step.
 _GRID_FRACTION = 2.0**-24
@@ -81,8 +83,8 @@ def noise_std(noise_multiplier: float, max_grad_norm: float, dimension: int) -> 
 class PrivateRandom:
     """Randomness that no seed reaches: every call draws under a fresh 256-bit key of the operating system.
 
-    Uniforms have 63 bits, so the tails of `normal` reach 9.3 standard deviations: what a true normal has
-    beyond, a mass of about 2^-63 a draw, is negligible beside any delta.
+    The uniforms behind a normal's size have 63 bits, so its tails reach 9.3 standard deviations: what a true
+    normal has beyond, a mass of about 2^-63 a draw, is negligible beside any delta.
     """
 
     __slots__ = ()
@@ -90,10 +92,11 @@ class PrivateRandom:
     def normal(self, n: int) -> np.ndarray:
         """`n` independent standard normals, float64, shape [n]."""
         out = torch.empty(_count(n), dtype=torch.float64)
-        stream, chunk = _keystream(), _chunk()
-        for start in range(0, n, chunk):
-            part = out[start : start + chunk]
-            part.copy_(_normals(stream, part.numel()))
+        normals, done = _Normals(n, torch.device("cpu")), 0
+        while done < n:
+            part = normals.take(n - done)
+            out[done : done + part.numel()] = part
+            done += part.numel()
         return out.numpy()
 
     def bernoulli(self, n: int, p: float) -> np.ndarray:
@@ -109,40 +112,57 @@ class PrivateRandom:
         return words < np.uint64(int(math.ldexp(p, 64)))
 
     @torch.no_grad()
-    def add_gaussian_(self, tensor: torch.Tensor, std: float) -> None:
-        """Add N(0, std^2) to every coordinate of `tensor`, in place, and release it on the lattice gZ.
+    def add_gaussian_(self, tensors: torch.Tensor | Iterable[torch.Tensor], std: float) -> None:
+        """Add N(0, std^2) to every coordinate, in place, and release it on the lattice gZ.
 
         The result is g (rint(x / g) + rint(std z / g)), z ~ N(0, 1), computed in float64 and only then
         rounded to the tensor's dtype (which is post-processing). Rounding before the noise can raise the
         sensitivity: see `sensitivity_inflation`.
 
         Args:
-            tensor: a dense floating-point tensor of any shape, strides, dtype and device.
-            std: the noise's standard deviation (noise multiplier x clipping norm), in the tensor's unit.
+            tensors: one or several dense floating-point tensors of any shape, strides, dtype and device; several
+                together take a fraction of the time that many small ones take apart.
+            std: the noise's standard deviation (noise multiplier x clipping norm), in the tensors' unit.
 
         Raises:
-            NoiseError: `std` is not above 0, or the tensor not real, dense and finite; it is left unchanged.
+            NoiseError: `std` is not above 0, or a tensor not real, dense and finite; all are left unchanged.
         """
         step = lattice_step(std)
-        if not tensor.is_floating_point() or tensor.layout != torch.strided:
-            raise NoiseError(
-                f"Noise needs a dense floating-point tensor. Found {tensor.dtype}, {tensor.layout}."
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise NoiseError(
-                f"A sum to be released (shape {tuple(tensor.shape)}) holds NaN or infinity: noise cannot "
-                "hide that. Check the learning rate and the inputs."
-            )
-        flat = tensor.view(-1) if tensor.is_contiguous() else tensor.reshape(-1)
-        device = tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
-        stream, chunk = _keystream(), _chunk()
-        for start in range(0, flat.numel(), chunk):
-            part = flat[start : start + chunk]
-            noise = _normals(stream, part.numel()).mul_(std / step).round_()
-            lattice = part.to(device, torch.float64, copy=True).div_(step).round_()
-            part.copy_(lattice.add_(noise.to(device)).mul_(step))
-        if not tensor.is_contiguous():
-            tensor.copy_(flat.view(tensor.shape))
+        several = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
+        for tensor in several:
+            _check(tensor)
+        sizes: dict[torch.device, int] = {}
+        for tensor in several:
+            sizes[_device(tensor)] = sizes.get(_device(tensor), 0) + tensor.numel()
+        normals = {device: _Normals(size, device, std / step) for device, size in sizes.items()}
+        scratch = {device: torch.empty_like(drawn.ready) for device, drawn in normals.items()}
+        for tensor in several:
+            flat = tensor.view(-1) if tensor.is_contiguous() else tensor.reshape(-1)
+            done = 0
+            while done < flat.numel():
+                noise = normals[_device(tensor)].take(flat.numel() - done)
+                part = flat[done : done + noise.numel()]
+                lattice = scratch[_device(tensor)][: noise.numel()]
+                lattice.copy_(part).mul_(1.0 / step).round_()  # exactly, since the step is a power of two
+                part.copy_(lattice.add_(noise.round_()).mul_(step))
+                done += noise.numel()
+            if not tensor.is_contiguous():
+                tensor.copy_(flat.view(tensor.shape))
+
+
+def _check(tensor: torch.Tensor) -> None:
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        raise NoiseError(f"Noise needs a dense floating-point tensor. Found {tensor.dtype}, {tensor.layout}.")
+    if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):  # NaN spreads
+        raise NoiseError(
+            f"A sum to be released (shape {tuple(tensor.shape)}) holds NaN or infinity: noise cannot "
+            "hide that. Check the learning rate and the inputs."
+        )
+
+
+def _device(tensor: torch.Tensor) -> torch.device:
+    """Where its noise is computed: float64 is not to be had everywhere."""
+    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
 
 
 def _count(n: int) -> int:
@@ -151,27 +171,48 @@ def _count(n: int) -> int:
     return n
 
 
-def _chunk() -> int:
-    return _CHUNK * torch.get_num_threads()
-
-
 def _keystream() -> CipherContext:
     # A key is used for one call only, so the counter may start at zero.
     return Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
 
 
-def _normals(stream: CipherContext, n: int) -> torch.Tensor:
-    """`n` standard normals, float64 [n], by the Box-Muller transform of 63-bit uniforms."""
-    half = (n + 1) // 2
-    if half == 0:
-        return torch.empty(0, dtype=torch.float64)
-    words = torch.frombuffer(bytearray(stream.update(bytes(2 * _WORD * half))), dtype=torch.int64)
-    uniform = (words & _MASK_63).to(torch.float64)
-    radius = uniform[:half].add_(1.0).mul_(2.0**-63).log_().mul_(-2.0).sqrt_()  # the uniform is in (0, 1]
-    angle = uniform[half:].mul_(2.0 * math.pi * 2.0**-63)
-    out = torch.empty(2 * half, dtype=torch.float64)
-    torch.cos(angle, out=out[:half])
-    torch.sin(angle, out=out[half:])
-    out[:half].mul_(radius)
-    out[half:].mul_(radius)
-    return out[:n]
+class _Normals:
+    """Normals of deviation `scale`, float64, by the Box-Muller transform of one keystream, each handed out once.
+
+    Buffers are made once and reused from chunk to chunk: fresh ones cost as much as the arithmetic.
+
+    Args:
+        total: how many will be taken in all.
+        device: where they are computed; the keystream is the CPU's.
+        scale: their standard deviation.
+    """
+
+    def __init__(self, total: int, device: torch.device, scale: float = 1.0) -> None:
+        self._half = (min(total, _CHUNK * torch.get_num_threads()) + 1) // 2
+        size = 2 * self._half
+        self._stream, self._scale = _keystream(), scale
+        self._zeros = bytes(_WORD * size)
+        self._keys = bytearray(_WORD * size + 15)  # the cipher wants room for a block
+        self._radius = torch.empty(self._half, dtype=torch.float64, device=device)
+        self.ready = torch.empty(size, dtype=torch.float64, device=device)
+        self._used = size
+
+    def take(self, n: int) -> torch.Tensor:
+        """At least 1 and at most `n` (1 or more) normals, to be changed or copied before the next call."""
+        if self._used == self.ready.numel():
+            self._draw()
+        out = self.ready[self._used : self._used + n]
+        self._used += out.numel()
+        return out
+
+    def _draw(self) -> None:
+        half, radius = self._half, self._radius
+        self._stream.update_into(self._zeros, self._keys)
+        words = torch.frombuffer(self._keys, dtype=torch.int64, count=2 * half).to(radius.device)
+        # sqrt(-2 scale^2 log u), u in (0, 1]
+        radius.copy_(words[:half].bitwise_and_(_MASK_63)).add_(1.0).mul_(2.0**-63)
+        radius.log_().mul_(-2.0 * self._scale**2).sqrt_()
+        angle = words[half:].bitwise_and_(_MANTISSA).bitwise_or_(_ONE).view(torch.float64).mul_(2.0 * math.pi)
+        torch.cos(angle, out=self.ready[:half]).mul_(radius)
+        torch.sin(angle, out=self.ready[half:]).mul_(radius)
+        self._used = 0

@@ -135,8 +135,7 @@ def _stepper(case: Case, system: str) -> Callable[[], None]:
         sums = [torch.zeros_like(p) for p in model.parameters() if p.requires_grad]
 
         def noise() -> None:
-            for total in sums:
-                PrivateRandom().add_gaussian_(total, 1.0)
+            PrivateRandom().add_gaussian_(sums, 1.0)
 
         return noise
     step = PrivateStep(

@@ -185,6 +185,23 @@ def test_empty_and_scalar_tensors() -> None:
     assert scalar != 0
 
 
+def test_several_tensors_get_noise_of_their_own_and_none_is_changed_if_one_is_refused() -> None:
+    sizes = (1, 3, 70_000, 0, 5, 200_001)
+    tensors = [torch.zeros(n, dtype=torch.float64) for n in sizes]
+    PrivateRandom().add_gaussian_(tensors, 2.0)
+    values = torch.cat(tensors).numpy() / 2.0
+    bound = stats.norm.isf(ALARM / 2)
+    assert len(np.unique(values)) > 0.99 * sum(sizes)  # two may meet on the lattice
+    assert abs(values.mean()) < bound / math.sqrt(values.size)
+    assert abs(values.var() - 1) < bound * math.sqrt(2 / values.size)
+    for lag in (1, 35_000, 1 << 15, 1 << 16, 70_000):
+        assert abs(np.mean(values[:-lag] * values[lag:])) < bound / math.sqrt(values.size - lag)
+    kept = torch.zeros(4)
+    with pytest.raises(NoiseError):
+        PrivateRandom().add_gaussian_([kept, torch.tensor([math.nan, 0.0])], 1.0)
+    assert not kept.any()
+
+
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
 def test_a_senseless_deviation_is_refused(std: float) -> None:
     tensor = torch.zeros(4)
@@ -194,8 +211,10 @@ def test_a_senseless_deviation_is_refused(std: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_sum_that_is_not_finite_is_refused(bad: float) -> None:
-    tensor = torch.tensor([0.0, bad])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_sum_that_is_not_finite_is_refused(bad: float, dtype: torch.dtype) -> None:
+    tensor = torch.zeros(1000, dtype=dtype)
+    tensor[613] = bad
     with pytest.raises(NoiseError, match="NaN or infinity"):
         PrivateRandom().add_gaussian_(tensor, 1.0)
     assert tensor[0] == 0
