@@ -9,25 +9,21 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
+from client.mechanism import patient_batches, private_draws, private_step
 from client.progress import Progress
 from client.release import Spending
 from client.released import Released
 from client.site import Site
 from mmmed.config import RunConfig
-from mmmed.data.augment import Augmentation
-from mmmed.data.loader import PatientBatches
 from mmmed.errors import ConfigError
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
 from mmmed.models import FusionModel, build_model, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
-from privacy.dpsgd import PrivateStep
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
-from privacy.noise import PrivateRandom
 from privacy.planning import TrainingPlan, plan_training, schedule
 from privacy.report import sign_statement
-from privacy.sampling import PoissonSampler
 
 Parameters = dict[str, torch.Tensor]
 
@@ -130,19 +126,14 @@ class _Round:
         privacy, records = self._config.privacy, self._site.data.train
         with self._site.ledger() as ledger:
             plan = self._plan(ledger)
-            step = PrivateStep(
+            step = private_step(
                 self._model,
                 make_optimizer(self._model, self._config.training),
-                noise_multiplier=plan.event.noise_multiplier,
-                max_grad_norm=privacy.max_grad_norm,
-                expected_units=self._config.training.batch_size,
-                clipping=privacy.clipping,
-                engine=privacy.engine,
+                self._config,
+                plan.event.noise_multiplier,
             )
             reservation = ledger.reserve(plan, self._round, self._steps)
-            draws = _Counted(
-                PoissonSampler(records.patients, plan.event.sampling_rate, reservation.steps, PrivateRandom())
-            )
+            draws = _Counted(private_draws(records.patients, plan.event.sampling_rate, reservation.steps))
             try:
                 self._train(step, draws, reservation.steps)
             finally:  # an interrupted round has used the draws it took, and no more
@@ -191,13 +182,7 @@ class _Round:
 
     def _train(self, step: Step, draws: Iterable[np.ndarray], steps: int) -> None:
         training = self._config.training
-        seed = self._seed("augmentation")
-        batches = PatientBatches(
-            self._site.data.train,
-            records_per_patient=training.records_per_patient,
-            seed=seed,
-            augmentation=Augmentation(self._config.data.image_size, seed) if training.augment else None,
-        )
+        batches = patient_batches(self._site.data.train, self._config, self._seed("augmentation"))
         done = 0
         pull = _proximal_pull(self._model, training.learning_rate * training.proximal_mu)
 

@@ -34,23 +34,26 @@ class Batch:
         return self.label.shape[0]
 
     def parts(self, records: int) -> Iterator[Batch]:
-        """The batch in parts of at most `records` records, or of one unit that has more; units stay whole.
-
-        A unit's records must stand side by side, as the loader puts them.
-        """
-        ends = [*(torch.nonzero(self.unit[1:] != self.unit[:-1])[:, 0] + 1).tolist(), len(self)]
-        start = last = 0
-        for end in ends:
-            if end - start > records and last > start:
-                yield self._slice(start, last)
-                start = last
-            last = end
-        if last > start:
-            yield self._slice(start, last)
-
-    def _slice(self, start: int, end: int) -> Batch:
-        return replace(self, **{name: value[start:end] for name, value in vars(self).items()})
+        """The batch in parts of at most `records` records, or of one unit that has more; units stay whole."""
+        for part in part_slices(self.unit, records):
+            yield replace(self, **{name: value[part] for name, value in vars(self).items()})
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+
+
+def part_slices(unit: torch.Tensor, records: int) -> Iterator[slice]:
+    """Where to cut a batch with units `unit` (R,) into parts of at most `records` records; units stay whole.
+
+    A unit's records must stand side by side, as the loader puts them. A unit with more records is one part.
+    """
+    ends = [*(torch.nonzero(unit[1:] != unit[:-1])[:, 0] + 1).tolist(), len(unit)]
+    start = last = 0
+    for end in ends:
+        if end - start > records and last > start:
+            yield slice(start, last)
+            start = last
+        last = end
+    if last > start:
+        yield slice(start, last)

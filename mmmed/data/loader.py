@@ -161,13 +161,16 @@ class PatientBatches:
 
     def __call__(self, patients: np.ndarray) -> Batch:
         """The batch of the drawn `patients` (P,) int64; an empty draw gives an empty batch."""
-        drawn = [self._draw(self._of_patient[patient]) for patient in patients]
-        chosen = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
-        unit = np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
-        batch = self._records.batch(chosen, unit)
+        batch = self._records.batch(*self.choose(patients))
         if self._augment is None or len(batch) == 0:
             return batch
         return _with_image(batch, self._augment(batch.image))
+
+    def choose(self, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (R,) int64 of the records that stand for the drawn patients, and whose each is, 0 .. P - 1."""
+        drawn = [self._draw(self._of_patient[patient]) for patient in patients]
+        chosen = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
+        return chosen, np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
 
     def _draw(self, records: np.ndarray) -> np.ndarray:
         if len(records) <= self._limit:

@@ -1,0 +1,47 @@
+"""The private mechanism that a site runs: its step, its sampler, its batches.
+
+`client.rounds` trains with these and `client.audit` audits these, so that what is audited is what runs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mmmed.config import RunConfig
+from mmmed.data.augment import Augmentation
+from mmmed.data.loader import PatientBatches, Records
+from privacy.dpsgd import PrivateStep
+from privacy.noise import PrivateRandom
+from privacy.sampling import PoissonSampler
+
+
+def private_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, noise_multiplier: float
+) -> PrivateStep:
+    """The step of a private round. Raises as `privacy.dpsgd.PrivateStep`."""
+    return PrivateStep(
+        model,
+        optimizer,
+        noise_multiplier=noise_multiplier,
+        max_grad_norm=config.privacy.max_grad_norm,
+        expected_units=config.training.batch_size,
+        clipping=config.privacy.clipping,
+        engine=config.privacy.engine,
+    )
+
+
+def private_draws(patients: int, sampling_rate: float, steps: int) -> PoissonSampler:
+    """Which patients are in each step of a private round."""
+    return PoissonSampler(patients, sampling_rate, steps, PrivateRandom())
+
+
+def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBatches:
+    """From drawn patients to their batch. `seed` is public: which records and which views, never who."""
+    training = config.training
+    return PatientBatches(
+        records,
+        records_per_patient=training.records_per_patient,
+        seed=seed,
+        augmentation=Augmentation(config.data.image_size, seed) if training.augment else None,
+    )
