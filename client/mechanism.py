@@ -43,5 +43,5 @@ def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBa
         records,
         records_per_patient=training.records_per_patient,
         seed=seed,
-        augmentation=Augmentation(config.data.image_size, seed) if training.augment else None,
+        augmentation=Augmentation(config.data, seed) if training.augment else None,
     )

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from mmmed.config import DataConfig, RunConfig, TrainingConfig
 from mmmed.data import demo
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.data.cache import preprocess
 from mmmed.data.image import read_image
 from mmmed.inference import Evaluation, Predictions, evaluate
@@ -68,12 +68,12 @@ def read_studies(folder: Path) -> Studies:
     tokens = load_tokenizer("tiny")(
         list(table["text"]), padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
     )
+    written = torch.tensor((table["text"] != "").to_numpy())[:, None]
     records = Batch(
-        image=torch.from_numpy(images),
-        has_image=torch.ones(len(table), dtype=torch.bool),
-        tokens=tokens["input_ids"],
-        token_mask=tokens["attention_mask"].bool(),
-        has_text=torch.tensor((table["text"] != "").to_numpy()),
+        inputs={
+            "image": Input(torch.from_numpy(images), torch.ones(len(table), 1, dtype=torch.bool)),
+            "text": Input(tokens["input_ids"], tokens["attention_mask"].bool() & written),
+        },
         label=torch.tensor(table["finding"].to_numpy()),
         unit=torch.arange(len(table)),
     )
@@ -127,7 +127,7 @@ def score_network(studies: Studies, *, image: bool, text: bool, epochs: int) -> 
         model = _train(config, studies.records, train if image else train[studies.has_text[train]], epochs)
         model.eval()
         with torch.no_grad():
-            parts = [probabilities(model(_take(studies.records, rows)))[:, 1] for rows in _chunks(test)]
+            parts = [probabilities(model(studies.records[rows]))[:, 1] for rows in _chunks(test)]
         score[test] = torch.logit(torch.cat(parts).double(), eps=1e-6).numpy()
     return score
 
@@ -141,9 +141,14 @@ def _train(config: RunConfig, records: Batch, rows: np.ndarray, epochs: int) -> 
     model.train()
     for _ in range(epochs):
         for chunk in _chunks(rng.permutation(rows)):
-            batch = _take(records, chunk)
-            kept = batch.token_mask & (torch.rand(batch.tokens.shape) > _UNREAD)
-            batch = replace(batch, image=_moved(batch.image), token_mask=kept)
+            batch = records[chunk]
+            image, text = batch.inputs["image"], batch.inputs["text"]
+            kept = text.present & (torch.rand(text.present.shape) > _UNREAD)
+            views = {
+                "image": replace(image, values=_moved(image.values)),
+                "text": replace(text, present=kept),
+            }
+            batch = replace(batch, inputs=views)
             optimizer.zero_grad(set_to_none=True)
             record_losses(model(batch), batch.label).mean().backward()
             optimizer.step()
@@ -163,14 +168,8 @@ def _moved(image: torch.Tensor) -> torch.Tensor:
     return functional.grid_sample(image, grid, padding_mode="border", align_corners=False)
 
 
-def _take(records: Batch, rows: np.ndarray) -> Batch:
-    index = torch.from_numpy(rows)
-    return Batch(**{name: value[index] for name, value in vars(records).items()})
-
-
-def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), _BATCH):
-        yield rows[start : start + _BATCH]
+def _chunks(rows: np.ndarray) -> Iterator[torch.Tensor]:
+    return iter(torch.from_numpy(rows).split(_BATCH))
 
 
 def score_stacked(studies: Studies, *scores: np.ndarray) -> np.ndarray:

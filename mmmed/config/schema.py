@@ -63,9 +63,14 @@ class DataConfig(_Section):
 
     @model_validator(mode="after")
     def _some_modality(self) -> DataConfig:
-        if not self.image and not self.text:
+        if not self.modalities:
             raise ValueError("image and text are both empty: name at least one column to learn from")
         return self
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that are learnt from: those whose column is named."""
+        return tuple(name for name in ("image", "text") if getattr(self, name))
 
 
 class ModelConfig(_Section):

@@ -1,10 +1,14 @@
-"""Random views of training images, each record by itself."""
+"""Random views of training records, each record by itself."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from mmmed._monai import Compose, RandAdjustContrast, RandAffine, convert_to_tensor
+from mmmed.config import DataConfig
+from mmmed.data.batch import Batch, Input
 
 _TRANSLATE = 0.06  # of the image side
 _ROTATE = 0.1  # radians
@@ -14,25 +18,40 @@ _SCALE = 0.08
 class Augmentation:
     """MONAI shifts, rotations, zooms and gamma; seeded, since it protects nobody's privacy."""
 
-    def __init__(self, image_size: int, seed: int) -> None:
-        self._transform = Compose(
-            [
-                RandAffine(
-                    prob=0.8,
-                    rotate_range=_ROTATE,
-                    translate_range=(_TRANSLATE * image_size,) * 2,
-                    scale_range=_SCALE,
-                    padding_mode="border",
-                ),
-                RandAdjustContrast(prob=0.5, gamma=(0.8, 1.25)),
-            ]
-        )
-        self._transform.set_random_state(seed=seed)
+    def __init__(self, data: DataConfig, seed: int) -> None:
+        self._transforms = {}
+        if data.image:
+            self._transforms["image"] = _view(data.image_size, dimensions=2)
+        for transform in self._transforms.values():
+            transform.set_random_state(seed=seed)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """(R, C, H, W) float32 in [0, 1] -> the same shape."""
-        if images.shape[0] == 0:
-            return images
-        # plain tensors: MONAI's MetaTensor would follow into the model and slow down its every operation
-        views = [convert_to_tensor(self._transform(image), track_meta=False) for image in images]
-        return torch.stack(views)
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with other views of its records; what is missing stays zero."""
+        if len(batch) == 0:
+            return batch
+        views = {
+            name: _transformed(batch.inputs[name], transform) for name, transform in self._transforms.items()
+        }
+        return replace(batch, inputs={**batch.inputs, **views})
+
+
+def _view(size: int, dimensions: int) -> Compose:
+    return Compose(
+        [
+            RandAffine(
+                prob=0.8,
+                rotate_range=_ROTATE,
+                translate_range=(_TRANSLATE * size,) * dimensions,
+                scale_range=_SCALE,
+                padding_mode="border",
+            ),
+            RandAdjustContrast(prob=0.5, gamma=(0.8, 1.25)),
+        ]
+    )
+
+
+def _transformed(given: Input, transform: Compose) -> Input:
+    # plain tensors: MONAI's MetaTensor would follow into the model and slow down its every operation
+    views = torch.stack([convert_to_tensor(transform(one), track_meta=False) for one in given.values])
+    there = given.present.view(len(views), *[1] * (views.ndim - 1))
+    return replace(given, values=views * there)

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 
 
 @dataclass(frozen=True)
-class Batch:
-    """R records; a missing modality is zeros with its `has_` flag False.
+class Input:
+    """One modality of R records; what a record lacks is masked.
 
     Attributes:
-        image: (R, C, H, W) float32 in [0, 1].
-        has_image: (R,) bool.
-        tokens: (R, T) int64 token ids.
-        token_mask: (R, T) bool, True where a token is not padding.
-        has_text: (R,) bool.
+        values: (R, ...), the encoder's input. What it holds where `present` is False reaches no output.
+        present: (R, T) bool. T is 1 for a modality that a record has or has not (an image), else one flag a
+            token (the words of a note).
+    """
+
+    values: torch.Tensor
+    present: torch.Tensor
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> Input:
+        return Input(self.values[rows], self.present[rows])
+
+    def to(self, device: torch.device) -> Input:
+        """The same on another device."""
+        return Input(self.values.to(device), self.present.to(device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """R records.
+
+    Attributes:
+        inputs: what there is to read, by the name of the modality (`DataConfig.modalities`).
         label: (R,) int64 class index.
         unit: (R,) int64, the record's patient within the batch, 0 .. P - 1.
     """
 
-    image: torch.Tensor
-    has_image: torch.Tensor
-    tokens: torch.Tensor
-    token_mask: torch.Tensor
-    has_text: torch.Tensor
+    inputs: Mapping[str, Input]
     label: torch.Tensor
     unit: torch.Tensor
 
     def __len__(self) -> int:
         return self.label.shape[0]
 
+    def __getitem__(self, rows: slice | torch.Tensor) -> Batch:
+        """Some of the records: a slice, or (K,) int64 indices."""
+        inputs = {name: one[rows] for name, one in self.inputs.items()}
+        return Batch(inputs, self.label[rows], self.unit[rows])
+
     def parts(self, records: int) -> Iterator[Batch]:
         """The batch in parts of at most `records` records, or of one unit that has more; units stay whole."""
         for part in part_slices(self.unit, records):
-            yield replace(self, **{name: value[part] for name, value in vars(self).items()})
+            yield self[part]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return replace(self, **{name: value.to(device) for name, value in vars(self).items()})
+        inputs = {name: one.to(device) for name, one in self.inputs.items()}
+        return Batch(inputs, self.label.to(device), self.unit.to(device))
 
 
 def part_slices(unit: torch.Tensor, records: int) -> Iterator[slice]:

@@ -6,10 +6,9 @@ drawn patients into tensors: at most k of each patient's records, missing modali
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,23 +16,9 @@ import torch
 from mmmed.config import RunConfig
 from mmmed.data.augment import Augmentation
 from mmmed.data.batch import Batch
-from mmmed.data.cache import ImageCache
 from mmmed.data.manifest import Manifest
+from mmmed.data.modalities import Modality, Tokenizer, open_modalities
 from mmmed.data.split import held_out
-
-
-class Images(Protocol):
-    """Random access to preprocessed images."""
-
-    def __getitem__(self, indices: np.ndarray) -> torch.Tensor: ...
-
-
-class Tokenizer(Protocol):
-    """The part of a transformers tokenizer that is used."""
-
-    def __call__(
-        self, text: list[str], *, padding: str, truncation: bool, max_length: int, return_tensors: str
-    ) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -41,17 +26,14 @@ class Records:
     """N records of one site, ready to be drawn.
 
     Attributes:
-        images, has_image, tokens, token_mask, has_text, label: all records of the site.
+        modalities: all records of the site, by the name of the modality.
+        label: the labels of all records of the site.
         patient: (N,) int64, 0 .. patients - 1.
         patients: how many patients there are.
         rows: (N,) int64, where each record stands in the site-wide tensors above.
     """
 
-    images: Images
-    has_image: torch.Tensor
-    tokens: torch.Tensor
-    token_mask: torch.Tensor
-    has_text: torch.Tensor
+    modalities: Mapping[str, Modality]
     label: torch.Tensor
     patient: np.ndarray
     patients: int
@@ -67,14 +49,10 @@ class Records:
 
     def batch(self, chosen: np.ndarray, unit: np.ndarray) -> Batch:
         """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,)."""
-        rows = torch.from_numpy(self.rows[chosen])
+        rows = self.rows[chosen]
         return Batch(
-            image=self.images[self.rows[chosen]],
-            has_image=self.has_image[rows],
-            tokens=self.tokens[rows],
-            token_mask=self.token_mask[rows],
-            has_text=self.has_text[rows],
-            label=self.label[rows],
+            inputs={name: modality[rows] for name, modality in self.modalities.items()},
+            label=self.label[torch.from_numpy(rows)],
             unit=torch.from_numpy(unit.astype(np.int64)),
         )
 
@@ -94,24 +72,19 @@ class SiteData:
 
 
 def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> SiteData:
-    """Preprocess (or find in `cache`) the images, tokenise the notes, split by patient.
+    """Preprocess (or find in `cache`) the files, tokenise the notes, split by patient.
 
     Raises:
-        DataError: unreadable images, or a split that leaves a side without patients.
+        DataError: unreadable files, or a split that leaves a side without patients.
     """
     records = manifest.records
-    paths = [manifest.root / name if name else None for name in records["image"]]
-    images = ImageCache(cache).images(paths, size=config.data.image_size, channels=config.data.image_channels)
-    has_image = torch.tensor([path is not None for path in paths])
-    tokens, token_mask = _tokenise(list(records["text"]), config, tokenizer)
-    has_text = torch.tensor([bool(text) for text in records["text"]])
+    modalities = open_modalities(manifest, config.data, tokenizer, cache)
     label = torch.tensor(records["label"].to_numpy())
     test = held_out(manifest, config.data, config.training.seed)
 
     def part(mask: np.ndarray) -> Records:
         codes, patients = _codes(records["patient"][mask].to_numpy())
-        rows = np.flatnonzero(mask)
-        return Records(images, has_image, tokens, token_mask, has_text, label, codes, patients, rows)
+        return Records(modalities, label, codes, patients, np.flatnonzero(mask))
 
     return SiteData(train=part(~test), test=part(test))
 
@@ -119,22 +92,6 @@ def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None
 def _codes(patients: np.ndarray) -> tuple[np.ndarray, int]:
     names, codes = np.unique(patients.astype(str), return_inverse=True)
     return codes.astype(np.int64), len(names)
-
-
-def _tokenise(
-    texts: list[str], config: RunConfig, tokenizer: Tokenizer | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if tokenizer is None:
-        shape = (len(texts), 1)
-        return torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
-    encoded = tokenizer(
-        texts,
-        padding="max_length",
-        truncation=True,
-        max_length=config.data.text_tokens,
-        return_tensors="pt",
-    )
-    return encoded["input_ids"], encoded["attention_mask"].bool()
 
 
 class PatientBatches:
@@ -145,7 +102,7 @@ class PatientBatches:
         records_per_patient: at most so many of a patient's records, drawn afresh each time.
         seed: public randomness for the choice of records and augmentation. It does not touch who is drawn:
             whichever of a patient's records are used, the patient's clipped contribution is bounded alike.
-        augmentation: applied to the images, or None.
+        augmentation: applied to the batch, or None.
     """
 
     def __init__(
@@ -162,9 +119,7 @@ class PatientBatches:
     def __call__(self, patients: np.ndarray) -> Batch:
         """The batch of the drawn `patients` (P,) int64; an empty draw gives an empty batch."""
         batch = self._records.batch(*self.choose(patients))
-        if self._augment is None or len(batch) == 0:
-            return batch
-        return _with_image(batch, self._augment(batch.image))
+        return batch if self._augment is None else self._augment(batch)
 
     def choose(self, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (R,) int64 of the records that stand for the drawn patients, and whose each is, 0 .. P - 1."""
@@ -176,8 +131,3 @@ class PatientBatches:
         if len(records) <= self._limit:
             return records
         return self._rng.choice(records, self._limit, replace=False)
-
-
-def _with_image(batch: Batch, image: torch.Tensor) -> Batch:
-    # A missing image is all zeros and stays so.
-    return Batch(**{**vars(batch), "image": image * batch.has_image[:, None, None, None]})

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.models.fusion import FusionModel
+from mmmed.models.fusion import Encoder, FusionModel
 from mmmed.models.image import build_image_encoder
 from mmmed.models.text import build_text_encoder
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
+
+_ENCODERS: dict[str, Callable[[RunConfig], Encoder]] = {
+    "image": lambda config: build_image_encoder(config.model, config.data.image_channels),
+    "text": lambda config: build_text_encoder(config.model, config.data),
+}
 
 
 def output_count(config: RunConfig) -> int:
@@ -30,8 +37,7 @@ def build_model(config: RunConfig) -> FusionModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         model = FusionModel(
-            build_image_encoder(config.model, config.data.image_channels) if config.data.image else None,
-            build_text_encoder(config.model, config.data) if config.data.text else None,
+            {name: _ENCODERS[name](config) for name in config.data.modalities},
             width=config.model.fusion_dim,
             heads=config.model.fusion_heads,
             layers=config.model.fusion_layers,
@@ -53,9 +59,8 @@ def set_trainable(model: FusionModel, trainable: str) -> None:
                     parameter.requires_grad_(True)
         model.head.requires_grad_(True)
     elif trainable == "fusion-head":
-        for name, parameter in model.named_parameters():
-            if not name.startswith(("image.", "text.")):
-                parameter.requires_grad_(True)
+        for name, module in model.named_children():
+            module.requires_grad_(name not in model.modalities)
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:

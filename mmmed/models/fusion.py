@@ -1,22 +1,23 @@
-"""Cross-attention fusion of image and text tokens, with either possibly missing.
+"""Cross-attention fusion of the tokens of several modalities, any of them possibly missing.
 
-A learned query of each record attends to its own image and text tokens; tokens of a missing modality are
+A learned query of each record attends to the tokens of its own modalities; what is missing is
 masked out, and a learned null token keeps attention defined when everything is missing. The query starts
-from the pooled features of the modalities that are present, so the gradient reaches both encoders directly.
+from the pooled features of the modalities that are present, so the gradient reaches every encoder directly.
 Everything acts within one record. The shapes use r records, t tokens, d = fusion_dim, h heads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Protocol, cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmmed.data.batch import Batch
-from mmmed.models.image import ImageEncoder
-from mmmed.models.text import TextEncoder
+from mmmed.data.batch import Batch, Input
 
-_QUERY, _NULL, _IMAGE, _TEXT = range(4)
+_OWN = ("query", "null")  # kinds of token that are no modality's
 
 
 class CrossAttention(nn.Module):
@@ -50,13 +51,27 @@ class CrossAttention(nn.Module):
         return query + self.dropout(self.feed(self.feed_norm(query)))
 
 
+class Encoder(Protocol):
+    """A module from one modality of R records to feature tokens, (R, S, width) float.
+
+    S is the number of flags in `Input.present`, or any number where that has one flag a record.
+    """
+
+    width: int
+
+    def __call__(self, given: Input, /) -> torch.Tensor: ...
+
+
 class FusionModel(nn.Module):
-    """The whole model: `forward(batch)` gives (R, outputs) logits, one output for a binary task."""
+    """The whole model: `forward(batch)` gives (R, outputs) logits, one output for a binary task.
+
+    Args:
+        encoders: by the name of the modality; each becomes a submodule of that name.
+    """
 
     def __init__(
         self,
-        image: ImageEncoder | None,
-        text: TextEncoder | None,
+        encoders: Mapping[str, Encoder],
         *,
         width: int,
         heads: int,
@@ -65,42 +80,42 @@ class FusionModel(nn.Module):
         outputs: int,
     ) -> None:
         super().__init__()
-        self.image = image
-        self.text = text
-        self.image_projection = nn.Linear(image.width, width) if image else None
-        self.text_projection = nn.Linear(text.width, width) if text else None
-        self.image_norm = nn.LayerNorm(width) if image else None
-        self.text_norm = nn.LayerNorm(width) if text else None
-        self.kind = nn.Embedding(4, width)
+        self.modalities = tuple(encoders)
+        for name, encoder in encoders.items():
+            self.add_module(name, cast(nn.Module, encoder))
+            self.add_module(f"{name}_projection", nn.Linear(encoder.width, width))
+            self.add_module(f"{name}_norm", nn.LayerNorm(width))
+        self.kind = nn.Embedding(len(_OWN) + len(encoders), width)
         self.blocks = nn.ModuleList(CrossAttention(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, outputs)
         nn.init.normal_(self.kind.weight, std=0.02)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        rows = batch.label.shape[0]
-        query = self._kind(_QUERY, rows)  # [r, 1, d]
-        context, present = [self._kind(_NULL, rows)], [torch.ones_like(batch.has_image)[:, None]]
-        if self.image is not None and self.image_projection is not None and self.image_norm is not None:
-            tokens = self.image_norm(self.image_projection(self.image(batch.image)))  # [r, s, d]
-            mask = batch.has_image[:, None].expand(-1, tokens.shape[1])
+        rows = len(batch)
+        query = self._kind("query", rows)  # [r, 1, d]
+        context = [self._kind("null", rows)]
+        present = [torch.ones(rows, 1, dtype=torch.bool, device=query.device)]
+        for name in self.modalities:
+            given = batch.inputs[name]
+            tokens = self.encode(name, given)  # [r, s, d]
+            mask = given.present.expand(-1, tokens.shape[1])
             query = query + _masked_mean(tokens, mask)
-            context.append(tokens + self._kind(_IMAGE, rows))
-            present.append(mask)
-        if self.text is not None and self.text_projection is not None and self.text_norm is not None:
-            tokens = self.text_norm(
-                self.text_projection(self.text(batch.tokens, batch.token_mask))
-            )  # [r, t, d]
-            mask = batch.token_mask & batch.has_text[:, None]
-            query = query + _masked_mean(tokens, mask)
-            context.append(tokens + self._kind(_TEXT, rows))
+            context.append(tokens + self._kind(name, rows))
             present.append(mask)
         memory, visible = torch.cat(context, dim=1), torch.cat(present, dim=1)
         for block in self.blocks:
             query = block(query, memory, visible)
         return self.head(self.norm(query[:, 0]))
 
-    def _kind(self, index: int, rows: int) -> torch.Tensor:
+    def encode(self, name: str, given: Input) -> torch.Tensor:
+        """(R, S, d) tokens of one modality."""
+        encoder, projection, norm = (getattr(self, name + part) for part in ("", "_projection", "_norm"))
+        tokens: torch.Tensor = norm(projection(encoder(given)))
+        return tokens
+
+    def _kind(self, name: str, rows: int) -> torch.Tensor:
+        index = (*_OWN, *self.modalities).index(name)
         device = self.kind.weight.device
         embedded: torch.Tensor = self.kind(torch.full((rows, 1), index, dtype=torch.int64, device=device))
         return embedded

@@ -18,6 +18,7 @@ from torch import nn
 
 from mmmed._monai import DenseNet121, EfficientNetBN, ResNet
 from mmmed.config import ModelConfig
+from mmmed.data.batch import Input
 from mmmed.errors import ModelError
 
 NORM_GROUPS = 8
@@ -27,15 +28,15 @@ _CLASSIFIERS = ("fc.", "class_layers.", "_fc.")  # left out of weights: the fusi
 
 
 class ImageEncoder(nn.Module):
-    """(R, channels, H, W) float -> (R, S, width) float, one token a position of the last feature map."""
+    """Images (R, channels, H, W) float -> (R, S, width) float, one token a position of the last feature map."""
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
         self.trunk = trunk
         self.width = width
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.trunk(image)  # [r, c, h, w]
+    def forward(self, given: Input) -> torch.Tensor:
+        features: torch.Tensor = self.trunk(given.values)  # [r, c, h, w]
         return features.flatten(2).transpose(1, 2)  # [r, h * w, c]
 
 

@@ -7,20 +7,24 @@ from torch import nn
 from transformers import AutoModel, BertConfig, BertModel
 
 from mmmed.config import DataConfig, ModelConfig
+from mmmed.data.batch import Input
 from mmmed.errors import ModelError
 from mmmed.models.tokens import TINY, load_tokenizer, require_folder
 
 
 class TextEncoder(nn.Module):
-    """(R, T) int64 tokens and (R, T) bool mask -> (R, T, width) float."""
+    """Tokens (R, T) int64, present where they are no padding -> (R, T, width) float."""
 
     def __init__(self, encoder: nn.Module, width: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.width = width
 
-    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = self.encoder(input_ids=tokens, attention_mask=mask.long()).last_hidden_state
+    def forward(self, given: Input) -> torch.Tensor:
+        # attention over nothing is undefined: a missing note looks at its padding, and nobody at it
+        mask = given.present | ~given.present.any(1, keepdim=True)
+        encoded = self.encoder(input_ids=given.values, attention_mask=mask.long())
+        features: torch.Tensor = encoded.last_hidden_state
         return features
 
 

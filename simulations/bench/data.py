@@ -21,6 +21,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from mmmed.config import ModelConfig
+from mmmed.data.batch import Input
 from mmmed.data.cache import ImageCache, preprocess
 from mmmed.data.image import read_image
 from mmmed.models.image import build_image_encoder
@@ -97,7 +98,7 @@ def _share_of_a_step(films: list[Path], folder: Path, repeats: int) -> list[Row]
     images = ImageCache(folder).images(films, size=_SIZE, channels=1)
     chosen = np.arange(_BATCH) % len(films)
     encoder = build_image_encoder(ModelConfig(), 1)
-    batch = images[chosen]
+    batch = Input(images[chosen], torch.ones(_BATCH, 1, dtype=torch.bool))
 
     def step() -> None:
         encoder(batch).square().sum().backward()

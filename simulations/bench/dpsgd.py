@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.models import build_model
 from mmmed.models.image import build_image_encoder
 from privacy.clipping.opacus import HooksEngine, _HooksModule, _OpacusEngine
@@ -70,7 +70,7 @@ def _config(image: str, width: int, size: int, trainable: str = "full") -> RunCo
 def _image_case(image: str, size: int, batch: int) -> Case:
     encoder = build_image_encoder(_config(image, 64, size).model, 1)
     model = nn.Sequential(encoder, nn.Linear(encoder.width, _CLASSES))
-    pixels = torch.randn(batch, 1, size, size)
+    pixels = Input(torch.randn(batch, 1, size, size), torch.ones(batch, 1, dtype=torch.bool))
 
     def losses(m: nn.Module) -> torch.Tensor:
         return F.cross_entropy(m(pixels).mean(1), torch.arange(batch) % _CLASSES, reduction="none")
@@ -97,11 +97,10 @@ def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full") -> C
     model = build_model(_config("resnet18", 64, size, trainable))
     units = torch.arange(batch) // per_patient
     data = Batch(
-        image=torch.rand(batch, 1, size, size),
-        has_image=torch.ones(batch, dtype=torch.bool),
-        tokens=torch.randint(1, 50, (batch, tokens)),
-        token_mask=torch.ones(batch, tokens, dtype=torch.bool),
-        has_text=torch.ones(batch, dtype=torch.bool),
+        inputs={
+            "image": Input(torch.rand(batch, 1, size, size), torch.ones(batch, 1, dtype=torch.bool)),
+            "text": Input(torch.randint(1, 50, (batch, tokens)), torch.ones(batch, tokens, dtype=torch.bool)),
+        },
         label=torch.arange(batch) % _CLASSES,
         unit=units,
     )

@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from mmmed.config import RunConfig
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.errors import ModelError
 from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
 from mmmed.models.image import build_image_encoder
@@ -37,15 +37,13 @@ def configured(**sections: Any) -> RunConfig:
 def a_batch(rows: int = 3, channels: int = 1) -> Batch:
     generator = torch.Generator().manual_seed(1)
     lengths = torch.arange(rows) % TOKENS + 1
-    return Batch(
-        image=torch.rand(rows, channels, SIZE, SIZE, generator=generator),
-        has_image=torch.ones(rows, dtype=torch.bool),
-        tokens=torch.randint(5, 200, (rows, TOKENS), generator=generator),
-        token_mask=torch.arange(TOKENS) < lengths[:, None],
-        has_text=torch.ones(rows, dtype=torch.bool),
-        label=torch.arange(rows) % 2,
-        unit=torch.arange(rows),
-    )
+    pixels = torch.rand(rows, channels, SIZE, SIZE, generator=generator)
+    words = torch.randint(5, 200, (rows, TOKENS), generator=generator)
+    inputs = {
+        "image": Input(pixels, torch.ones(rows, 1, dtype=torch.bool)),
+        "text": Input(words, torch.arange(TOKENS) < lengths[:, None]),
+    }
+    return Batch(inputs, label=torch.arange(rows) % 2, unit=torch.arange(rows))
 
 
 def set_row(tensor: torch.Tensor, row: int, value: Any) -> torch.Tensor:
@@ -54,17 +52,27 @@ def set_row(tensor: torch.Tensor, row: int, value: Any) -> torch.Tensor:
     return out
 
 
+def changed(batch: Batch, name: str, **parts: torch.Tensor) -> Batch:
+    """The batch with other `values` or another `present` of one modality."""
+    return replace(batch, inputs={**batch.inputs, name: replace(batch.inputs[name], **parts)})
+
+
+def without(batch: Batch, name: str, row: int = 0) -> Batch:
+    """The batch without one record's modality."""
+    return changed(batch, name, present=set_row(batch.inputs[name].present, row, False))
+
+
 @pytest.mark.parametrize("name", ["resnet10", "resnet18", "densenet121", "efficientnet-b0"])
 def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> None:
     config = configured(model={"image": name}).model
     encoder = build_image_encoder(config, channels=1).train()
     assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
-    image = torch.rand(3, 1, 64, 64)
+    image, present = torch.rand(3, 1, 64, 64), torch.ones(3, 1, dtype=torch.bool)
     # stochastic depth draws for each record; the same draws for both passes
     torch.manual_seed(0)
-    before = encoder(image)
+    before = encoder(Input(image, present))
     torch.manual_seed(0)
-    after = encoder(set_row(image, 1, 0.0))
+    after = encoder(Input(set_row(image, 1, 0.0), present))
     assert before.shape[0] == 3 and before.shape[2] == encoder.width
     torch.testing.assert_close(before[[0, 2]], after[[0, 2]])
     assert not torch.allclose(before[1], after[1])
@@ -72,26 +80,25 @@ def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> N
 
 def test_a_missing_modality_does_not_reach_the_output() -> None:
     model, batch = build_model(configured()).eval(), a_batch()
-    no_image = replace(batch, has_image=set_row(batch.has_image, 0, False))
-    no_text = replace(batch, has_text=set_row(batch.has_text, 0, False))
     with torch.no_grad():
         full = model(batch)
-        for missing, field, noise in (
-            (no_image, "image", torch.rand(1, SIZE, SIZE)),
-            (no_text, "tokens", torch.randint(5, 100, (TOKENS,))),
+        for name, noise in (
+            ("image", torch.rand(1, SIZE, SIZE)),
+            ("text", torch.randint(5, 100, (TOKENS,))),
         ):
+            missing = without(batch, name)
             expected = model(missing)
             assert not torch.allclose(expected[0], full[0])
             torch.testing.assert_close(expected[1:], full[1:])
-            garbage = replace(missing, **{field: set_row(getattr(missing, field), 0, noise)})
+            garbage = changed(missing, name, values=set_row(missing.inputs[name].values, 0, noise))
             torch.testing.assert_close(model(garbage), expected)
-        nothing = replace(no_image, has_text=no_text.has_text)
-        assert torch.isfinite(model(nothing)).all()
+        assert torch.isfinite(model(without(without(batch, "image"), "text"))).all()
 
 
 def test_padding_does_not_reach_the_output() -> None:
     model, batch = build_model(configured()).eval(), a_batch()
-    padded = replace(batch, tokens=torch.where(batch.token_mask, batch.tokens, torch.tensor(7)))
+    note = batch.inputs["text"]
+    padded = changed(batch, "text", values=torch.where(note.present, note.values, torch.tensor(7)))
     with torch.no_grad():
         torch.testing.assert_close(model(padded), model(batch))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.training import PlainStep, make_optimizer, probabilities, record_losses, train
 
 
@@ -42,18 +42,13 @@ class Scale(nn.Module):
         self.w = nn.Parameter(torch.tensor(0.5))
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        return (self.w * batch.image[:, 0, 0, :1]).to(self.w.dtype)
+        return (self.w * batch.inputs["image"].values).to(self.w.dtype)
 
 
 def batch_of(values: list[float], labels: list[int], units: list[int]) -> Batch:
     rows = len(values)
-    flags = torch.ones(rows, dtype=torch.bool)
     return Batch(
-        image=torch.tensor(values).view(rows, 1, 1, 1),
-        has_image=flags,
-        tokens=torch.zeros(rows, 1, dtype=torch.int64),
-        token_mask=flags[:, None],
-        has_text=flags,
+        inputs={"image": Input(torch.tensor(values).view(rows, 1), torch.ones(rows, 1, dtype=torch.bool))},
         label=torch.tensor(labels, dtype=torch.int64),
         unit=torch.tensor(units, dtype=torch.int64),
     )
@@ -64,7 +59,7 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     model = Scale()
     step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
     w = torch.tensor(0.5, requires_grad=True)
-    loss = record_losses((w * batch.image[:, 0, 0, :1]), batch.label)
+    loss = record_losses(w * batch.inputs["image"].values, batch.label)
     ((loss[0] + loss[1]) / 2 / 2 + loss[2] / 2).backward()
     steps = train(model, step, [np.array([0, 1])], lambda _: batch)
     assert steps == 1
@@ -105,9 +100,9 @@ def test_parts_hold_every_record_once_and_no_patient_in_two(sizes: list[int], li
     units = [unit for unit, size in enumerate(sizes) for _ in range(size)]
     batch = batch_of([float(n) for n in range(len(units))], [0] * len(units), units)
     parts = list(batch.parts(limit))
-    assert [
-        value for part in parts for value in part.image.flatten().tolist()
-    ] == batch.image.flatten().tolist()
+    assert [v for part in parts for v in part.inputs["image"].values.flatten().tolist()] == [
+        float(n) for n in range(len(units))
+    ]
     owners = [set(part.unit.tolist()) for part in parts]
     assert sum(len(own) for own in owners) == len(set(units))
     assert all(len(part) <= limit or len(own) == 1 for part, own in zip(parts, owners, strict=True))

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from mmmed.config import RunConfig
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.models import build_model
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
@@ -199,20 +199,24 @@ def test_the_fusion_model(trainable: str) -> None:
             "data": {"image_size": 32, "text_tokens": 8},
         }
     )
-    batch = Batch(
-        image=images(32).clamp(0, 1),
-        has_image=torch.tensor([True, False, True]),
-        tokens=torch.randint(1, 20, (R, 8), generator=torch.Generator().manual_seed(3)),
-        token_mask=torch.ones(R, 8, dtype=torch.bool),
-        has_text=torch.tensor([True, True, False]),
-        label=torch.tensor([0, 1, 1]),
-        unit=UNITS["patients"],
-    )
+    words = torch.randint(1, 20, (R, 8), generator=torch.Generator().manual_seed(3))
+    inputs = {
+        "image": Input(images(32).clamp(0, 1), torch.tensor([[True], [False], [True]])),
+        "text": Input(words, torch.tensor([[True], [True], [False]]).repeat(1, 8)),
+    }
+    check_fusion(build_model(config), inputs)
 
-    def call(m: nn.Module, *values: torch.Tensor) -> torch.Tensor:
-        return m(Batch(*values))
 
-    check(build_model(config).train(), tuple(vars(batch).values()), batch.unit, call=call)
+def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
+    """Compare with the definition, patients as units."""
+
+    def call(m: nn.Module, *flat: torch.Tensor) -> torch.Tensor:
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        given = {name: Input(*pair) for name, pair in zip(inputs, pairs, strict=True)}
+        return m(Batch(given, *[torch.zeros(len(flat[0]), dtype=torch.int64)] * 2))
+
+    flat = [tensor for one in inputs.values() for tensor in (one.values, one.present)]
+    check(model.train(), tuple(flat), UNITS["patients"], call=call)
 
 
 def test_autocast_stays_close_and_bounds_what_it_releases() -> None:

@@ -1,0 +1,87 @@
+"""What a record can consist of: each modality of a site's records, ready for random access.
+
+A modality is a name, a way to keep its values (memory-mapped for files, in memory for what is small) and a
+mask that says what of it each record has. `mmmed.models.build` has the encoder of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from mmmed.config import DataConfig
+from mmmed.data.batch import Input
+from mmmed.data.cache import ImageCache
+from mmmed.data.manifest import Manifest
+
+
+class Rows(Protocol):
+    """Tensors by number: (K,) int64 -> (K, ...). A tensor, or a part of the cache."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> torch.Tensor: ...
+
+
+class Tokenizer(Protocol):
+    """The part of a transformers tokenizer that is used."""
+
+    def __call__(
+        self, text: list[str], *, padding: str, truncation: bool, max_length: int, return_tensors: str
+    ) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One modality of N records.
+
+    Attributes:
+        values: their values.
+        present: (N, T) bool, see `Input`.
+    """
+
+    values: Rows
+    present: torch.Tensor
+
+    def __getitem__(self, rows: np.ndarray) -> Input:
+        """The records `rows` (K,) int64."""
+        return Input(self.values[rows], self.present[torch.from_numpy(rows)])
+
+
+def open_modalities(
+    manifest: Manifest, data: DataConfig, tokenizer: Tokenizer | None, cache: Path
+) -> dict[str, Modality]:
+    """The modalities that the configuration names, of all records of `manifest`; files are preprocessed into `cache`.
+
+    Raises:
+        DataError: unreadable files.
+    """
+
+    def image() -> Modality:
+        paths = _paths(manifest, "image")
+        images = ImageCache(cache).images(paths, size=data.image_size, channels=data.image_channels)
+        return Modality(images, _there(paths))
+
+    def text() -> Modality:
+        if tokenizer is None:
+            raise ValueError("notes need a tokenizer")
+        texts = list(manifest.records["text"])
+        encoded = tokenizer(
+            texts, padding="max_length", truncation=True, max_length=data.text_tokens, return_tensors="pt"
+        )
+        written = torch.tensor([bool(text) for text in texts])[:, None]
+        return Modality(encoded["input_ids"], encoded["attention_mask"].bool() & written)
+
+    openers: dict[str, Callable[[], Modality]] = {"image": image, "text": text}
+    return {name: openers[name]() for name in data.modalities}
+
+
+def _paths(manifest: Manifest, name: str) -> list[Path | None]:
+    return [manifest.root / file if file else None for file in manifest.records[name]]
+
+
+def _there(paths: list[Path | None]) -> torch.Tensor:
+    return torch.tensor([path is not None for path in paths])[:, None]
