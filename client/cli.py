@@ -24,44 +24,18 @@ KeyFile = Annotated[
 def ingest(
     sources: Sources,
     out: Annotated[Path, typer.Option(help="Data set folder to write or to go on with.")],
-    site: Annotated[str, typer.Option(help="Name of this site in the table.")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="TOML file that states site, columns, units and labels.")
+    ],
     key: KeyFile = Path("site-data.key"),
-    patient: Annotated[str, typer.Option(help="Tables: column with the patient id, as in the images.")] = "",
-    study: Annotated[str, typer.Option(help="Tables: column with accession number or study UID.")] = "",
-    text: Annotated[str, typer.Option(help="Tables: column with a note.")] = "",
-    image: Annotated[str, typer.Option(help="Tables: column with an image file beside the table.")] = "",
-    keep: Annotated[list[str] | None, typer.Option(help="Tables: a column to take over (repeat).")] = None,
-    section: Annotated[
-        list[str] | None, typer.Option(help="Keep only this section of reports, e.g. findings (repeat).")
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(help="column=regular expression: 1 where a sentence states it unnegated (repeat)."),
-    ] = None,
 ) -> None:
     """Read, check, de-identify and pair everything into one data set. Killed half-way, it goes on when repeated."""
     from mmmed.data.deidentify.keys import SiteKey
-    from mmmed.data.ingest import IngestOptions, TableColumns
     from mmmed.data.ingest import ingest as run
-    from mmmed.errors import ConfigError
+    from mmmed.data.ingest import load_options
 
-    labels = {}
-    for one in label or []:
-        column, separator, pattern = one.partition("=")
-        if not separator or not column or not pattern:
-            raise ConfigError(f"--label {one}: expected column=regular expression")
-        labels[column] = pattern
-    columns = {"patient": patient, "study": study, "text": text, "image": image, "keep": tuple(keep or ())}
-    if not patient and any(columns.values()):
-        raise ConfigError(
-            "--study, --text, --image and --keep describe tables: name their --patient column too"
-        )
-    with _config_errors():
-        table = TableColumns.model_validate(columns) if patient else None
-        options = IngestOptions.model_validate(
-            {"site": site, "table": table, "sections": tuple(section or ()), "labels": labels}
-        )
-    with _progress("images and volumes") as progress:
+    options = load_options(config)
+    with _progress("files") as progress:
         report = run(sources, out, key=SiteKey.load_or_create(key), options=options, progress=progress)
     print(report.summary())
 
@@ -114,16 +88,3 @@ def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress() as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _config_errors() -> Iterator[None]:
-    from pydantic import ValidationError
-
-    from mmmed.errors import ConfigError
-
-    try:
-        yield
-    except ValidationError as error:
-        problems = (f"--{p['loc'][0]}: {p['msg'].removeprefix('Value error, ')}" for p in error.errors())
-        raise ConfigError("\n".join(problems)) from error

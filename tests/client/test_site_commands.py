@@ -41,7 +41,8 @@ def films(hospitals: Path, tmp_path: Path) -> Path:
 
 
 def test_films_become_a_data_set_that_is_checked(mmmed: Command, films: Path, tmp_path: Path) -> None:
-    code, out, err = mmmed("ingest", films, "--out", "data", "--site", "here")
+    (tmp_path / "ingest.toml").write_text('site = "here"')
+    code, out, err = mmmed("ingest", films, "--out", "data", "--config", "ingest.toml")
     assert code == 0, err
     assert "3 rows, 3 patients" in out
     table = pd.read_parquet(tmp_path / "data" / "data.parquet")
@@ -74,16 +75,17 @@ def test_a_trainable_data_set_exits_with_zero_and_a_page(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ingest", "absent", "--out", "o", "--site", "s"], ["absent"]),
-        (["ingest", "films", "--out", "o", "--site", ""], ["--site"]),
-        (["ingest", "films", "--out", "o", "--site", "s", "--label", "x"], ["--label x"]),
-        (["ingest", "films", "--out", "o", "--site", "s", "--label", "x=("], ["--labels"]),
-        (["ingest", "films", "--out", "o", "--site", "s", "--text", "note"], ["--patient"]),
-        (["ingest", "films", "--out", "o", "--site", "s", "--section", "gossip"], ["--sections"]),
+        (["ingest", "absent", "--out", "o", "-c", "good.toml"], ["absent"]),
+        (["ingest", "films", "--out", "o", "-c", "none.toml"], ["none.toml", "cannot be read"]),
+        (["ingest", "films", "--out", "o", "-c", "bad.toml"], ["bad.toml", "section", "labels.x"]),
         (["deidentify", "absent", "--out", "o"], ["absent"]),
     ],
 )
-def test_a_bad_request_is_told(mmmed: Command, films: Path, arguments: list[str], words: list[str]) -> None:
+def test_a_bad_request_is_told(
+    mmmed: Command, films: Path, tmp_path: Path, arguments: list[str], words: list[str]
+) -> None:
+    (tmp_path / "good.toml").write_text('site = "s"')
+    (tmp_path / "bad.toml").write_text('site = "s"\nsection = ["findings"]\n[labels.x]\ntext = "("')
     code, _, err = mmmed(*arguments)
     assert code == 2 and "Traceback" not in err
     assert all(word in err for word in words), err

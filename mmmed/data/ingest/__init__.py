@@ -3,7 +3,7 @@
 from mmmed.data.ingest.deidentified import DeidentifyReport as DeidentifyReport
 from mmmed.data.ingest.deidentified import deidentify as deidentify
 from mmmed.data.ingest.options import IngestOptions as IngestOptions
-from mmmed.data.ingest.options import TableColumns as TableColumns
+from mmmed.data.ingest.options import load_options as load_options
 from mmmed.data.ingest.pipeline import IngestReport as IngestReport
 from mmmed.data.ingest.pipeline import ingest as ingest
 from mmmed.data.ingest.sources import Skipped as Skipped

@@ -54,7 +54,13 @@ def deidentify(
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = scan(find_files(sources, workspace), IngestOptions(site="-"))
         report.skipped += found.skipped
-        report.skipped += [Skipped(one.origin, "text: no DICOM image") for one in found.reports]
+        report.skipped += [Skipped(one.origin, "no DICOM image") for one in found.reports]
+        images = [one for one in found.instances if one.kind == "image"]
+        report.skipped += [
+            Skipped(one.found.origin, f"{one.kind}: no image")
+            for one in found.instances
+            if one.kind != "image"
+        ]
 
         def attempt(instance: Instance) -> int | Skipped:
             origin = instance.found.origin
@@ -68,14 +74,14 @@ def deidentify(
                 return Skipped(origin, f"cannot be de-identified ({type(error).__name__})")
 
         with ThreadPoolExecutor(workers) as pool:
-            for number, result in enumerate(pool.map(attempt, found.instances), start=1):
+            for number, result in enumerate(pool.map(attempt, images), start=1):
                 if isinstance(result, Skipped):
                     report.skipped.append(result)
                 else:
                     report.written += 1
                     report.masked += result > 0
                 if progress is not None:
-                    progress(number, len(found.instances))
+                    progress(number, len(images))
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written ({error.strerror or error}); free space or allow writing"

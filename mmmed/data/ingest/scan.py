@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -13,9 +16,13 @@ from mmmed.data.deidentify.header import identifiers, patient_key
 from mmmed.data.dicom.file import is_dicom, open_dicom
 from mmmed.data.dicom.report import report_text
 from mmmed.data.dicom.series import Slice, slices_of
+from mmmed.data.ingest.ccda import ccda_report
+from mmmed.data.ingest.fhir import Named, fhir_resources
 from mmmed.data.ingest.options import IngestOptions
-from mmmed.data.ingest.reports import Report, fhir_reports, table_rows, text_file
+from mmmed.data.ingest.reports import Patient, Report, text_file
 from mmmed.data.ingest.sources import Found, Skipped
+from mmmed.data.ingest.structured import coded_content
+from mmmed.data.ingest.tables import table_rows
 from mmmed.errors import DataError
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
@@ -25,7 +32,7 @@ _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
     "481.": "radiotherapy object",
     "11.": "presentation state",
     "88.59": "key object selection",
-    "9.": "waveform",
+    "9.4.1": "dictation: a voice tells who speaks",
     "104.": "encapsulated document",
     "91.": "microscopy annotations",
     "77.1.6": "whole slide image",
@@ -33,14 +40,21 @@ _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
     "30": "parametric map",
 }
 _REPORTS = "88."
+_WAVEFORMS, _AUDIO = "9.", "9.4.2"
 _VOLUME_MODALITIES = ("CT", "MR", "PT", "NM")
 _NO_VOLUME_IMAGES = "LOCALIZER"
-_RESEARCH_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+SOUNDS = (".wav", ".flac", ".mp3")
+WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
+
+_NOBODY = "no patient id: name it and its patient in a table, or it cannot be kept apart from other patients"
+
+Kind = Literal["image", "waveform", "audio"]
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A DICOM image, as far as its header tells."""
+    """A DICOM image or waveform, as far as its header tells."""
 
     found: Found
     sop: str
@@ -50,38 +64,44 @@ class Instance:
     patient: str
     facts: dict[str, str]
     slices: tuple[Slice, ...] = ()
-
-
-@dataclass
-class Patient:
-    """What is known of a patient and must not survive in notes."""
-
-    names: set[str] = field(default_factory=set)
-    ids: set[str] = field(default_factory=set)
-    births: set[str] = field(default_factory=set)
-    sexes: set[str] = field(default_factory=set)
+    kind: Kind = "image"
 
 
 @dataclass
 class Scan:
-    """Everything the sources hold."""
+    """Everything the sources hold.
+
+    Attributes:
+        instances, reports: DICOM objects, and what else is said of studies.
+        named: FHIR resources by the names that others refer to them with.
+        files: files that are no data of their own accord, by absolute origin: images, sounds, WFDB records.
+        patients: what headers say of patients, by patient id.
+    """
 
     instances: list[Instance] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    named: list[Named] = field(default_factory=list)
+    files: dict[str, Found] = field(default_factory=dict)
     patients: dict[str, Patient] = field(default_factory=lambda: defaultdict(Patient))
+
+    def file(self, origin: str) -> Found | None:
+        """A file that a table or record names; WFDB records may be named without their ending."""
+        return self.files.get(absolute(origin)) or self.files.get(absolute(origin) + WFDB_HEADER)
+
+
+def absolute(origin: str) -> str:
+    """One spelling for the name of a file, links not followed."""
+    return os.path.abspath(origin)  # noqa: PTH100
 
 
 def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
     """Read the headers of all files; nothing in one file stops the others."""
     result = Scan()
     seen: set[str] = set()
-    loose: list[Found] = []
     for file in files:
         if isinstance(file, Skipped):
             result.skipped.append(file)
-        elif file.path.name.lower().endswith(_RESEARCH_SUFFIXES):
-            loose.append(file)
         else:
             try:
                 _scan_file(file, options, result, seen)
@@ -89,29 +109,45 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
                 result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
             except Exception as error:  # a header can hold anything
                 result.skipped.append(Skipped(file.origin, f"damaged ({type(error).__name__})"))
-    named = {report.image.resolve() for report in result.reports if report.image is not None}
-    result.skipped += [
-        Skipped(file.origin, "image that no row of a table names")
-        for file in loose
-        if file.path.resolve() not in named
-    ]
+    _place_loose_files(result)
     return result
 
 
+def _place_loose_files(result: Scan) -> None:
+    """Sounds and waveforms that no table names may be named by their study, or lie in its folder."""
+    wanted = {id(found) for report in result.reports if report.file and (found := result.file(report.file))}
+    for file in result.files.values():
+        name = file.origin.lower()
+        if id(file) in wanted:
+            continue
+        if name.endswith(_PICTURES):
+            result.skipped.append(Skipped(file.origin, "image that no row of a table names"))
+        elif name.endswith((*SOUNDS, WFDB_HEADER)):
+            result.reports.append(Report((), (file.stem,), "", file.origin, file=file.origin))
+        elif name.endswith(_WFDB_SIGNALS):
+            result.skipped.append(Skipped(file.origin, "signals: read with the WFDB header that names them"))
+        else:
+            result.skipped.append(Skipped(file.origin, _NOBODY))
+
+
 def _scan_file(file: Found, options: IngestOptions, result: Scan, seen: set[str]) -> None:
-    suffix = file.path.suffix.lower()
-    if suffix in (".csv", ".parquet"):
-        if options.table is None:
-            result.skipped.append(Skipped(file.origin, "table: its columns are not named in the options"))
+    name = file.origin.lower()
+    suffix = Path(name).suffix
+    if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
+        result.files.setdefault(absolute(file.origin), file)
+    elif suffix in (".csv", ".parquet"):
+        table = options.table_of(Path(file.origin).name)
+        if table is None:
+            result.skipped.append(
+                Skipped(file.origin, "table: no [[tables]] entry says what its columns are")
+            )
             return
-        columns = options.table
-        rows = table_rows(
-            file, patient=columns.patient, study=columns.study, text=columns.text, image=columns.image,
-            keep=columns.keep,
-        )  # fmt: skip
-        _sort(rows, result)
+        labels = [one.column for one in options.labels.values() if one.column]
+        _sort(table_rows(file, table, labels), result)
     elif suffix in (".json", ".ndjson"):
-        _sort(fhir_reports(file), result)
+        _sort(fhir_resources(file), result)
+    elif suffix in (".xml", ".cda"):
+        _sort([ccda_report(file)], result)
     elif suffix == ".txt":
         _sort([text_file(file)], result)
     elif suffix in (".dcm", ".dicom", ".ima", "") or suffix[1:].isdigit() or is_dicom(file.path):
@@ -120,10 +156,12 @@ def _scan_file(file: Found, options: IngestOptions, result: Scan, seen: set[str]
         result.skipped.append(Skipped(file.origin, f"not a supported kind of file ({suffix})"))
 
 
-def _sort(found: Iterable[Report | Skipped], result: Scan) -> None:
+def _sort(found: Iterable[Report | Named | Skipped], result: Scan) -> None:
     for one in found:
         if isinstance(one, Skipped):
             result.skipped.append(one)
+        elif isinstance(one, Named):
+            result.named.append(one)
         else:
             result.reports.append(one)
 
@@ -134,6 +172,9 @@ def _scan_dicom(file: Found, result: Scan, seen: set[str]) -> None:
     problem = _problem(dataset, sop_class, sop)
     if not problem and sop in seen:
         problem = "duplicate of an object already read"
+    if problem == _NOBODY and _kind(sop_class) == "image":
+        result.files.setdefault(absolute(file.origin), file)
+        return
     if problem:
         result.skipped.append(Skipped(file.origin, problem))
         return
@@ -142,17 +183,29 @@ def _scan_dicom(file: Found, result: Scan, seen: set[str]) -> None:
     _learn_identifiers(result.patients[patient], dataset)
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
     if sop_class.startswith(_STORAGE + _REPORTS):
-        text = report_text(dataset)
-        result.reports.append(Report((patient,), (study,), text, file.origin))
+        findings, measures = coded_content(dataset)
+        result.reports.append(
+            Report(
+                (patient,), (study,), report_text(dataset), file.origin, date=str(dataset.get("StudyDate") or ""),
+                findings=findings, measures=tuple(measures),
+            )
+        )  # fmt: skip
         return
     modality = str(dataset.get("Modality") or "OT")
     planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
     result.instances.append(
         Instance(
             file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient,
-            _facts(dataset, modality), () if planar else tuple(slices_of(dataset, 0)),
+            _facts(dataset, modality), () if planar else tuple(slices_of(dataset, 0)), _kind(sop_class),
         )
     )  # fmt: skip
+
+
+def _kind(sop_class: str) -> Kind:
+    rest = sop_class.removeprefix(_STORAGE)
+    if rest == sop_class or not rest.startswith(_WAVEFORMS):
+        return "image"
+    return "audio" if rest.startswith(_AUDIO) else "waveform"
 
 
 def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
@@ -164,11 +217,10 @@ def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
                 return f"{kind} ({UID(sop_class).name}): nothing to learn from"
     if not sop or not dataset.get("StudyInstanceUID"):
         return "no SOP or study instance UID: export it again"
-    if not patient_key(dataset):
-        return "no patient id: it cannot be kept apart from other patients"
-    if "Rows" not in dataset and not sop_class.startswith(_STORAGE + _REPORTS):
+    is_report = sop_class.startswith(_STORAGE + _REPORTS)
+    if _kind(sop_class) == "image" and "Rows" not in dataset and not is_report:
         return f"no image ({UID(sop_class).name})"
-    return ""
+    return "" if patient_key(dataset) else _NOBODY
 
 
 def _facts(dataset: Dataset, modality: str) -> dict[str, str]:

@@ -28,10 +28,15 @@ _SMALL = 10 << 20  # below this a high ratio harms nobody
 
 @dataclass(frozen=True)
 class Found:
-    """A regular file to read. ``origin`` is what a human would look for: the path, or archive and member."""
+    """A regular file to read. ``origin`` is what a human would look for: the path, or ``archive!/member``."""
 
     path: Path
     origin: str
+
+    @property
+    def stem(self) -> str:
+        """The file's own name without its ending; in an archive, the member's."""
+        return Path(self.origin).stem
 
 
 @dataclass(frozen=True)
@@ -117,14 +122,16 @@ def _unpack(archive: Path, workspace: Path) -> Iterator[Found | Skipped]:
                 return
             folder.mkdir(parents=True)
             for number, member in enumerate(members):
-                origin = f"{archive}!{member.filename}"
+                origin = f"{archive}!/{member.filename}"
                 if Path(member.filename).suffix.lower() == ".zip":
                     yield Skipped(origin, "archive in an archive: unpack it first")
                     continue
                 if member.file_size > MAX_MEMBER_BYTES:
                     yield Skipped(origin, f"archive member larger than {MAX_MEMBER_BYTES >> 30} GiB")
                     continue
-                target = folder / f"{number:06}{Path(member.filename).suffix.lower()[:8]}"
+                name = member.filename.lower()
+                ending = ".nii.gz" if name.endswith(".nii.gz") else Path(name).suffix[:8]
+                target = folder / f"{number:06}{ending}"
                 try:
                     with opened.open(member) as packed, target.open("wb") as file:
                         shutil.copyfileobj(packed, file)  # zipfile stops where the declared size ends

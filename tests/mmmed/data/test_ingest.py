@@ -22,12 +22,15 @@ from pydicom import Dataset, Sequence
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.image import read_image
-from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, TableColumns, deidentify, ingest
+from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, deidentify, ingest
 from mmmed.data.ingest import sources as sources_module
-from mmmed.data.ingest.reports import Report, fhir_reports, plain, table_rows, text_file
+from mmmed.data.ingest.fhir import Named, fhir_resources
+from mmmed.data.ingest.options import LabelOptions, TableOptions
+from mmmed.data.ingest.reports import Report, plain, text_file
 from mmmed.data.ingest.scan import scan
 from mmmed.data.ingest.sections import finding_stated, select_sections
 from mmmed.data.ingest.sources import Found, find_files
+from mmmed.data.ingest.tables import table_rows
 from mmmed.data.manifest import read_manifest
 from mmmed.errors import DataError
 from tests.mmmed.data.dicom_files import CR, CT, dicom, save
@@ -115,8 +118,8 @@ def hospital(tmp_path: Path) -> Path:
 
 def test_every_source_becomes_one_table_without_identifiers(hospital: Path, tmp_path: Path) -> None:
     options = IngestOptions(
-        site="north", workers=2, labels={"effusion": r"effusion"},
-        table=TableColumns(patient="pid", study="acc", keep=("crp", "comment")),
+        site="north", workers=2, labels={"effusion": LabelOptions(text="effusion")},
+        tables=(TableOptions(patient="pid", study="acc", keep=("crp", "comment")),),
     )  # fmt: skip
     out = tmp_path / "data"
     report, table = _run([hospital], out, options)
@@ -143,7 +146,7 @@ def test_every_source_becomes_one_table_without_identifiers(hospital: Path, tmp_
 
 
 def test_images_are_what_the_reader_reads_and_the_table_trains(hospital: Path, tmp_path: Path) -> None:
-    options = IngestOptions(site="north", workers=2, labels={"effusion": "effusion"})
+    options = IngestOptions(site="north", workers=2, labels={"effusion": LabelOptions(text="effusion")})
     _, table = _run([hospital], tmp_path / "data", options)
     row = table.set_index("patient_id").loc[_pseudonym("MHH222222")]
     written = read_image(tmp_path / "data" / row.image, channels=1)
@@ -185,7 +188,7 @@ def test_table_images_and_patients_without_images(tmp_path: Path) -> None:
     rows = [["p", "img", "note"], ["A1", "x.png", "a mole"], ["A2", "", "text alone"], ["A3", "../secret.png", ""],
             ["A4", "absent.png", ""], ["", "x.png", "nobody"]]  # fmt: skip
     (tmp_path / "in" / "t.csv").write_text("\n".join(",".join(row) for row in rows))
-    options = IngestOptions(site="s", table=TableColumns(patient="p", text="note", image="img"))
+    options = IngestOptions(site="s", tables=(TableOptions(patient="p", text="note", file="img"),))
     report, table = _run([tmp_path / "in"], tmp_path / "out", options)
     by_patient = table.set_index("patient_id")
     assert sorted(by_patient.index) == sorted([_pseudonym("A1"), _pseudonym("A2")])
@@ -193,7 +196,7 @@ def test_table_images_and_patients_without_images(tmp_path: Path) -> None:
         np.asarray(Image.open(tmp_path / "out" / by_patient.image[_pseudonym("A1")])), rgb
     )
     assert by_patient.text[_pseudonym("A2")] == "text alone" and by_patient.image[_pseudonym("A2")] == ""
-    assert sum("outside the table's folder" in one.reason for one in report.skipped) == 2
+    assert sum("not among the sources" in one.reason for one in report.skipped) == 2
     assert any("without a patient id" in one.reason for one in report.skipped)
 
 
@@ -209,7 +212,7 @@ def test_nifti_volumes_keep_values_and_affine_and_nothing_else(tmp_path: Path) -
     )
     (tmp_path / "in" / "broken.nii").write_bytes(b"no volume")
     (tmp_path / "in" / "t.csv").write_text("p,v\nA,v.nii.gz\nB,four.nii\nC,broken.nii\n")
-    options = IngestOptions(site="s", table=TableColumns(patient="p", image="v"))
+    options = IngestOptions(site="s", tables=(TableOptions(patient="p", file="v"),))
     report, table = _run([tmp_path / "in"], tmp_path / "out", options)
     assert (report.volumes, report.images, len(table)) == (1, 0, 1)
     copy = nibabel.load(tmp_path / "out" / table.volume[0])
@@ -306,16 +309,16 @@ def _die_after(folder: Path, out: Path, count: int) -> None:
 
 
 def _die_inside(folder: Path, out: Path) -> None:
-    from mmmed.data.ingest import pipeline
+    from mmmed.data.ingest import plan
 
-    real = pipeline.write_image
+    real = plan.write_image
 
     def deadly(found: Found, *rest: object, **options: object) -> object:
         if "deadly" in found.origin:
             os._exit(11)
         return real(found, *rest, **options)  # type: ignore[arg-type]
 
-    pipeline.write_image = deadly  # type: ignore[assignment]
+    plan.write_image = deadly  # type: ignore[assignment]
     ingest([folder], out, key=KEY, options=IngestOptions(site="n", workers=2))
 
 
@@ -401,8 +404,8 @@ def test_archives_cannot_write_outside_and_bombs_are_refused(tmp_path: Path) -> 
     assert all(f.path.resolve().is_relative_to(workspace.resolve()) for f in files)
     assert {p for p in tmp_path.rglob("*") if workspace not in p.parents} - before <= {workspace}
     reasons = {s.origin.rpartition("/")[2]: s.reason for s in skipped}
-    assert "1000 times" in reasons["bomb.zip"] and "archive in an archive" in reasons["a.zip!inner.zip"]
-    assert "not a readable zip" in reasons["noise.zip"] and any("lie.zip" in origin for origin in reasons)
+    assert "1000 times" in reasons["bomb.zip"] and "archive in an archive" in reasons["inner.zip"]
+    assert "not a readable zip" in reasons["noise.zip"] and any("lie.zip" in s.origin for s in skipped)
 
 
 def test_limits_on_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -464,10 +467,10 @@ def test_every_file_of_the_test_folders_is_taken_or_has_a_reason(tmp_path: Path)
 # ---------------------------------------------------------------- reports
 
 
-def _fhir(tmp_path: Path, content: str, suffix: str = ".json") -> list[Report | Skipped]:
+def _fhir(tmp_path: Path, content: str, suffix: str = ".json") -> list[Report | Named | Skipped]:
     path = tmp_path / f"x{suffix}"
     path.write_text(content)
-    return list(fhir_reports(Found(path, "x")))
+    return list(fhir_resources(Found(path, "x")))
 
 
 def test_fhir_documents_observations_and_bulk_export(tmp_path: Path) -> None:
@@ -487,7 +490,11 @@ def test_fhir_documents_observations_and_bulk_export(tmp_path: Path) -> None:
     ]  # fmt: skip
     found = _fhir(tmp_path, "\n".join(map(json.dumps, lines)), ".ndjson")
     document, observation, report, invalid = found
-    assert isinstance(document, Report) and document.text == "Müller: <clear>" and document.patients == ("7",)
+    assert (
+        isinstance(document, Report)
+        and document.text == "Müller: <clear>"
+        and document.references == ("Patient/7",)
+    )
     assert document.studies == ("ACC9",)
     assert (
         isinstance(observation, Report)
@@ -512,10 +519,10 @@ def test_mutated_fhir_and_tables_are_read_or_skipped(data: st.DataObject, tmp_pa
     content = json.dumps(data.draw(values))
     cut = data.draw(st.integers(0, len(content)))
     for one in _fhir(tmp_path, content if data.draw(st.booleans()) else content[:cut], ".ndjson"):
-        assert isinstance(one, Report | Skipped)
+        assert isinstance(one, Report | Named | Skipped)
     table = tmp_path / "t.csv"
     table.write_bytes(b"p,t\n" + data.draw(st.binary(max_size=60)))
-    for row in table_rows(Found(table, "t"), patient="p", study="", text="t", image="", keep=()):
+    for row in table_rows(Found(table, "t"), TableOptions(patient="p", text="t")):
         assert isinstance(row, Report | Skipped)
 
 
@@ -527,9 +534,7 @@ def test_deep_json_and_hostile_text_files_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes("Prüfung".encode("cp1252"))
     latin = text_file(Found(tmp_path / "latin.txt", "n"))
     assert isinstance(latin, Report) and latin.text == "Prüfung"
-    missing = list(
-        table_rows(Found(tmp_path / "latin.txt", "n"), patient="p", study="", text="", image="", keep=())
-    )
+    missing = list(table_rows(Found(tmp_path / "latin.txt", "n"), TableOptions(patient="p")))
     assert isinstance(missing[0], Skipped) and "without column p" in missing[0].reason
     assert plain("<p>a<br/>b</p>" + "<" * 50_000).startswith("a\nb")
 
@@ -568,7 +573,7 @@ def test_labels_are_read_with_negation(text: str, stated: bool) -> None:
 
 def test_options_refuse_what_they_do_not_know() -> None:
     with pytest.raises(ValueError, match="regular expression"):
-        IngestOptions(site="a", labels={"x": "("})
+        IngestOptions(site="a", labels={"x": LabelOptions(text="(")})
     with pytest.raises(ValueError, match="extra"):
         IngestOptions(site="a", unknown=1)  # type: ignore[call-arg]
 

@@ -1,0 +1,85 @@
+"""Numbers with units as hospitals write them, in the unit that the site asks for.
+
+Units are UCUM (The Unified Code for Units of Measure, as in FHIR); pint converts them and ucumvert reads them.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import Any
+
+_SPELLINGS = {  # what laboratories print, and what UCUM calls it
+    "mmhg": "mm[Hg]", "°c": "Cel", "°f": "[degF]", "bpm": "/min", "1/min": "/min", "iu/l": "[IU]/L",
+    "iu/ml": "[IU]/mL", "miu/l": "m[IU]/L", "mval/l": "meq/L", "meq/l": "meq/L", "g/l": "g/L",
+    "years": "a", "year": "a", "jahre": "a",
+}  # fmt: skip
+_NUMBER = re.compile(r"([<>]=?|≤|≥)?\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)")
+
+
+class NotUsable(ValueError):
+    """A value that is left empty; the message is the kind of reason, fit to be counted."""
+
+
+def is_unit(text: str) -> bool:
+    """Whether a text is UCUM, or one of the other spellings that are known."""
+    try:
+        _unit(text)
+    except NotUsable:
+        return False
+    return True
+
+
+def number(text: str, decimal: str = ".") -> tuple[float, bool]:
+    """A number as it is written, and whether it is a limit of measurement such as ``< 0.6``.
+
+    Raises `NotUsable` if it is none: with the decimal sign ``.``, ``5,3`` is none rather than 5 or 53.
+    """
+    if decimal == ",":
+        text = text.replace(".", "?").replace(",", ".")
+    match = _NUMBER.fullmatch(text.strip())
+    if not match or not math.isfinite(value := float(match[2])):
+        raise NotUsable("not a number")
+    return value, match[1] is not None
+
+
+def convert(value: float, unit: str, wanted: str, molar_mass: float = 0.0) -> float:
+    """``value`` in the unit ``wanted``; between moles and grams by ``molar_mass`` in g/mol.
+
+    Raises `NotUsable` if UCUM does not know a unit or there is no way between them.
+    """
+    if unit == wanted:
+        return value
+    import pint
+
+    (scale, units), (wanted_scale, wanted_units) = _unit(unit), _unit(wanted)
+    quantity = _registry().Quantity(value * scale, units)
+    mass = _registry().Quantity(molar_mass, "g/mol")
+    for way in (quantity, *((quantity * mass, quantity / mass) if molar_mass else ())):
+        try:
+            return float(way.to(wanted_units).magnitude) / wanted_scale
+        except pint.DimensionalityError:
+            continue
+    raise NotUsable("in a unit of another kind")
+
+
+@functools.lru_cache(maxsize=4096)
+def _unit(text: str) -> tuple[float, Any]:
+    """A factor and pint's unit."""
+    unit = text.strip().replace("µ", "u").replace("μ", "u")
+    if not unit:
+        raise NotUsable("without a unit")
+    unit = _SPELLINGS.get(unit.casefold(), unit)
+    try:
+        found = _registry().from_ucum(unit)
+    except Exception as error:  # the parser raises whatever it stumbles over
+        raise NotUsable("in an unknown unit") from error
+    return float(found.magnitude), found.units
+
+
+@functools.cache
+def _registry() -> Any:
+    from ucumvert import PintUcumRegistry  # builds its grammar: half a second
+
+    return PintUcumRegistry()
