@@ -11,6 +11,7 @@ import typer
 
 from client.cli import app as site_app
 from privacy.cli import app as privacy_app
+from server.cli import app as server_app
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +26,7 @@ config_app = typer.Typer(help="The run configuration.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(site_app, name="site")
+app.add_typer(server_app, name="server")
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")

@@ -4,7 +4,8 @@ MmmedError              shown at the command line without a traceback, exit code
 ├── ConfigError         a key or value of the run configuration
 ├── DataError           a table, row, image or note
 ├── ModelError          a model name, weight file or architecture
-└── RunError            a run folder: in use, incomplete, not resumable
+├── RunError            a run folder: in use, incomplete, not resumable
+└── DeployError         a federation's or site's keys, certificates, kits, processes
 
 A message names the file, row or key, says what was expected and how to mend it.
 """
@@ -30,3 +31,7 @@ class ModelError(MmmedError):
 
 class RunError(MmmedError):
     """A run folder is in use, incomplete or not resumable."""
+
+
+class DeployError(MmmedError):
+    """A key, certificate, start-up kit or process of a deployed federation is missing, wrong or not running."""

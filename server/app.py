@@ -1,7 +1,7 @@
 """The Flower ServerApp, for ``flwr run`` and a SuperLink: the same `federate` as in a simulation.
 
-The run folder is ``$MMMED_RUN_FOLDER`` (a run that it holds is continued), else ``runs/<time>`` below the working
-directory.
+A deployed coordinator names a run's folder, below ``$MMMED_RUNS``, in the run itself. Otherwise it is
+``$MMMED_RUN_FOLDER``, else ``runs/<time>`` below the working directory. A run that the folder holds is continued.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from mmmed.config import from_flat
+from mmmed.errors import RunError
+from server.deploy.bundle import RUN_FOLDER
 
 app = ServerApp()
 
@@ -24,8 +26,19 @@ def main(grid: Grid, context: Context) -> None:
     from server.federate import federate  # torch and the models only once the run is known to be valid
     from server.run_folder import RunFolder
 
-    config = from_flat(context.run_config)
-    named = os.environ.get("MMMED_RUN_FOLDER")
-    path = Path(named) if named else Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    settings = dict(context.run_config)
+    path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
+    config = from_flat(settings)
     with RunFolder.create_or_open(path, config) as folder:
         federate(grid, folder)
+
+
+def _run_folder(name: str) -> Path:
+    if not name:
+        named = os.environ.get("MMMED_RUN_FOLDER")
+        return Path(named) if named else Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if Path(name).name != name or "MMMED_RUNS" not in os.environ:
+        raise RunError(
+            f"run folder {name!r}: expected a name below $MMMED_RUNS, as `mmmed server run` gives it"
+        )
+    return Path(os.environ["MMMED_RUNS"]) / name

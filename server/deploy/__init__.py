@@ -1,0 +1,1 @@
+"""The coordinator's machine: certificates, sites, the SuperLink and what is published of it."""

@@ -1,0 +1,146 @@
+"""Runs of a deployed federation: each has a run folder, and one Flower run for each time it was started or resumed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mmmed.config import RunConfig, resolve, to_flat
+from mmmed.errors import DeployError
+from server.deploy.bundle import RUN_FOLDER, app_bundle
+from server.deploy.control import Control, FlowerRun
+from server.deploy.folder import Folder
+from server.run_folder import RunFolder, write_atomic
+
+_ATTEMPTS = "attempts.json"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        name: its run folder's name.
+        flower: the newest Flower run of it, or None if the SuperLink knows none.
+        done: finished rounds.
+        rounds: rounds in all.
+    """
+
+    name: str
+    flower: FlowerRun | None
+    done: int
+    rounds: int
+
+    @property
+    def status(self) -> str:
+        """``running``, ``finished:completed``, ...; ``unknown`` if the SuperLink has no record of it."""
+        return self.flower.status if self.flower else "unknown"
+
+
+def begin(folder: Folder, config: RunConfig) -> str:
+    """Start a run; returns its name.
+
+    Raises:
+        DeployError: the SuperLink does not answer or refuses.
+    """
+    with Control(folder) as control:
+        control.nodes()  # before a run folder is made: is there a SuperLink at all?
+        name = _free_name(folder)
+        RunFolder.create(folder.runs / name, config).close()
+        _submit(folder, control, name, config)
+    return name
+
+
+def resume(folder: Folder, name: str) -> None:
+    """Go on with a run after its last finished round.
+
+    Raises:
+        DeployError: no such run, or it is running.
+    """
+    with Control(folder) as control:
+        if (state := _state(folder, name, control.runs())).flower is not None and state.flower.active:
+            raise DeployError(f"run {name} is {state.status}. Stop it first: mmmed server stop {name}")
+        with RunFolder.open(folder.runs / name) as run:
+            config = run.config
+        _submit(folder, control, name, config)
+
+
+def stop(folder: Folder, name: str) -> None:
+    """Stop a run; `resume` continues it.
+
+    Raises:
+        DeployError: no such run, or it is not running.
+    """
+    with Control(folder) as control:
+        state = _state(folder, name, control.runs())
+        if state.flower is None or not state.flower.active:
+            raise DeployError(f"run {name} is not running ({state.status})")
+        control.stop(state.flower.id)
+
+
+def states(folder: Folder, control: Control) -> list[RunState]:
+    """All runs, oldest first."""
+    known = control.runs()
+    return [_state(folder, path.name, known) for path in sorted(folder.runs.iterdir()) if path.is_dir()]
+
+
+def newest(folder: Folder) -> str:
+    """The name of the newest run.
+
+    Raises:
+        DeployError: there is none yet.
+    """
+    names = sorted(path.name for path in folder.runs.iterdir() if path.is_dir())
+    if not names:
+        raise DeployError("no run was started yet. Start one with `mmmed server run CONFIG`")
+    return names[-1]
+
+
+def attempts(folder: Folder, name: str) -> list[int]:
+    """Flower's ids of a run's attempts, oldest first.
+
+    Raises:
+        DeployError: no such run.
+    """
+    path = folder.runs / name
+    if "/" in name or not (path / "config.toml").is_file():
+        raise DeployError(f"no run {name!r}. `mmmed server status` lists them")
+    try:
+        return [int(number) for number in json.loads((path / _ATTEMPTS).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def finished_rounds(path: Path) -> list[dict[str, object]]:
+    """The finished rounds in a run folder that another process may be writing to."""
+    try:
+        lines = (path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
+def _submit(folder: Folder, control: Control, name: str, config: RunConfig) -> None:
+    defaults = to_flat(RunConfig())
+    changed = {key: value for key, value in to_flat(config).items() if value != defaults[key]}
+    number = control.start(app_bundle(), {**changed, RUN_FOLDER: name})
+    write_atomic(folder.runs / name / _ATTEMPTS, json.dumps([*attempts(folder, name), number]))
+
+
+def _state(folder: Folder, name: str, known: dict[int, FlowerRun]) -> RunState:
+    numbers = attempts(folder, name)
+    path = folder.runs / name
+    return RunState(
+        name=name,
+        flower=known.get(numbers[-1]) if numbers else None,
+        done=len(finished_rounds(path)),
+        rounds=resolve(path / "config.toml").config.federation.rounds,
+    )
+
+
+def _free_name(folder: Folder) -> str:
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = (stamp if not i else f"{stamp}-{i}" for i in range(1000))
+    return next(name for name in names if not (folder.runs / name).exists())

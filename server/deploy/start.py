@@ -1,0 +1,183 @@
+"""Put a federation on the air: the SuperLink, the process that starts runs, and nginx, kept running."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmmed.deploy.certificates import days_left, read_certificate
+from mmmed.deploy.processes import Service, Supervisor
+from mmmed.errors import DeployError
+from server.deploy.control import Control
+from server.deploy.folder import Folder
+from server.deploy.nginx import write_configuration
+from server.deploy.sites import read_sites, revoke
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 60.0  # seconds for the SuperLink to answer after its start
+
+
+def start(folder: Folder) -> None:
+    """Run the federation until SIGTERM or Ctrl-C.
+
+    Raises:
+        DeployError: it runs already, a port is taken, a certificate has ended, or nginx is missing.
+    """
+    settings = folder.settings
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if nginx is None:
+        raise DeployError("nginx is not installed. On Debian: apt install nginx-light")
+    with _alone(folder):
+        for name in ("server", "link"):
+            if days_left(read_certificate(folder.certificate(name))) <= 0:
+                raise DeployError(
+                    f"{folder.certificate(name)}: has expired. Renew it with `mmmed server renew`"
+                )
+        _check_free("127.0.0.1", settings.link_port)
+        _check_free(settings.listen, settings.port)
+        write_configuration(folder)
+        _check_configuration(folder, nginx)
+        environment = _environment(folder)
+        programs = Path(sys.executable).parent
+        link = [
+            str(programs / "flower-superlink"),
+            *("--host", "127.0.0.1", "--port", str(settings.link_port)),
+            *("--ssl-ca-certfile", str(folder.ca_certificate)),
+            *("--ssl-certfile", str(folder.certificate("link")), "--ssl-keyfile", str(folder.key("link"))),
+            *("--database", str(folder.database), "--isolation", "process", "--enable-supernode-auth"),
+            *(
+                "--superexec-auth-secret-file",
+                str(folder.secret),
+                "--disable-runtime-dependency-installation",
+            ),
+        ]
+        executor = [
+            str(programs / "flower-superexec"),
+            *("--runtime-api-address", f"127.0.0.1:{settings.link_port}"),
+            *("--root-certificates", str(folder.ca_certificate)),
+            *("--superexec-auth-secret-file", str(folder.secret)),
+        ]
+        services = [
+            Service("superlink", link, environment, lambda: _follow(folder)),
+            Service("superexec", executor, environment),
+            Service("nginx", nginx_command(folder, nginx, "-g", "daemon off;"), environment),
+        ]
+        Supervisor(services, folder.log).run()
+
+
+def nginx_command(folder: Folder, nginx: str, *arguments: str) -> list[str]:
+    """nginx with the federation's configuration; it needs no rights but to listen on the port."""
+    return [
+        nginx,
+        "-p",
+        str(folder.nginx),
+        "-c",
+        str(folder.nginx / "nginx.conf"),
+        "-e",
+        "stderr",
+        *arguments,
+    ]
+
+
+def apply_sites(folder: Folder) -> bool:
+    """Make nginx and the SuperLink follow sites.json now; returns whether they run.
+
+    Raises:
+        DeployError: the SuperLink refuses.
+    """
+    write_configuration(folder)
+    try:
+        os.kill(int((folder.nginx / "nginx.pid").read_text()), signal.SIGHUP)
+    except (OSError, ValueError):  # not running: it reads the configuration when it starts
+        return False
+    with Control(folder) as control:
+        _synchronise(folder, control)
+    return True
+
+
+def _synchronise(folder: Folder, control: Control) -> None:
+    """Register and unregister nodes until they are the sites that may connect. What is stricter wins.
+
+    After a restore from a backup the list may name a site that was revoked later: the SuperLink refuses its key,
+    and it is struck off the list. The other way round, a node that the list lacks is unregistered.
+    """
+    nodes = {node.public_key: node.id for node in control.nodes()}
+    allowed = {site.public_key: site for site in read_sites(folder) if not site.revoked}
+    for key, node in nodes.items():
+        if key not in allowed:
+            control.unregister(node)
+    for key, site in allowed.items():
+        if key not in nodes and not control.register(key, site.name):
+            log.warning("%s was revoked before, so it stays out", site.name)
+            revoke(folder, site.name)
+            write_configuration(folder)
+
+
+def _follow(folder: Folder) -> None:
+    """After each start of the SuperLink, as soon as it answers, give it the list of sites."""
+
+    def wait_and_apply() -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            try:
+                with Control(folder) as control:
+                    _synchronise(folder, control)
+            except DeployError:
+                time.sleep(0.5)
+            else:
+                settings = folder.settings
+                sys.stderr.write(f"ready: sites may connect to {settings.address}:{settings.port}\n")
+                return
+        log.error("the SuperLink does not answer; see %s", folder.log / "superlink.log")
+
+    threading.Thread(target=wait_and_apply, daemon=True).start()
+
+
+def _environment(folder: Folder) -> dict[str, str]:
+    environment = folder.environment()
+    environment["PATH"] = (
+        f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"  # Flower's own programs
+    )
+    return environment
+
+
+@contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    with folder.lock.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DeployError(f"{folder.path}: this federation is running already") from error
+        yield
+
+
+def _check_free(address: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            raise DeployError(
+                f"{address}:{port}: cannot listen here ({error.strerror}). Free the port, or change it in server.toml"
+            ) from error
+
+
+def _check_configuration(folder: Folder, nginx: str) -> None:
+    done = subprocess.run(
+        nginx_command(folder, nginx, "-t"), capture_output=True, text=True, timeout=30, check=False
+    )
+    if done.returncode != 0:
+        raise DeployError(f"nginx refuses {folder.nginx / 'nginx.conf'}:\n{done.stderr.strip()}")

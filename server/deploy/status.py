@@ -1,0 +1,85 @@
+"""What the coordinator sees: sites, runs, rounds."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from mmmed.deploy.certificates import days_left, read_certificate
+from server.deploy.control import Control
+from server.deploy.folder import Folder
+from server.deploy.runs import attempts, finished_rounds, states
+from server.deploy.sites import read_sites
+
+_WARN_DAYS = 30
+_LOOK = 1.0  # seconds between two looks at a run that is followed
+
+
+def show_status(folder: Folder) -> None:
+    """Print the sites with their connection, the runs with their progress, and certificates that end soon.
+
+    Raises:
+        DeployError: the SuperLink does not answer.
+    """
+    console = Console()
+    with Control(folder) as control:
+        online = {node.public_key for node in control.nodes() if node.online}
+        runs = states(folder, control)
+    table = Table("site", "state", "certificate until", "key", box=None, pad_edge=False)
+    for site in read_sites(folder):
+        state = "revoked" if site.revoked else "online" if site.public_key in online else "offline"
+        table.add_row(site.name, state, site.expires[:10], site.fingerprint[:17])
+    console.print(table)
+    if runs:
+        table = Table("run", "state", "rounds", "", box=None, pad_edge=False)
+        for run in runs:
+            detail = run.flower.details if run.flower else ""
+            table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", escape(detail[:120]))
+        console.print()
+        console.print(table)
+    left = min(days_left(read_certificate(folder.certificate(name))) for name in ("server", "link"))
+    if left < _WARN_DAYS:
+        console.print(f"\nthe server's certificate ends in {left:.0f} days: mmmed server renew", style="bold")
+
+
+def show_log(folder: Folder, name: str, *, follow: bool) -> None:
+    """Print a run's finished rounds, a line each, and how it ended.
+
+    Raises:
+        DeployError: no such run, or the SuperLink does not answer.
+    """
+    numbers = attempts(folder, name)
+    shown = 0
+    while True:
+        with Control(folder) as control:
+            flower = control.runs().get(numbers[-1]) if numbers else None
+        for record in finished_rounds(folder.runs / name)[shown:]:
+            print(_line(record))
+            shown += 1
+        if flower is None or not follow or not flower.active:
+            break
+        time.sleep(_LOOK)
+    if flower is None:
+        print(f"run {name} is unknown to the SuperLink; `mmmed server resume {name}` continues it")
+        return
+    print(f"run {name}: {flower.status}" + (f" ({flower.details})" if flower.details else ""))
+    if flower.status.startswith("finished") and not flower.status.endswith("completed"):
+        print(f"`mmmed server resume {name}` continues it after the last finished round")
+
+
+def _line(record: dict[str, Any]) -> str:
+    good = [line["site"] for line in record["train"] if "refused" not in line]
+    bad = [f"{line['site']} {line['refused']}" for line in record["train"] if "refused" in line]
+    parts = [
+        f"round {record['round']}: {record['train_seconds']:.0f} s",
+        f"updates of {', '.join(good) or 'none'}",
+    ]
+    if bad:
+        parts.append(f"refused: {', '.join(bad)}")
+    if not record["changed"]:
+        parts.append("too few, so nothing changed")
+    return "; ".join(parts)

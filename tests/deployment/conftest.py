@@ -1,0 +1,46 @@
+"""Keys and requests of sites, and one federation that most tests share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mmmed.deploy.certificates import create_key, make_request
+from tests.deployment.live import Coordinator
+
+
+@pytest.fixture
+def request_of(tmp_path: Path) -> Callable[..., Path]:
+    """A new site's request; its key lies beside it, as NAME.key."""
+
+    def make(name: str, file: str | None = None) -> Path:
+        path = tmp_path / f"{file or name}.request"
+        path.write_bytes(make_request(create_key(path.with_suffix(".key")), name))
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nginx() -> None:
+    """Skip where nginx is not installed."""
+    if shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") is None:
+        pytest.skip("nginx is not installed")
+
+
+@pytest.fixture(scope="module")
+def coordinator(nginx: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
+    """A running coordinator that knows the sites north, south and gone."""
+    home = tmp_path_factory.mktemp("coordinator")
+    requests = []
+    for name in ("north", "south", "gone"):
+        request = home / f"{name}.request"
+        request.write_bytes(make_request(create_key(home / f"{name}.key"), name))
+        requests.append(request)
+    running = Coordinator(home, requests)
+    running.start()
+    yield running
+    running.end()

@@ -1,0 +1,75 @@
+"""Supervised processes: started again when they end, stopped together, never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+from tests.deployment.live import processes, wait_for
+
+ROOT = Path(__file__).parents[2]
+
+
+def supervise(folder: Path, **programs: str) -> subprocess.Popen[bytes]:
+    """A supervisor of python programs, in a process of its own."""
+    script = textwrap.dedent(f"""
+        import os, sys
+        from pathlib import Path
+        from mmmed.deploy.processes import Service, Supervisor
+        python = [sys.executable, "-u", "-c"]
+        services = [Service(name, [*python, code], os.environ) for name, code in {programs!r}.items()]
+        Supervisor(services, Path({str(folder)!r})).run()
+    """)
+    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+
+
+def log(folder: Path, name: str) -> str:
+    try:
+        return (folder / f"{name}.log").read_text()
+    except OSError:
+        return ""
+
+
+def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
+    supervisor = supervise(tmp_path, short=f"print('here', {str(tmp_path)!r})")
+    try:
+        wait_for(lambda: log(tmp_path, "short").count("here") >= 2, "a second start")
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(30) == 0
+
+
+def test_a_killed_process_is_started_again_while_others_run_on(tmp_path: Path) -> None:
+    sleep = f"import os, time; print(os.getpid()); {str(tmp_path)!r}; time.sleep(600)"
+    supervisor = supervise(tmp_path, one=sleep, two=sleep)
+    try:
+        wait_for(lambda: bool(log(tmp_path, "one") and log(tmp_path, "two")), "both")
+        os.kill(int(log(tmp_path, "one").split()[0]), signal.SIGKILL)
+        wait_for(lambda: len(log(tmp_path, "one").split()) == 2, "a second start")
+        assert len(log(tmp_path, "two").split()) == 1
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(30) == 0
+    assert processes("-u", str(tmp_path)) == []
+
+
+def test_nothing_is_left_behind_when_the_supervisor_is_killed(tmp_path: Path) -> None:
+    supervisor = supervise(tmp_path, one=f"import time; print('here'); {str(tmp_path)!r}; time.sleep(600)")
+    wait_for(lambda: "here" in log(tmp_path, "one"), "the process")
+    supervisor.kill()
+    supervisor.wait(30)
+    wait_for(lambda: processes("-u", str(tmp_path)) == [], "the end of the process")
+
+
+def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> None:
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('here')"
+    stubborn = f"{deaf}; {str(tmp_path)!r}\nwhile 1: time.sleep(9)"
+    supervisor = supervise(tmp_path, one=stubborn)
+    wait_for(lambda: "here" in log(tmp_path, "one"), "the process")
+    supervisor.terminate()
+    assert supervisor.wait(30) == 0
+    assert processes("-u", str(tmp_path)) == []
