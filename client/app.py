@@ -9,12 +9,14 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.log import record_refusal
+from client.node import open_site, state_dir
 from client.release import evaluation_reply, refusal_code, refusal_reply, training_reply
 from client.rounds import Parameters, evaluate_round, train_round
-from client.site import Site, open_site, state_dir
+from client.site import Site
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError
+from privacy.policy import EVALUATION, TRAINING
 
 app = ClientApp()
 
@@ -24,7 +26,7 @@ def train(message: Message, context: Context) -> Message:
     """Train one round privately, or refuse with a code."""
 
     def answer() -> Message:
-        site, config, arrays = _read(message, context)
+        site, config, arrays = _read(message, context, TRAINING)
         request = message.content.config_records["config"]
         run_id, server_round = str(request["run-id"]), int(str(request["server-round"]))
         parameters, spending = train_round(site, config, run_id, server_round, arrays)
@@ -38,7 +40,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on held-out records; what is told of it is for `client.release` to decide."""
 
     def answer() -> Message:
-        site, config, arrays = _read(message, context)
+        site, config, arrays = _read(message, context, EVALUATION)
         metrics = evaluate_round(site, config, arrays) if site.simulated else {}
         return evaluation_reply(message, site.name, metrics, simulated=site.simulated)
 
@@ -54,7 +56,7 @@ def _or_refuse(message: Message, context: Context, answer: Callable[[], Message]
         return refusal_reply(message, code)
 
 
-def _read(message: Message, context: Context) -> tuple[Site, RunConfig, Parameters]:
+def _read(message: Message, context: Context, purpose: str) -> tuple[Site, RunConfig, Parameters]:
     try:
         text = str(message.content.config_records["config"]["run-config"])
         arrays = {
@@ -63,4 +65,4 @@ def _read(message: Message, context: Context) -> tuple[Site, RunConfig, Paramete
         }
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"request lacks its run configuration or its parameters: {error}") from error
-    return open_site(context.node_config, text), from_flat(flat_from_json(text)), arrays
+    return open_site(context.node_config, text, purpose), from_flat(flat_from_json(text)), arrays

@@ -17,7 +17,14 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from mmmed.errors import ConfigError, DataError, ModelError
-from privacy.errors import BudgetExceeded, LedgerError, PrivacyError
+from privacy.errors import (
+    BudgetExceeded,
+    LedgerError,
+    PolicyError,
+    PolicyRefusal,
+    PrivacyError,
+    SigningKeyError,
+)
 
 SITE_ERROR = 400  # Flower's codes end well below; a reply with it carries one of `Refusal` as its reason
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
@@ -28,6 +35,8 @@ class Refusal(StrEnum):
 
     BUDGET = "budget-exhausted"
     PLAN = "plan-refused"
+    POLICY = "policy-refused"
+    NO_POLICY = "policy-unusable"
     LEDGER = "ledger-unusable"
     DATA = "data-unusable"
     MODEL = "model-refused"
@@ -37,7 +46,10 @@ class Refusal(StrEnum):
 
 _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
     (BudgetExceeded, Refusal.BUDGET),
+    (PolicyRefusal, Refusal.POLICY),
+    (PolicyError, Refusal.NO_POLICY),
     (LedgerError, Refusal.LEDGER),
+    (SigningKeyError, Refusal.LEDGER),
     (PrivacyError, Refusal.PLAN),
     (DataError, Refusal.DATA),
     (ModelError, Refusal.MODEL),

@@ -23,6 +23,7 @@ from mmmed.training import PlainStep, Step, make_optimizer, train
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
 from privacy.planning import TrainingPlan, plan_training, schedule
+from privacy.policy import SHOWN, TRAINING
 from privacy.report import sign_statement
 
 Parameters = dict[str, torch.Tensor]
@@ -37,7 +38,7 @@ def train_round(
     a resumed run spends no budget on rounds that this site had finished.
 
     Raises:
-        BudgetExceeded, PlanError, LedgerError: the site's privacy does not permit it.
+        BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.
     """
     model = load_parameters(build_model(config), incoming).to(device())
@@ -132,14 +133,16 @@ class _Round:
                 self._config,
                 plan.event.noise_multiplier,
             )
-            reservation = ledger.reserve(plan, self._round, self._steps)
+            limits = self._site.policy.sublimits(TRAINING, ledger.now())
+            reservation = ledger.reserve(plan, self._round, self._steps, limits)
             draws = _Counted(private_draws(records.patients, plan.event.sampling_rate, reservation.steps))
             try:
                 self._train(step, draws, reservation.steps)
             finally:  # an interrupted round has used the draws it took, and no more
                 reservation.commit(draws.taken)
+            shown = self._site.policy.metric_rule("auroc") == SHOWN
             stated = sign_statement(
-                ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=self._site.simulated
+                ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=shown
             )
             return Spending(
                 epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
@@ -159,13 +162,22 @@ class _Round:
 
     def _plan(self, ledger: Ledger) -> Plan:
         """The run's plan: the one in the ledger if it is what the run still asks for, else a new one."""
-        privacy = self._config.privacy
+        privacy, policy = self._config.privacy, self._site.policy
+        patients = self._site.data.train.patients
         plan = ledger.find_plan(self._run_id)
         if plan is None:
             event = local_plan(self._site, self._config).event
+            policy.check_plan(TRAINING, event.noise_multiplier, patients)
             return ledger.plan(
-                self._site.identity, self._run_id, event, privacy.delta, max_grad_norm=privacy.max_grad_norm
+                self._site.identity,
+                self._run_id,
+                event,
+                privacy.delta,
+                max_grad_norm=privacy.max_grad_norm,
+                purpose=TRAINING,
+                sublimits=policy.sublimits(TRAINING, ledger.now()),
             )
+        policy.check_plan(TRAINING, plan.event.noise_multiplier, patients)  # it may have become stricter
         asked = (
             self._rate,
             self._steps * self._config.federation.rounds,

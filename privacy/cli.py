@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
 
@@ -137,6 +135,7 @@ def _json(path: Path) -> Any:
 
 
 def _open(state: Path) -> Ledger:
+    from privacy.keys import load_key
     from privacy.ledger import Ledger
 
     file, key = state / "ledger.db", state / "site.key"
@@ -145,14 +144,4 @@ def _open(state: Path) -> Ledger:
             raise LedgerError(
                 f"{path}: no such file. Expected a site's state folder, such as runs/<run>/sites/<site>."
             )
-    return Ledger.inspect(file, _key(key))
-
-
-def _key(path: Path) -> Ed25519PrivateKey:
-    try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise LedgerError(f"{path}: not an unencrypted private key in PEM form: {error}") from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise LedgerError(f"{path}: expected an Ed25519 private key. Found {type(key).__name__}.")
-    return key
+    return Ledger.inspect(file, load_key(key))

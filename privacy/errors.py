@@ -9,6 +9,7 @@
     ├── AccountingError      an epsilon cannot be computed, or two accountants disagree
     ├── PlanError            no private mechanism can be made of what was asked
     ├── LedgerError          the ledger cannot be trusted, read or written
+    ├── SigningKeyError      a key file cannot be read, or holds another kind of key
     ├── PolicyError          the site's policy cannot be read or trusted
     │   └── PolicyRefusal    the site's policy does not allow this
     ├── ReportError          a report, or a site's statement in it, cannot be read or trusted
@@ -54,6 +55,10 @@ class PlanError(PrivacyError):
 
 class LedgerError(PrivacyError):
     """The ledger cannot be trusted, read or written."""
+
+
+class SigningKeyError(PrivacyError):
+    """A key file cannot be read, or holds another kind of key."""
 
 
 class PolicyError(PrivacyError):

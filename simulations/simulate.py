@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from client.site import check_site, simulated_manifest
+from client.simulated import check_site, simulated_manifest
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
 from mmmed.data.manifest import Manifest

@@ -129,6 +129,13 @@ class PrivacyConfig(_Section):
     engine: Literal["bookkeeping", "hooks", "ghost"] = Field(
         "bookkeeping", description="how gradients are clipped"
     )
+    metrics: Literal["none", "private", "rounded"] = Field(
+        "private",
+        description="how a hospital is asked for results, once, in the last round; its policy decides",
+    )
+    metrics_epsilon: PositiveFloat = Field(
+        1.0, description="for the private results, of patients who were held out"
+    )
 
 
 class FederationConfig(_Section):

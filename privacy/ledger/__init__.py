@@ -6,7 +6,7 @@ from privacy.ledger.export import verify_export
 from privacy.ledger.identity import DatasetIdentity, dataset_identity
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import Budget, Plan
+from privacy.ledger.state import Budget, Plan, Sublimit
 
 __all__ = [
     "Budget",
@@ -15,6 +15,7 @@ __all__ = [
     "Ledger",
     "Plan",
     "Reservation",
+    "Sublimit",
     "charged_event",
     "dataset_identity",
     "verify_export",

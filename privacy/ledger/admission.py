@@ -51,6 +51,8 @@ def admit(
     limit: Budget,
     orders: Sequence[int],
     name: str = "the limit",
+    *,
+    planned: bool = True,
 ) -> str:
     """The rule by which a plan of `event` is admitted.
 
@@ -61,6 +63,7 @@ def admit(
         limit: the budget of every patient.
         orders: the filter's orders, as fixed at the ledger's creation.
         name: what to call the limit in a refusal.
+        planned: whether the planned rule may be used.
 
     Returns:
         "adaptive" or "planned" (if any patient needed the latter).
@@ -76,7 +79,7 @@ def admit(
         if (bound := adaptive_epsilon(events, limit.delta, orders)) <= limit.epsilon:
             continue
         rule, basis = PLANNED, "RDP filter over all runs"
-        if not any(account.touched for account in accounts):
+        if planned and not any(account.touched for account in accounts):
             bound, basis = epsilon(events, limit.delta), "PLD of all planned runs"
         if bound > limit.epsilon:
             raise BudgetExceeded(

@@ -19,7 +19,7 @@ from privacy.ledger.chain import Chain, Head
 from privacy.ledger.export import export
 from privacy.ledger.identity import DatasetIdentity, memberships
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, token_hash
+from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, Sublimit, token_hash
 
 
 class Ledger:
@@ -89,7 +89,7 @@ class Ledger:
         delta: float,
         max_grad_norm: float,
         purpose: str = "training",
-        purpose_limit: Budget | None = None,
+        sublimits: Sequence[Sublimit] = (),
     ) -> Plan:
         """Sign a whole run's mechanism before any data is touched, if the limit admits it.
 
@@ -102,7 +102,7 @@ class Ledger:
             delta: the delta at which the run's epsilon is claimed.
             max_grad_norm: clipping norm.
             purpose: what the run is for.
-            purpose_limit: the part of the limit that all runs for this purpose together may use.
+            sublimits: parts of the limit that this plan must keep too.
 
         Raises:
             BudgetExceeded: a patient would exceed the limit.
@@ -118,7 +118,7 @@ class Ledger:
         with self._chain.transaction() as work:
             if run_id in self._state.accounts:
                 return _unchanged(self._state.accounts[run_id].plan, same)
-            rule = self._admit(dataset, event, delta, purpose, purpose_limit)
+            rule = self._admit(dataset, event, delta, sublimits)
             plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule)
             if dataset.fingerprint not in self._state.datasets:
                 work.store_cohort(dataset.fingerprint, dataset.to_bytes())
@@ -131,21 +131,21 @@ class Ledger:
         dataset: DatasetIdentity,
         event: DpSgdEvent,
         delta: float,
-        purpose: str = "training",
-        purpose_limit: Budget | None = None,
+        sublimits: Sequence[Sublimit] = (),
     ) -> None:
         """Raise BudgetExceeded as `plan` would, but sign nothing."""
         self._chain.refresh()
-        self._admit(dataset, charged_event(event), delta, purpose, purpose_limit)
+        self._admit(dataset, charged_event(event), delta, sublimits)
 
     def record_policy(
-        self, text: str, limit: Budget, *, replaces: str | None, countersigned: bool = False
+        self, text: str, limit: Budget, *, officer: str, replaces: str | None, countersigned: bool = False
     ) -> None:
         """Record the site's policy and the limit it sets. `privacy.policy.adopt_policy` checks it first.
 
         Args:
             text: the policy file.
             limit: its limit.
+            officer: public key of the officer who signed it, hexadecimal.
             replaces: the policy that is recorded now.
             countersigned: whether two officers signed, so that the limit may rise.
 
@@ -158,7 +158,7 @@ class Ledger:
             if not countersigned:
                 self._check_lower(limit)
             values = {"epsilon": limit.epsilon, "delta": limit.delta, "countersigned": countersigned}
-            work.append(self._entry("policy", text=text, **values))
+            work.append(self._entry("policy", text=text, officer=officer, **values))
 
     def withdraw(self, run_id: str) -> None:
         """Give up a plan of which no step was ever reserved, so that it no longer counts.
@@ -183,19 +183,22 @@ class Ledger:
                     )
             work.append(self._entry("withdraw", run_id=run_id))
 
-    def reserve(self, plan: Plan, round: int, steps: int) -> Reservation:
+    def reserve(self, plan: Plan, round: int, steps: int, sublimits: Sequence[Sublimit] = ()) -> Reservation:
         """Charge steps, durably, before they run.
+
+        If the limit or the policy changed after the plan was signed, the adaptive rule must admit the plan anew.
 
         Args:
             plan: the run's plan.
             round: the federated round.
             steps: how many steps the round wants.
+            sublimits: parts of the limit that a plan must keep too.
 
         Returns:
             A reservation of min(steps, what is left of the plan) steps.
 
         Raises:
-            BudgetExceeded: nothing is left of the plan.
+            BudgetExceeded: nothing is left of the plan, or a limit that was lowered no longer admits it.
             LedgerError: the plan is not this ledger's, or cannot be charged.
         """
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -211,6 +214,8 @@ class Ledger:
                 raise BudgetExceeded(
                     f"Run {plan.run_id} has used all {plan.event.steps} steps of its plan: start a new run."
                 )
+            if account.terms != self._state.terms:
+                self._readmit(account, sublimits)
             work.append(
                 self._entry(
                     "reserve",
@@ -243,6 +248,12 @@ class Ledger:
         """The recorded site policy, if there is one."""
         self._chain.refresh()
         return self._state.policy
+
+    @property
+    def officer(self) -> str | None:
+        """Public key, hexadecimal, of the officer who signed the recorded policy."""
+        self._chain.refresh()
+        return self._state.officer
 
     @property
     def head(self) -> Head:
@@ -356,15 +367,24 @@ class Ledger:
         dataset: DatasetIdentity,
         event: DpSgdEvent,
         delta: float,
-        purpose: str,
-        purpose_limit: Budget | None,
+        sublimits: Sequence[Sublimit],
     ) -> str:
         exposures, orders = self._exposures(dataset), self._state.orders
         rules = {admit(event, delta, exposures, self._state.limit, orders)}
-        if purpose_limit is not None:
-            same = [[each for each in accounts if each.plan.purpose == purpose] for accounts in exposures]
-            rules.add(admit(event, delta, same, purpose_limit, orders, f"the limit for {purpose}"))
+        for part in sublimits:
+            covered = [[each for each in accounts if part.covers(each)] for accounts in exposures]
+            rules.add(admit(event, delta, covered, part.budget, orders, part.name))
         return PLANNED if PLANNED in rules else ADAPTIVE
+
+    def _readmit(self, account: Account, sublimits: Sequence[Sublimit]) -> None:
+        plan, state = account.plan, self._state
+        exposures = self._exposures(DatasetIdentity(plan.dataset, self._patients(plan.dataset)))
+        for part in (Sublimit("the limit", state.limit), *sublimits):
+            others = [
+                [each for each in accounts if each is not account and part.covers(each)]
+                for accounts in exposures
+            ]
+            admit(plan.event, plan.delta, others, part.budget, state.orders, part.name, planned=False)
 
     def _patients(self, fingerprint: str) -> frozenset[bytes]:
         if fingerprint not in self._digests:

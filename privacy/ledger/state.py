@@ -64,12 +64,37 @@ class Plan:
         return Plan(**{**value, "event": DpSgdEvent.from_json(value["event"])})
 
 
+@dataclass(frozen=True)
+class Sublimit:
+    """A part of the limit that plans of one kind share.
+
+    Attributes:
+        name: the rule's name, for refusals.
+        budget: the most that any patient may be spent by these plans together.
+        purpose: plans of this purpose; None for any.
+        since: plans signed or charged at this time (seconds since the epoch) or later, and unfinished ones, which
+            may be charged again.
+    """
+
+    name: str
+    budget: Budget
+    purpose: str | None = None
+    since: float = -math.inf
+
+    def covers(self, account: Account) -> bool:
+        """Whether the account's plan counts here."""
+        recent = account.used >= self.since or account.left > 0
+        return recent and self.purpose in (None, account.plan.purpose)
+
+
 @dataclass
 class Account:
     """A plan and what was charged to it.
 
     Attributes:
         plan: the plan.
+        terms: how often the limit or the policy had changed when it was signed.
+        used: when it was signed or last charged, seconds since the epoch.
         committed: steps of reservations that were committed.
         open: steps granted and hash of the holder's token, by id of each reservation not yet committed.
         touched: whether any step was ever reserved.
@@ -77,6 +102,8 @@ class Account:
     """
 
     plan: Plan
+    terms: int
+    used: float
     committed: int = 0
     open: dict[str, tuple[int, str]] = field(default_factory=dict)
     touched: bool = False
@@ -106,6 +133,8 @@ class State:
         self.limit = Budget(math.ulp(0.0), math.ulp(0.0))  # before the first entry nothing fits
         self.orders: tuple[int, ...] = ()
         self.policy: str | None = None
+        self.officer: str | None = None
+        self.terms = 0
         self.time = 0.0
         self.accounts: dict[str, Account] = {}
         self.datasets: set[str] = set()
@@ -138,11 +167,15 @@ class State:
             "limit": [self.limit.epsilon, self.limit.delta],
             "orders": list(self.orders),
             "policy": self.policy,
+            "officer": self.officer,
+            "terms": self.terms,
             "time": self.time,
             "datasets": sorted(self.datasets),
             "accounts": [
                 {
                     "plan": account.plan.to_json(),
+                    "terms": account.terms,
+                    "used": account.used,
                     "committed": account.committed,
                     "open": {name: list(value) for name, value in account.open.items()},
                     "touched": account.touched,
@@ -157,7 +190,7 @@ class State:
         """Read what `to_json` wrote."""
         state = cls()
         state.ledger_id, state.limit = value["ledger_id"], Budget(*value["limit"])
-        state.policy = value["policy"]
+        state.policy, state.officer, state.terms = value["policy"], value["officer"], value["terms"]
         state.orders, state.time, state.datasets = (
             tuple(value["orders"]),
             value["time"],
@@ -167,7 +200,13 @@ class State:
             plan = Plan.from_json(item["plan"])
             reservations = {name: (steps, holder) for name, (steps, holder) in item["open"].items()}
             state.accounts[plan.run_id] = Account(
-                plan, item["committed"], reservations, item["touched"], item["withdrawn"]
+                plan,
+                item["terms"],
+                item["used"],
+                item["committed"],
+                reservations,
+                item["touched"],
+                item["withdrawn"],
             )
         return state
 
@@ -178,10 +217,12 @@ class State:
         self.limit = Budget(body["epsilon"], body["delta"])
 
     def _limit(self, body: Body) -> None:
+        self.terms += 1
         self.limit = Budget(body["epsilon"], body["delta"])
 
     def _policy(self, body: Body) -> None:
-        self.policy = body["text"]
+        self.terms += 1
+        self.policy, self.officer = body["text"], body["officer"]
         self.limit = Budget(body["epsilon"], body["delta"])
 
     def _dataset(self, body: Body) -> None:
@@ -191,7 +232,7 @@ class State:
         plan = Plan.from_json(body["plan"])
         if plan.run_id in self.accounts or plan.dataset not in self.datasets:
             raise ValueError(f"plan of run {plan.run_id}")
-        self.accounts[plan.run_id] = Account(plan)
+        self.accounts[plan.run_id] = Account(plan, self.terms, float(body["time"]))
 
     def _withdraw(self, body: Body) -> None:
         account = self.accounts[body["run_id"]]
@@ -204,7 +245,7 @@ class State:
         if account.withdrawn or not 0 < body["steps"] <= account.left or body["reservation"] in account.open:
             raise ValueError(f"reservation for run {body['run_id']}")
         account.open[body["reservation"]] = (body["steps"], body["holder"])
-        account.touched = True
+        account.touched, account.used = True, float(body["time"])
 
     def _commit(self, body: Body) -> None:
         account = self.accounts[body["run_id"]]

@@ -5,7 +5,23 @@ ledger records the policy that holds. A new one may tighten it; one that widens 
 officer's signature as well.
 """
 
-from privacy.policy.rules import RunRequest, SitePolicy
-from privacy.policy.signing import SignedPolicy, adopt_policy, load_policy, sign_policy
+from privacy.policy.rules import EVALUATION, TRAINING, RunRequest, SitePolicy
+from privacy.policy.signing import SignedPolicy, adopt_policy, load_policy, open_ledger, sign_policy
+from privacy.policy.simulation import SHOWN, SimulationPolicy
 
-__all__ = ["RunRequest", "SignedPolicy", "SitePolicy", "adopt_policy", "load_policy", "sign_policy"]
+Policy = SitePolicy | SimulationPolicy
+
+__all__ = [
+    "EVALUATION",
+    "SHOWN",
+    "TRAINING",
+    "Policy",
+    "RunRequest",
+    "SignedPolicy",
+    "SimulationPolicy",
+    "SitePolicy",
+    "adopt_policy",
+    "load_policy",
+    "open_ledger",
+    "sign_policy",
+]

@@ -13,21 +13,32 @@ metric or purpose that is not named is not allowed.
     epsilon = 8.0
     delta = 1e-5
 
+    [period]                             # each patient, all runs of the last so many days together
+    days = 365
+    epsilon = 4.0
+    delta = 1e-5
+
     [run]                                # each run
     epsilon = 4.0
     delta = 1e-5
     min_noise_multiplier = 0.5
     min_patients = 100
     max_records_per_patient = 4
-    models = ["resnet18"]
-    trainable = ["lora", "fusion"]
-    apps = ["sha256:..."]
+    models = ["resnet10+tiny"]           # image encoder + text encoder
+    trainable = ["full"]
+    apps = ["installed"]                 # application bundles; "installed": the site's own code alone
+    columns = ["finding", "image", "text"]
+
+    [evaluation]                         # each evaluation, of patients who were held out
+    min_patients = 200
 
     [purposes]                           # most epsilon by purpose, within the limit
     training = 8.0
+    evaluation = 1.0
 
     [metrics]                            # how each may leave: "none", "private" or "rounded" (not DP)
     auroc = "private"
+    calibration = "private"
 """
 
 from __future__ import annotations
@@ -40,41 +51,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from privacy.errors import PolicyError, PolicyRefusal
-from privacy.ledger import Budget
+from privacy.ledger import Budget, Sublimit
 
 VERSION = 1
 _UNITS = ("patient", "study", "record")  # widest protection first
 _ADJACENCIES = ("replace_one", "add_remove")  # dearer first
 _METRIC_RULES = ("none", "private", "rounded")  # tightest first
-_TOP = {"version", "site", "expires", "unit", "adjacency", "limit", "run", "purposes", "metrics"}
-_RUN = {
-    "epsilon",
-    "delta",
-    "min_noise_multiplier",
-    "min_patients",
-    "max_records_per_patient",
-    "models",
-    "trainable",
-    "apps",
+TRAINING, EVALUATION = "training", "evaluation"  # purposes
+_DAY = 86_400.0  # seconds
+_TABLES = {
+    "limit": {"epsilon", "delta"},
+    "period": {"days", "epsilon", "delta"},
+    "run": {
+        "epsilon",
+        "delta",
+        "min_noise_multiplier",
+        "min_patients",
+        "max_records_per_patient",
+        "models",
+        "trainable",
+        "apps",
+        "columns",
+    },
+    "evaluation": {"min_patients"},
 }
+_TOP = {"version", "site", "expires", "unit", "adjacency", "purposes", "metrics", *_TABLES}
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a run asks of a site, as the site itself has worked it out.
+    """What is asked of a site, as the site itself reads it from the run's configuration; no data were touched.
 
     Attributes:
-        purpose: what the run is for.
+        purpose: what the data are used for, "training" or "evaluation".
         unit: unit of privacy.
         adjacency: neighbouring relation of `epsilon`.
-        epsilon: the whole run's epsilon at `delta`.
+        epsilon: the whole run's epsilon at `delta` for this purpose; infinite without privacy.
         delta: its delta.
-        noise_multiplier: noise standard deviation over the clipping norm.
-        patients: how many patients the site would train on. It never leaves the site.
         records_per_patient: most records of a patient in a step.
         model: the model's name.
         trainable: the trainable set's name.
-        app: digest of the application bundle.
+        app: digest of the application bundle, or "installed".
+        columns: columns of the site's table that are read.
         metrics: what the run wants to be told, each with the way it would leave.
     """
 
@@ -83,12 +101,11 @@ class RunRequest:
     adjacency: str
     epsilon: float
     delta: float
-    noise_multiplier: float
-    patients: int
     records_per_patient: int
     model: str
     trainable: str
     app: str
+    columns: frozenset[str]
     metrics: Mapping[str, str]
 
 
@@ -101,6 +118,8 @@ class SitePolicy:
     unit: str
     adjacency: str
     limit: Budget
+    period_days: float
+    period: Budget
     run: Budget
     min_noise_multiplier: float
     min_patients: int
@@ -108,6 +127,8 @@ class SitePolicy:
     models: frozenset[str]
     trainable: frozenset[str]
     apps: frozenset[str]
+    columns: frozenset[str]
+    min_evaluation_patients: int
     purposes: Mapping[str, float]
     metrics: Mapping[str, str]
 
@@ -125,9 +146,9 @@ class SitePolicy:
         _keys("the site policy", value, _TOP)
         if value["version"] != VERSION:
             raise PolicyError(f"version must be {VERSION}. Found {value['version']!r}.")
-        run, limit = _table(value, "run"), _table(value, "limit")
-        _keys("[run]", run, _RUN)
-        _keys("[limit]", limit, {"epsilon", "delta"})
+        limit, period, run, evaluation = (_table(value, name) for name in _TABLES)
+        for name, keys in _TABLES.items():
+            _keys(f"[{name}]", value[name], keys)
         expires = value["expires"]
         if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
             raise PolicyError(f"expires must be a date such as 2027-12-31. Found {expires!r}.")
@@ -138,6 +159,8 @@ class SitePolicy:
             unit=_choice("unit", value["unit"], _UNITS),
             adjacency=_choice("adjacency", value["adjacency"], _ADJACENCIES),
             limit=_budget("limit", limit),
+            period_days=_positive("period.days", period["days"]),
+            period=_budget("period", period),
             run=_budget("run", run),
             min_noise_multiplier=_positive("run.min_noise_multiplier", run["min_noise_multiplier"]),
             min_patients=_count("run.min_patients", run["min_patients"]),
@@ -145,26 +168,49 @@ class SitePolicy:
             models=_names("run.models", run["models"]),
             trainable=_names("run.trainable", run["trainable"]),
             apps=_names("run.apps", run["apps"]),
+            columns=_names("run.columns", run["columns"]),
+            min_evaluation_patients=_count("evaluation.min_patients", evaluation["min_patients"]),
             purposes={name: _positive(f"purposes.{name}", most) for name, most in purposes.items()},
             metrics={name: _choice(f"metrics.{name}", rule, _METRIC_RULES) for name, rule in metrics.items()},
         )
 
     def check(self, request: RunRequest, now: float) -> None:
-        """Raise PolicyRefusal, naming the first rule that `request` breaks.
+        """Raise PolicyRefusal, naming the first rule that `request` breaks. Needs no data.
 
         Args:
-            request: the run.
+            request: what is asked.
             now: seconds since the epoch, from `Ledger.now`, so that turning the clock back revives nothing.
         """
         for rule, allowed, message in self._verdicts(request, now):
             if not allowed:
                 raise PolicyRefusal(rule, message)
 
-    def purpose_limit(self, purpose: str) -> Budget:
-        """The part of the limit that may be spent on `purpose`. Raises PolicyRefusal if there is none."""
+    def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
+        """The same for what the site worked out from its own data, before it uses them.
+
+        Args:
+            purpose: what for.
+            noise_multiplier: noise standard deviation over the sensitivity.
+            patients: how many patients would be used. It never leaves the site.
+        """
+        training = purpose == TRAINING
+        least_patients = self.min_patients if training else self.min_evaluation_patients
+        for rule, value, least in (
+            ("run.min_noise_multiplier", noise_multiplier, self.min_noise_multiplier),
+            ("run.min_patients" if training else "evaluation.min_patients", patients, least_patients),
+        ):
+            if not value >= least:
+                raise PolicyRefusal(rule, f"allowed is at least {least:g}. Found {value:g}.")
+
+    def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
+        """The parts of the limit that hold for `purpose` and now. Raises PolicyRefusal if it is not allowed."""
         if purpose not in self.purposes:
-            raise PolicyRefusal("purposes", f"allowed are {sorted(self.purposes)}. Found {purpose!r}.")
-        return Budget(min(self.purposes[purpose], self.limit.epsilon), self.limit.delta)
+            raise PolicyRefusal("purposes", _says(sorted(self.purposes), purpose))
+        budget = Budget(min(self.purposes[purpose], self.limit.epsilon), self.limit.delta)
+        return (
+            Sublimit(f"purposes.{purpose}", budget, purpose=purpose),
+            Sublimit("period", self.period, since=now - self.period_days * _DAY),
+        )
 
     def metric_rule(self, name: str) -> str:
         """How the metric may leave the site: "none", "private" or "rounded"; "none" if it is not named."""
@@ -179,6 +225,9 @@ class SitePolicy:
             "adjacency": _ADJACENCIES.index(new.adjacency) > _ADJACENCIES.index(self.adjacency),
             "limit.epsilon": new.limit.epsilon > self.limit.epsilon,
             "limit.delta": new.limit.delta > self.limit.delta,
+            "period.days": new.period_days < self.period_days,
+            "period.epsilon": new.period.epsilon > self.period.epsilon,
+            "period.delta": new.period.delta > self.period.delta,
             "run.epsilon": new.run.epsilon > self.run.epsilon,
             "run.delta": new.run.delta > self.run.delta,
             "run.min_noise_multiplier": new.min_noise_multiplier < self.min_noise_multiplier,
@@ -187,6 +236,8 @@ class SitePolicy:
             "run.models": not new.models <= self.models,
             "run.trainable": not new.trainable <= self.trainable,
             "run.apps": not new.apps <= self.apps,
+            "run.columns": not new.columns <= self.columns,
+            "evaluation.min_patients": new.min_evaluation_patients < self.min_evaluation_patients,
             "purposes": any(most > self.purposes.get(name, 0.0) for name, most in new.purposes.items()),
             "metrics": any(_rank(new, name) > _rank(self, name) for name in new.metrics),
         }
@@ -212,17 +263,14 @@ class SitePolicy:
             ("run.max_records_per_patient", request.records_per_patient, self.max_records_per_patient),
         ):
             yield rule, 0 < value <= most, f"allowed is at most {most:g}. Found {value:g}."
-        for rule, value, least in (
-            ("run.min_noise_multiplier", request.noise_multiplier, self.min_noise_multiplier),
-            ("run.min_patients", request.patients, self.min_patients),
-        ):
-            yield rule, value >= least, f"allowed is at least {least:g}. Found {value:g}."
         for rule, name, names in (
             ("run.models", request.model, self.models),
             ("run.trainable", request.trainable, self.trainable),
             ("run.apps", request.app, self.apps),
         ):
             yield rule, name in names, _says(sorted(names), name)
+        unknown = request.columns - self.columns
+        yield "run.columns", not unknown, _says(sorted(self.columns), sorted(unknown))
         for name, way in request.metrics.items():
             allowed = self.metric_rule(name)
             yield "metrics", _at_least(_METRIC_RULES, way, allowed), f"{name}: {_says(allowed, way)}"

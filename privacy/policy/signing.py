@@ -23,11 +23,13 @@ class SignedPolicy:
     Attributes:
         policy: the rules.
         text: the file's exact text.
+        officer: public key of the officer who signed it, hexadecimal.
         countersigned: whether a second officer signed it too, so that it may widen the one before.
     """
 
     policy: SitePolicy
     text: str
+    officer: str
     countersigned: bool
 
 
@@ -73,19 +75,23 @@ def load_policy(
         raise PolicyError(f"{path} has a second signature that does not hold.")
     if countersigned and second is not None and second.public_bytes_raw() == officer.public_bytes_raw():
         raise PolicyError("The second officer's key must be another than the privacy officer's.")
-    return SignedPolicy(SitePolicy.parse(text.decode()), text.decode(), countersigned)
+    signer = officer.public_bytes_raw().hex()
+    return SignedPolicy(SitePolicy.parse(text.decode()), text.decode(), signer, countersigned)
 
 
 def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
     """Make `signed` the policy that the ledger records and its limit the one that holds.
 
     Raises:
-        PolicyRefusal: it widens a rule of the recorded policy, or the recorded limit, without a second signature.
+        PolicyRefusal: it widens a rule of the recorded policy, or the recorded limit, or another officer signed it,
+            without a second signature.
     """
-    before = ledger.policy
-    if before == signed.text:
+    before, officer = ledger.policy, ledger.officer
+    if before == signed.text and officer == signed.officer:
         return signed.policy
     if before is not None and not signed.countersigned:
+        if officer != signed.officer:
+            raise PolicyRefusal("officer", "another key signed than before: a second officer must sign too.")
         widened = SitePolicy.parse(before).widened_by(signed.policy)
         if widened:
             raise PolicyRefusal(
@@ -96,8 +102,28 @@ def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
         raise PolicyRefusal(
             "limit", f"the ledger's limit {held} would be widened: a second officer must sign too."
         )
-    ledger.record_policy(signed.text, asked, replaces=before, countersigned=signed.countersigned)
+    ledger.record_policy(
+        signed.text, asked, officer=signed.officer, replaces=before, countersigned=signed.countersigned
+    )
     return signed.policy
+
+
+def open_ledger(path: Path, key: Ed25519PrivateKey, signed: SignedPolicy) -> Ledger:
+    """Open a site's ledger under its policy; at the first start create it with the policy's limit.
+
+    Raises:
+        PolicyRefusal: see `adopt_policy`.
+        LedgerError: the ledger cannot be trusted, read or written.
+    """
+    if not path.exists():
+        Ledger.open(path, key, limit=signed.policy.limit).close()
+    ledger = Ledger.inspect(path, key)
+    try:
+        adopt_policy(ledger, signed)
+    except BaseException:
+        ledger.close()
+        raise
+    return ledger
 
 
 def _holds(key: Ed25519PublicKey, signature: bytes, text: bytes) -> bool:

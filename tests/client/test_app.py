@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MessageType, RecordDict
-from flwr.common.constant import SUPERLINK_NODE_ID
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
 from client.log import refusals
@@ -19,16 +17,9 @@ from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.models import build_model, trainable_state
 from privacy.report import read_statement
+from tests.client.requests import request
 
 Configured = Callable[..., RunConfig]
-TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
-
-
-def request(config: RunConfig, kind: str = MessageType.TRAIN, **changes: Any) -> Message:
-    arrays = {n: Array(v.numpy()) for n, v in trainable_state(build_model(config)).items()}
-    fields = {"server-round": 1, "run-id": "r", "run-config": to_json(config)} | changes
-    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(fields)})
-    return Message(content, dst_node_id=1, message_type=kind)
 
 
 def node(tmp_path: Path, **changes: Any) -> Context:

@@ -27,6 +27,11 @@ adjacency = "add_remove"
 epsilon = 8.0
 delta = 1e-5
 
+[period]
+days = 365
+epsilon = 6.0
+delta = 1e-5
+
 [run]
 epsilon = 4.0
 delta = 1e-5
@@ -36,6 +41,10 @@ max_records_per_patient = 4
 models = ["resnet18", "tiny"]
 trainable = ["lora"]
 apps = ["sha256:aa"]
+columns = ["finding", "image", "text"]
+
+[evaluation]
+min_patients = 200
 
 [purposes]
 training = 8.0
@@ -52,17 +61,17 @@ REQUEST = RunRequest(
     adjacency="add_remove",
     epsilon=4.0,
     delta=1e-5,
-    noise_multiplier=0.5,
-    patients=100,
     records_per_patient=4,
     model="tiny",
     trainable="lora",
     app="sha256:aa",
+    columns=frozenset({"finding", "image"}),
     metrics={"auroc": "private", "loss": "rounded"},
 )
 
 
 def _changed(text: str, **replacements: str) -> str:
+    """The text with the first line of each of these keys replaced."""
     lines = []
     for line in text.splitlines():
         name = line.split(" = ")[0]
@@ -90,13 +99,11 @@ def test_a_run_within_every_rule_is_allowed() -> None:
         ({"epsilon": float("inf")}, "run.epsilon"),
         ({"epsilon": -1.0}, "run.epsilon"),
         ({"delta": 1.1e-5}, "run.delta"),
-        ({"noise_multiplier": 0.49}, "run.min_noise_multiplier"),
-        ({"noise_multiplier": float("nan")}, "run.min_noise_multiplier"),
-        ({"patients": 99}, "run.min_patients"),
         ({"records_per_patient": 5}, "run.max_records_per_patient"),
         ({"model": "gpt"}, "run.models"),
         ({"trainable": "full"}, "run.trainable"),
         ({"app": "sha256:ab"}, "run.apps"),
+        ({"columns": frozenset({"finding", "name"})}, "run.columns"),
         ({"metrics": {"auroc": "rounded"}}, "metrics"),
         ({"metrics": {"age": "private"}}, "metrics"),
         ({"metrics": {"loss": "raw"}}, "metrics"),
@@ -107,6 +114,25 @@ def test_every_refusal_names_its_rule(change: dict[str, object], rule: str) -> N
         SitePolicy.parse(TEXT).check(dataclasses.replace(REQUEST, **change), NOW)
     assert refusal.value.rule == rule
     assert str(refusal.value).startswith(rule)
+
+
+@pytest.mark.parametrize(
+    ("purpose", "noise", "patients", "rule"),
+    [
+        ("training", 0.49, 100, "run.min_noise_multiplier"),
+        ("training", float("nan"), 100, "run.min_noise_multiplier"),
+        ("training", 0.5, 99, "run.min_patients"),
+        ("evaluation", 0.5, 199, "evaluation.min_patients"),
+        ("evaluation", 0.4, 200, "run.min_noise_multiplier"),
+    ],
+)
+def test_what_the_site_worked_out_is_judged_too(purpose: str, noise: float, patients: int, rule: str) -> None:
+    policy = SitePolicy.parse(TEXT)
+    policy.check_plan("training", 0.5, 100)
+    policy.check_plan("evaluation", 0.5, 200)
+    with pytest.raises(PolicyRefusal) as refusal:
+        policy.check_plan(purpose, noise, patients)
+    assert refusal.value.rule == rule
 
 
 def test_a_policy_ends_with_its_day() -> None:
@@ -124,12 +150,14 @@ def test_a_stricter_relation_or_unit_is_enforced() -> None:
         policy.check(REQUEST, NOW)
 
 
-def test_purposes_are_parts_of_the_limit() -> None:
+def test_purpose_and_period_are_parts_of_the_limit() -> None:
     policy = SitePolicy.parse(TEXT)
-    assert policy.purpose_limit("tuning") == Budget(1.0, 1e-5)
-    assert SitePolicy.parse(_changed(TEXT, tuning="100")).purpose_limit("tuning") == policy.limit
+    purpose, period = policy.sublimits("tuning", NOW)
+    assert (purpose.name, purpose.budget, purpose.purpose) == ("purposes.tuning", Budget(1.0, 1e-5), "tuning")
+    assert (period.budget, period.since) == (Budget(6.0, 1e-5), NOW - 365 * 86_400)
+    assert SitePolicy.parse(_changed(TEXT, tuning="100")).sublimits("tuning", NOW)[0].budget == policy.limit
     with pytest.raises(PolicyRefusal, match="purposes"):
-        policy.purpose_limit("sale")
+        policy.sublimits("sale", NOW)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +199,8 @@ POLICIES = st.builds(
     unit=UNITS,
     adjacency=RELATIONS,
     limit=st.builds(Budget, LEVELS, st.just(1e-5)),
+    period_days=LEVELS,
+    period=st.builds(Budget, LEVELS, st.just(1e-5)),
     run=st.builds(Budget, LEVELS, st.sampled_from([1e-5, 1e-6])),
     min_noise_multiplier=LEVELS,
     min_patients=st.integers(1, 3),
@@ -178,6 +208,8 @@ POLICIES = st.builds(
     models=NAMES,
     trainable=NAMES,
     apps=NAMES,
+    columns=NAMES,
+    min_evaluation_patients=st.integers(1, 3),
     purposes=st.dictionaries(st.sampled_from(["a", "b"]), LEVELS),
     metrics=st.dictionaries(st.sampled_from(["a", "b"]), RULES),
 )
@@ -188,20 +220,21 @@ REQUESTS = st.builds(
     adjacency=RELATIONS,
     epsilon=LEVELS,
     delta=st.sampled_from([1e-5, 1e-6]),
-    noise_multiplier=LEVELS,
-    patients=st.integers(1, 3),
     records_per_patient=st.integers(1, 3),
     model=st.sampled_from(["a", "b", "c"]),
     trainable=st.sampled_from(["a", "b", "c"]),
     app=st.sampled_from(["a", "b", "c"]),
+    columns=NAMES,
     metrics=st.dictionaries(st.sampled_from(["a", "b", "c"]), RULES),
 )
 
 
-def _allows(policy: SitePolicy, request: RunRequest) -> bool:
+def _allows(policy: SitePolicy, request: RunRequest, noise: float, patients: int) -> bool:
     try:
         policy.check(request, NOW)
-        policy.purpose_limit(request.purpose)
+        policy.check_plan("training", noise, patients)
+        policy.check_plan("evaluation", noise, patients)
+        policy.sublimits(request.purpose, NOW)
     except PolicyRefusal:
         return False
     return True
@@ -213,6 +246,8 @@ PERMISSIVE = SitePolicy(
     unit="record",
     adjacency="add_remove",
     limit=Budget(2.0, 1e-5),
+    period_days=1.0,
+    period=Budget(2.0, 1e-5),
     run=Budget(2.0, 1e-5),
     min_noise_multiplier=0.5,
     min_patients=1,
@@ -220,6 +255,8 @@ PERMISSIVE = SitePolicy(
     models=frozenset("abc"),
     trainable=frozenset("abc"),
     apps=frozenset("abc"),
+    columns=frozenset("abc"),
+    min_evaluation_patients=1,
     purposes={"a": 2.0, "b": 2.0},
     metrics={"a": "rounded", "b": "rounded", "c": "rounded"},
 )
@@ -231,12 +268,24 @@ def _partly(changed: SitePolicy, fields: set[str]) -> SitePolicy:
 
 
 @settings(max_examples=400, deadline=None)
-@given(old=POLICIES, new=POLICIES, request_=REQUESTS, in_old=CHANGES, in_new=CHANGES)
+@given(
+    old=POLICIES,
+    new=POLICIES,
+    request_=REQUESTS,
+    worked_out=st.tuples(LEVELS, st.integers(1, 3)),
+    in_old=CHANGES,
+    in_new=CHANGES,
+)
 def test_whatever_a_successor_newly_allows_it_was_widened_for(
-    old: SitePolicy, new: SitePolicy, request_: RunRequest, in_old: set[str], in_new: set[str]
+    old: SitePolicy,
+    new: SitePolicy,
+    request_: RunRequest,
+    worked_out: tuple[float, int],
+    in_old: set[str],
+    in_new: set[str],
 ) -> None:
     before, after = _partly(old, in_old), _partly(new, in_new)
-    if _allows(after, request_) and not _allows(before, request_):
+    if _allows(after, request_, *worked_out) and not _allows(before, request_, *worked_out):
         assert before.widened_by(after)
 
 
@@ -247,7 +296,8 @@ def test_whatever_a_successor_newly_allows_it_was_widened_for(
         ({"expires": "2028-01-01"}, "expires"),
         ({"unit": '"study"'}, "unit"),
         ({"min_noise_multiplier": "0.4"}, "run.min_noise_multiplier"),
-        ({"min_patients": "99"}, "run.min_patients"),
+        ({"days": "364"}, "period.days"),
+        ({"columns": '["finding", "image", "text", "age"]'}, "run.columns"),
         ({"max_records_per_patient": "5"}, "run.max_records_per_patient"),
         ({"models": '["resnet18", "tiny", "other"]'}, "run.models"),
         ({"trainable": '["lora", "full"]'}, "run.trainable"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.keys import load_or_create_key
+from privacy.keys import load_or_create_key
 from privacy.ledger import verify_export
 from tests.simulations.conftest import small
 

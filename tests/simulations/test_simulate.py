@@ -19,11 +19,11 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 
-from client.keys import load_or_create_key
 from mmmed.config import resolve
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
 from privacy.accounting import epsilon
+from privacy.keys import load_or_create_key
 from privacy.ledger import Budget, Ledger
 from privacy.report import shown
 from tests.simulations.conftest import ROOT, SMALL, small

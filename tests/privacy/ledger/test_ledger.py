@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from privacy.accounting import DpSgdEvent, adaptive_epsilon, calibrate_noise_multiplier, epsilon
 from privacy.errors import BudgetExceeded, LedgerError
-from privacy.ledger import Budget, Ledger, charged_event, dataset_identity, verify_export
+from privacy.ledger import Budget, Ledger, Sublimit, charged_event, dataset_identity, verify_export
 from tests.privacy.ledger.cohort import SECRET, patients
 
 Open = Callable[[], Ledger]
@@ -422,18 +422,20 @@ def test_no_sequence_of_requests_spends_a_patient_beyond_the_limit(
 
 
 def test_a_purpose_has_its_own_part_of_the_limit(reopen: Open) -> None:
-    part = Budget(3.0, 1e-5)
+    def part(purpose: str) -> list[Sublimit]:
+        return [Sublimit(f"the limit for {purpose}", Budget(3.0, 1e-5), purpose=purpose)]
+
     with reopen() as ledger:
 
         def tune(name: str, purpose: str = "tuning") -> None:
-            plan = ledger.plan(ALL, name, RUN, 1e-5, 1.0, purpose=purpose, purpose_limit=part)
+            plan = ledger.plan(ALL, name, RUN, 1e-5, 1.0, purpose=purpose, sublimits=part(purpose))
             ledger.reserve(plan, 1, 1)
 
         tune("first")
         with pytest.raises(BudgetExceeded, match="the limit for tuning is 3"):
             tune("second")
         with pytest.raises(BudgetExceeded, match="the limit for tuning is 3"):
-            ledger.check(ALL, RUN, 1e-5, "tuning", part)
+            ledger.check(ALL, RUN, 1e-5, part("tuning"))
         tune("third", purpose="training")
         _plan(ledger, "fourth")
 
@@ -443,13 +445,13 @@ def test_a_recorded_policy_sets_the_limit_and_only_two_officers_raise_it(
 ) -> None:
     with Ledger.open(path, key, limit=Budget(8.0, 1e-5)) as ledger:
         assert ledger.policy is None
-        ledger.record_policy("tighter", Budget(4.0, 1e-5), replaces=None)
+        ledger.record_policy("tighter", Budget(4.0, 1e-5), officer="aa", replaces=None)
         assert (ledger.policy, ledger.limit) == ("tighter", Budget(4.0, 1e-5))
         with pytest.raises(LedgerError, match="above the recorded"):
-            ledger.record_policy("wider", Budget(5.0, 1e-5), replaces="tighter")
+            ledger.record_policy("wider", Budget(5.0, 1e-5), officer="aa", replaces="tighter")
         with pytest.raises(LedgerError, match="Another process"):
-            ledger.record_policy("lost", Budget(1.0, 1e-5), replaces=None)
-        ledger.record_policy("wider", Budget(5.0, 1e-5), replaces="tighter", countersigned=True)
+            ledger.record_policy("lost", Budget(1.0, 1e-5), officer="aa", replaces=None)
+        ledger.record_policy("wider", Budget(5.0, 1e-5), officer="aa", replaces="tighter", countersigned=True)
     with Ledger.open(path, key, limit=Budget(5.0, 1e-5)) as ledger:
         assert ledger.policy == "wider"
         ledger.verify()

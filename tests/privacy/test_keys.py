@@ -8,8 +8,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from client.keys import derive_secret, load_or_create_key
-from mmmed.errors import RunError
+from privacy.errors import SigningKeyError
+from privacy.keys import derive_secret, load_or_create_key
 
 
 def raw(key: Ed25519PrivateKey) -> bytes:
@@ -33,7 +33,7 @@ def test_another_file_is_not_taken_for_a_key(tmp_path: Path, content: bytes | No
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
     path.write_bytes(content)
-    with pytest.raises(RunError, match=r"site\.key"):
+    with pytest.raises(SigningKeyError, match=r"site\.key"):
         load_or_create_key(path)
     assert path.read_bytes() == content
 

@@ -1,0 +1,56 @@
+"""What a run's configuration asks of a site, in the terms of the site's policy. Reads no data."""
+
+from __future__ import annotations
+
+import math
+
+from mmmed.config import RunConfig
+from privacy.policy import EVALUATION, TRAINING, RunRequest
+
+UNIT, ADJACENCY = "patient", "add_remove"  # what client.rounds does, whatever is asked
+INSTALLED = "installed"  # the site's own code, no bundle
+METRICS = ("auroc", "calibration")
+
+
+def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
+    """The request that `config` makes.
+
+    Args:
+        config: the run's configuration, as the server sent it.
+        purpose: "training" or "evaluation".
+        app: digest of the application bundle that brought it, "installed" for none.
+    """
+    training, privacy = config.training, config.privacy
+    return RunRequest(
+        purpose=purpose,
+        unit=UNIT,
+        adjacency=ADJACENCY,
+        epsilon=_epsilon(config, purpose),
+        delta=privacy.delta,
+        records_per_patient=training.records_per_patient if purpose == TRAINING else 1,
+        model=model_name(config),
+        trainable=config.model.trainable,
+        app=app,
+        columns=_columns(config),
+        metrics=dict.fromkeys(METRICS, privacy.metrics) if purpose == EVALUATION else {},
+    )
+
+
+def model_name(config: RunConfig) -> str:
+    """A model's name in a policy: image encoder, local weights if any, and text encoder."""
+    model = config.model
+    weights = f":{model.image_weights}" if model.image_weights else ""
+    return f"{model.image}{weights}+{model.text}"
+
+
+def _epsilon(config: RunConfig, purpose: str) -> float:
+    privacy = config.privacy
+    if not privacy.enabled:
+        return math.inf
+    return privacy.target_epsilon if purpose == TRAINING else privacy.metrics_epsilon
+
+
+def _columns(config: RunConfig) -> frozenset[str]:
+    data = config.data
+    named = (config.task.label, data.image, data.text, data.fold, *data.where)
+    return frozenset(column for column in named if column)

@@ -1,0 +1,51 @@
+"""From a node's own configuration to its site, opened for a request that the site's policy allows.
+
+The policy is judged before any record is read. From the server comes no more than the run's configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from client.hospital import open_hospital
+from client.hospital import state_of as hospital_state
+from client.judge import INSTALLED
+from client.simulated import open_partition
+from client.simulated import state_of as simulated_state
+from client.site import Site
+from mmmed.errors import DataError
+
+SITE_DIR = "site-dir"
+
+
+def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
+    """Open the site that a node's own configuration names, for one request.
+
+    Args:
+        node: the node's configuration: ``site-dir`` at a hospital, else ``partition-id`` and
+            ``num-partitions`` in a simulation.
+        run_config: JSON of the run configuration's flat form.
+        purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
+
+    Raises:
+        PolicyError: the site's policy is missing, not signed as it must be, or does not allow the request.
+        DataError: the site's data cannot be used as the run asks.
+        ConfigError: the run configuration is not valid.
+    """
+    if SITE_DIR in node:
+        app = node.get("app-digest", INSTALLED)
+        return open_hospital(_folder(node), run_config, purpose, str(app))
+    return open_partition(node, run_config, purpose)
+
+
+def state_dir(node: Mapping[str, object]) -> Path:
+    """Where the node's site keeps its state, and its log, whether or not the site can be opened."""
+    return hospital_state(_folder(node)) if SITE_DIR in node else simulated_state(node)
+
+
+def _folder(node: Mapping[str, object]) -> Path:
+    folder = node[SITE_DIR]
+    if not isinstance(folder, str) or not folder:
+        raise DataError(f"the node's configuration: {SITE_DIR} must name the site's folder. Found {folder!r}")
+    return Path(folder)

@@ -1,0 +1,133 @@
+"""A site of a simulation: one of several in one table, on the researcher's own machine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from client.judge import INSTALLED, asked
+from client.site import Site, split_patients
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json
+from mmmed.data.loader import load_site
+from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.data.source import locate
+from mmmed.errors import DataError
+from mmmed.models import load_tokenizer
+from mmmed.paths import cache_home
+from privacy.errors import PlanError, PolicyError
+from privacy.keys import load_or_create_key
+from privacy.ledger import Budget
+from privacy.planning import check_delta, schedule
+from privacy.policy import Policy, SimulationPolicy, SitePolicy
+
+STATE_DIR = "MMMED_STATE_DIR"
+
+
+def open_partition(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
+    """Open the site that ``partition-id`` numbers. See `client.site.open_site`."""
+    partition, count = node.get("partition-id"), node.get("num-partitions")
+    if not isinstance(partition, int) or not isinstance(count, int):
+        raise DataError(
+            "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
+        )
+    config = from_flat(flat_from_json(run_config))
+    policy = _policy(node, config)
+    policy.check(asked(config, purpose, INSTALLED), time.time())
+    return replace(_open(run_config, partition, count, state_of(node)), policy=policy)
+
+
+def state_of(node: Mapping[str, object]) -> Path:
+    """The node's own ``state-dir``, else a folder below `$MMMED_STATE_DIR` or the home."""
+    own = node.get("state-dir")
+    if isinstance(own, str) and own:
+        return Path(own)
+    root = os.environ.get(STATE_DIR)
+    return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{node.get('partition-id')}"
+
+
+def simulated_manifest(config: RunConfig) -> Manifest:
+    """The table of all simulated sites."""
+    return read_manifest(locate(config.data.source), config.data, config.task)
+
+
+def check_site(manifest: Manifest, config: RunConfig) -> int:
+    """Check that a site's records can train as the run asks; returns how many patients it trains on.
+
+    Reads and caches the images; keeps no other state.
+
+    Raises:
+        DataError: unreadable images, or no patient to train on.
+        PlanError: delta or batch size does not suit the site.
+    """
+    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    patients = load_site(manifest, config, tokenizer, cache_home() / "images").train.patients
+    try:
+        if config.privacy.enabled:
+            check_delta(config.privacy.delta, patients)
+        schedule(
+            patients=patients,
+            batch_size=config.training.batch_size,
+            local_epochs=config.training.local_epochs,
+        )
+    except PlanError as error:
+        raise PlanError(f"site {manifest.sites[0]} ({patients} patients to train on): {error}") from error
+    return patients
+
+
+def open_simulated(manifest: Manifest, config: RunConfig, state: Path, policy: Policy | None = None) -> Site:
+    """Open one site, whose records are `manifest`; by default everything within the run's target is allowed."""
+    state.mkdir(parents=True, exist_ok=True)
+    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    patients, others = split_patients(manifest, config)
+    return Site(
+        name=manifest.sites[0],
+        data=load_site(manifest, config, tokenizer, cache_home() / "images"),
+        patients=patients,
+        held_out=others,
+        state=state,
+        key=load_or_create_key(state / "site.key"),
+        policy=policy or _permissive(config),
+        simulated=True,
+    )
+
+
+def read_trial_policy(path: Path) -> SitePolicy:
+    """A policy to try in a simulation. It needs no signature: the researcher owns the data and signs for nobody.
+
+    Raises:
+        PolicyError: it cannot be read.
+    """
+    try:
+        return SitePolicy.parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: cannot be read: {error}") from error
+
+
+def _policy(node: Mapping[str, object], config: RunConfig) -> Policy:
+    path, epsilon, delta = node.get("policy"), node.get("limit-epsilon"), node.get("limit-delta")
+    if isinstance(path, str):
+        return read_trial_policy(Path(path))
+    if isinstance(epsilon, float) and isinstance(delta, float):
+        return SimulationPolicy(Budget(epsilon, delta))
+    return _permissive(config)
+
+
+def _permissive(config: RunConfig) -> SimulationPolicy:
+    return SimulationPolicy(Budget(config.privacy.target_epsilon, config.privacy.delta))
+
+
+@lru_cache(maxsize=64)
+def _open(run_config: str, partition: int, count: int, state: Path) -> Site:
+    config = from_flat(flat_from_json(run_config))
+    manifest = simulated_manifest(config)
+    if count != len(manifest.sites):
+        raise DataError(
+            f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "
+            f"has {count} nodes. Start one node a site"
+        )
+    return open_simulated(manifest.of_site(manifest.sites[partition]), config, state)

@@ -1,0 +1,31 @@
+"""The policy of a simulated site that has none: the data are generated or public, so everything may be tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privacy.ledger import Budget, Sublimit
+from privacy.policy.rules import RunRequest
+
+SHOWN = "shown"  # a metric leaves as it is; no site policy can say so
+
+
+@dataclass(frozen=True)
+class SimulationPolicy:
+    """Allows everything within `limit`. No hospital has it: a deployed site without a signed policy refuses."""
+
+    limit: Budget
+
+    def check(self, request: RunRequest, now: float) -> None:
+        """Allow."""
+
+    def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
+        """Allow."""
+
+    def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
+        """None."""
+        return ()
+
+    def metric_rule(self, name: str) -> str:
+        """As it is."""
+        return SHOWN

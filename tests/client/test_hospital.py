@@ -1,0 +1,256 @@
+"""A deployed site answers from its own folder, under its officer's policy, whatever the server sends."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from flwr.app import Context, Message, MessageType, RecordDict
+
+from client.app import app
+from client.hospital import SiteFolder, open_hospital
+from client.log import refusals
+from client.release import Refusal
+from mmmed.config import RunConfig
+from mmmed.config.sources import to_json
+from privacy.errors import LedgerError, PolicyRefusal
+from privacy.keys import public_pem
+from privacy.policy import TRAINING, sign_policy
+from privacy.report import read_statement
+from tests.client.requests import request
+
+if TYPE_CHECKING:
+    from tests.client.conftest import Hospital
+
+Configured = Callable[..., RunConfig]
+
+
+def node(hospital: Hospital, **more: Any) -> Context:
+    own = {"site-dir": str(hospital.path)} | more
+    return Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
+
+
+def refused(reply: Message) -> str:
+    assert reply.has_error()
+    return reply.error.reason
+
+
+def test_a_hospital_trains_on_its_own_data_and_states_its_spending(
+    hospital: Hospital, configured: Configured
+) -> None:
+    config = configured(data={"source": "/the/servers/idea", "table": "x.csv", "patient": "study_id"})
+    reply = app(request(config), node(hospital))
+    assert not reply.has_error(), refusals(hospital.state)
+    stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))
+    assert stated.site == "north" and stated.epsilon <= 8 and not stated.metrics_shown
+    assert dict(reply.content["metrics"]) == {"weight": 1.0}
+    assert hospital.state.stat().st_mode & 0o077 == 0
+    folder = SiteFolder(hospital.path)
+    with folder.ledger(folder.policy()) as ledger:
+        (plan,) = ledger.plans()
+        assert plan.purpose == TRAINING and sum(e.steps for e in ledger.events()) == stated.steps
+        assert ledger.limit.epsilon == 12
+
+
+def test_the_site_says_who_its_patients_are_and_which_rows_it_offers(
+    hospital: Hospital, configured: Configured, hospitals: Path
+) -> None:
+    config = configured(data={"patient": "study_id", "site": "image", "where": {"image": "a.dcm"}})
+    seen = SiteFolder(hospital.path).data_config(config).data
+    assert (seen.source, seen.table) == (str(hospitals), "data.csv")
+    assert (seen.patient, seen.study, seen.site) == ("patient_id", "study_id", "site")
+    assert seen.where == {"image": "a.dcm", **hospital.site["where"]}
+    reply = app(request(configured(data={"where": {"site": "other"}})), node(hospital))
+    assert refused(reply) == Refusal.POLICY  # the policy lists no such column
+    hospital.sign(by_two=True, run__columns=["finding", "image", "text", "site"])
+    reply = app(request(configured(data={"where": {"site": "other"}})), node(hospital))
+    assert refused(reply) == Refusal.REQUEST
+
+
+@pytest.mark.parametrize(
+    ("sections", "rule"),
+    [
+        ({"privacy": {"enabled": False}}, "run.epsilon"),
+        ({"privacy": {"target_epsilon": 8.1}}, "run.epsilon"),
+        ({"privacy": {"delta": 2e-3}}, "run.delta"),
+        ({"training": {"records_per_patient": 3}}, "run.max_records_per_patient"),
+        ({"model": {"image": "resnet18"}}, "run.models"),
+        ({"model": {"text": "/etc"}}, "run.models"),
+        ({"model": {"image_weights": "/etc/passwd"}}, "run.models"),
+        ({"model": {"trainable": "fusion-head"}}, "run.trainable"),
+        ({"task": {"label": "patient_id"}}, "run.columns"),
+        ({"data": {"text": "site"}}, "run.columns"),
+        ({"data": {"fold": "study_id"}}, "run.columns"),
+        ({"data": {"where": {"patient_id": "p1"}}}, "run.columns"),
+    ],
+)
+def test_a_refusal_names_its_rule_at_the_site_and_nothing_but_a_code_elsewhere(
+    hospital: Hospital, configured: Configured, sections: dict[str, Any], rule: str
+) -> None:
+    hospital.write_site(dataset="/not/there")  # no data are looked for before the policy allows it
+    reply = app(request(configured(**sections)), node(hospital))
+    assert refused(reply) == Refusal.POLICY
+    (line,) = refusals(hospital.state)
+    assert f"PolicyRefusal: {rule}:" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "sections", "rule"),
+    [
+        ({"run__min_patients": 10_000}, {}, "run.min_patients"),
+        ({"run__min_noise_multiplier": 50.0}, {}, "run.min_noise_multiplier"),
+        ({"expires": date(2020, 1, 1)}, {}, "expires"),
+        ({"run__apps": ["sha256:aa"]}, {}, "run.apps"),
+        ({"unit": "study"}, {}, None),
+        ({"adjacency": "replace_one"}, {}, "adjacency"),
+        ({"purposes": {"evaluation": 1.0}}, {}, "purposes"),
+    ],
+)
+def test_the_policy_holds_for_what_the_site_works_out_itself(
+    hospital: Hospital,
+    configured: Configured,
+    change: dict[str, Any],
+    sections: dict[str, Any],
+    rule: str | None,
+) -> None:
+    hospital.sign(**change)
+    reply = app(request(configured(**sections)), node(hospital))
+    if rule is None:
+        assert not reply.has_error()
+        return
+    assert refused(reply) == Refusal.POLICY
+    assert rule in refusals(hospital.state)[0]
+    folder = SiteFolder(hospital.path)
+    with folder.ledger(folder.policy()) as ledger:
+        assert not ledger.events()
+
+
+@pytest.mark.parametrize("rule", ["limit", "period", "purposes"])
+def test_runs_share_the_limits_of_the_policy(hospital: Hospital, configured: Configured, rule: str) -> None:
+    generous = {"limit__epsilon": 30.0, "period__epsilon": 30.0, "purposes": {"training": 30.0}}
+    change = {"purposes": {"training": 9.0}} if rule == "purposes" else {f"{rule}__epsilon": 9.0}
+    hospital.sign(**(generous | change))
+    config = configured(federation={"rounds": 1})
+    assert not app(request(config), node(hospital)).has_error()
+    assert refused(app(request(config, **{"run-id": "another"}), node(hospital))) == Refusal.BUDGET
+    assert rule in refusals(hospital.state)[0]
+
+
+def test_a_policy_that_became_stricter_stops_a_run_on_its_way(
+    hospital: Hospital, configured: Configured
+) -> None:
+    config = configured()
+    assert not app(request(config), node(hospital)).has_error()
+    hospital.sign(limit__epsilon=4.0)
+    reply = app(request(config, **{"server-round": 2}), node(hospital))
+    assert refused(reply) == Refusal.BUDGET
+    assert "4" in refusals(hospital.state)[0]
+
+
+def test_without_a_policy_that_holds_nothing_is_done(hospital: Hospital, configured: Configured) -> None:
+    path = hospital.path / "site-policy.toml"
+    signature = path.with_name(path.name + ".sig")
+    text, signed = path.read_text(), signature.read_text()
+
+    def refuses(match: str) -> None:
+        reply = app(request(configured()), node(hospital))
+        assert refused(reply) == Refusal.NO_POLICY
+        assert match in refusals(hospital.state)[-1]
+        assert not (hospital.state / "ledger.db").exists()
+        path.write_text(text)
+        signature.write_text(signed)
+
+    path.unlink()
+    refuses("cannot be read")
+    signature.unlink()
+    refuses("cannot be read")
+    path.write_text(text.replace("12.0", "99.0"))
+    refuses("was edited")
+    sign_policy(path, Ed25519PrivateKey.generate())
+    refuses("another key")
+    hospital.write_site(name="south")
+    refuses("is for site 'north'")
+
+
+def test_another_officer_or_a_wider_policy_needs_a_second_signature(
+    hospital: Hospital, configured: Configured
+) -> None:
+    assert not app(request(configured()), node(hospital)).has_error()
+    hospital.sign(run__epsilon=9.0)
+    assert refused(app(request(configured()), node(hospital))) == Refusal.POLICY
+    hospital.sign(run__epsilon=8.0)
+    hospital.officer = Ed25519PrivateKey.generate()
+    (hospital.path / "officer.pub").write_text(public_pem(hospital.officer.public_key()))
+    hospital.sign()
+    assert refused(app(request(configured()), node(hospital))) == Refusal.POLICY
+    assert "officer: another key" in refusals(hospital.state)[-1]
+    hospital.sign(by_two=True, run__epsilon=9.0)
+    assert not app(request(configured()), node(hospital)).has_error()
+
+
+def test_a_ledger_that_is_gone_is_not_begun_anew(hospital: Hospital, configured: Configured) -> None:
+    assert not app(request(configured()), node(hospital)).has_error()
+    for file in hospital.state.glob("ledger.db*"):
+        file.unlink()
+    assert refused(app(request(configured()), node(hospital))) == Refusal.LEDGER
+
+
+def test_patients_in_a_renamed_data_set_keep_their_spend(
+    hospital: Hospital, configured: Configured, hospitals: Path, tmp_path: Path
+) -> None:
+    hospital.sign(limit__epsilon=9.0)
+    config = configured(federation={"rounds": 1})
+    assert not app(request(config), node(hospital)).has_error()
+    shutil.copytree(hospitals, tmp_path / "renamed")
+    hospital.write_site(dataset=str(tmp_path / "renamed"))
+    assert refused(app(request(config, **{"run-id": "again"}), node(hospital))) == Refusal.BUDGET
+    # another split: most of the patients were trained on before
+    other = configured(federation={"rounds": 1}, training={"seed": 1, "batch_size": 8, "local_epochs": 1.0})
+    assert refused(app(request(other, **{"run-id": "once more"}), node(hospital))) == Refusal.BUDGET
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("", "version"),
+        ("version = 2\nname = 'a'", "version"),
+        ("version = 1\nname = 'a'\nsimulated = true", "simulated"),
+        ("version = 1\nname = '../a'", "name"),
+        ("version = ", "TOML"),
+    ],
+)
+def test_a_site_toml_that_is_wrong_is_named(hospital: Hospital, content: str, match: str) -> None:
+    (hospital.path / "site.toml").write_text(content)
+    with pytest.raises(Exception, match=match) as error:
+        SiteFolder(hospital.path)
+    assert "site.toml" in str(error.value)
+
+
+def test_a_broken_site_folder_refuses_and_logs(hospital: Hospital, configured: Configured) -> None:
+    (hospital.path / "site.toml").unlink()
+    assert refused(app(request(configured()), node(hospital))) == Refusal.REQUEST
+    assert "site.toml" in refusals(hospital.state)[0]
+
+
+def test_nothing_of_the_data_leaves_by_evaluation(hospital: Hospital, configured: Configured) -> None:
+    reply = app(request(configured(), MessageType.EVALUATE), node(hospital))
+    assert not reply.has_error() and dict(reply.content["metrics"]) == {"weight": 1.0}
+
+
+def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
+    config = to_json(configured())
+    assert open_hospital(hospital.path, config, TRAINING, "installed").name == "north"
+    with pytest.raises(PolicyRefusal, match=r"run\.apps"):
+        open_hospital(hospital.path, config, TRAINING, "sha256:bb")
+    (hospital.state / "ledger.db").write_bytes(b"no ledger")
+    with pytest.raises(LedgerError):
+        open_hospital(hospital.path, config, TRAINING, "installed")
+    (hospital.path / "officer.pub").write_text("no key")
+    with pytest.raises(Exception, match=r"officer\.pub"):
+        open_hospital(hospital.path, config, TRAINING, "installed")
