@@ -10,6 +10,7 @@ from privacy.policy import EVALUATION, TRAINING, RunRequest
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.rounds does, whatever is asked
 INSTALLED = "installed"  # the site's own code, no bundle
 METRICS = ("auroc", "calibration")
+_SITES_OWN = ("source", "table", "patient", "study", "site")  # a run's words for these are not read
 
 
 def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
@@ -51,6 +52,9 @@ def _epsilon(config: RunConfig, purpose: str) -> float:
 
 
 def _columns(config: RunConfig) -> frozenset[str]:
-    data = config.data
-    named = (config.task.label, data.image, data.text, data.fold, *data.where)
+    """Every name in the data section that is not the site's to choose: a key that is added later counts as well."""
+    named = [config.task.label]
+    for key, value in config.data.model_dump().items():
+        if key not in _SITES_OWN and not isinstance(value, bool | int | float):
+            named += [value] if isinstance(value, str) else list(value)
     return frozenset(column for column in named if column)
