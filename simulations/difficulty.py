@@ -25,8 +25,7 @@ from torch.nn import functional
 from mmmed.config import DataConfig, RunConfig, TrainingConfig
 from mmmed.data import demo
 from mmmed.data.batch import Batch, Input
-from mmmed.data.cache import preprocess
-from mmmed.data.image import read_image
+from mmmed.data.image import preprocess, read_image
 from mmmed.inference import Evaluation, Predictions, evaluate
 from mmmed.models import build_model, load_tokenizer
 from mmmed.training import make_optimizer, probabilities, record_losses

@@ -1,15 +1,16 @@
-"""Images decoded and resized once, kept as a memory-mapped array.
+"""Files decoded and resized once, kept as memory-mapped arrays.
 
-A cache folder holds ``index.sqlite`` and one ``*.pixels`` file for each image format: rows of uint16, all of
-one size, appended and never moved. A row is keyed by the SHA-256 of the file it came from, the format by
-size, channels and `PREPROCESSING_VERSION`; so a changed file or option builds just its own rows. The index is
-written after the rows it names, in transactions: whatever interrupts a build, the rows it names are whole.
-File names are kept only as keyed hashes.
+A cache folder holds ``index.sqlite`` and one ``*.pixels`` file for each form that files are brought into (images
+of 64 x 64 pixels, say): rows of uint16, all of one shape, appended and never moved. A row is keyed by the
+SHA-256 of the file it came from, the form by its name, which states its version and options; so a changed file
+or option builds just its own rows. The index is written after the rows it names, in transactions: whatever
+interrupts a build, the rows it names are whole. File names are kept only as keyed hashes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import secrets
 import sqlite3
@@ -20,17 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from filelock import FileLock
-from torch.nn import functional
 
-from mmmed.data.image import read_image
 from mmmed.errors import DataError
-
-PREPROCESSING_VERSION = 1  # raise it whenever `preprocess` or `read_image` gives other values
 
 _LARGEST = np.float32(65535)
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20  # built between two commits
@@ -40,44 +37,27 @@ _SHOWN_ERRORS = 10
 Progress = Callable[[int, int], None]
 
 
-def preprocess(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize (C, H, W) float32 to fit into (C, size, size), aspect kept, centred on black.
-
-    Bilinear with an antialiasing filter of the scale's width. MONAI's ``Resize`` is not used: its Gaussian
-    prefilter takes a second for one film of 2048 x 2500 pixels, this takes 6 ms.
-    """
-    height, width = image.shape[1:]
-    scale = size / max(height, width)
-    target = (max(1, round(height * scale)), max(1, round(width * scale)))
-    resized = functional.interpolate(
-        torch.from_numpy(image)[None], size=target, mode="bilinear", antialias=True, align_corners=False
-    )[0]
-    top, left = (size - target[0]) // 2, (size - target[1]) // 2
-    margins = (left, size - target[1] - left, top, size - target[0] - top)
-    return functional.pad(resized, margins).clamp_(0, 1).numpy()
-
-
-class _Format(NamedTuple):
-    """What all rows of one pixel file share."""
-
-    size: int
-    channels: int
+class Form(Protocol):
+    """How a file becomes a row: `mmmed.data.image.ImageForm` and its like."""
 
     @property
     def name(self) -> str:
-        return f"v{PREPROCESSING_VERSION}-{self.channels}x{self.size}x{self.size}"
+        """Names the version and all options, and is part of a file name: equal names mean equal values."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
+    def shape(self) -> tuple[int, ...]:
+        """Of a row."""
 
-    @property
-    def row_bytes(self) -> int:
-        return self.channels * self.size * self.size * 2
+    def build(self, path: Path) -> np.ndarray:
+        """The file as float32 of `shape` in [0, 1]. Raises `DataError` naming the file if it cannot be used."""
 
-    def build(self, path: Path) -> bytes:
-        pixels = preprocess(read_image(path, channels=cast(Literal[1, 3], self.channels)), self.size)
-        return (pixels * _LARGEST).round().astype("<u2").tobytes()
+
+def _row_values(form: Form) -> int:
+    return math.prod(form.shape)
+
+
+def _row_bytes(form: Form) -> int:
+    return 2 * _row_values(form)
 
 
 @dataclass(frozen=True)
@@ -94,27 +74,25 @@ class _Source:
         return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
-class ImageCache:
-    """A folder of preprocessed images, shared safely by threads and processes on one machine."""
+class Cache:
+    """A folder of preprocessed files, shared safely by threads and processes on one machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def images(
+    def open(
         self,
         paths: Sequence[Path | None],
+        form: Form,
         *,
-        size: int,
-        channels: int,
         workers: int = min(4, os.cpu_count() or 1),
         progress: Progress | None = None,
-    ) -> CachedImages:
-        """Open the images of ``paths``, building the rows that are missing; ``None`` is an absent image.
+    ) -> CachedRows:
+        """Open the rows of ``paths``, building those that are missing; ``None`` is an absent file.
 
         ``progress(done, total)`` is called while rows are built. Raises `DataError` naming the files that are
         missing or unreadable (the rows of the others are kept), or the cache folder if it cannot be written.
         """
-        form = _Format(size, channels)
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"), self._index() as index:
@@ -126,18 +104,18 @@ class ImageCache:
             rows = [known[sources[path].digest] if path is not None else (-1, 0) for path in paths]
         except (OSError, sqlite3.Error) as error:
             raise DataError(
-                f"{self.folder}: the image cache cannot be written ({error}); free space, allow writing or "
+                f"{self.folder}: the cache cannot be written ({error}); free space, allow writing or "
                 "choose another folder"
             ) from error
-        return CachedImages(self, form, paths, np.array(rows, dtype=np.int64).reshape(-1, 2))
+        return CachedRows(self, form, paths, np.array(rows, dtype=np.int64).reshape(-1, 2))
 
-    def forget(self, form: _Format, slot: int) -> None:
+    def forget(self, form: Form, slot: int) -> None:
         """Drop a row found damaged, so that the next opening builds it again."""
         with FileLock(self.folder / "lock"), self._index() as index:
             index.execute("DELETE FROM rows WHERE format = ? AND slot = ?", (form.name, slot))
             index.commit()
 
-    def pixel_file(self, form: _Format) -> Path:
+    def pixel_file(self, form: Form) -> Path:
         return self.folder / f"{form.name}.pixels"
 
     @contextmanager
@@ -157,10 +135,10 @@ class ImageCache:
         finally:
             connection.close()
 
-    def _rows(self, index: sqlite3.Connection, form: _Format) -> dict[bytes, tuple[int, int]]:
+    def _rows(self, index: sqlite3.Connection, form: Form) -> dict[bytes, tuple[int, int]]:
         """Digest of a file -> (slot, checksum) of its row. Rows cut off from the pixel file are dropped."""
         file = self.pixel_file(form)
-        reach = file.stat().st_size // form.row_bytes if file.exists() else 0
+        reach = file.stat().st_size // _row_bytes(form) if file.exists() else 0
         index.execute("DELETE FROM rows WHERE format = ? AND slot >= ?", (form.name, reach))
         found = index.execute("SELECT digest, slot, checksum FROM rows WHERE format = ?", (form.name,))
         return {digest: (slot, checksum) for digest, slot, checksum in found}
@@ -202,7 +180,7 @@ class ImageCache:
     def _build(
         self,
         index: sqlite3.Connection,
-        form: _Format,
+        form: Form,
         sources: dict[Path, _Source],
         workers: int,
         progress: Progress | None,
@@ -216,7 +194,7 @@ class ImageCache:
 
         def read(source: _Source) -> bytes | None:
             try:
-                row = form.build(source.path)
+                row = (form.build(source.path) * _LARGEST).round().astype("<u2").tobytes()
                 if _Source.stamp_of(source.path) != source.stamp:
                     raise DataError(f"{source.path}: changed while it was read; let the export finish")
                 return row
@@ -225,13 +203,13 @@ class ImageCache:
                 return None
 
         slot = 1 + max((slot for slot, _ in known.values()), default=-1)
-        done, step = 0, max(1, min(_BATCH_ROWS, _BATCH_BYTES // form.row_bytes))
+        done, step = 0, max(1, min(_BATCH_ROWS, _BATCH_BYTES // _row_bytes(form)))
         with ThreadPoolExecutor(workers) as pool, _open_for_writing(self.pixel_file(form)) as file:
             for start in range(0, len(missing), step):
                 batch, entries = missing[start : start + step], []
                 for source, row in zip(batch, pool.map(read, batch), strict=True):
                     if row is not None:
-                        os.pwrite(file, row, slot * form.row_bytes)
+                        os.pwrite(file, row, slot * _row_bytes(form))
                         entries.append((form.name, source.digest, slot, zlib.crc32(row)))
                         slot += 1
                     done += 1
@@ -249,12 +227,10 @@ class ImageCache:
         }
 
 
-class CachedImages:
-    """The images of a table, read from the cache on demand."""
+class CachedRows:
+    """The files of one column of a table, read from the cache on demand."""
 
-    def __init__(
-        self, cache: ImageCache, form: _Format, paths: Sequence[Path | None], rows: np.ndarray
-    ) -> None:
+    def __init__(self, cache: Cache, form: Form, paths: Sequence[Path | None], rows: np.ndarray) -> None:
         self._cache, self._form, self._paths = cache, form, tuple(paths)
         self._slots, self._checksums = rows[:, 0].copy(), rows[:, 1].copy()
         self._checked = self._slots < 0
@@ -267,7 +243,7 @@ class CachedImages:
         return {**self.__dict__, "_map": None}  # a process that receives this maps the file itself
 
     def __getitem__(self, indices: np.ndarray) -> torch.Tensor:
-        """Images ``indices`` (n,): float32 (n, channels, size, size) in [0, 1], zeros where there is none.
+        """Files ``indices`` (n,): float32 (n, *shape) in [0, 1], zeros where there is none.
 
         A row is checked when it is first read; a damaged one is built again from its file, and `DataError`
         raised if that is gone.
@@ -283,19 +259,18 @@ class CachedImages:
         return torch.from_numpy(out)
 
     def _pixels(self) -> np.ndarray:
-        """The whole pixel file, (rows, channels, size, size) uint16, mapped read-only."""
+        """The whole pixel file, (rows, *shape) uint16, mapped read-only."""
         if self._map is None:
             mapped = np.memmap(self._cache.pixel_file(self._form), dtype="<u2", mode="r")
-            self._map = mapped[: mapped.size // (self._form.row_bytes // 2) * (self._form.row_bytes // 2)]
-            self._map = self._map.reshape(-1, *self._form.shape)
+            whole = mapped.size // _row_values(self._form)
+            self._map = mapped[: whole * _row_values(self._form)].reshape(-1, *self._form.shape)
         return self._map
 
     def _check(self, index: int) -> None:
         if zlib.crc32(self._pixels()[self._slots[index]].tobytes()) != self._checksums[index]:
             damaged = self._slots == self._slots[index]
             self._cache.forget(self._form, int(self._slots[index]))
-            size, channels = self._form
-            rebuilt = self._cache.images([self._paths[index]], size=size, channels=channels)
+            rebuilt = self._cache.open([self._paths[index]], self._form)
             self._slots[damaged], self._checksums[damaged] = rebuilt._slots[0], rebuilt._checksums[0]
             self._map = None
         self._checked[index] = True
@@ -337,4 +312,4 @@ def _summary(errors: dict[Path, str], total: int) -> DataError:
     if len(errors) == 1:
         return DataError(shown[0])
     more = f"\n  and {len(errors) - len(shown)} more" if len(errors) > len(shown) else ""
-    return DataError(f"{len(errors)} of {total} images cannot be used:\n  " + "\n  ".join(shown) + more)
+    return DataError(f"{len(errors)} of {total} files cannot be used:\n  " + "\n  ".join(shown) + more)

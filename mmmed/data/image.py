@@ -1,16 +1,21 @@
-"""Reading one image file of any supported kind into the range [0, 1]."""
+"""Reading one image file of any supported kind into the range [0, 1], and into the size that a run asks for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch.nn import functional
 
 from mmmed.data.dicom.file import is_dicom, open_dicom
 from mmmed.data.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
+
+VERSION = 1  # raise it whenever `preprocess` or `read_image` gives other values
 
 _DICOM_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}  # tried as DICOM even without the DICOM prefix
 _PILLOW_FORMATS = ("PNG", "JPEG", "TIFF")
@@ -43,6 +48,43 @@ def read_image(path: Path, *, channels: Literal[1, 3]) -> np.ndarray:
     if channels == 1:
         return np.tensordot(_LUMINANCE, pixels, axes=1)[None]
     return np.repeat(pixels, 3, axis=0)
+
+
+def preprocess(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize (C, H, W) float32 to fit into (C, size, size), aspect kept, centred on black.
+
+    Bilinear with an antialiasing filter of the scale's width. MONAI's ``Resize`` is not used: its Gaussian
+    prefilter takes a second for one film of 2048 x 2500 pixels, this takes 6 ms.
+    """
+    height, width = image.shape[1:]
+    scale = size / max(height, width)
+    target = (max(1, round(height * scale)), max(1, round(width * scale)))
+    resized = functional.interpolate(
+        torch.from_numpy(image)[None], size=target, mode="bilinear", antialias=True, align_corners=False
+    )[0]
+    top, left = (size - target[0]) // 2, (size - target[1]) // 2
+    margins = (left, size - target[1] - left, top, size - target[0] - top)
+    return functional.pad(resized, margins).clamp_(0, 1).numpy()
+
+
+@dataclass(frozen=True)
+class ImageForm:
+    """Images of `size` pixels a side in the cache."""
+
+    size: int
+    channels: Literal[1, 3]
+
+    @property
+    def name(self) -> str:
+        return f"v{VERSION}-{self.channels}x{self.size}x{self.size}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.channels, self.size, self.size
+
+    def build(self, path: Path) -> np.ndarray:
+        """(channels, size, size) float32 in [0, 1]. Raises `DataError` as `read_image`."""
+        return preprocess(read_image(path, channels=self.channels), self.size)
 
 
 def _read_with_pillow(path: Path) -> np.ndarray:

@@ -16,7 +16,8 @@ import torch
 
 from mmmed.config import DataConfig
 from mmmed.data.batch import Input
-from mmmed.data.cache import ImageCache
+from mmmed.data.cache import Cache
+from mmmed.data.image import ImageForm
 from mmmed.data.manifest import Manifest
 
 
@@ -62,7 +63,7 @@ def open_modalities(
 
     def image() -> Modality:
         paths = _paths(manifest, "image")
-        images = ImageCache(cache).images(paths, size=data.image_size, channels=data.image_channels)
+        images = Cache(cache).open(paths, ImageForm(data.image_size, data.image_channels))
         return Modality(images, _there(paths))
 
     def text() -> Modality:

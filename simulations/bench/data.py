@@ -22,8 +22,8 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from mmmed.config import ModelConfig
 from mmmed.data.batch import Input
-from mmmed.data.cache import ImageCache, preprocess
-from mmmed.data.image import read_image
+from mmmed.data.cache import Cache
+from mmmed.data.image import ImageForm, preprocess, read_image
 from mmmed.models.image import build_image_encoder
 from simulations.bench.measure import Row, parser, publish
 
@@ -66,7 +66,7 @@ def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
             preprocess(read_image(film, channels=1), _SIZE)
 
     def cached() -> None:
-        images = ImageCache(folder).images(films, size=_SIZE, channels=1)
+        images = Cache(folder).open(films, ImageForm(_SIZE, 1))
         for start in range(0, len(films), _BATCH):
             images[np.arange(start, min(start + _BATCH, len(films)))]
 
@@ -95,7 +95,7 @@ def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
 
 def _share_of_a_step(films: list[Path], folder: Path, repeats: int) -> list[Row]:
     """A batch from the cache beside one ordinary forward and backward pass of the default image encoder."""
-    images = ImageCache(folder).images(films, size=_SIZE, channels=1)
+    images = Cache(folder).open(films, ImageForm(_SIZE, 1))
     chosen = np.arange(_BATCH) % len(films)
     encoder = build_image_encoder(ModelConfig(), 1)
     batch = Input(images[chosen], torch.ones(_BATCH, 1, dtype=torch.bool))
@@ -125,7 +125,7 @@ def _memory(folder: Path, most: int) -> list[Row]:
             Image.fromarray(pixels).save(path, compress_level=0)
             paths.append(path)
         started = time.process_time()
-        images = ImageCache(folder / "cache").images(paths, size=_SIZE, channels=1)
+        images = Cache(folder / "cache").open(paths, ImageForm(_SIZE, 1))
         for start in range(0, count, 256):
             images[np.arange(start, min(start + 256, count))]
         seconds = time.process_time() - started

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmmed.data import cache as cache_module
-from mmmed.data.cache import ImageCache, preprocess
-from mmmed.data.image import read_image
+from mmmed.data import image as image_module
+from mmmed.data.cache import Cache
+from mmmed.data.image import ImageForm, preprocess, read_image
 from mmmed.errors import DataError
 
 
@@ -39,7 +40,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         files.append(path)
         return read_image(path, **options)
 
-    monkeypatch.setattr(cache_module, "read_image", counted)
+    monkeypatch.setattr(image_module, "read_image", counted)
     return files
 
 
@@ -67,9 +68,7 @@ def test_preprocess_is_antialiased() -> None:
 
 def test_rows_are_the_preprocessed_images_and_absent_ones_are_zero(tmp_path: Path) -> None:
     films = _films(tmp_path / "films")
-    images = ImageCache(tmp_path / "cache").images(
-        [films[0], None, *films[1:], films[0]], size=32, channels=3
-    )
+    images = Cache(tmp_path / "cache").open([films[0], None, *films[1:], films[0]], ImageForm(32, 3))
     assert len(images) == 8
     batch = images[np.array([1, 7, 2, 2])]
     assert batch.dtype == torch.float32 and batch.shape == (4, 3, 32, 32)
@@ -82,32 +81,32 @@ def test_rows_are_the_preprocessed_images_and_absent_ones_are_zero(tmp_path: Pat
 
 def test_only_new_files_changed_files_and_other_options_are_built(tmp_path: Path, built: list[Path]) -> None:
     films = _films(tmp_path / "films")
-    cache = ImageCache(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     steps: list[tuple[int, int]] = []
-    cache.images(films, size=32, channels=1, progress=lambda done, total: steps.append((done, total)))
+    cache.open(films, ImageForm(32, 1), progress=lambda done, total: steps.append((done, total)))
     assert sorted(built) == films and steps == [(i, 6) for i in range(1, 7)]
     built.clear()
-    cache.images(films, size=32, channels=1)
+    cache.open(films, ImageForm(32, 1))
     assert built == []
     Image.fromarray(np.full((40, 50), 255, np.uint8)).save(films[3])
-    changed = cache.images(films, size=32, channels=1)
+    changed = cache.open(films, ImageForm(32, 1))
     assert built == [films[3]] and changed[np.array([3])].max() == 1
     built.clear()
     films[0].rename(films[0].with_name("renamed.png"))
     films[0] = films[0].with_name("renamed.png")
-    cache.images(films, size=32, channels=1)
+    cache.open(films, ImageForm(32, 1))
     assert built == []  # the same content under another name
-    cache.images(films, size=16, channels=1)
+    cache.open(films, ImageForm(16, 1))
     assert sorted(built) == sorted(films)
 
 
 def test_a_rewrite_within_one_clock_tick_is_noticed(tmp_path: Path) -> None:
     film = tmp_path / "x.png"
-    cache = ImageCache(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     for value in (10, 20):
         Image.fromarray(np.full((20, 20), value, np.uint8)).save(film, compress_level=0)
         os.utime(film, ns=(now := time.time_ns() // 10**9 * 10**9, now))
-        image = cache.images([film], size=16, channels=1)[np.array([0])]
+        image = cache.open([film], ImageForm(16, 1))[np.array([0])]
         assert image.max() == pytest.approx(value / 255, abs=1e-4)
 
 
@@ -115,50 +114,50 @@ def test_another_preprocessing_version_builds_again(
     tmp_path: Path, built: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     films = _films(tmp_path / "films", 2)
-    ImageCache(tmp_path / "cache").images(films, size=32, channels=1)
-    monkeypatch.setattr(cache_module, "PREPROCESSING_VERSION", 999)
-    ImageCache(tmp_path / "cache").images(films, size=32, channels=1)
+    Cache(tmp_path / "cache").open(films, ImageForm(32, 1))
+    monkeypatch.setattr(image_module, "VERSION", 999)
+    Cache(tmp_path / "cache").open(films, ImageForm(32, 1))
     assert len(built) == 4
 
 
 def test_all_bad_files_are_named_and_good_ones_kept(tmp_path: Path, built: list[Path]) -> None:
     films = _films(tmp_path / "films", 20)
-    cache = ImageCache(tmp_path / "cache")
+    cache = Cache(tmp_path / "cache")
     for film in films[:11]:
         film.write_text("broken")
     films[11].unlink()
-    with pytest.raises(DataError, match="12 of 20 images cannot be used") as caught:
-        cache.images(films, size=32, channels=1)
+    with pytest.raises(DataError, match="12 of 20 files cannot be used") as caught:
+        cache.open(films, ImageForm(32, 1))
     message = str(caught.value)
     assert sum(f"\n  {film}: " in message for film in films[:12]) == 10 and "and 2 more" in message
     assert not any(str(film) in message for film in films[12:])
     built.clear()
-    cache.images(films[12:], size=32, channels=1)
+    cache.open(films[12:], ImageForm(32, 1))
     assert built == []
     with pytest.raises(DataError, match="correct the path"):
-        cache.images([films[11]], size=32, channels=1)
+        cache.open([films[11]], ImageForm(32, 1))
 
 
 def test_damaged_rows_are_found_and_built_again(tmp_path: Path, built: list[Path]) -> None:
     films = _films(tmp_path / "films")
-    cache = ImageCache(tmp_path / "cache")
-    expected = cache.images(films, size=32, channels=1)[np.arange(6)]
+    cache = Cache(tmp_path / "cache")
+    expected = cache.open(films, ImageForm(32, 1))[np.arange(6)]
     [pixels] = (tmp_path / "cache").glob("*.pixels")
     content = bytearray(pixels.read_bytes())
     content[2 * 32 * 32 * 2 + 17] ^= 1
     pixels.write_bytes(bytes(content))
     built.clear()
-    images = cache.images([*films, films[2]], size=32, channels=1)
+    images = cache.open([*films, films[2]], ImageForm(32, 1))
     assert torch.equal(images[np.arange(6)], expected) and len(built) == 1
     assert torch.equal(images[np.array([6])][0], expected[2])
     built.clear()
-    assert torch.equal(cache.images(films, size=32, channels=1)[np.arange(6)], expected) and built == []
+    assert torch.equal(cache.open(films, ImageForm(32, 1))[np.arange(6)], expected) and built == []
 
 
 def test_a_damaged_row_whose_file_is_gone_is_an_error(tmp_path: Path) -> None:
     films = _films(tmp_path / "films", 2)
-    cache = ImageCache(tmp_path / "cache")
-    images = cache.images(films, size=32, channels=1)
+    cache = Cache(tmp_path / "cache")
+    images = cache.open(films, ImageForm(32, 1))
     [pixels] = (tmp_path / "cache").glob("*.pixels")
     pixels.write_bytes(b"\xff" * pixels.stat().st_size)
     films[1].unlink()
@@ -170,7 +169,7 @@ def test_a_damaged_row_whose_file_is_gone_is_an_error(tmp_path: Path) -> None:
 def test_a_damaged_cache_heals(tmp_path: Path, damage: str) -> None:
     films = _films(tmp_path / "films")
     folder = tmp_path / "cache"
-    expected = ImageCache(folder).images(films, size=32, channels=1)[np.arange(6)]
+    expected = Cache(folder).open(films, ImageForm(32, 1))[np.arange(6)]
     [pixels] = folder.glob("*.pixels")
     index = folder / "index.sqlite"
     if damage == "cut pixels":
@@ -182,12 +181,12 @@ def test_a_damaged_cache_heals(tmp_path: Path, damage: str) -> None:
     else:
         pixels.unlink()
     for _ in range(2):
-        assert torch.equal(ImageCache(folder).images(films, size=32, channels=1)[np.arange(6)], expected)
+        assert torch.equal(Cache(folder).open(films, ImageForm(32, 1))[np.arange(6)], expected)
 
 
 def test_no_file_name_is_stored_and_the_folder_is_private(tmp_path: Path) -> None:
     films = _films(tmp_path / "films")
-    ImageCache(tmp_path / "cache").images(films, size=32, channels=1)
+    Cache(tmp_path / "cache").open(films, ImageForm(32, 1))
     for file in (tmp_path / "cache").iterdir():
         assert b"patient-" not in file.read_bytes()
     assert (tmp_path / "cache").stat().st_mode & 0o077 == 0
@@ -196,18 +195,16 @@ def test_no_file_name_is_stored_and_the_folder_is_private(tmp_path: Path) -> Non
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
-        ImageCache(tmp_path / "file").images(_films(tmp_path / "films", 1), size=32, channels=1)
+        Cache(tmp_path / "file").open(_films(tmp_path / "films", 1), ImageForm(32, 1))
 
 
 def _open_cache(folder: Path, films: list[Path]) -> float:
-    return float(ImageCache(folder).images(films, size=32, channels=1)[np.arange(len(films))].sum())
+    return float(Cache(folder).open(films, ImageForm(32, 1))[np.arange(len(films))].sum())
 
 
 def _build_and_die(folder: Path, films: list[Path]) -> None:
     cache_module._BATCH_ROWS = 4
-    ImageCache(folder).images(
-        films, size=32, channels=1, progress=lambda done, _: os._exit(9) if done == 10 else None
-    )
+    Cache(folder).open(films, ImageForm(32, 1), progress=lambda done, _: os._exit(9) if done == 10 else None)
 
 
 def test_two_processes_build_one_cache(tmp_path: Path) -> None:

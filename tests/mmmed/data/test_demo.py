@@ -23,11 +23,10 @@ from sklearn.preprocessing import StandardScaler
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data import demo
-from mmmed.data.cache import preprocess
 from mmmed.data.demo import hospitals, notes
 from mmmed.data.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.data.demo.films import Look, draw_anatomy, draw_film, expose
-from mmmed.data.image import read_image
+from mmmed.data.image import preprocess, read_image
 from mmmed.data.manifest import read_manifest
 from mmmed.errors import DataError
 
