@@ -6,6 +6,7 @@ so that the tree has no nulls and survives TOML and Flower's run config unchange
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scalar = bool | int | float | str
+
+MODALITIES = ("image", "text", "volume")  # what a record may consist of: keys of DataConfig that name columns
+FILES = ("image", "volume")  # those that are files below the source folder
 
 
 class _Section(BaseModel):
@@ -45,6 +49,9 @@ class DataConfig(_Section):
     study: str = Field("study_id", description="column: the study")
     site: str = Field("site", description="column: the hospital")
     image: str = Field("image", description='column: image file below the source folder; "" for no images')
+    volume: str = Field(
+        "", description='column: CT or MR volume (NIfTI) below the source folder; "" for no volumes'
+    )
     text: str = Field("text", description='column: the clinical note; "" for no text')
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"
@@ -59,22 +66,38 @@ class DataConfig(_Section):
     test_fraction: float = Field(0.25, gt=0, lt=1, description="share of patients held out without folds")
     image_size: int = Field(64, ge=16, le=1024, description="pixels a side after resizing")
     image_channels: Literal[1, 3] = Field(1, description="1 for films, 3 for colour")
+    volume_size: int = Field(48, ge=16, le=256, description="voxels a side of the cube that volumes become")
+    volume_spacing: float = Field(
+        0.0, ge=0, allow_inf_nan=False,
+        description="mm from voxel to voxel, the middle of a larger volume is kept; 0 fits all of each volume",
+    )  # fmt: skip
+    volume_window: tuple[float, ...] = Field(
+        (),
+        description="values that become 0 and 1, such as [-1000, 400] HU; [] takes each volume's own range",
+    )
     text_tokens: int = Field(64, ge=8, le=512, description="tokens of a note that are read")
 
     @model_validator(mode="after")
     def _some_modality(self) -> DataConfig:
         if not self.modalities:
-            raise ValueError("image and text are both empty: name at least one column to learn from")
+            raise ValueError(f"{', '.join(MODALITIES)} are all empty: name at least one column to learn from")
+        return self
+
+    @model_validator(mode="after")
+    def _window(self) -> DataConfig:
+        window = self.volume_window
+        if window and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
+            raise ValueError(f"volume_window must be [low, high] or []. Found {list(window)}")
         return self
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities that are learnt from: those whose column is named."""
-        return tuple(name for name in ("image", "text") if getattr(self, name))
+        return tuple(name for name in MODALITIES if getattr(self, name))
 
 
 class ModelConfig(_Section):
-    """Image encoder, text encoder, fusion."""
+    """One encoder a modality, fusion."""
 
     image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0"] = Field(
         "resnet10", description="MONAI CNN, built with GroupNorm"
@@ -83,6 +106,10 @@ class ModelConfig(_Section):
         16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)"
     )
     image_weights: str = Field("", description="local file of pretrained image weights")
+    volume: Literal["resnet10", "resnet18"] = Field(
+        "resnet10", description="MONAI 3D CNN, built with GroupNorm"
+    )
+    volume_width: int = Field(16, ge=8, le=64, description="channels of its first stage")
     text: str = Field("tiny", description='"tiny" or a local Hugging Face folder')
     fusion_dim: int = Field(64, ge=8, description="width of the fused representation")
     fusion_heads: Positive = 4

@@ -22,6 +22,8 @@ class Augmentation:
         self._transforms = {}
         if data.image:
             self._transforms["image"] = _view(data.image_size, dimensions=2)
+        if data.volume:
+            self._transforms["volume"] = _view(data.volume_size, dimensions=3)
         for transform in self._transforms.values():
             transform.set_random_state(seed=seed)
 
@@ -40,9 +42,9 @@ def _view(size: int, dimensions: int) -> Compose:
         [
             RandAffine(
                 prob=0.8,
-                rotate_range=_ROTATE,
+                rotate_range=(_ROTATE,) * (2 * dimensions - 3),
                 translate_range=(_TRANSLATE * size,) * dimensions,
-                scale_range=_SCALE,
+                scale_range=(_SCALE,) * dimensions,
                 padding_mode="border",
             ),
             RandAdjustContrast(prob=0.5, gamma=(0.8, 1.25)),

@@ -1,7 +1,7 @@
 """A site's table of studies, read and checked.
 
-One row is one record: an image of a study with the study's note and label (several images of a study are
-several rows). Columns are renamed from what `DataConfig` says to the fixed names below, so that the rest of
+One row is one record: an image or volume of a study with the study's note and label (several images of a study
+are several rows). Columns are renamed from what `DataConfig` says to the fixed names below, so that the rest of
 the code never meets a hospital's own spelling.
 """
 
@@ -14,9 +14,11 @@ from pathlib import Path
 import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
+from mmmed.config.schema import FILES
 from mmmed.errors import DataError
 
 MANIFEST_VERSION = 1
+_PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
 LISTED = 5  # so many examples of a problem are named in an error
 
 
@@ -25,9 +27,9 @@ class Manifest:
     """Checked records.
 
     Attributes:
-        root: folder that image paths are relative to.
-        records: columns ``patient``, ``study``, ``site`` (str), ``image`` (relative path or ""), ``text``
-            (str, "" for none), ``label`` (int64 index into the task's classes) and, if a fold column is
+        root: folder that file paths are relative to.
+        records: columns ``patient``, ``study``, ``site`` (str), those of `FILES` (relative path or ""),
+            ``text`` (str, "" for none), ``label`` (int64 index into the task's classes) and, if a fold column is
             configured, ``fold`` (int64). The index is 0 .. N - 1.
     """
 
@@ -54,14 +56,13 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
 
     Raises:
         DataError: table or column missing, row malformed, label outside the classes, one class only, a
-            patient in two sites, an image file missing, no notes anywhere. The message names the file, the
+            patient in two sites, a file missing, a named modality nowhere. The message names the file, the
             column or the row (1 is the first row under the header).
     """
     path = root / data.table
     frame = _read_table(path)
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
-    optional = {"image": data.image, "text": data.text, "fold": data.fold}
-    columns |= {name: column for name, column in optional.items() if column}
+    columns |= {name: getattr(data, name) for name in (*data.modalities, "fold") if getattr(data, name)}
     for name, column in columns.items():
         _require_column(frame, column, path, f"{'task' if name == 'label' else 'data'}.{name}")
     frame = _keep_rows(frame, data, path)
@@ -69,13 +70,14 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     for name in ("patient", "study", "site"):
         records[name] = _identifiers(records[name], path, columns[name])
     records["label"] = _labels(records["label"], task, path)
-    for name in ("image", "text"):
+    for name in (*FILES, "text"):
         records[name] = records[name].map(_text) if name in records else ""
     if data.fold:
         records["fold"] = _folds(records["fold"], path, data.fold)
     records = _one_site_each(records, data, path)
     _check_learnable(records, data, task, path)
-    _check_images(records, root, path)
+    for name in FILES:
+        _check_files(records[name], name, root, path)
     return Manifest(root, records.reset_index(drop=True))
 
 
@@ -184,28 +186,22 @@ def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, 
     if records["label"].nunique() < 2:
         only = task.classes[int(records["label"].iloc[0])]
         raise DataError(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
-    if data.text and not records["text"].any():
-        raise DataError(
-            f"{path}: column '{data.text}' is empty in every row: no notes anywhere. "
-            'Name another column, or set data.text = "" to train on images alone'
-        )
-    if data.image and not records["image"].any():
-        raise DataError(
-            f"{path}: column '{data.image}' is empty in every row: no images anywhere. "
-            'Name another column, or set data.image = "" to train on notes alone'
-        )
+    for name in data.modalities:
+        if not records[name].any():
+            raise DataError(
+                f"{path}: column '{getattr(data, name)}' is empty in every row: no {_PLURAL[name]} anywhere. "
+                f'Name another column, or set data.{name} = "" to train without'
+            )
 
 
-def _check_images(records: pd.DataFrame, root: Path, path: Path) -> None:
+def _check_files(files: pd.Series, name: str, root: Path, path: Path) -> None:
     resolved = root.resolve()
-    outside = records["image"].map(
-        lambda name: bool(name) and not (resolved / name).resolve().is_relative_to(resolved)
-    )
+    outside = files.map(lambda file: bool(file) and not (resolved / file).resolve().is_relative_to(resolved))
     if outside.any():
         raise DataError(
-            f"{path}: {_rows(outside)}: the image path leaves {root}. Use paths below the data folder"
+            f"{path}: {_rows(outside)}: the {name} path leaves {root}. Use paths below the data folder"
         )
-    missing = records["image"].map(lambda name: bool(name) and not (root / name).is_file())
+    missing = files.map(lambda file: bool(file) and not (root / file).is_file())
     if missing.any():
-        first = records["image"][missing].iloc[0]
-        raise DataError(f"{path}: {_rows(missing)}: no image file such as '{first}' below {root}")
+        first = files[missing].iloc[0]
+        raise DataError(f"{path}: {_rows(missing)}: no {name} file such as '{first}' below {root}")

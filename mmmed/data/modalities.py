@@ -19,6 +19,7 @@ from mmmed.data.batch import Input
 from mmmed.data.cache import Cache
 from mmmed.data.image import ImageForm
 from mmmed.data.manifest import Manifest
+from mmmed.data.volume import VolumeForm
 
 
 class Rows(Protocol):
@@ -76,7 +77,12 @@ def open_modalities(
         written = torch.tensor([bool(text) for text in texts])[:, None]
         return Modality(encoded["input_ids"], encoded["attention_mask"].bool() & written)
 
-    openers: dict[str, Callable[[], Modality]] = {"image": image, "text": text}
+    def volume() -> Modality:
+        paths = _paths(manifest, "volume")
+        form = VolumeForm(data.volume_size, data.volume_spacing, data.volume_window)
+        return Modality(Cache(cache).open(paths, form), _there(paths))
+
+    openers: dict[str, Callable[[], Modality]] = {"image": image, "text": text, "volume": volume}
     return {name: openers[name]() for name in data.modalities}
 
 

@@ -9,13 +9,14 @@ from torch import nn
 
 from mmmed.config import RunConfig
 from mmmed.models.fusion import Encoder, FusionModel
-from mmmed.models.image import build_image_encoder
+from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.text import build_text_encoder
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
 
 _ENCODERS: dict[str, Callable[[RunConfig], Encoder]] = {
     "image": lambda config: build_image_encoder(config.model, config.data.image_channels),
+    "volume": lambda config: build_volume_encoder(config.model),
     "text": lambda config: build_text_encoder(config.model, config.data),
 }
 

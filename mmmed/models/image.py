@@ -1,4 +1,4 @@
-"""MONAI CNNs as encoders from an image to a sequence of feature tokens.
+"""MONAI CNNs as encoders from an image or a volume to a sequence of feature tokens.
 
 Every normalisation is GroupNorm: BatchNorm mixes the records of a batch, so one patient's gradient would
 depend on another patient and clipping would bound nothing.
@@ -28,7 +28,10 @@ _CLASSIFIERS = ("fc.", "class_layers.", "_fc.")  # left out of weights: the fusi
 
 
 class ImageEncoder(nn.Module):
-    """Images (R, channels, H, W) float -> (R, S, width) float, one token a position of the last feature map."""
+    """Images (R, channels, H, W) or volumes (R, channels, D, H, W) float -> (R, S, width) float.
+
+    One token a position of the last feature map.
+    """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
@@ -55,13 +58,13 @@ def _group_norm_throughout(module: nn.Module) -> nn.Module:
     return module
 
 
-def _resnet(layers: list[int], channels: int, config: ModelConfig) -> ImageEncoder:
-    stages = [config.image_width * factor for factor in (1, 2, 4, 8)]
+def _resnet(layers: list[int], channels: int, first: int, dimensions: int = 2) -> ImageEncoder:
+    stages = [first * factor for factor in (1, 2, 4, 8)]
     net = ResNet(
         "basic",
         layers,
         stages,
-        spatial_dims=2,
+        spatial_dims=dimensions,
         n_input_channels=channels,
         conv1_t_size=7,
         conv1_t_stride=2,
@@ -98,9 +101,10 @@ def _efficientnet_b0(channels: int, config: ModelConfig) -> ImageEncoder:
     return ImageEncoder(_group_norm_throughout(net), width)
 
 
+_RESNETS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2]}
 _BUILDERS: dict[str, Callable[[int, ModelConfig], ImageEncoder]] = {
-    "resnet10": lambda channels, config: _resnet([1, 1, 1, 1], channels, config),
-    "resnet18": lambda channels, config: _resnet([2, 2, 2, 2], channels, config),
+    "resnet10": lambda channels, config: _resnet(_RESNETS["resnet10"], channels, config.image_width),
+    "resnet18": lambda channels, config: _resnet(_RESNETS["resnet18"], channels, config.image_width),
     "densenet121": _densenet121,
     "efficientnet-b0": _efficientnet_b0,
 }
@@ -116,6 +120,11 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
     if config.image_weights:
         _load_weights(encoder.trunk, Path(config.image_weights), config.image)
     return encoder
+
+
+def build_volume_encoder(config: ModelConfig) -> ImageEncoder:
+    """Build the 3D encoder that `config.volume` names, of one input channel."""
+    return _resnet(_RESNETS[config.volume], 1, config.volume_width, dimensions=3)
 
 
 def _load_weights(trunk: nn.Module, path: Path, name: str) -> None:

@@ -18,9 +18,8 @@ from mmmed.data.dicom.pixels import frame, modality_values
 from mmmed.data.dicom.series import Geometry
 from mmmed.data.image import read_image
 from mmmed.data.ingest.sources import Found
+from mmmed.data.volume import MAX_VOXELS
 from mmmed.errors import DataError
-
-MAX_VOXELS = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,10 @@ def copy_nifti(found: Found, item: str, out: Path) -> Written:
     try:
         image = nibabel.nifti1.load(found.path)
         shape = tuple(int(size) for size in image.shape)
-        if len(shape) != 3 or np.prod(shape, dtype=object) > MAX_VOXELS or min(shape) < 1:
+        if len(shape) != 3 or np.prod(shape, dtype=object) > MAX_VOXELS or min(shape) < 2:
             raise DataError(
-                f"{found.origin}: NIfTI of shape {shape}; expected three dimensions and {MAX_VOXELS:,} voxels"
+                f"{found.origin}: NIfTI of shape {shape}; expected three dimensions of two or more, "
+                f"at most {MAX_VOXELS:,} voxels"
             )
         volume = np.asarray(image.dataobj, dtype=np.float32)
         affine = np.asarray(image.affine, dtype=np.float64)

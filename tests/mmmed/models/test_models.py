@@ -18,15 +18,17 @@ from transformers import (
 )
 
 from mmmed.config import RunConfig
+from mmmed.config.schema import MODALITIES
 from mmmed.data.batch import Batch, Input
 from mmmed.errors import ModelError
 from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
-from mmmed.models.image import build_image_encoder
+from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.tokens import VOCABULARY
 from mmmed.training import make_optimizer, record_losses
 from privacy.dpsgd import PrivateStep
 
-SIZE, TOKENS = 32, 12
+SIZE, TOKENS, SIDE = 32, 12, 16
+EVERYTHING = {"volume": "volume", "volume_size": SIDE}
 
 
 def configured(**sections: Any) -> RunConfig:
@@ -42,6 +44,9 @@ def a_batch(rows: int = 3, channels: int = 1) -> Batch:
     inputs = {
         "image": Input(pixels, torch.ones(rows, 1, dtype=torch.bool)),
         "text": Input(words, torch.arange(TOKENS) < lengths[:, None]),
+        "volume": Input(
+            torch.rand(rows, 1, SIDE, SIDE, SIDE, generator=generator), torch.ones(rows, 1, dtype=torch.bool)
+        ),
     }
     return Batch(inputs, label=torch.arange(rows) % 2, unit=torch.arange(rows))
 
@@ -62,6 +67,20 @@ def without(batch: Batch, name: str, row: int = 0) -> Batch:
     return changed(batch, name, present=set_row(batch.inputs[name].present, row, False))
 
 
+@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
+def test_volume_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> None:
+    encoder = build_volume_encoder(configured(model={"volume": name, "volume_width": 8}).model).train()
+    assert not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in encoder.modules())
+    volume = torch.rand(3, 1, 20, 24, 33)
+    before, after = (
+        encoder(Input(values, torch.ones(3, 1, dtype=torch.bool)))
+        for values in (volume, set_row(volume, 1, 0.0))
+    )
+    assert before.shape == (3, 2, encoder.width) and encoder.width == 64
+    torch.testing.assert_close(before[[0, 2]], after[[0, 2]])
+    assert not torch.allclose(before[1], after[1])
+
+
 @pytest.mark.parametrize("name", ["resnet10", "resnet18", "densenet121", "efficientnet-b0"])
 def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> None:
     config = configured(model={"image": name}).model
@@ -79,20 +98,32 @@ def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> N
 
 
 def test_a_missing_modality_does_not_reach_the_output() -> None:
-    model, batch = build_model(configured()).eval(), a_batch()
+    model, batch = build_model(configured(data=EVERYTHING)).eval(), a_batch()
+    assert set(model.modalities) == set(MODALITIES)
+    nothing = batch
     with torch.no_grad():
         full = model(batch)
-        for name, noise in (
-            ("image", torch.rand(1, SIZE, SIZE)),
-            ("text", torch.randint(5, 100, (TOKENS,))),
-        ):
-            missing = without(batch, name)
+        for name, given in batch.inputs.items():
+            missing, nothing = without(batch, name), without(nothing, name)
             expected = model(missing)
             assert not torch.allclose(expected[0], full[0])
             torch.testing.assert_close(expected[1:], full[1:])
-            garbage = changed(missing, name, values=set_row(missing.inputs[name].values, 0, noise))
+            other = given.values[[1]].flip(-1)[0]  # what another record holds
+            garbage = changed(missing, name, values=set_row(given.values, 0, other))
             torch.testing.assert_close(model(garbage), expected)
-        assert torch.isfinite(model(without(without(batch, "image"), "text"))).all()
+        assert torch.isfinite(model(nothing)).all()
+
+
+def test_a_missing_modality_has_no_gradient() -> None:
+    batch = a_batch()
+    for name in MODALITIES:
+        model = build_model(configured(data=EVERYTHING)).train()
+        absent = changed(batch, name, present=torch.zeros_like(batch.inputs[name].present))
+        record_losses(model(absent), batch.label).sum().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert all(torch.isfinite(g).all() for g in gradients.values())
+        own = [g for n, g in gradients.items() if n.startswith((f"{name}.", f"{name}_"))]
+        assert own and all((g == 0).all() for g in own)
 
 
 def test_padding_does_not_reach_the_output() -> None:
@@ -127,7 +158,14 @@ def test_trainable_sets() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "absent"), [({"image": ""}, "image."), ({"text": ""}, "text."), ({"image_channels": 3}, "none")]
+    ("data", "absent"),
+    [
+        ({"image": ""}, "image."),
+        ({"text": ""}, "text."),
+        ({"image_channels": 3}, "none"),
+        ({"volume": "volume", "image": "", "text": ""}, "image."),
+        ({"volume": "volume"}, "none"),
+    ],
 )
 def test_one_modality_or_colour(data: dict[str, Any], absent: str) -> None:
     model = build_model(configured(data=data))

@@ -207,6 +207,18 @@ def test_the_fusion_model(trainable: str) -> None:
     check_fusion(build_model(config), inputs)
 
 
+@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
+def test_a_model_of_volumes(name: str) -> None:
+    config = RunConfig.model_validate(
+        {
+            "model": {"volume": name, "volume_width": 8, "fusion_dim": 16, "fusion_heads": 2},
+            "data": {"image": "", "text": "", "volume": "volume", "volume_size": 16},
+        }
+    )
+    volumes = images(16, dimensions=3).clamp(0, 1)
+    check_fusion(build_model(config), {"volume": Input(volumes, torch.tensor([[True], [False], [True]]))})
+
+
 def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
     """Compare with the definition, patients as units."""
 
