@@ -26,6 +26,9 @@ _NAMES = {
 }
 # German codes have at most two digits after the dot, then signs; American ones up to four characters.
 _ICD10 = re.compile(r"([A-Z]\d[0-9A-Z])\.?(?:(\d{0,2})[-*+!†#]*\s*([AGVZ])?[RLB]?|([0-9A-Z]{1,4}))")
+_ANY = re.compile(r".+")
+_FORMS = {"ICD10": _ICD10, "SNOMED": re.compile(r"\d{6,18}"), "LOINC": re.compile(r"(?:L[ALP])?\d+-\d")}
+_PARTED = re.compile(r"[,;|]\s*|\s+(?![AGVZRL]\b)")  # a sign may stand apart from its code
 _PRESENT = {  # answers that state what was asked for
     "SNOMED:52101004", "SNOMED:373066001", "SNOMED:260373001", "SNOMED:10828004", "LOINC:LA9633-4",
     "LOINC:LA33-6", "LOINC:LA11882-0", "LOINC:LA6576-8", "SRT:R-0038D", "POS", "DET",
@@ -94,20 +97,18 @@ class Findings:
             self.refuted |= set(codes)
 
     def add_cell(self, system: str, cell: str) -> None:
-        """Note the codes of a table cell, parted by commas, semicolons, bars or spaces.
+        """Note the codes of a table cell, parted by commas, semicolons, bars or spaces; words are no codes.
 
         The additional signs of ICD-10-GM count: A (excluded) refutes; V (suspected) and Z (state after) do
         neither.
         """
-        for part in re.split(r"[,;|]\s*|(?<=\w{3})\s+(?=\w{2,})", cell.strip()):
-            own, separator, value = part.rpartition(":")
-            name = code(own if separator else system, value)
-            if not value.strip():
-                continue
-            match = _ICD10.fullmatch(value.strip().upper()) if name.startswith("ICD10:") else None
-            if match and match[3] in ("V", "Z"):
-                continue
-            self.add([name], present=not (match and match[3] == "A"))
+        for part in _PARTED.split(cell.strip()):
+            own, _, value = part.rpartition(":")
+            name = code(own or system, value)
+            form = _FORMS.get(name.partition(":")[0], _ANY).fullmatch(value.strip().upper())
+            sign = form[3] if form and name.startswith("ICD10:") else None
+            if form and sign not in ("V", "Z"):
+                self.add([name], present=sign != "A")
 
     def label(self, wanted: Iterable[str]) -> int | None:
         """1 if a wanted code is stated, 0 if it is refuted or only others of its system are stated, else None."""

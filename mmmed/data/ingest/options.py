@@ -177,7 +177,13 @@ def load_options(path: Path) -> IngestOptions:
         return IngestOptions.model_validate(stated)
     except ValidationError as error:
         problems = (
-            f"{path}: {'.'.join(map(str, p['loc'])) or 'the file'}: {p['msg'].removeprefix('Value error, ')}"
+            f"{path}: {'.'.join(map(str, p['loc'])) or 'the file'}: {_told(p['type'], p['msg'])}"
             for p in error.errors()
         )
         raise ConfigError("\n".join(problems)) from error
+
+
+def _told(kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        return "unknown key; docs/hospital-data.md lists them"
+    return message.removeprefix("Value error, ")

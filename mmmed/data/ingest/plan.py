@@ -72,7 +72,7 @@ def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped])
             continue
         read = [file]
         if file.origin.lower().endswith(WFDB_HEADER):
-            read += filter(None, (_beside(file, found, name) for name in signal_files(file)))
+            read += filter(None, (found.beside(file, name) for name in signal_files(file)))
         name = key.pseudonym("item", "\0".join(map(_state, read)))
         yield Item(name, (file,), notes.studies[study].patient, study, {}, _file_writer(file, found))
 
@@ -82,10 +82,6 @@ def _state(file: Found) -> str:
     stat = file.path.stat()
     when = stat.st_mtime_ns if str(file.path) == file.origin else 0
     return f"{absolute(file.origin)}\0{stat.st_size}\0{when}"
-
-
-def _beside(file: Found, found: Scan, name: str) -> Found | None:
-    return found.file(str(Path(file.origin).parent / name))
 
 
 def _dicom_item(key: SiteKey, identity: str, instances: list[Instance], write: Writer) -> Item:
@@ -110,5 +106,5 @@ def _file_writer(file: Found, found: Scan) -> Writer:
     if name.endswith((".nii", ".nii.gz")):
         return partial(copy_nifti, file)
     if name.endswith(WFDB_HEADER):
-        return partial(write_wfdb, file, partial(_beside, file, found))
+        return partial(write_wfdb, file, partial(found.beside, file))
     return partial(write_image, file, dicom=is_dicom(file.path))

@@ -20,6 +20,7 @@ from mmmed.data.ingest.ccda import ccda_report
 from mmmed.data.ingest.fhir import Named, fhir_resources
 from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.reports import Patient, Report, text_file
+from mmmed.data.ingest.signals import signal_files
 from mmmed.data.ingest.sources import Found, Skipped
 from mmmed.data.ingest.structured import coded_content
 from mmmed.data.ingest.tables import table_rows
@@ -89,6 +90,10 @@ class Scan:
         """A file that a table or record names; WFDB records may be named without their ending."""
         return self.files.get(absolute(origin)) or self.files.get(absolute(origin) + WFDB_HEADER)
 
+    def beside(self, file: Found, name: str) -> Found | None:
+        """A file that another names by its path from there."""
+        return self.file(str(Path(file.origin).parent / name))
+
 
 def absolute(origin: str) -> str:
     """One spelling for the name of a file, links not followed."""
@@ -116,6 +121,13 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
 def _place_loose_files(result: Scan) -> None:
     """Sounds and waveforms that no table names may be named by their study, or lie in its folder."""
     wanted = {id(found) for report in result.reports if report.file and (found := result.file(report.file))}
+    wanted |= {
+        id(found)
+        for file in result.files.values()
+        if file.origin.lower().endswith(WFDB_HEADER)
+        for name in signal_files(file)
+        if (found := result.beside(file, name))
+    }
     for file in result.files.values():
         name = file.origin.lower()
         if id(file) in wanted:
@@ -125,7 +137,7 @@ def _place_loose_files(result: Scan) -> None:
         elif name.endswith((*SOUNDS, WFDB_HEADER)):
             result.reports.append(Report((), (file.stem,), "", file.origin, file=file.origin))
         elif name.endswith(_WFDB_SIGNALS):
-            result.skipped.append(Skipped(file.origin, "signals: read with the WFDB header that names them"))
+            result.skipped.append(Skipped(file.origin, "signals that no WFDB header among the sources names"))
         else:
             result.skipped.append(Skipped(file.origin, _NOBODY))
 
