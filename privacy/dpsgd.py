@@ -11,7 +11,8 @@ never the size of the batch. The noise comes from the private random domain (`pr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import get_args
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -21,7 +22,7 @@ from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
 from privacy.clipping.probe import probe
-from privacy.clipping.rules import Clipping, clip_factors
+from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
 from privacy.clipping.units import Units
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
@@ -86,7 +87,8 @@ class PrivateStep:
         max_grad_norm: float,
         expected_units: float,
         clipping: Clipping = "flat",
-        engine: EngineName = "hooks",
+        group_shares: Mapping[str, float] | None = None,
+        engine: EngineName = "bookkeeping",
         allow_noiseless: bool = False,
     ) -> None:
         """
@@ -96,7 +98,9 @@ class PrivateStep:
             noise_multiplier: noise standard deviation over `max_grad_norm`.
             max_grad_norm: C, the bound on one unit's gradient.
             expected_units: q N, the expected number of units of a batch, as a public constant.
-            clipping: "flat" or "automatic" (`privacy.clipping.rules`).
+            clipping: "flat", "automatic" or "per-group" (`privacy.clipping.rules`); all bound a unit by C.
+            group_shares: for "per-group", each group's share of C^2 by the prefix of its parameters' names; an equal
+                share for each child of the model if None (`privacy.clipping.rules.Groups`).
             engine: how gradients are clipped; all give the same result.
             allow_noiseless: permit `noise_multiplier=0`, which protects nobody. For tests and comparisons only.
 
@@ -108,8 +112,10 @@ class PrivateStep:
         _positive("expected_units", expected_units)
         if not (allow_noiseless and noise_multiplier == 0):
             _positive("noise_multiplier", noise_multiplier)
-        if clipping not in ("flat", "automatic"):
-            raise StepError(f"clipping must be 'flat' or 'automatic'. Found {clipping!r}.")
+        if clipping not in get_args(Clipping):
+            raise StepError(f"clipping must be one of {', '.join(get_args(Clipping))}. Found {clipping!r}.")
+        if group_shares is not None and clipping != "per-group":
+            raise StepError(f"group_shares are for clipping='per-group'. Found {clipping!r}.")
         if engine not in _ENGINES:
             raise StepError(f"engine must be one of {', '.join(_ENGINES)}. Found {engine!r}.")
         validate_model(model)
@@ -118,7 +124,7 @@ class PrivateStep:
         self._check_optimizer(optimizer)
         self._engine = _ENGINES[engine](model)
         self._clipping = clipping
-        self._max_grad_norm = max_grad_norm
+        self._groups = Groups(self._parameters, group_shares) if clipping == "per-group" else None
         self.optimizer = PrivateOptimizer(
             optimizer,
             noise_multiplier=noise_multiplier,
@@ -127,6 +133,7 @@ class PrivateStep:
         )
         self._probed = False
         self._seen: set[int] = set()
+        self._bound: float | None = None  # the clipping norm of the parts so far
 
     def __call__(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Take one step on one logical batch.
@@ -159,6 +166,8 @@ class PrivateStep:
     def finish(self) -> None:
         """Add noise to what was accumulated (to zero, for an empty batch), divide and move the parameters."""
         try:
+            if self._bound not in (None, self.optimizer.max_grad_norm):
+                raise StepError("max_grad_norm changed after the batch was clipped. Change it between steps.")
             for parameter in self._parameters.values():
                 if parameter.summed_grad is None:  # type: ignore[attr-defined]
                     parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
@@ -183,9 +192,10 @@ class PrivateStep:
         if not self._probed and units.records > 1:  # a single record mixes with nobody
             probe(self._model, self._engine, record_losses, units.records)
             self._probed = True
-        clipped = self._engine.clipped(
-            record_losses, units, lambda norms: clip_factors(norms, self._max_grad_norm, self._clipping)
-        )
+        if self._bound not in (None, self.optimizer.max_grad_norm):
+            raise StepError("max_grad_norm changed between the parts of one batch. Change it between steps.")
+        self._bound = self.optimizer.max_grad_norm
+        clipped = self._engine.clipped(record_losses, units, self._factors, self._groups)
         guard.check()
         self._seen |= names
         for name, parameter in self._parameters.items():
@@ -193,8 +203,14 @@ class PrivateStep:
             part = clipped.sums[name]
             parameter.summed_grad = part if total is None else total.add_(part)  # type: ignore[attr-defined]
 
+    def _factors(self, norms: torch.Tensor) -> torch.Tensor:
+        bound = float(self.optimizer.max_grad_norm)
+        if self._groups is not None:
+            return group_factors(norms, bound, self._groups)
+        return clip_factors(norms, bound, self._clipping)
+
     def _forget(self) -> None:
-        self._seen = set()
+        self._seen, self._bound = set(), None
         for parameter in self._parameters.values():
             parameter.summed_grad = None  # type: ignore[attr-defined]
             parameter.grad = None

@@ -150,8 +150,9 @@ class PrivacyConfig(_Section):
     target_epsilon: PositiveFloat = Field(8.0, description="for the whole run, at each site")
     delta: float = Field(1e-3, gt=0, lt=1, description="must be below 1 / patients of every site")
     max_grad_norm: PositiveFloat = Field(1.0, description="clipping norm C of one patient's gradient")
-    clipping: Literal["flat", "automatic"] = Field(
-        "flat", description="min(1, C/|g|), or AUTO-S C/(|g| + 0.01)"
+    clipping: Literal["flat", "automatic", "per-group"] = Field(
+        "flat",
+        description="min(1, C/|g|); AUTO-S C/(|g| + 0.01); or each part of the model apart, to C/sqrt(parts)",
     )
     engine: Literal["bookkeeping", "hooks", "ghost"] = Field(
         "bookkeeping", description="how gradients are clipped"

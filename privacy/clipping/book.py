@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from privacy.clipping.choose import choose
+from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
 from privacy.clipping.use import Direct, Use, squared_norms, wide
 from privacy.errors import UntrackedParameter
@@ -37,11 +38,18 @@ class Book:
         units: the batch's units, any order.
         memory_share: bytes of per-unit gradients that may be kept, as a share of the inputs that operators saw.
         shared_ids: tables known to be looked up with ids that all records share; kept from batch to batch.
+        groups: parts of the model that have norms of their own; one if None.
     """
 
     def __init__(
-        self, parameters: dict[str, nn.Parameter], units: Units, memory_share: float, shared_ids: set[int]
+        self,
+        parameters: dict[str, nn.Parameter],
+        units: Units,
+        memory_share: float,
+        shared_ids: set[int],
+        groups: Groups | None = None,
     ) -> None:
+        self._groups = groups
         self._names = {id(p): name for name, p in parameters.items()}
         self._order = units.order
         self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
@@ -105,37 +113,52 @@ class Book:
         self._append(parameter, use)
 
     def norms(self) -> torch.Tensor:
-        """Each unit's gradient norm over all parameters, [P], in float32 at least. Call after the backward pass."""
+        """Each unit's gradient norm by group, [G, P], in float32 at least. Call after the backward pass."""
         self._pack()
-        squares = [squared_norms(pack) for _, pack in self._packs]
-        for entry in self._entries.values():
+        squares = [(self._group(next(iter(widths))), squared_norms(pack)) for widths, pack in self._packs]
+        for name, entry in self._entries.items():
             if entry.squares is None:
                 self._resettle(entry)
             assert entry.squares is not None
-            squares.append(entry.squares.clamp(min=0.0))  # a ghost norm is a difference of large numbers
+            squares.append((self._group(name), entry.squares.clamp(min=0.0)))  # a difference of large numbers
         if not squares:
-            return torch.zeros(self.units.count)
-        return torch.stack([s.to(squares[0].device) for s in squares]).sum(0).sqrt()
+            return torch.zeros(self._group_count, self.units.count)
+        like = squares[0][1]
+        rows = like.new_zeros(self._group_count, self.units.count)
+        for group in dict.fromkeys(group for group, _ in squares):
+            rows[group] = torch.stack([s.to(like.device) for g, s in squares if g == group]).sum(0)
+        return rows.sqrt()
 
     def sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Sum over units of factors[u] times the unit's gradient, flat, by parameter name. Empties the book.
+        """Sum over units of factors[g, u] times the unit's gradient, flat, by parameter name. Empties the book.
 
-        A unit whose factor is 0 adds nothing, even if its gradient is not finite.
+        Args:
+            factors: [G, P]. A unit whose factor is 0 adds nothing, even if its gradient is not finite.
         """
-        dropped = factors == 0 if bool((factors == 0).any()) else None
+        rows = list(
+            zip(factors, (row == 0 if bool((row == 0).any()) else None for row in factors), strict=True)
+        )
         out: dict[str, torch.Tensor] = {}
         while self._packs:
             widths, pack = self._packs.pop()
-            totals = _combined(pack, factors, dropped).split(list(widths.values()))
+            totals = _combined(pack, *rows[self._group(next(iter(widths)))]).split(list(widths.values()))
             out.update(zip(widths, totals, strict=True))
         while self._entries:
             name, entry = self._entries.popitem()
+            own, dropped = rows[self._group(name)]
             if entry.kept is not None:
-                out[name] = _combined(entry.kept, factors, dropped)
+                out[name] = _combined(entry.kept, own, dropped)
             else:
-                parts = [self._weighted(use, factors, dropped).flatten() for use in entry.uses]
+                parts = [self._weighted(use, own, dropped).flatten() for use in entry.uses]
                 out[name] = sum(parts[1:], start=parts[0])
         return out
+
+    def _group(self, name: str) -> int:
+        return 0 if self._groups is None else self._groups.of[name]
+
+    @property
+    def _group_count(self) -> int:
+        return 1 if self._groups is None else self._groups.count
 
     def _append(self, parameter: nn.Parameter, use: Use) -> None:
         order = self._order
@@ -153,13 +176,13 @@ class Book:
 
     def _pack(self) -> None:
         """Put all direct gradients side by side: models have many, small ones."""
-        groups: dict[tuple[torch.device, torch.dtype], dict[str, torch.Tensor]] = {}
+        alike: dict[tuple[int, torch.device, torch.dtype], dict[str, torch.Tensor]] = {}
         for name, rows in self._direct.items():
-            groups.setdefault((rows.device, rows.dtype), {})[name] = rows
+            alike.setdefault((self._group(name), rows.device, rows.dtype), {})[name] = rows
         self._direct = {}
-        for group in groups.values():
-            widths = {name: rows.shape[1] for name, rows in group.items()}
-            self._packs.append((widths, self._as_given.sum(wide(torch.cat(list(group.values()), 1)))))
+        for part in alike.values():
+            widths = {name: rows.shape[1] for name, rows in part.items()}
+            self._packs.append((widths, self._as_given.sum(wide(torch.cat(list(part.values()), 1)))))
 
     def _weighted(self, use: Use, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
         if dropped is not None:

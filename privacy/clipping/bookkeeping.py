@@ -17,6 +17,7 @@ from privacy.clipping import attention, conv, embedding, linear, norm, parameter
 from privacy.clipping.book import Book
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
 from privacy.clipping.operators import Tracking
+from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import UntrackedParameter
@@ -39,8 +40,10 @@ class BookkeepingEngine:
         self._memory_share = memory_share
         self._shared_ids: set[int] = set()
 
-    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
-        book = Book(self._parameters, units, self._memory_share, self._shared_ids)
+    def clipped(
+        self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None
+    ) -> Clipped:
+        book = Book(self._parameters, units, self._memory_share, self._shared_ids, groups)
         self._clear()
         try:
             with Tracking(book):
@@ -55,12 +58,13 @@ class BookkeepingEngine:
                 "through privacy.clipping.per_record."
             )
         norms = book.norms()
-        sums = book.sums(factors(norms))
+        total = norms[0] if groups is None else norms.square().sum(0).sqrt()
+        sums = book.sums(factors(norms[0])[None] if groups is None else factors(norms))
         shaped = {
             name: sums[name].view(p.shape).to(p.dtype) if name in sums else torch.zeros_like(p)
             for name, p in self._parameters.items()
         }
-        return Clipped(shaped, norms)
+        return Clipped(shaped, total)
 
     def _clear(self) -> None:
         for p in self._parameters.values():

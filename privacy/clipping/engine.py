@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
 from privacy.errors import StepError
 
@@ -22,7 +23,7 @@ class Clipped:
 
     Attributes:
         sums: for every trainable parameter, by name: sum over units of factor_u * g_u, in the parameter's dtype.
-        norms: float [P], ||g_u|| before clipping. Private: never leaves the site.
+        norms: float [P], ||g_u|| over all parameters before clipping. Private: never leaves the site.
     """
 
     sums: Mapping[str, torch.Tensor]
@@ -32,15 +33,20 @@ class Clipped:
 class ClippingEngine(Protocol):
     """Computes per-unit gradient norms and the sum of the scaled per-unit gradients. Moves no parameter."""
 
-    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
+    def clipped(
+        self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None
+    ) -> Clipped:
         """Run the forward pass and clip.
 
         Args:
             record_losses: runs the model on the batch's R records and returns their losses [R].
             units: the unit of each record; a unit's gradient is that of the mean of its records' losses.
-            factors: from the norms [P] to the factors [P] (`privacy.clipping.rules.clip_factors`).
+            factors: from the norms [P] to the factors [P] (`privacy.clipping.rules.clip_factors`); with groups,
+                from the groups' norms [G, P] to their factors [G, P] (`group_factors`).
+            groups: parts of the model that are clipped apart.
 
         Raises:
+            StepError: the engine cannot clip groups.
             UnsupportedModel: the per-unit gradients of this model are not known. No gradient is left behind.
         """
         ...

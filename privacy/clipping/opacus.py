@@ -19,6 +19,7 @@ from opacus.validators import ModuleValidator
 from torch import nn
 
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
+from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import StepError, UnsupportedModel, UntrackedParameter
@@ -132,7 +133,9 @@ class HooksEngine(_OpacusEngine):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, _HooksModule)
 
-    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
+    def clipped(
+        self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None
+    ) -> Clipped:
         with self._pass(units.records):
             weighted_losses(record_losses, units).sum().backward()
             per_record = {
@@ -144,13 +147,19 @@ class HooksEngine(_OpacusEngine):
         per_unit = {
             name: units.sum(rows).to(self._parameters[name].dtype) for name, rows in per_record.items()
         }
-        squares = [gradients.flatten(1).square().sum(1) for gradients in per_unit.values()]
-        norms = torch.stack(squares).sum(0).sqrt()
-        scale = factors(norms)
+        squares = {name: gradients.flatten(1).square().sum(1) for name, gradients in per_unit.items()}
+        norms = torch.stack(list(squares.values())).sum(0).sqrt()
+        scale = {name: factors(norms) for name in per_unit} if groups is None else {}
+        if groups is not None:
+            by_group = norms.new_zeros(groups.count, units.count)
+            for name, own in squares.items():
+                by_group[groups.of[name]] += own
+            rows = factors(by_group.sqrt())
+            scale = {name: rows[groups.of[name]] for name in per_unit}
         sums = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
         for name, gradients in per_unit.items():
             gradients[~torch.isfinite(norms)] = 0.0
-            sums[name] = torch.einsum("p,p...->...", scale.to(gradients.dtype), gradients)
+            sums[name] = torch.einsum("p,p...->...", scale[name].to(gradients.dtype), gradients)
         return Clipped(sums, norms)
 
     def _per_record(self, name: str, parameter: nn.Parameter, records: int) -> torch.Tensor:
@@ -185,7 +194,13 @@ class GhostEngine(_OpacusEngine):
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model, _GhostModule)
 
-    def clipped(self, record_losses: RecordLosses, units: Units, factors: Factors) -> Clipped:
+    def clipped(
+        self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None
+    ) -> Clipped:
+        if groups is not None:
+            raise StepError(
+                "engine='ghost' clips the whole gradient only: use engine='bookkeeping' or 'hooks'."
+            )
         if units.count != units.records:
             raise StepError(
                 "engine='ghost' clips single records, but a unit has several: use engine='bookkeeping' or 'hooks'."

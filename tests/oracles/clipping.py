@@ -24,8 +24,13 @@ def clipped_sum(
     units: torch.Tensor,
     max_grad_norm: float,
     clipping: str = "flat",
+    bounds: dict[str, float] | None = None,
 ) -> Expected:
-    """`record_loss(model, r)` is the scalar loss of record r computed on that record alone."""
+    """`record_loss(model, r)` is the scalar loss of record r computed on that record alone.
+
+    `bounds`: for "per-group", the clipping norm of the parameters whose names start with each key; `factors` are
+    then the last group's.
+    """
     model = copy.deepcopy(model).double()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     sums = {name: torch.zeros_like(p.detach()) for name, p in parameters.items()}
@@ -39,12 +44,15 @@ def clipped_sum(
             n: torch.zeros_like(p.detach()) if p.grad is None else p.grad for n, p in parameters.items()
         }
         norm = sum(g.square().sum() for g in gradient.values()).sqrt()
-        if clipping == "automatic":
-            factor = max_grad_norm / (norm + 0.01)
-        else:
-            factor = max_grad_norm / norm if norm > max_grad_norm else torch.ones_like(norm)
-        for name in sums:
-            sums[name] += factor * gradient[name]
+        for prefix, bound in (bounds or {"": max_grad_norm}).items():
+            own = [name for name in gradient if name.startswith(prefix)]
+            size = sum(gradient[name].square().sum() for name in own).sqrt()
+            if clipping == "automatic":
+                factor = bound / (size + 0.01)
+            else:
+                factor = bound / size if size > bound else torch.ones_like(size)
+            for name in own:
+                sums[name] += factor * gradient[name]
         norms.append(norm)
         factors.append(factor)
     return Expected(torch.stack(norms), sums, torch.stack(factors))

@@ -76,6 +76,73 @@ def test_a_step_releases_the_sum_of_clipped_record_gradients(engine: str, clippi
 
 
 @settings(max_examples=15, deadline=None)
+@given(
+    units=st.lists(st.integers(-3, 3), min_size=7, max_size=7),
+    shares=st.sampled_from(
+        [
+            None,
+            {"0": 0.2, "1": 0.05, "4": 0.7, "5": 0.05},
+            {"0": 0.1, "1": 0.1, "4.weight": 0.5, "4.bias": 0.1, "5": 0.2},
+        ]
+    ),
+)
+@pytest.mark.parametrize("engine", [e for e in ENGINES if e != "ghost"])
+def test_groups_are_clipped_apart(engine: str, units: list[int], shares: dict[str, float] | None) -> None:
+    model, ids = small_model(), torch.tensor(units)
+    before = copy.deepcopy(model)
+    make_step(model, engine, clipping="per-group", group_shares=shares)(lambda: losses(model), ids)
+    split = shares or dict.fromkeys("0145", 0.25)
+    bounds = {prefix: C * share**0.5 for prefix, share in split.items()}
+    expected = clipped_sum(before, record_loss, ids, C, "per-group", bounds)
+    assert_close(moved(before, model), expected.sums)
+
+
+@pytest.mark.parametrize("engine", [e for e in ENGINES if e != "ghost"])
+def test_groups_together_stay_within_the_clipping_norm(engine: str) -> None:
+    model = small_model()
+    before = copy.deepcopy(model)
+    make_step(model, engine, clipping="per-group")(lambda: 1e3 * losses(model, slice(0, 1)), torch.arange(1))
+    released = torch.cat([value.flatten() for value in moved(before, model).values()])
+    assert float(released.norm()) == pytest.approx(C, rel=1e-5)  # every group is clipped
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [{"0": 0.5, "1": 0.5}, {"0": 0.4, "1": 0.1, "4": 0.5, "5": 0.1}, {"0": 1.0, "1": 0.5, "4": -1.0, "5": 0.5},
+     {"0": 0.3, "1": 0.3, "4": 0.1, "4.bias": 0.1, "5": 0.2}, {}],
+)  # fmt: skip
+def test_groups_that_do_not_split_the_budget_are_refused(shares: dict[str, float]) -> None:
+    with pytest.raises(StepError, match="group"):
+        make_step(small_model(), clipping="per-group", group_shares=shares)
+    with pytest.raises(StepError, match="group"):
+        make_step(small_model(), group_shares=shares)
+
+
+def test_ghost_refuses_groups() -> None:
+    model = small_model()
+    with pytest.raises(StepError, match="ghost"):
+        make_step(model, "ghost", clipping="per-group")(lambda: losses(model), torch.arange(7))
+
+
+def test_the_clipping_norm_may_change_between_steps_but_not_within_one() -> None:
+    model, units = small_model(), torch.arange(7)
+    step = make_step(model)
+    step(lambda: losses(model), units)
+    step.optimizer.max_grad_norm = C / 10
+    before = copy.deepcopy(model)
+    step(lambda: losses(model), units)
+    assert_close(moved(before, model), clipped_sum(before, record_loss, units, C / 10).sums)
+    step.accumulate(lambda: losses(model, slice(0, 3)), units[:3])
+    step.optimizer.max_grad_norm = C / 20
+    with pytest.raises(StepError, match="between steps"):
+        step.accumulate(lambda: losses(model, slice(3, 7)), units[3:])
+    step.accumulate(lambda: losses(model), units)
+    step.optimizer.max_grad_norm = C / 40
+    with pytest.raises(StepError, match="between steps"):
+        step.finish()
+
+
+@settings(max_examples=15, deadline=None)
 @given(units=st.lists(st.integers(-3, 3), min_size=7, max_size=7))
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "ghost"])
 def test_a_patient_is_clipped_once_whatever_the_order_of_its_records(engine: str, units: list[int]) -> None:
