@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from opacus.optimizers import DPOptimizer
@@ -38,8 +38,35 @@ _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
 class PrivateOptimizer(DPOptimizer):
     """Opacus' optimiser contract (step hooks, schedulers) around sums that are already clipped.
 
-    `summed_grad` of each parameter holds the clipped sum; `step` adds the noise, divides and moves.
+    `summed_grad` of each parameter holds the clipped sum; `step()` adds the noise, divides and moves.
+
+    Attributes:
+        on_losses: takes the closure of `step(closure)`, which returns the losses [R] of a batch's records. Set by
+            `privacy.privacy_engine.PrivacyEngine`, which knows the records' units.
     """
+
+    on_losses: Callable[[RecordLosses], None] | None = None
+
+    def step(self, closure: Callable[[], Any] | None = None) -> float | None:
+        """Release what was accumulated; or clip a batch of which `closure` gives the record losses, and release it.
+
+        Raises:
+            StepError: nothing was accumulated, or a closure was given outside a `PrivacyEngine`'s training.
+        """
+        if closure is None:
+            if any(parameter.summed_grad is None for parameter in self.params):
+                raise StepError(
+                    "Nothing was clipped. Call optimizer.step(closure), with the record losses' closure."
+                )
+            return super().step()
+        if self.on_losses is None:
+            raise StepError("step(closure) needs PrivacyEngine.make_private. Call the PrivateStep instead.")
+        self.on_losses(closure)
+        return None
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear `grad`. The sums of a batch that comes in parts belong to the step."""
+        self.original_optimizer.zero_grad(set_to_none)
 
     def clip_and_accumulate(self) -> None:
         """Nothing to do: the engine clipped."""
@@ -160,7 +187,7 @@ class PrivateStep:
         try:
             self._accumulate(record_losses, units)
         except BaseException:
-            self._forget()
+            self.forget()
             raise
 
     def finish(self) -> None:
@@ -173,7 +200,7 @@ class PrivateStep:
                     parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
             self.optimizer.step()
         finally:
-            self._forget()
+            self.forget()
 
     def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor) -> None:
         if trainable(self._model).keys() != self._parameters.keys():
@@ -209,7 +236,8 @@ class PrivateStep:
             return group_factors(norms, bound, self._groups)
         return clip_factors(norms, bound, self._clipping)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the parts of a batch that was not finished."""
         self._seen, self._bound = set(), None
         for parameter in self._parameters.values():
             parameter.summed_grad = None  # type: ignore[attr-defined]

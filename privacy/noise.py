@@ -111,6 +111,13 @@ class PrivateRandom:
         words = np.frombuffer(_keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
         return words < np.uint64(int(math.ldexp(p, 64)))
 
+    def integers(self, n: int, below: int) -> np.ndarray:
+        """`n` independent whole numbers in [0, below), uniform to below 2^-64, int64, shape [n]."""
+        if not 0 < below < 1 << 32:
+            raise NoiseError(f"The bound must be in [1, 2^32). Found {below!r}.")
+        words = np.frombuffer(_keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
+        return (words % np.uint64(below)).astype(np.int64)
+
     @torch.no_grad()
     def add_gaussian_(self, tensors: torch.Tensor | Iterable[torch.Tensor], std: float) -> None:
         """Add N(0, std^2) to every coordinate, in place, and release it on the lattice gZ.

@@ -42,9 +42,11 @@ def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses,
     device = next(iter(parameters.values())).device
     chosen = records // 2
     with _repeatable(device) as restart:
-        losses = checked_losses(record_losses, records)
+        with _watched(model) as low:
+            losses = checked_losses(record_losses, records)
         expected = torch.autograd.grad(losses[chosen], list(parameters.values()), allow_unused=True)
-        tolerance = _tolerance(losses)
+        exact = not low and all(p.dtype in _TOLERANCE for p in (losses, *parameters.values()))
+        tolerance = _TOLERANCE[losses.dtype] if exact else _LOW_PRECISION_TOLERANCE
         restart()
         _check_independence(model, record_losses, losses.detach(), chosen, tolerance)
         restart()
@@ -74,10 +76,21 @@ def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses,
         )
 
 
-def _tolerance(losses: torch.Tensor) -> float:
-    if torch.is_autocast_enabled(losses.device.type):
-        return _LOW_PRECISION_TOLERANCE
-    return _TOLERANCE.get(losses.dtype, _LOW_PRECISION_TOLERANCE)
+@contextmanager
+def _watched(model: nn.Module) -> Iterator[list[str]]:
+    """Gives a list that is not empty once a module of the model ran under autocast."""
+    low: list[str] = []
+
+    def watch(module: nn.Module, _args: Any) -> None:
+        if any(torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")):
+            low.append(type(module).__name__)
+
+    handles = [module.register_forward_pre_hook(watch) for module in model.modules()]
+    try:
+        yield low
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -57,7 +57,7 @@ class Groups:
 
 
 def group_factors(norms: torch.Tensor, max_grad_norm: float, groups: Groups) -> torch.Tensor:
-    """Factors min(1, C_g / ||g||) [G, P], from the groups' norms [G, P]; 0 for a unit with a norm that is not finite."""
+    """Factors min(1, C_g / ||g||) [G, P] from the groups' norms [G, P]; 0 for a unit with a norm that is not finite."""
     bounds = (
         max_grad_norm * torch.tensor(groups.shares, dtype=norms.dtype, device=norms.device).sqrt()[:, None]
     )

@@ -11,7 +11,7 @@ from scipy import stats
 
 from privacy.errors import SamplingError
 from privacy.noise import PrivateRandom
-from privacy.sampling import PoissonSampler
+from privacy.sampling import PartitionSampler, PoissonSampler
 
 UNITS, STEPS = 500, 4000
 ALARM = 1e-6
@@ -85,3 +85,22 @@ def test_bad_values_are_refused_by_name(
 ) -> None:
     with pytest.raises(SamplingError, match=name):
         PoissonSampler(n_units, rate, steps, random)
+
+
+def test_a_partition_holds_everybody_once_each_placed_independently() -> None:
+    sampler = PartitionSampler(UNITS, 5, PrivateRandom())
+    places = np.empty((200, UNITS), dtype=np.int64)
+    for row in places:
+        batches = list(sampler)
+        assert len(batches) == len(sampler) == 5
+        assert np.array_equal(np.sort(np.concatenate(batches)), np.arange(UNITS))
+        for step, batch in enumerate(batches):
+            row[batch] = step
+    assert stats.chisquare(np.bincount(places.ravel())).pvalue > ALARM
+    sizes = (places == 0).sum(1)  # of batches of a fixed size the variance would be 0
+    dispersion = ((sizes - UNITS / 5) ** 2).sum() / (UNITS * 0.2 * 0.8)
+    assert ALARM < stats.chi2(200).cdf(dispersion) < 1 - ALARM
+    same = (places[:, 1:] == places[:, :-1]).mean()
+    assert abs(same - 0.2) < 6 * math.sqrt(0.16 / places[:, 1:].size)
+    with pytest.raises(SamplingError, match="steps"):
+        PartitionSampler(3, 0, PrivateRandom())

@@ -131,7 +131,7 @@ noise_from_the_public_seed = _own_noise(lambda tensor, *_: torch.randn(tensor.sh
 
 def _no_clipping(step: Any) -> None:
     clipped = step._engine.clipped
-    step._engine.clipped = lambda losses, units, _factors: clipped(losses, units, torch.ones_like)
+    step._engine.clipped = lambda losses, units, *_: clipped(losses, units, torch.ones_like)
 
 
 def _regrouped(units_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Subject], Subject]:
