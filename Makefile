@@ -18,7 +18,7 @@ check: .venv/.ready
 # One environment for using, testing and checking, from pinned versions.
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ingest,ray,vision]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ingest,pretrained,ray,vision]'
 	touch $@
 
 clean:

@@ -18,7 +18,7 @@ from mmmed.config import RunConfig
 from mmmed.errors import ConfigError
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
-from mmmed.models import FusionModel, build_model, trainable_state
+from mmmed.models import MultimodalModel, build_model, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
@@ -66,7 +66,7 @@ def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[
     return {"auroc": auroc(probability, label), "loss": float(-np.log(np.maximum(chosen, 1e-12)).mean())}
 
 
-def load_parameters(model: FusionModel, incoming: Parameters) -> FusionModel:
+def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalModel:
     """Put the incoming trainable parameters into the model.
 
     Raises:
@@ -112,7 +112,7 @@ class _Round:
     """The work of one round, private or plain."""
 
     def __init__(
-        self, site: Site, config: RunConfig, run_id: str, server_round: int, model: FusionModel
+        self, site: Site, config: RunConfig, run_id: str, server_round: int, model: MultimodalModel
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
         self._model = model
@@ -235,7 +235,7 @@ class _Counted:
             yield draw
 
 
-def _proximal_pull(model: FusionModel, strength: float) -> Callable[[], None]:
+def _proximal_pull(model: MultimodalModel, strength: float) -> Callable[[], None]:
     """FedProx (arXiv 1812.06127) as a decoupled step towards the round's start: it reads no data."""
     if strength == 0:
         return lambda: None

@@ -99,25 +99,47 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """One encoder a modality, fusion."""
 
-    image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0"] = Field(
-        "resnet10", description="MONAI CNN, built with GroupNorm"
+    image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0", "efficientnet-lite0"] = Field(
+        "resnet10",
+        description='MONAI CNN, built with GroupNorm; or "efficientnet-lite0", pretrained on ImageNet, to be frozen '
+        "(extra `pretrained`)",
     )
     image_width: int = Field(
         16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)"
     )
-    image_weights: str = Field("", description="local file of pretrained image weights")
+    image_weights: str = Field("", description="local file, or MONAI bundle, of pretrained image weights")
+    image_scaling: Literal["unit", "imagenet"] = Field(
+        "unit", description="pixels that image_weights expect: [0, 1], or standardised as torchvision's"
+    )
     volume: Literal["resnet10", "resnet18"] = Field(
         "resnet10", description="MONAI 3D CNN, built with GroupNorm"
     )
     volume_width: int = Field(16, ge=8, le=64, description="channels of its first stage")
-    text: str = Field("tiny", description='"tiny" or a local Hugging Face folder')
+    text: str = Field(
+        "tiny", description='"tiny", "minilm" (pretrained; extra `pretrained`) or a local Hugging Face folder'
+    )
+    fusion: Literal["attention", "linear"] = Field(
+        "attention", description="cross-attention over tokens, or one linear layer on pooled features"
+    )
     fusion_dim: int = Field(64, ge=8, description="width of the fused representation")
     fusion_heads: Positive = 4
     fusion_layers: Positive = 1
     dropout: float = Field(0.0, ge=0, lt=1)
-    trainable: Literal["full", "norm-bias", "fusion-head"] = Field(
-        "full", description="which parameters are trained and travel"
+    trainable: Literal["full", "norm-bias", "lora", "fusion-head"] = Field(
+        "full",
+        description="which parameters are trained and travel: all; norms and biases; the text encoder's adapters and "
+        "what follows the encoders; only that",
     )
+    lora_rank: Positive = Field(4, description='rank of the adapters of trainable = "lora"')
+
+    @model_validator(mode="after")
+    def _frozen(self) -> ModelConfig:
+        if self.image == "efficientnet-lite0" and self.trainable not in ("lora", "fusion-head"):
+            raise ValueError(
+                'image = "efficientnet-lite0" has BatchNorm, which cannot be trained privately. '
+                'Set trainable = "fusion-head" (or "lora", which freezes it too)'
+            )
+        return self
 
     @model_validator(mode="after")
     def _heads(self) -> ModelConfig:
@@ -185,6 +207,12 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
+
+    @model_validator(mode="after")
+    def _adapters(self) -> RunConfig:
+        if self.model.trainable == "lora" and not self.data.text:
+            raise ValueError('model.trainable = "lora" adapts the text encoder, but data.text is empty')
+        return self
 
 
 def describe(config: RunConfig) -> list[tuple[str, str, str]]:

@@ -1,12 +1,12 @@
 """Image encoder | text encoder -> fusion -> classification head, built from one RunConfig."""
 
 from mmmed.models.build import build_model, set_trainable, trainable_state
-from mmmed.models.fusion import FusionModel
+from mmmed.models.multimodal import MultimodalModel
 from mmmed.models.store import load_model, save_model
 from mmmed.models.tokens import load_tokenizer
 
 __all__ = [
-    "FusionModel",
+    "MultimodalModel",
     "build_model",
     "load_model",
     "load_tokenizer",

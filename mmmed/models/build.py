@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.models.fusion import Encoder, FusionModel
+from mmmed.errors import ModelError
+from mmmed.models.fusion import FusionModel
 from mmmed.models.image import build_image_encoder, build_volume_encoder
+from mmmed.models.linear import LinearModel
+from mmmed.models.lora import is_adapter
+from mmmed.models.multimodal import Encoder, MultimodalModel
 from mmmed.models.text import build_text_encoder
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
@@ -27,41 +31,66 @@ def output_count(config: RunConfig) -> int:
     return 1 if classes == 2 else classes
 
 
-def build_model(config: RunConfig) -> FusionModel:
+def build_model(config: RunConfig) -> MultimodalModel:
     """Build the model; parameters that no weight file gives are drawn from `training.seed`.
 
     Every member of a run builds equal parameters. The caller's random state is left as it was.
 
     Raises:
-        ModelError: see `mmmed.models.image` and `mmmed.models.text`.
+        ModelError: see `mmmed.models.image` and `mmmed.models.text`; or BatchNorm would be trained.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        model = FusionModel(
-            {name: _ENCODERS[name](config) for name in config.data.modalities},
-            width=config.model.fusion_dim,
-            heads=config.model.fusion_heads,
-            layers=config.model.fusion_layers,
-            dropout=config.model.dropout,
-            outputs=output_count(config),
-        )
+        encoders = {name: _ENCODERS[name](config) for name in config.data.modalities}
+        model = _fusion(encoders, config)
     set_trainable(model, config.model.trainable)
+    for name in model.modalities:
+        if not model.frozen(name):
+            _refuse_batchnorm(model.encoder(name), name, config.model.trainable)
     return model
 
 
-def set_trainable(model: FusionModel, trainable: str) -> None:
-    """Freeze what is not in the trainable set: "full", "norm-bias" (BitFit, arXiv 2106.10199), "fusion-head"."""
-    for parameter in model.parameters():
-        parameter.requires_grad_(trainable == "full")
+def _fusion(encoders: Mapping[str, Encoder], config: RunConfig) -> MultimodalModel:
+    if config.model.fusion == "linear":
+        return LinearModel(encoders, outputs=output_count(config))
+    return FusionModel(
+        encoders,
+        width=config.model.fusion_dim,
+        heads=config.model.fusion_heads,
+        layers=config.model.fusion_layers,
+        dropout=config.model.dropout,
+        outputs=output_count(config),
+    )
+
+
+def _refuse_batchnorm(encoder: nn.Module, name: str, trainable: str) -> None:
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
+        raise ModelError(
+            f'model.trainable is "{trainable}", but the {name} encoder\'s weights come with BatchNorm, which mixes the '
+            'records of a batch and cannot be trained privately. Freeze it with model.trainable = "fusion-head" '
+            "or give weights of the same network trained with GroupNorm"
+        )
+
+
+def set_trainable(model: MultimodalModel, trainable: str) -> None:
+    """Freeze what is not in the trainable set.
+
+    "full"; "norm-bias" (BitFit, arXiv 2106.10199) and the head; "fusion-head": all but the encoders; "lora": all but
+    the encoders, and the text encoder's low-rank adapters (arXiv 2106.09685).
+    """
+    model.requires_grad_(trainable == "full")
     if trainable == "norm-bias":
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if isinstance(module, _NORMALISATIONS) or name == "bias":
                     parameter.requires_grad_(True)
         model.head.requires_grad_(True)
-    elif trainable == "fusion-head":
+    elif trainable in ("fusion-head", "lora"):
         for name, module in model.named_children():
             module.requires_grad_(name not in model.modalities)
+        for name, parameter in model.named_parameters():
+            if is_adapter(name):
+                parameter.requires_grad_(True)
 
 
 def trainable_state(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -9,13 +9,13 @@ Everything acts within one record. The shapes use r records, t tokens, d = fusio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from mmmed.data.batch import Batch, Input
+from mmmed.models.multimodal import Encoder, MultimodalModel, masked_mean
 
 _OWN = ("query", "null")  # kinds of token that are no modality's
 
@@ -51,19 +51,8 @@ class CrossAttention(nn.Module):
         return query + self.dropout(self.feed(self.feed_norm(query)))
 
 
-class Encoder(Protocol):
-    """A module from one modality of R records to feature tokens, (R, S, width) float.
-
-    S is the number of flags in `Input.present`, or any number where that has one flag a record.
-    """
-
-    width: int
-
-    def __call__(self, given: Input, /) -> torch.Tensor: ...
-
-
-class FusionModel(nn.Module):
-    """The whole model: `forward(batch)` gives (R, outputs) logits, one output for a binary task.
+class FusionModel(MultimodalModel):
+    """Encoders, cross-attention and a linear head: `forward(batch)` gives (R, outputs) logits.
 
     Args:
         encoders: by the name of the modality; each becomes a submodule of that name.
@@ -79,10 +68,8 @@ class FusionModel(nn.Module):
         dropout: float,
         outputs: int,
     ) -> None:
-        super().__init__()
-        self.modalities = tuple(encoders)
+        super().__init__(encoders)
         for name, encoder in encoders.items():
-            self.add_module(name, cast(nn.Module, encoder))
             self.add_module(f"{name}_projection", nn.Linear(encoder.width, width))
             self.add_module(f"{name}_norm", nn.LayerNorm(width))
         self.kind = nn.Embedding(len(_OWN) + len(encoders), width)
@@ -100,7 +87,7 @@ class FusionModel(nn.Module):
             given = batch.inputs[name]
             tokens = self.encode(name, given)  # [r, s, d]
             mask = given.present.expand(-1, tokens.shape[1])
-            query = query + _masked_mean(tokens, mask)
+            query = query + masked_mean(tokens, mask)
             context.append(tokens + self._kind(name, rows))
             present.append(mask)
         memory, visible = torch.cat(context, dim=1), torch.cat(present, dim=1)
@@ -119,9 +106,3 @@ class FusionModel(nn.Module):
         device = self.kind.weight.device
         embedded: torch.Tensor = self.kind(torch.full((rows, 1), index, dtype=torch.int64, device=device))
         return embedded
-
-
-def _masked_mean(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """(R, T, d) and (R, T) -> (R, 1, d): the mean of the visible tokens, zero where none is."""
-    weight = mask.to(tokens.dtype)[..., None]
-    return (tokens * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)

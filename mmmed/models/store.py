@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 from mmmed.config import RunConfig, resolve, to_toml
 from mmmed.errors import ModelError
 from mmmed.models.build import build_model
-from mmmed.models.fusion import FusionModel
+from mmmed.models.multimodal import MultimodalModel
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.toml"
 
 
-def save_model(folder: Path, model: FusionModel, config: RunConfig) -> None:
+def save_model(folder: Path, model: MultimodalModel, config: RunConfig) -> None:
     """Write all parameters and the configuration they belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     # A copy a tensor: tied parameters share storage, which the format refuses.
@@ -24,7 +24,7 @@ def save_model(folder: Path, model: FusionModel, config: RunConfig) -> None:
     (folder / CONFIG).write_text(to_toml(config), encoding="utf-8")
 
 
-def load_model(folder: Path) -> tuple[FusionModel, RunConfig]:
+def load_model(folder: Path) -> tuple[MultimodalModel, RunConfig]:
     """Read a model that `save_model` wrote, in evaluation mode.
 
     Raises:

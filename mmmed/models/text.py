@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError
-from mmmed.models.tokens import TINY, load_tokenizer, require_folder
+from mmmed.models.lora import add_adapters
+from mmmed.models.tokens import TINY, load_tokenizer, model_folder
 
 
 class TextEncoder(nn.Module):
     """Tokens (R, T) int64, present where they are no padding -> (R, T, width) float."""
 
-    def __init__(self, encoder: nn.Module, width: int) -> None:
+    def __init__(self, encoder: PreTrainedModel, width: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.width = width
@@ -23,9 +25,11 @@ class TextEncoder(nn.Module):
     def forward(self, given: Input) -> torch.Tensor:
         # attention over nothing is undefined: a missing note looks at its padding, and nobody at it
         mask = given.present | ~given.present.any(1, keepdim=True)
-        encoded = self.encoder(input_ids=given.values, attention_mask=mask.long())
+        seen = torch.nonzero(given.present.any(0))
+        longest = int(seen[-1]) + 1 if len(seen) else 1  # what no record of the batch has is not computed
+        encoded = self.encoder(input_ids=given.values[:, :longest], attention_mask=mask[:, :longest].long())
         features: torch.Tensor = encoded.last_hidden_state
-        return features
+        return F.pad(features, (0, 0, 0, given.values.shape[1] - longest))
 
 
 def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
@@ -34,6 +38,13 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
     Raises:
         ModelError: the local folder cannot be loaded, or reads fewer tokens than `data.text_tokens`.
     """
+    encoder = _build(config, data)
+    if config.trainable == "lora":
+        add_adapters(encoder.encoder, config.lora_rank)
+    return encoder
+
+
+def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
     if config.text == TINY:
         bert = BertConfig(
             vocab_size=len(load_tokenizer(TINY)),
@@ -47,9 +58,9 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
             attention_probs_dropout_prob=config.dropout,
         )
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
-    require_folder(config.text)
+    folder = model_folder(config.text)
     try:
-        encoder = AutoModel.from_pretrained(config.text, local_files_only=True, trust_remote_code=False)
+        encoder = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
     longest = getattr(encoder.config, "max_position_embeddings", data.text_tokens)

@@ -12,6 +12,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from mmmed.errors import ModelError
+from mmmed.models.pretrained import MINILM, minilm_folder
 
 TINY = "tiny"
 VOCABULARY = Path(__file__).with_name("vocab.txt")
@@ -19,26 +20,33 @@ VOCABULARY = Path(__file__).with_name("vocab.txt")
 
 @lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the text encoder `name` ("tiny" or a local folder).
+    """The tokenizer of the text encoder `name` ("tiny", "minilm" or a local folder).
 
     Raises:
         ModelError: the folder holds no tokenizer.
     """
     if name == TINY:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
-    require_folder(name)
+    folder = model_folder(name)
     try:
-        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.text: {name} holds no tokenizer that transformers can load: {error}"
         ) from error
 
 
-def require_folder(name: str) -> None:
-    """Raise ModelError unless `name` is a folder on this machine."""
+def model_folder(name: str) -> Path:
+    """Where the text encoder `name` ("minilm" or a local folder) is on this machine.
+
+    Raises:
+        ModelError: it is not here.
+    """
+    if name == MINILM:
+        return minilm_folder()
     if not Path(name).is_dir():
         raise ModelError(
-            f'model.text: {name!r} is neither "tiny" nor a local folder. '
+            f'model.text: {name!r} is neither "tiny", "minilm" nor a local folder. '
             "Expected a folder with config.json, the weights and the tokenizer (models are never downloaded)"
         )
+    return Path(name)

@@ -1,0 +1,81 @@
+"""Pretrained image weights from a local file: plain state dicts, torchvision's, MONAI bundles'."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from mmmed.errors import ModelError
+
+State = dict[str, torch.Tensor]
+
+_CLASSIFIERS = ("fc.", "class_layers.", "_fc.", "classifier.")  # left out: the fusion has its own head
+_BUNDLE = ("models/model.safetensors", "models/model.pt")  # in a MONAI bundle, beside configs/
+_TORCHVISION_DENSE = re.compile(r"(denselayer\d+)\.(norm|conv)")  # MONAI: denselayer1.layers.norm1
+
+
+def read_weights(path: Path) -> State:
+    """The tensors of a ``.safetensors`` file, a ``.pt`` file of plain tensors or a MONAI bundle, without a classifier.
+
+    Raises:
+        ModelError: not such a file; pickled code is never run.
+    """
+    if path.is_dir():
+        inside = [path / name for name in _BUNDLE if (path / name).is_file()]
+        if not inside:
+            raise ModelError(
+                f"model.image_weights: {path} is a folder without {' or '.join(_BUNDLE)}. "
+                "Expected a weight file or a MONAI bundle"
+            )
+        path = inside[0]
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = cast(State, state.get("state_dict", state))
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
+        raise ModelError(f"model.image_weights: {path} cannot be read as weights: {error}") from error
+    except Exception as error:  # torch.load raises pickle's own errors on foreign content
+        raise ModelError(f"model.image_weights: {path} is not a plain tensor file: {error}") from error
+    return {
+        _TORCHVISION_DENSE.sub(r"\1.layers.\2", key): value
+        for key, value in state.items()
+        if not key.startswith(_CLASSIFIERS)
+    }
+
+
+def has_batch_statistics(state: State) -> bool:
+    """Whether the weights were trained with BatchNorm."""
+    return any(key.endswith(("running_mean", "running_var")) for key in state)
+
+
+def input_channels(state: State, default: int) -> int:
+    """Channels that the first convolution reads."""
+    return next((value.shape[1] for value in state.values() if value.ndim == 4), default)
+
+
+def put(trunk: nn.Module, state: State, path: str, name: str) -> None:
+    """Load `state` into `trunk`.
+
+    Raises:
+        ModelError: they do not fit.
+    """
+    own = trunk.state_dict()
+    different = sorted(own.keys() ^ state.keys()) or [
+        key for key in own if own[key].shape != state[key].shape
+    ]
+    if different:
+        key = different[0]
+        wanted, found = (tuple(part[key].shape) if key in part else "absent" for part in (own, state))
+        raise ModelError(
+            f"model.image_weights: {path} does not fit {name} ({len(different)} entries differ): "
+            f"'{key}' must be {wanted}. Found {found}"
+        )
+    trunk.load_state_dict(state)
