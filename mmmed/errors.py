@@ -2,6 +2,7 @@
 
 MmmedError              shown at the command line without a traceback, exit code 2
 ├── ConfigError         a key or value of the run configuration
+│   └── WireError       tensors that came over the network
 ├── DataError           a table, row, image or note
 ├── ModelError          a model name, weight file or architecture
 ├── RunError            a run folder: in use, incomplete, not resumable
@@ -19,6 +20,14 @@ class MmmedError(Exception):
 
 class ConfigError(MmmedError):
     """A key or value of the run configuration is wrong."""
+
+
+class WireError(ConfigError):
+    """Tensors that came over the network cannot be used; ``code`` says why in a word that may be told to anyone."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class DataError(MmmedError):

@@ -1,8 +1,8 @@
-"""The server's step: Flower's own strategies applied to the mean of a round's updates.
+"""The server's step: Flower's own strategies applied to what a round's updates became (`server.aggregation`).
 
-Replies are averaged as they arrive, so that memory holds one model however many sites there are; Flower's strategy
-then sees a single reply that carries the mean. FedAvg, FedAvgM (Hsu et al. 2019, arXiv 1909.06335), FedAdam,
-FedYogi and FedAdagrad (Reddi et al. 2020, arXiv 2003.00295, algorithm 2) depend on the replies only through it.
+Flower's strategy sees a single reply that carries the moved model, however many sites there are. FedAvg, FedAvgM
+(Hsu et al. 2019, arXiv 1909.06335), FedAdam, FedYogi and FedAdagrad (Reddi et al. 2020, arXiv 2003.00295, algorithm 2)
+depend on the replies only through it.
 """
 
 from __future__ import annotations
@@ -23,36 +23,15 @@ _ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "f
 logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
 
 
-class RunningMean:
-    """Weighted mean of arrays that are seen one at a time; sums are kept in float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._weight = 0.0
-        self._sum: dict[str, np.ndarray] = {}
-
-    def add(self, arrays: Arrays, weight: float) -> None:
-        """Take one site's arrays in."""
-        for key, value in arrays.items():
-            term = value.astype(np.float64) * weight
-            self._sum[key] = self._sum[key] + term if self.count else term
-        self._weight += weight
-        self.count += 1
-
-    def mean(self) -> Arrays:
-        """The mean so far, float32."""
-        return {key: np.asarray(value / self._weight, dtype=np.float32) for key, value in self._sum.items()}
-
-
 class ServerOptimizer:
-    """Turns (global model, mean of the sites' models) into the next global model; its moments can be saved."""
+    """Turns (global model, a round's update) into the next global model; its moments can be saved."""
 
     def __init__(self, config: FederationConfig) -> None:
         self._strategy = _strategy(config)
         self._keys: list[str] = []
 
-    def step(self, server_round: int, current: Arrays, mean: Arrays) -> Arrays:
-        """One step of Flower's strategy; ``current`` and ``mean`` share keys and shapes."""
+    def step(self, server_round: int, current: Arrays, update: Arrays) -> Arrays:
+        """One step of Flower's strategy; ``current`` and ``update`` share keys and shapes."""
         strategy, self._keys = self._strategy, list(current)
         if isinstance(strategy, FedAvgM):
             strategy.current_arrays = to_record(current)
@@ -60,7 +39,7 @@ class ServerOptimizer:
             strategy.current_arrays = dict(current)
         content = RecordDict(
             {
-                "arrays": to_record({key: mean[key] for key in current}),
+                "arrays": to_record({key: current[key] + update[key] for key in current}),
                 "metrics": MetricRecord({"weight": 1.0}),
             }
         )
@@ -90,7 +69,7 @@ class ServerOptimizer:
 
 def to_record(arrays: Arrays) -> ArrayRecord:
     """Arrays as a Flower record."""
-    return ArrayRecord({key: Array(value) for key, value in arrays.items()})
+    return ArrayRecord({key: Array(np.asarray(value)) for key, value in arrays.items()})
 
 
 def _strategy(config: FederationConfig) -> FedAvgM | FedOpt:

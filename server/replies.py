@@ -10,15 +10,16 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from mmmed.config.schema import Scalar
+from mmmed.errors import WireError
+from mmmed.wire import unpack
 from server.checkpoint import Arrays
 
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
@@ -40,13 +41,19 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What one site sent back, or why nothing of it is used (``refused``, a code)."""
+    """What one site sent back, or why nothing of its update is used (``refused``, a code).
+
+    ``arrays`` is its update by name, float32; ``bytes_down`` and ``bytes_up`` count the tensors that crossed the
+    network for it. What a site released is kept even if its update is refused: its privacy is spent all the same.
+    """
 
     node: int
     seconds: float
     site: str | None = None
     refused: str | None = None
     weight: float = 0.0
+    bytes_down: int = 0
+    bytes_up: int = 0
     arrays: Arrays = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     released: dict[str, Scalar] = field(default_factory=dict)
@@ -54,7 +61,8 @@ class Answer:
     def unless_name_in(self, seen: set[str]) -> Answer:
         """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
         if self.site in seen:
-            return Answer(self.node, self.seconds, refused="name-taken")
+            taken = Answer(self.node, self.seconds, refused="name-taken")
+            return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
         if self.site is not None:
             seen.add(self.site)
         return self
@@ -94,30 +102,32 @@ def pull_interval(grid: Grid) -> float:
 
 
 def read_reply(
-    request: Message, reply: Message | None, seconds: float, like: Mapping[str, np.ndarray]
+    request: Message, reply: Message | None, seconds: float, like: Mapping[str, tuple[int, ...]]
 ) -> Answer:
-    """Check a reply. ``like`` is the model that was sent for a train reply, empty for an evaluate reply.
+    """Check a reply. ``like`` is the shape of each trained tensor for a train reply, empty for an evaluate reply.
 
     Codes of refusal: ``no-reply``; a site's own code, or ``failed`` if it sent anything but a code; ``expired``,
-    ``node-unavailable``, ``app-unavailable``, ``crashed`` (Flower's); ``bad-record``, ``bad-name``, ``bad-weight``,
-    ``keys-differ``, ``shape-differs``, ``dtype-differs``, ``not-finite`` (the reply's content).
+    ``node-unavailable``, ``app-unavailable``, ``crashed`` (Flower's); ``bad-record``, ``bad-name``, ``bad-weight``
+    and the codes of `mmmed.wire.unpack` (the reply's content).
     """
-    node = request.metadata.dst_node_id
+    answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:
-        return Answer(node, seconds, refused="no-reply")
+        return replace(answer, refused="no-reply")
     if reply.has_error():
-        return Answer(node, seconds, refused=_error_code(reply))
-    site = None
+        return replace(answer, refused=_error_code(reply))
     try:
         record = reply.content
-        site = _site_name(record)
+        answer = replace(answer, bytes_up=tensor_bytes(record), site=_site_name(record))
+        answer = replace(answer, released=_released(record))
         weight, metrics = _metrics(record)
         arrays = _arrays(record, like) if like else {}
-        return Answer(node, seconds, site, None, weight, arrays, metrics, _released(record))
+        return replace(answer, weight=weight, metrics=metrics, arrays=arrays)
     except Refused as refusal:
-        return Answer(node, seconds, site, str(refusal))
+        return replace(answer, refused=str(refusal))
+    except WireError as error:
+        return replace(answer, refused=error.code)
     except Exception:  # whatever a site sends costs only that site
-        return Answer(node, seconds, site, "bad-record")
+        return replace(answer, refused="bad-record")
 
 
 def _error_code(reply: Message) -> str:
@@ -155,21 +165,16 @@ def _released(record: RecordDict) -> dict[str, Scalar]:
     }
 
 
-def _arrays(record: RecordDict, like: Mapping[str, np.ndarray]) -> Arrays:
-    sent = _part(record, "arrays", ArrayRecord)
-    if set(sent) != set(like):
-        raise Refused("keys-differ")
-    arrays: Arrays = {}
-    for key, expected in like.items():
-        value = sent[key].numpy()
-        if value.shape != expected.shape:
-            raise Refused("shape-differs")
-        if value.dtype != expected.dtype:
-            raise Refused("dtype-differs")
-        if not np.isfinite(value).all():
-            raise Refused("not-finite")
-        arrays[key] = value
-    return arrays
+def _arrays(record: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
+    payload = _part(record, "arrays", ArrayRecord).get("update")
+    if payload is None:
+        raise Refused("bad-record")
+    return {key: value.numpy() for key, value in unpack(payload.data, like).items()}
+
+
+def tensor_bytes(record: RecordDict) -> int:
+    """How many bytes of tensors a message's content holds."""
+    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
 
 
 def _part(record: RecordDict, key: str, kind: type[Record]) -> Record:

@@ -3,10 +3,11 @@
 Flower's `Strategy.start` always begins at round 1, may wait for nodes without end and keeps every reply in memory.
 Here a round is
 
-    train -> check and average replies as they arrive -> server step -> checkpoint -> evaluate -> log
+    train -> check replies as they arrive and spool them -> aggregate -> server step -> checkpoint -> evaluate -> log
 
-and a new process continues after the last checkpoint. A trained round is never trained again; if only its evaluation
-is missing, that is made up for. A round with fewer good updates than ``federation.min_sites`` changes nothing.
+and a new process continues where the last one died: a site whose update is in the spool is not asked again, a trained
+round is never trained again, and if only its evaluation is missing, that is made up for. A round with fewer good
+updates than ``federation.min_sites`` changes nothing.
 """
 
 from __future__ import annotations
@@ -14,22 +15,29 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from mmmed.config import RunConfig, to_flat
 from mmmed.errors import RunError
+from mmmed.wire import Encoding, pack
+from server.aggregation import aggregate, least_updates
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
 from server.curves import Curves
 from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
-from server.optimizer import RunningMean, ServerOptimizer, to_record
-from server.replies import Answer, gather, pull_interval, read_reply
+from server.optimizer import ServerOptimizer
+from server.replies import Answer, gather, pull_interval, read_reply, tensor_bytes
 from server.run_folder import RunFolder
+from server.scaffold import next_control, tells_steps
+from server.site_level import SiteLevel
+from server.spool import Spool, Update, screen
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +54,9 @@ class Rounds:
         self.on_event = on_event
         self._optimizer = ServerOptimizer(folder.config.federation)
         self._run_config = json.dumps(to_flat(folder.config))
+        federation = folder.config.federation
+        self._control: Arrays | None = None  # SCAFFOLD's c
+        self._site_level = SiteLevel(federation) if federation.site_noise_multiplier else None
         self._names: dict[int, str] = {}  # node id -> the name that its site last gave
 
     def run(self, initial: Arrays) -> Arrays:
@@ -57,6 +68,8 @@ class Rounds:
         Raises:
             RunError: too few sites are connected to begin, or the checkpoint is of another model.
         """
+        if self.config.federation.strategy == "scaffold":
+            self._control = {key: np.zeros_like(value) for key, value in initial.items()}
         arrays, done = self._resume(initial)
         self._await_sites()
         with Curves(self.folder.tensorboard, first_round=done + 1) as curves:
@@ -74,7 +87,7 @@ class Rounds:
                 f"{self.folder.checkpoints}: round {checkpoint.round} holds other parameters than this version "
                 "builds for the same configuration. Resume with the version that started the run"
             )
-        self._optimizer.restore(list(initial), checkpoint.moments)
+        self._restore(list(initial), dict(checkpoint.moments))
         self.folder.forget_rounds_after(checkpoint.round)
         if len(self.folder.rounds()) < checkpoint.round:
             self._await_sites()
@@ -84,30 +97,71 @@ class Rounds:
 
     def _round(self, number: int, arrays: Arrays, curves: Curves) -> Arrays:
         started = time.monotonic()
-        mean = RunningMean()
-        train = []
-        for answer in self._ask(number, "train", arrays):
+        spool = Spool(self.folder.path / "updates", number, arrays)
+        answers = [update.answer for update in spool.updates]
+        for answer in self._ask(number, "train", arrays, answers):
             if answer.refused is None:
-                mean.add(answer.arrays, answer.weight)
-            train.append(self._line(answer))
-        changed = mean.count >= self.config.federation.min_sites
-        if changed:
-            arrays = self._optimizer.step(number, arrays, mean.mean())
-        else:
-            log.warning("round %d changed nothing: %d good updates", number, mean.count)
-        record: dict[str, Any] = {"round": number, "changed": changed, "train": train}
+                spool.add(answer)
+            answers.append(replace(answer, arrays={}))
+        updates, outliers = spool.updates, set[int]()
+        if (
+            self._site_level is None
+        ):  # it bounds every update itself, and who counts may not depend on the others
+            updates, outliers = screen(updates, self.config.federation.max_update_norm)
+        record = self._step(number, arrays, updates, len(answers))
+        record["train"] = [
+            self._line(replace(one, refused="norm-outlier") if one.node in outliers else one)
+            for one in answers
+        ]
         record["train_seconds"] = round(time.monotonic() - started, 3)
-        save_checkpoint(
-            self.folder.checkpoints, Checkpoint(number, arrays, self._optimizer.moments(), record)
-        )
+        arrays = record.pop("arrays")
+        save_checkpoint(self.folder.checkpoints, Checkpoint(number, arrays, self._moments(), record))
+        spool.close()
         self._finish(record, arrays, curves)
         return arrays
+
+    def _step(self, number: int, arrays: Arrays, updates: Sequence[Update], asked: int) -> dict[str, Any]:
+        """The next global model, as ``arrays`` of a round's record that also tells how it came about."""
+        federation = self.config.federation
+        record: dict[str, Any] = {"round": number, "changed": False, "arrays": arrays}
+        if len(updates) < max(
+            federation.min_sites, least_updates(federation.aggregation, federation.hostile_sites)
+        ):
+            log.warning("round %d changed nothing: %d good updates", number, len(updates))
+            return record
+        if self._site_level is not None:
+            update = self._site_level.aggregate(updates, asked)
+        else:
+            update = aggregate(updates, federation.aggregation, federation.hostile_sites)
+        if self._control is not None:
+            rate = self.config.training.learning_rate
+            self._control = next_control(self._control, updates, asked=asked, learning_rate=rate)
+        return record | {"changed": True, "arrays": self._optimizer.step(number, arrays, update)}
+
+    def _moments(self) -> dict[str, Arrays]:
+        """All that the next round needs besides the model."""
+        moments = self._optimizer.moments()
+        if self._control is not None:
+            moments["control"] = self._control
+        if self._site_level is not None:
+            moments["site-level"] = {"max-norm": np.array(self._site_level.max_norm)}
+        return moments
+
+    def _restore(self, keys: list[str], moments: dict[str, Arrays]) -> None:
+        if self._control is not None:
+            self._control = moments.pop("control")
+        if self._site_level is not None:
+            self._site_level.max_norm = float(moments.pop("site-level")["max-norm"])
+        self._optimizer.restore(keys, moments)
 
     def _finish(self, trained: dict[str, Any], arrays: Arrays, curves: Curves) -> None:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""
         started = time.monotonic()
         number = trained["round"]
         answers = self._ask(number, "evaluate", arrays) if trained["changed"] else iter(())
+        if self._site_level is not None:
+            changed = sum(one["changed"] for one in self.folder.rounds()) + trained["changed"]
+            trained = trained | {"site_level": self._site_level.statement(changed)}
         record = trained | {"evaluate": [self._line(answer) for answer in answers]}
         record["evaluate_seconds"] = round(time.monotonic() - started, 3)
         record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
@@ -115,23 +169,41 @@ class Rounds:
         curves.write(record)
         self.on_event(RoundFinished(number, self.config.federation.rounds, record))
 
-    def _ask(self, number: int, phase: Phase, arrays: Arrays) -> Iterator[Answer]:
-        """Send every node the model; yield its checked answer. Nobody is asked to train if too few are there."""
-        nodes = sorted(self.grid.get_node_ids())
+    def _ask(
+        self, number: int, phase: Phase, arrays: Arrays, answered: Collection[Answer] = ()
+    ) -> Iterator[Answer]:
+        """Send the model to every node that has not ``answered``; yield its checked answer.
+
+        Nobody is asked to train if too few are there.
+        """
         federation = self.config.federation
-        if phase == "train" and len(nodes) < federation.min_sites:
+        done = {answer.node for answer in answered}
+        seen = {answer.site for answer in answered if answer.site is not None}
+        self._names |= {answer.node: answer.site for answer in answered if answer.site is not None}
+        nodes = sorted(set(self.grid.get_node_ids()) - done)
+        if phase == "train" and len(nodes) + len(done) < federation.min_sites:
             return
-        record = to_record(arrays)
-        messages = [self._message(number, phase, record, node) for node in nodes]
+        content = self._tensors(phase, arrays)
+        messages = [self._message(number, phase, content, node) for node in nodes]
         self.on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
-        like = arrays if phase == "train" else {}
-        seen: set[str] = set()
+        like = _shapes(arrays) if phase == "train" else {}
         for request, reply, seconds in gather(self.grid, messages, federation.round_timeout):
             answer = read_reply(request, reply, seconds, like).unless_name_in(seen)
+            answer = replace(answer, bytes_down=tensor_bytes(RecordDict({"arrays": content})))
+            if phase == "train" and self._control is not None and not tells_steps(answer):
+                answer = replace(answer, refused=answer.refused or "bad-record")
             if answer.site is not None:
                 self._names[answer.node] = answer.site
-            self.on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
             yield answer
+            self.on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
+
+    def _tensors(self, phase: Phase, arrays: Arrays) -> ArrayRecord:
+        """What every node is sent: the model and, to train under SCAFFOLD, the control variate."""
+        encoding: Encoding = "float32" if self.config.federation.wire == "float32" else "bfloat16"
+        record = ArrayRecord({"model": _payload(arrays, encoding)})
+        if phase == "train" and self._control is not None:
+            record["control"] = _payload(self._control, encoding)
+        return record
 
     def _message(self, number: int, phase: Phase, arrays: ArrayRecord, node: int) -> Message:
         config = ConfigRecord(
@@ -168,9 +240,16 @@ class Rounds:
 
     def _line(self, answer: Answer) -> dict[str, Any]:
         line: dict[str, Any] = {"site": self._name(answer.node), "seconds": round(answer.seconds, 3)}
+        line |= {"bytes_down": answer.bytes_down, "bytes_up": answer.bytes_up}
         if answer.refused is not None:
-            return line | {"refused": answer.refused}
+            line |= {"refused": answer.refused}
+            return line | ({"released": answer.released} if answer.released else {})
         return line | {"metrics": answer.metrics, "released": answer.released}
+
+
+def _payload(arrays: Arrays, encoding: Encoding) -> Array:
+    data = pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)
+    return Array("uint8", (len(data),), "safetensors", data)
 
 
 def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:

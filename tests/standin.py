@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
+from safetensors.numpy import load, save
 
 from mmmed.config import RunConfig, from_flat
+from mmmed.wire import pack, unpack
 from server.events import ignore
 from server.rounds import Rounds
 from server.run_folder import RunFolder
@@ -48,16 +52,27 @@ def averaged(arrays: dict[str, np.ndarray], rounds: int, partitions: list[int]) 
     return arrays
 
 
+def received(message: Message) -> dict[str, np.ndarray]:
+    """The model that a request carries."""
+    return {key: value.numpy() for key, value in unpack(message.content["arrays"]["model"].data).items()}
+
+
+def payload(data: bytes) -> Array:
+    """Bytes as Flower carries them."""
+    return Array("uint8", (len(data),), "safetensors", data)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One local step."""
     config = _open(message, context)
     assert config.federation.rounds >= 1
-    arrays = {key: array.numpy() for key, array in message.content["arrays"].items()}
+    arrays = received(message)
     new = trained(arrays, int(context.node_config["partition-id"]))
+    update = {key: torch.as_tensor(new[key] - arrays[key]) for key in new}
     content = RecordDict(
         {
-            "arrays": ArrayRecord({key: Array(value) for key, value in new.items()}),
+            "arrays": ArrayRecord({"update": payload(pack(update, config.federation.wire))}),
             "metrics": MetricRecord({"weight": 1.0, "step": 7.0}),
             "site": ConfigRecord({"name": _name(context), "epsilon": 1.5, "steps": 7}),
         }
@@ -69,7 +84,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """The mean parameter."""
     _open(message, context)
-    values = np.concatenate([array.numpy().ravel() for array in message.content["arrays"].values()])
+    values = np.concatenate([value.ravel() for value in received(message).values()])
     content = RecordDict(
         {
             "metrics": MetricRecord({"weight": 1.0, "loss": float(values.mean())}),
@@ -174,9 +189,18 @@ def _edit(content: RecordDict, part: str, **values: object) -> RecordDict:
     return content
 
 
-def _array(content: RecordDict, key: str, value: np.ndarray) -> RecordDict:
-    content["arrays"][key] = Array(value)  # type: ignore[index]
+def _array(content: RecordDict, key: str, value: np.ndarray | None) -> RecordDict:
+    """Replace one tensor of the update, or drop it; nothing is checked."""
+    tensors = load(content["arrays"]["update"].data)
+    tensors.pop(key, None)
+    content["arrays"]["update"] = payload(save(tensors | ({} if value is None else {key: value})))
     return content
+
+
+def _scaled(content: RecordDict, factor: float) -> RecordDict:
+    tensors = load(content["arrays"]["update"].data)
+    scaled = {key: np.asarray(value * factor, np.float32) for key, value in tensors.items()}
+    return _edit(content, "arrays", update=payload(save(scaled)))
 
 
 def _drop(content: RecordDict, part: str, key: str | None = None) -> RecordDict:
@@ -207,7 +231,13 @@ _register("shape", lambda c: _array(c, "layer.bias", np.zeros(3, np.float32)))
 _register("broadcast", lambda c: _array(c, "layer.bias", np.zeros(1, np.float32)))
 _register("double", lambda c: _array(c, "scale", np.array(1.0)))
 _register("extra-key", lambda c: _array(c, "other", np.zeros(1, np.float32)))
-_register("no-key", lambda c: _drop(c, "arrays", "scale"))
+_register("no-key", lambda c: _array(c, "scale", None))
+_register("huge", lambda c: _array(c, "scale", np.array(1e30, np.float32)))
+_register("no-update", lambda c: _drop(c, "arrays", "update"))
+_register("garbage", lambda c: _edit(c, "arrays", update=payload(b"\x00" * 64)))
+_register("pickled", lambda c: _edit(c, "arrays", update=payload(pickle.dumps({"scale": 1.0}))))
+_register("outlier", lambda c: _scaled(c, 1000.0))
+_register("hostile", lambda c: _scaled(c, -50.0))
 _register("no-arrays", lambda c: _drop(c, "arrays"))
 _register("no-metrics", lambda c: _drop(c, "metrics"))
 _register("no-site", lambda c: _drop(c, "site"))

@@ -193,9 +193,49 @@ class FederationConfig(_Section):
 
     rounds: Positive = 3
     min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
-    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm"] = "fedavg"
+    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "scaffold"] = "fedavg"
     server_learning_rate: PositiveFloat = Field(1.0, description="1.0 is plain averaging")
     round_timeout: PositiveFloat = Field(3600.0, description="seconds to wait for a round's replies")
+    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
+        "mean", description="how a round's updates become one"
+    )
+    hostile_sites: int = Field(
+        0, ge=0, description="how many hostile sites trimmed-mean and multi-krum are to withstand"
+    )
+    max_update_norm: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="larger updates are scaled down to this norm; 0 for no bound",
+    )
+    wire: Literal["float32", "bfloat16", "int8"] = Field(
+        "float32", description="encoding of updates; bfloat16 and int8 send the model in bfloat16"
+    )
+    site_noise_multiplier: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="noise of the server that hides a whole site; 0 for none"
+    )
+    site_max_norm: PositiveFloat = Field(
+        1.0, description="first clipping norm of a site's update under server noise; adapted each round"
+    )
+    site_delta: float = Field(1e-3, gt=0, lt=1, description="delta of the site-level epsilon")
+
+    @model_validator(mode="after")
+    def _enough_sites(self) -> FederationConfig:
+        needed = {"trimmed-mean": 2 * self.hostile_sites + 1, "multi-krum": 2 * self.hostile_sites + 3}
+        if self.min_sites < needed.get(self.aggregation, 1):
+            raise ValueError(
+                f"{self.aggregation} with {self.hostile_sites} hostile sites needs min_sites of at least "
+                f"{needed[self.aggregation]}. Found {self.min_sites}"
+            )
+        if self.hostile_sites and self.aggregation not in needed:
+            raise ValueError(
+                f"hostile_sites is for trimmed-mean and multi-krum. Found aggregation {self.aggregation!r}"
+            )
+        if self.site_noise_multiplier and (self.aggregation != "mean" or self.strategy == "scaffold"):
+            raise ValueError(
+                "site_noise_multiplier needs aggregation 'mean' and a strategy other than scaffold"
+            )
+        return self
 
 
 class RunConfig(_Section):
@@ -212,6 +252,16 @@ class RunConfig(_Section):
     def _adapters(self) -> RunConfig:
         if self.model.trainable == "lora" and not self.data.text:
             raise ValueError('model.trainable = "lora" adapts the text encoder, but data.text is empty')
+        return self
+
+    @model_validator(mode="after")
+    def _scaffold(self) -> RunConfig:
+        plain = self.training.optimizer == "sgd" and not self.training.momentum
+        if self.federation.strategy == "scaffold" and not plain:
+            raise ValueError(
+                "federation.strategy 'scaffold' corrects plain SGD steps: set training.optimizer = 'sgd' and "
+                f"training.momentum = 0. Found {self.training.optimizer!r} and {self.training.momentum:g}"
+            )
         return self
 
 

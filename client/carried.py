@@ -1,0 +1,52 @@
+"""Tensors that a site carries from one round of a run to the next (SCAFFOLD's control, what rounding left over).
+
+They are made from what the site released, stay at the site and cost no privacy. A round that is asked again finds what
+it found the first time: a file belongs to the round that wrote it, and only later rounds read it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+_KEPT = 2
+
+
+class Carried:
+    """The tensors of one kind of one run, in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def before(self, server_round: int, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What the last earlier round left, float32; zeros of the shapes of ``like`` if that is nothing readable."""
+        earlier = [path for path in self._files() if _round(path) < server_round]
+        try:
+            found = load_file(earlier[-1]) if earlier else {}
+        except (SafetensorError, OSError):
+            found = {}
+        if {name: value.shape for name, value in found.items()} == {n: v.shape for n, v in like.items()}:
+            return found
+        return {name: torch.zeros(value.shape) for name, value in like.items()}
+
+    def write(self, server_round: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Leave the tensors for later rounds, whole or not at all."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        target = self._folder / f"round-{server_round:05d}.safetensors"
+        partial = target.with_suffix(f".{os.getpid()}")
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        partial.replace(target)
+        for old in [path for path in self._files() if _round(path) <= server_round][:-_KEPT]:
+            old.unlink(missing_ok=True)
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob("round-*.safetensors"))
+
+
+def _round(path: Path) -> int:
+    return int(path.stem.removeprefix("round-"))

@@ -1,0 +1,43 @@
+"""What a site sends of a round: the change of the trainable parameters, encoded for the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from client.carried import Carried
+from mmmed.wire import Encoding, pack, unpack
+
+
+def pack_update(
+    trained: Mapping[str, torch.Tensor],
+    incoming: Mapping[str, torch.Tensor],
+    encoding: Encoding,
+    *,
+    carried: Path,
+    server_round: int,
+) -> bytes:
+    """The update as `mmmed.wire` bytes; with int8, what earlier rounds rounded away is added first.
+
+    Args:
+        trained: the released parameters, after training.
+        incoming: the parameters as they came, before it.
+        encoding: how to round. The rounding reads nothing but released parameters.
+        carried: folder where the site keeps what the rounding left over in this run.
+        server_round: the round; asking for the same round again gives the same bytes.
+
+    Raises:
+        WireError: a value is not finite: training diverged.
+    """
+    update = {name: value.detach().float().cpu() - incoming[name].float() for name, value in trained.items()}
+    if encoding != "int8":
+        return pack(update, encoding)
+    rest = Carried(carried)
+    before = rest.before(server_round, update)
+    wanted = {name: value + before[name] for name, value in update.items()}
+    payload = pack(wanted, encoding)
+    sent = unpack(payload, {name: tuple(value.shape) for name, value in wanted.items()})
+    rest.write(server_round, {name: wanted[name] - sent[name] for name in wanted})
+    return payload

@@ -1,0 +1,124 @@
+"""A round's updates on disk until the round is over.
+
+Each good update is written as it arrives and read one tensor at a time, so that memory does not grow with the number of
+sites, a rule may look at all of them, and a server that died in the middle of a round need not ask again whoever
+answered.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from server.checkpoint import Arrays
+from server.replies import Answer
+
+OUTLIER = 100.0  # times the median norm of a round's updates; the noise of a small site is far below that
+_ABOUT = "about"
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's update, on disk.
+
+    Attributes:
+        answer: what came with it, without the arrays.
+        norm: Euclidean norm over all tensors.
+        keys: names of the tensors.
+        scale: what each value is multiplied by when it is read: below 1 where the norm is bounded.
+    """
+
+    answer: Answer
+    norm: float
+    keys: tuple[str, ...]
+    path: Path
+    scale: float = 1.0
+
+    @property
+    def weight(self) -> float:
+        """The public weight of the site."""
+        return self.answer.weight
+
+    def tensor(self, key: str) -> np.ndarray:
+        """One tensor, float32."""
+        with safe_open(self.path, framework="numpy") as stored:
+            value: np.ndarray = stored.get_tensor(key)
+        return np.asarray(value * np.float32(self.scale))
+
+    def scaled(self, factor: float) -> Update:
+        """The same update, ``factor`` times as large."""
+        return replace(self, norm=self.norm * factor, scale=self.scale * factor)
+
+
+class Spool:
+    """The updates of one round of one run, in a folder of their own."""
+
+    def __init__(self, folder: Path, server_round: int, like: Arrays) -> None:
+        """Opens what an earlier process received of the same round; drops what belongs to other rounds or is torn."""
+        self._folder = folder / f"round-{server_round:05d}"
+        for other in folder.glob("round-*") if folder.is_dir() else ():
+            if other != self._folder:
+                shutil.rmtree(other)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._keys = tuple(like)
+        self.updates: list[Update] = []
+        for path in sorted(self._folder.glob("*.safetensors")):
+            update = _read(path, like)
+            if update is None:
+                path.unlink()
+            else:
+                self.updates.append(update)
+
+    def add(self, answer: Answer) -> None:
+        """Keep a good answer's update; its arrays may then be forgotten."""
+        squares = (np.square(value, dtype=np.float64).sum() for value in answer.arrays.values())
+        about = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
+        path = self._folder / f"{answer.node}.safetensors"
+        partial = path.with_suffix(".partial")
+        contiguous = {key: np.asarray(value, np.float32, order="C") for key, value in answer.arrays.items()}
+        partial.write_bytes(save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)}))
+        partial.replace(path)
+        self.updates.append(Update(replace(answer, arrays={}), about["norm"], self._keys, path))
+
+    def close(self) -> None:
+        """Forget the round's updates."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def screen(updates: Sequence[Update], max_norm: float) -> tuple[list[Update], set[int]]:
+    """Which updates are aggregated, and the nodes whose update is refused as an outlier.
+
+    An update with `OUTLIER` times the median norm (of at least three) is refused whole. One above ``max_norm``, if that
+    is not 0, is scaled down to it (norm bounding, Sun et al. 2019, arXiv 1911.07963, section 4).
+    """
+    limit = OUTLIER * float(np.median([one.norm for one in updates])) if len(updates) > 2 else math.inf
+    outliers = {one.answer.node for one in updates if one.norm > limit > 0}
+    kept = [one for one in updates if one.answer.node not in outliers]
+    if max_norm > 0:
+        kept = [one.scaled(max_norm / one.norm) if one.norm > max_norm else one for one in kept]
+    return kept, outliers
+
+
+def _read(path: Path, like: Arrays) -> Update | None:
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            about: dict[str, Any] = json.loads((stored.metadata() or {})[_ABOUT])
+            shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+        norm = float(about.pop("norm"))
+        answer = Answer(**about)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return None
+    return Update(answer, norm, tuple(like), path) if shapes == _shapes(like) else None
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    return {key: np.shape(value) for key, value in arrays.items()}

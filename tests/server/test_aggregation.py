@@ -1,0 +1,189 @@
+"""Aggregation rules against their definitions, and what a hostile or broken minority can do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp.strategy import MultiKrum
+
+from mmmed.errors import ConfigError
+from server.aggregation import Rule, aggregate, least_updates
+from server.checkpoint import Arrays
+from server.replies import Answer
+from server.scaffold import next_control
+from server.site_level import SiteLevel
+from server.spool import OUTLIER, Spool, Update, screen
+from tests import standin
+from tests.server.test_rounds import config, run, same
+
+LIKE: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.float32)}
+
+
+def spooled(folder: Path, each: list[Arrays], **about: object) -> list[Update]:
+    spool = Spool(folder, 1, LIKE)
+    for node, arrays in enumerate(each):
+        answer = Answer(node, 0.0, f"site-{node}", weight=1.0, arrays=arrays)
+        spool.add(replace(answer, **about))  # type: ignore[arg-type]
+    return spool.updates
+
+
+def random(count: int, seed: int = 0) -> list[Arrays]:
+    rng = np.random.default_rng(seed)
+    return [
+        {k: np.asarray(rng.normal(size=v.shape), np.float32) for k, v in LIKE.items()} for _ in range(count)
+    ]
+
+
+def flowers_krum(each: list[Arrays], hostile: int) -> Arrays:
+    strategy = MultiKrum(
+        num_malicious_nodes=hostile, num_nodes_to_select=len(each) - hostile, weighted_by_key="weight"
+    )
+    replies = []
+    for arrays in each:
+        record = ArrayRecord({key: Array(value) for key, value in arrays.items()})
+        content = RecordDict({"arrays": record, "metrics": MetricRecord({"weight": 1.0})})
+        replies.append(Message(content, 0, MessageType.TRAIN))
+    chosen, _ = strategy.aggregate_train(1, replies)
+    assert chosen is not None
+    return {key: np.asarray(array.numpy(), np.float32) for key, array in chosen.items()}
+
+
+def expected(each: list[Arrays], rule: Rule, hostile: int) -> Arrays:
+    stacks = {key: np.sort(np.stack([one[key] for one in each]), axis=0) for key in LIKE}
+    if rule == "median":
+        return {key: np.median(stack, axis=0) for key, stack in stacks.items()}
+    if rule == "multi-krum":
+        return flowers_krum(each, hostile)
+    cut = hostile if rule == "trimmed-mean" else 0
+    return {key: stack[cut : len(each) - cut].mean(0) for key, stack in stacks.items()}
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "multi-krum"])
+@pytest.mark.parametrize(("count", "hostile"), [(3, 0), (5, 1), (7, 2), (10, 3)])
+def test_each_rule_is_its_definition(tmp_path: Path, rule: Rule, count: int, hostile: int) -> None:
+    each = random(count)
+    assert count >= least_updates(rule, hostile)
+    found = aggregate(spooled(tmp_path, each), rule, hostile)
+    same(found, {k: np.asarray(v, np.float32) for k, v in expected(each, rule, hostile).items()}, 1e-5)
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean", "multi-krum"])
+def test_a_hostile_minority_cannot_steer_a_robust_rule(tmp_path: Path, rule: Rule) -> None:
+    honest = random(5)
+    bad = [{key: np.full_like(value, 1e3) for key, value in LIKE.items()}] * 2
+    updates = spooled(tmp_path, honest + bad)
+    found = aggregate(updates, rule, 2)
+    largest = max(float(np.abs(value).max()) for one in honest for value in one.values())
+    assert all(np.abs(value).max() <= largest for value in found.values())
+    assert all(np.abs(value).max() > 100 for value in aggregate(updates, "mean", 0).values())
+
+
+def test_the_mean_follows_the_weights(tmp_path: Path) -> None:
+    each = random(2)
+    light, full = (spooled(tmp_path / str(w), each, weight=w) for w in (0.25, 1.0))
+    found = aggregate([light[0], full[1]], "mean", 0)
+    same(found, {k: np.asarray(0.2 * each[0][k] + 0.8 * each[1][k], np.float32) for k in LIKE}, 1e-6)
+
+
+def test_outliers_are_refused_and_large_updates_scaled(tmp_path: Path) -> None:
+    each = random(4)
+    each[1] = {key: value * 5 for key, value in each[1].items()}
+    each[2] = {key: value * 10 * OUTLIER for key, value in each[2].items()}
+    updates = spooled(tmp_path, each)
+    kept, outliers = screen(updates, max_norm=1.0)
+    assert outliers == {2} and [one.answer.node for one in kept] == [0, 1, 3]
+    for one in kept:
+        squares = sum(float(np.square(one.tensor(key)).sum()) for key in LIKE)
+        assert np.sqrt(squares) == pytest.approx(min(1.0, updates[one.answer.node].norm), rel=1e-5)
+        assert one.norm == pytest.approx(np.sqrt(squares), rel=1e-5)
+    assert screen(updates[:2], 0.0) == (updates[:2], set())  # two cannot tell who of them is wrong
+
+
+def test_a_thousandfold_update_costs_only_itself_and_its_spending_stays_on_record(tmp_path: Path) -> None:
+    sites: list[dict[str, object]] = [{}, {}, {}, {"behaviour": "outlier"}]
+    final, (record,) = run(tmp_path / "run", sites, config(rounds=1))
+    same(final, standin.averaged(standin.initial(), 1, [0, 1, 2]))
+    told = record["train"][3]
+    assert told["refused"] == "norm-outlier" and told["released"]["epsilon"] == 1.5
+
+
+@pytest.mark.parametrize("rule", ["trimmed-mean", "multi-krum"])
+def test_a_run_withstands_the_hostile_sites_it_was_set_up_for(tmp_path: Path, rule: str) -> None:
+    sites: list[dict[str, object]] = [*4 * [{}], {"behaviour": "hostile"}]
+    agreed = config(rounds=2, aggregation=rule, hostile_sites=1, min_sites=5)
+    final, rounds = run(tmp_path / "run", sites, agreed)
+    assert all(one["changed"] for one in rounds)
+    honest = [standin.averaged(standin.initial(), 2, [i]) for i in range(4)]
+    for key, value in final.items():
+        stack = np.stack([one[key] for one in honest])
+        assert (value >= stack.min(0) - 1e-5).all() and (value <= stack.max(0) + 1e-5).all()
+
+
+def test_too_few_sites_for_the_rule_are_told_at_once() -> None:
+    with pytest.raises(ConfigError, match="min_sites of at least 5"):
+        config(aggregation="multi-krum", hostile_sites=1)
+    with pytest.raises(ConfigError, match="hostile_sites is for"):
+        config(hostile_sites=1)
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "int8"])
+def test_a_run_over_a_narrow_wire_ends_near_the_wide_one(tmp_path: Path, wire: str) -> None:
+    final, rounds = run(tmp_path / "run", [{}, {}], config(rounds=3, wire=wire))
+    wide = standin.averaged(standin.initial(), 3, [0, 1])
+    same(final, wide, 0.02)
+    assert any(np.abs(final[key] - wide[key]).max() > 0 for key in wide)
+    assert all(line["bytes_up"] > 0 and line["bytes_down"] > 0 for line in rounds[0]["train"])
+
+
+def test_the_servers_control_is_the_mean_of_the_sites_controls(tmp_path: Path) -> None:
+    """Against algorithm 1 of Karimireddy et al., option II, with every site's control kept by hand."""
+    sites, steps, rate = 3, [2, 5, 7], 0.1
+    control: Arrays = {key: np.zeros_like(value) for key, value in LIKE.items()}
+    own = [dict(control) for _ in range(sites)]
+    for server_round in range(4):
+        each = random(sites, server_round)
+        taking_part = [0, 1, 2] if server_round != 2 else [0, 2]
+        for i in taking_part:
+            own[i] = {k: own[i][k] - control[k] - each[i][k] / (steps[i] * rate) for k in LIKE}
+        folder = tmp_path / str(server_round)
+        updates = [
+            spooled(folder / str(i), [each[i]], metrics={"local-steps": float(steps[i])})[0]
+            for i in taking_part
+        ]
+        control = next_control(control, updates, asked=sites, learning_rate=rate)
+        same(
+            control, {k: np.asarray(np.mean([one[k] for one in own], axis=0), np.float32) for k in LIKE}, 1e-5
+        )
+
+
+def test_site_level_noise_has_the_stated_size_and_clips_every_site(tmp_path: Path) -> None:
+    federation = config(site_noise_multiplier=2.0, site_max_norm=0.5).federation
+    huge = [{key: np.full_like(value, 1e4) for key, value in LIKE.items()}]
+    updates = spooled(tmp_path, random(3) + huge)
+    draws, norms = [], []
+    for _ in range(400):
+        level = SiteLevel(federation)
+        found = level.aggregate(updates, asked=4)
+        draws.append(np.concatenate([value.ravel() for value in found.values()]))
+        norms.append(level.max_norm)
+    clipped = [{k: one.tensor(k) * min(1.0, 0.5 / one.norm) for k in LIKE} for one in updates]
+    mean = np.concatenate([np.mean([one[k] for one in clipped], axis=0).ravel() for k in LIKE])
+    std = 2.0 / np.sqrt(0.9) * 0.5 / 4
+    assert np.abs(np.mean(draws, axis=0) - mean).max() < 5 * std / 20
+    assert np.std(draws, axis=0) == pytest.approx(std, rel=0.15)
+    assert np.mean(norms) > 0.5  # all updates are larger than the norm, so it grows
+    stated = level.statement(3)
+    assert stated["unit"] == "site" and stated["epsilon"] > 0
+
+
+def test_site_level_runs_state_their_epsilon_and_resume_with_their_norm(tmp_path: Path) -> None:
+    agreed = config(rounds=3, site_noise_multiplier=1.0)
+    _, rounds = run(tmp_path / "run", [{}, {}, {}], agreed)
+    stated = [one["site_level"]["epsilon"] for one in rounds]
+    assert stated == sorted(stated) and stated[0] > 0
+    with pytest.raises(ConfigError, match="aggregation 'mean'"):
+        config(site_noise_multiplier=1.0, aggregation="median")
