@@ -17,10 +17,19 @@ from server.replies import Answer
 from server.scaffold import next_control
 from server.site_level import SiteLevel
 from server.spool import OUTLIER, Spool, Update, screen
+from simulations.grid import InProcessGrid
 from tests import standin
 from tests.server.test_rounds import config, run, same
 
+pytestmark = pytest.mark.usefixtures("server_identity")
+
 LIKE: Arrays = {"a": np.zeros((2, 3), np.float32), "b": np.zeros((), np.float32)}
+
+
+@pytest.fixture(scope="module")
+def server_identity() -> None:
+    """Flower's messages know their sender from the grid."""
+    InProcessGrid("tests.standin:app", [{}]).close()
 
 
 def spooled(folder: Path, each: list[Arrays], **about: object) -> list[Update]:
