@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.log import record_refusal
 from client.node import open_site, state_dir
 from client.release import evaluation_reply, refusal_code, refusal_reply, training_reply
-from client.rounds import Parameters, evaluate_round, train_round
+from client.rounds import Parameters, evaluate_round, local_steps, train_round
+from client.scaffold import Scaffold
 from client.site import Site
+from client.update import pack_update
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError
+from mmmed.wire import unpack
 from privacy.policy import EVALUATION, TRAINING
 
 app = ClientApp()
@@ -29,8 +32,20 @@ def train(message: Message, context: Context) -> Message:
         site, config, arrays = _read(message, context, TRAINING)
         request = message.content.config_records["config"]
         run_id, server_round = str(request["run-id"]), int(str(request["server-round"]))
-        parameters, spending = train_round(site, config, run_id, server_round, arrays)
-        return training_reply(message, site.name, parameters, spending)
+        carried = site.state / "carried" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
+        scaffold, drift = None, None
+        if config.federation.strategy == "scaffold":
+            scaffold = Scaffold(carried / "control", server_round, _tensors(message, "control"))
+            drift = scaffold.drift
+        parameters, spending = train_round(site, config, run_id, server_round, arrays, drift)
+        update = pack_update(
+            parameters, arrays, config.federation.wire, carried=carried / "rounded", server_round=server_round
+        )
+        steps = None
+        if scaffold is not None:
+            steps = local_steps(site, config, spending)
+            scaffold.finish(unpack(update), steps, config.training.learning_rate)
+        return training_reply(message, site.name, update, spending, steps)
 
     return _or_refuse(message, context, answer)
 
@@ -59,10 +74,17 @@ def _or_refuse(message: Message, context: Context, answer: Callable[[], Message]
 def _read(message: Message, context: Context, purpose: str) -> tuple[Site, RunConfig, Parameters]:
     try:
         text = str(message.content.config_records["config"]["run-config"])
-        arrays = {
-            name: torch.from_numpy(array.numpy().copy())
-            for name, array in message.content.array_records["arrays"].items()
-        }
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"request lacks its run configuration or its parameters: {error}") from error
-    return open_site(context.node_config, text, purpose), from_flat(flat_from_json(text)), arrays
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"request lacks its run configuration: {error}") from error
+    site = open_site(
+        context.node_config, text, purpose
+    )  # judges the request before anything else of it is read
+    return site, from_flat(flat_from_json(text)), _tensors(message, "model")
+
+
+def _tensors(message: Message, name: str) -> Parameters:
+    try:
+        payload = message.content.array_records["arrays"][name].data
+    except KeyError as error:
+        raise ConfigError(f"request lacks its tensors {name!r}") from error
+    return unpack(payload)

@@ -1,6 +1,6 @@
 """The gate: everything that leaves a site is made here, and nothing else is.
 
-A training reply holds the privatised parameters, uniform weight, and the public parameters of the mechanism
+A training reply holds the privatised update, uniform weight, and the public parameters of the mechanism
 (what was charged, not what was seen). An evaluation reply holds metrics only from a simulation, where the
 data are generated or public. A refusal holds a code; its reason stays in the site's log, since an exception's
 text may carry a name.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from mmmed.errors import ConfigError, DataError, ModelError
@@ -76,15 +75,19 @@ class Spending:
 
 
 def training_reply(
-    request: Message, site: str, parameters: Mapping[str, torch.Tensor], spending: Spending | None
+    request: Message, site: str, update: bytes, spending: Spending | None, steps: int | None = None
 ) -> Message:
-    """The reply to a training request. `spending` None marks a run without privacy."""
-    arrays = ArrayRecord({name: Array(_float32(value)) for name, value in parameters.items()})
+    """The reply to a training request: an update of `client.update`.
+
+    `spending` None marks a run without privacy. `steps`, as charged, are told where the strategy needs them.
+    """
+    arrays = ArrayRecord({"update": Array("uint8", (len(update),), "safetensors", update)})
+    told = {} if steps is None else {"local-steps": float(steps)}
     stated = {f"privacy.{key}": value for key, value in vars(spending).items()} if spending else {}
     content = RecordDict(
         {
             "arrays": arrays,
-            "metrics": MetricRecord({"weight": _WEIGHT}),
+            "metrics": MetricRecord({"weight": _WEIGHT, **told}),
             "site": ConfigRecord({"name": site, **stated}),
         }
     )
@@ -113,7 +116,3 @@ def refusal_code(error: Exception) -> Refusal:
         if isinstance(error, kind):
             return code
     return Refusal.FAILED
-
-
-def _float32(value: torch.Tensor) -> np.ndarray:
-    return value.detach().cpu().to(torch.float32).numpy()

@@ -30,9 +30,16 @@ Parameters = dict[str, torch.Tensor]
 
 
 def train_round(
-    site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
+    site: Site,
+    config: RunConfig,
+    run_id: str,
+    server_round: int,
+    incoming: Parameters,
+    drift: Parameters | None = None,
 ) -> tuple[Parameters, Spending | None]:
     """Train from the `incoming` parameters; return the parameters and the spending that may be released.
+
+    `drift` is added to every gradient (`client.scaffold`); like `incoming` it depends on no record of the site.
 
     A request that was answered before, for the same round and parameters, gets the same answer again, so that
     a resumed run spends no budget on rounds that this site had finished.
@@ -45,7 +52,7 @@ def train_round(
     released = Released(site.state / "released", run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
-    work = _Round(site, config, run_id, server_round, model)
+    work = _Round(site, config, run_id, server_round, model, drift)
     if config.privacy.enabled:
         spending: Spending | None = work.private()
     else:
@@ -108,19 +115,34 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
     )
 
 
+def local_steps(site: Site, config: RunConfig, spending: Spending | None) -> int:
+    """How many steps a round took: what was charged, or the schedule of a run without privacy."""
+    return spending.steps if spending is not None else _schedule(site, config)[1]
+
+
+def _schedule(site: Site, config: RunConfig) -> tuple[float, int]:
+    return schedule(
+        patients=site.data.train.patients,
+        batch_size=config.training.batch_size,
+        local_epochs=config.training.local_epochs,
+    )
+
+
 class _Round:
     """The work of one round, private or plain."""
 
     def __init__(
-        self, site: Site, config: RunConfig, run_id: str, server_round: int, model: MultimodalModel
+        self,
+        site: Site,
+        config: RunConfig,
+        run_id: str,
+        server_round: int,
+        model: MultimodalModel,
+        drift: Parameters | None,
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
-        self._model = model
-        self._rate, self._steps = schedule(
-            patients=site.data.train.patients,
-            batch_size=config.training.batch_size,
-            local_epochs=config.training.local_epochs,
-        )
+        self._model, self._drift = model, drift
+        self._rate, self._steps = _schedule(site, config)
 
     def private(self) -> Spending:
         """DP-SGD, charged to the ledger before the first step."""
@@ -197,11 +219,13 @@ class _Round:
         batches = patient_batches(self._site.data.train, self._config, self._seed("augmentation"))
         done = 0
         pull = _proximal_pull(self._model, training.learning_rate * training.proximal_mu)
+        correct = _corrected_by(self._model, training.learning_rate, self._drift)
 
         def after_step() -> None:
             nonlocal done
             done += 1
             pull()
+            correct()
             Progress(self._run_id, self._round, done, steps).write(self._site.state)
 
         train(self._model, step, draws, batches, after_step=after_step)
@@ -248,3 +272,20 @@ def _proximal_pull(model: MultimodalModel, strength: float) -> Callable[[], None
             parameter.lerp_(origin, min(1.0, strength))
 
     return pull
+
+
+def _corrected_by(
+    model: MultimodalModel, learning_rate: float, drift: Parameters | None
+) -> Callable[[], None]:
+    """SCAFFOLD's correction of a plain SGD step, as a step of its own: it reads no data."""
+    if drift is None:
+        return lambda: None
+    parameters = trainable_state(model)
+    steps = {name: learning_rate * drift[name].to(value.device) for name, value in parameters.items()}
+
+    @torch.no_grad()
+    def correct() -> None:
+        for name, parameter in parameters.items():
+            parameter.sub_(steps[name])
+
+    return correct

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -106,9 +107,16 @@ def _round_line(event: RoundFinished) -> str:
     refused = sum("refused" in line for line in event.record["train"])
     parts = [f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}"] if aurocs else []
     parts += [f"{refused} site(s) refused"] if refused else []
+    parts += [f"{_bytes(event.record, 'down')} down, {_bytes(event.record, 'up')} up"]
     if not event.record["changed"]:
         parts.append("too few good updates: the model did not change")
-    return f"round {event.round}/{event.rounds}: {'; '.join(parts) or 'done'}"
+    return f"round {event.round}/{event.rounds}: {'; '.join(parts)}"
+
+
+def _bytes(record: dict[str, Any], way: str) -> str:
+    """Tensors that crossed the network in a round, all sites together."""
+    count = sum(line[f"bytes_{way}"] for phase in ("train", "evaluate") for line in record[phase])
+    return f"{count / 1e6:.1f} MB"
 
 
 def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, int]) -> None:

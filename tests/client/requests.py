@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.models import build_model, trainable_state
+from mmmed.wire import pack
+from tests.standin import payload
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
 
@@ -18,9 +21,12 @@ TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLIN
 def request(config: RunConfig, kind: str = MessageType.TRAIN, **changes: Any) -> Message:
     """A request of round 1 of run "r"; `changes` to the fields of its config record."""
     try:
-        arrays = {n: Array(v.numpy()) for n, v in trainable_state(build_model(config)).items()}
+        tensors = {"model": trainable_state(build_model(config))}
     except Exception:  # what the server asks for may not exist here: the site must judge it first
-        arrays = {}
+        tensors = {}
+    if config.federation.strategy == "scaffold":
+        tensors["control"] = {name: torch.zeros_like(value) for name, value in tensors["model"].items()}
+    arrays = {name: payload(pack(value, "float32")) for name, value in tensors.items()}
     fields = {"server-round": 1, "run-id": "r", "run-config": to_json(config)} | changes
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(fields)})
     return Message(content, dst_node_id=1, message_type=kind)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from flwr.app import Context, Message, MessageType, RecordDict
+from safetensors.torch import load_file
 
 from client.app import app
 from client.log import refusals
@@ -16,8 +17,10 @@ from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.models import build_model, trainable_state
+from mmmed.wire import unpack
 from privacy.report import read_statement
 from tests.client.requests import request
+from tests.standin import payload
 
 Configured = Callable[..., RunConfig]
 
@@ -56,9 +59,9 @@ def test_a_training_reply_holds_the_update_and_public_facts_only(
     assert stated.steps == reply.content["site"]["privacy.steps"]
     assert stated.epsilon == reply.content["site"]["privacy.planned_epsilon"]
     model = trainable_state(build_model(config))
-    arrays = {name: array.numpy() for name, array in reply.content["arrays"].items()}
-    assert {n: a.shape for n, a in arrays.items()} == {n: tuple(v.shape) for n, v in model.items()}
-    assert all(a.dtype == np.float32 and np.isfinite(a).all() for a in arrays.values())
+    assert set(reply.content["arrays"]) == {"update"}
+    update = unpack(reply.content["arrays"]["update"].data, {n: tuple(v.shape) for n, v in model.items()})
+    assert all(value.any() for value in update.values())  # noise, if nothing else
 
 
 def test_a_simulated_site_shows_its_metrics(tmp_path: Path, configured: Configured) -> None:
@@ -110,9 +113,48 @@ def test_why_a_site_refused_stays_in_its_own_log(
     assert "request-invalid ConfigError" in second
 
 
-def test_a_released_parameter_is_float32_on_the_cpu(configured: Configured) -> None:
-    from client.release import training_reply
+def test_a_request_whose_tensors_are_no_payload_is_refused(tmp_path: Path, configured: Configured) -> None:
+    for bad in (b"", pickle.dumps({"w": 1}), b"\xff" * 40):
+        asked = request(configured())
+        asked.content["arrays"]["model"] = payload(bad)
+        assert app(asked, node(tmp_path)).error.reason == Refusal.REQUEST
 
-    reply = training_reply(request(configured()), "a", {"w": torch.ones(2, dtype=torch.float64)}, None)
-    assert reply.content["arrays"]["w"].numpy().dtype == np.float32  # type: ignore[index, call-overload]
-    assert dict(reply.content["site"]) == {"name": "a"}  # type: ignore[arg-type]
+
+def test_the_same_round_asked_again_sends_the_same_bytes_and_rounding_is_made_up_for(
+    tmp_path: Path, configured: Configured
+) -> None:
+    config = configured(federation={"wire": "int8", "rounds": 2})
+    context = node(tmp_path)
+    first = app(request(config), context)
+    again = app(request(config), context)
+    sent = [reply.content["arrays"]["update"].data for reply in (first, again)]
+    assert sent[0] == sent[1]
+    (rest,) = (tmp_path / "state" / "carried").rglob("round-00001.safetensors")
+    left_over = load_file(rest)
+    released = next((tmp_path / "state" / "released").iterdir())
+    model = trainable_state(build_model(config))
+    for name, value in load_file(released).items():
+        wanted = value - model[name]
+        assert torch.allclose(unpack(sent[0])[name] + left_over[name], wanted, atol=1e-6)
+    second = app(request(config, **{"server-round": 2}), context)
+    assert not second.has_error()
+    files = sorted((tmp_path / "state" / "released").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    (later,) = (tmp_path / "state" / "carried").rglob("round-00002.safetensors")
+    for name, value in load_file(files[-1]).items():
+        wanted = value - model[name] + left_over[name]
+        found = unpack(second.content["arrays"]["update"].data)[name] + load_file(later)[name]
+        assert torch.allclose(found, wanted, atol=1e-6)
+
+
+def test_scaffold_keeps_the_sites_control_and_tells_its_steps(tmp_path: Path, configured: Configured) -> None:
+    training = {"optimizer": "sgd", "learning_rate": 0.1}
+    config = configured(federation={"strategy": "scaffold"}, training=training)
+    reply = app(request(config), node(tmp_path))
+    steps = reply.content["metrics"]["local-steps"]
+    assert steps == reply.content["site"]["privacy.steps"]
+    (file,) = (tmp_path / "state" / "carried").rglob("round-00001.safetensors")
+    update = unpack(reply.content["arrays"]["update"].data)
+    for name, own in load_file(
+        file
+    ).items():  # c = c_i = 0: the control is the mean gradient that was released
+        assert torch.allclose(own, -update[name] / (steps * 0.1), atol=1e-6)

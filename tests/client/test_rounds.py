@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import client.rounds
-from client.rounds import evaluate_round, load_parameters, train_round
+from client.rounds import evaluate_round, load_parameters, local_steps, train_round
 from client.site import Site
 from mmmed.config import RunConfig
 from mmmed.errors import ConfigError
@@ -170,6 +170,19 @@ def test_the_proximal_pull_keeps_the_update_small(site: Site, configured: Config
         return sum(float((end[name] - start[name]).square().sum()) for name in end)
 
     assert distance(100.0) < 0.7 * distance(0.0)
+
+
+def test_every_step_is_corrected_by_the_drift(site: Site, configured: Configured) -> None:
+    rate = 1e-6  # so small that the gradients do not change on the way
+    sgd = {"optimizer": "sgd", "learning_rate": rate, "local_epochs": 3.0}
+    config = configured(privacy={"enabled": False}, training=sgd)
+    start = {name: torch.zeros_like(value) for name, value in initial(config).items()}
+    drift = {name: torch.randn(value.shape) for name, value in start.items()}
+    plain, _ = train_round(site, config, "plain", 1, start)
+    corrected, _ = train_round(site, config, "corrected", 1, start, drift)
+    steps = local_steps(site, config, None)
+    for name, value in drift.items():
+        assert torch.allclose(corrected[name] - plain[name], -rate * steps * value, atol=rate / 100)
 
 
 @pytest.mark.parametrize("fault", ["missing", "extra", "shape", "nan"])

@@ -9,11 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
 from mmmed.config import from_flat
+from mmmed.wire import pack, unpack
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.dpsgd import PrivateStep
 from privacy.noise import PrivateRandom
@@ -63,15 +64,17 @@ def train(message: Message, context: Context) -> Message:
     """Train a round; release epsilon of all rounds so far."""
     partition = int(context.node_config["partition-id"])
     site = _site(partition, str(context.node_config["engine"]))
-    site.net.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+    before_round = unpack(message.content.array_records["arrays"]["model"].data)
+    site.net.load_state_dict(before_round)
     site.train()
     before = context.state.metric_records["spent"]["steps"] if "spent" in context.state else 0
     steps = int(before) + task.STEPS  # type: ignore[arg-type]
     context.state["spent"] = MetricRecord({"steps": steps})
     spent = epsilon([DpSgdEvent(task.NOISE_MULTIPLIER, task.SAMPLING_RATE, steps)], task.DELTA)
+    update = pack({n: v - before_round[n] for n, v in site.net.state_dict().items()}, "float32")
     content = RecordDict(
         {
-            "arrays": ArrayRecord(site.net.state_dict()),
+            "arrays": ArrayRecord({"update": Array("uint8", (len(update),), "safetensors", update)}),
             "metrics": MetricRecord({"weight": 1.0}),
             "site": ConfigRecord({"name": f"client {partition}", "epsilon": spent}),
         }
