@@ -53,7 +53,9 @@ def averaged(arrays: dict[str, np.ndarray], rounds: int, partitions: list[int]) 
 
 
 def received(message: Message) -> dict[str, np.ndarray]:
-    """The model that a request carries."""
+    """The model that a request carries; Flower's own strategies send one array a parameter."""
+    if "model" not in message.content["arrays"]:
+        return {key: array.numpy() for key, array in message.content["arrays"].items()}
     return {key: value.numpy() for key, value in unpack(message.content["arrays"]["model"].data).items()}
 
 
@@ -72,7 +74,11 @@ def train(message: Message, context: Context) -> Message:
     update = {key: torch.as_tensor(new[key] - arrays[key]) for key in new}
     content = RecordDict(
         {
-            "arrays": ArrayRecord({"update": payload(pack(update, config.federation.wire))}),
+            "arrays": ArrayRecord(
+                {"update": payload(pack(update, config.federation.wire))}
+                if "model" in message.content["arrays"]
+                else {key: Array(value) for key, value in new.items()}
+            ),
             "metrics": MetricRecord({"weight": 1.0, "step": 7.0}),
             "site": ConfigRecord({"name": _name(context), "epsilon": 1.5, "steps": 7}),
         }

@@ -164,6 +164,7 @@ def test_flowers_own_strategy_runs_on_it(tmp_path: Path) -> None:
             grid, to_record(standin.initial()), 2, train_config=config, evaluate_config=config
         )
     expected = standin.averaged(standin.initial(), 2, [0, 1, 2])
+    assert set(result.arrays) == set(expected)
     for key, array in result.arrays.items():
         np.testing.assert_allclose(array.numpy(), expected[key], rtol=1e-5)
 
