@@ -5,7 +5,8 @@ dp-accounting discretises the privacy loss of one step pessimistically ("connect
 upper bound. The interval is chosen from the events, small beside the spread of one step's privacy loss:
 a finer one only brings the bound closer.
 
-Compositions are cached by prefix: a run that grows by a round pays for that round alone.
+Mechanisms are composed as the leaves of a binary tree whose nodes are cached: a run that grows by a round, of a new
+mechanism or of any earlier one, pays for the nodes above that leaf alone.
 """
 
 from __future__ import annotations
@@ -119,16 +120,21 @@ def compose(
     return _compose(segments, width, adjacency, group_size)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=256)
 def _compose(
     segments: tuple[DpSgdEvent, ...], width: float, adjacency: Adjacency, group_size: int
 ) -> PrivacyLossDistribution:
-    last = segments[-1]
-    step = _step(last.noise_multiplier, last.sampling_rate, width, adjacency, group_size)
-    loss = step.self_compose(last.steps)
     if len(segments) == 1:
-        return loss
-    return _compose(segments[:-1], width, adjacency, group_size).compose(loss)
+        (event,) = segments
+        step = _step(event.noise_multiplier, event.sampling_rate, width, adjacency, group_size)
+        return step.self_compose(event.steps)
+    half = 1 << (
+        (len(segments) - 1).bit_length() - 1
+    )  # a power of two: appending leaves the left half as it was
+    left, right = (
+        _compose(part, width, adjacency, group_size) for part in (segments[:half], segments[half:])
+    )
+    return left.compose(right)
 
 
 @lru_cache(maxsize=64)
@@ -157,6 +163,12 @@ def _step(
         if adjacency is Adjacency.REPLACE_ONE
         else relation.ADD_OR_REMOVE_ONE,
     )
+
+
+def clear_caches() -> None:
+    """Forget every composition, so that its cost can be measured."""
+    _compose.cache_clear()
+    _step.cache_clear()
 
 
 def _epsilon(distribution: PrivacyLossDistribution, delta: float) -> float:

@@ -8,6 +8,7 @@ import sys
 BENCHMARKS = {
     "data": "decoding, an epoch from the image cache, memory, and the share of a training step",
     "common": "one private task as a bare loop, in process with mmmed, and as plain Flower on Ray",
+    "accounting": "epsilon of long and of mixed compositions: time and discretisation error",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import (
@@ -19,6 +19,7 @@ from privacy.accounting import (
     epsilon,
     rdp,
 )
+from privacy.accounting.pld import clear_caches
 from privacy.errors import AccountingError
 from tests.oracles.accounting import composed_epsilon, gaussian_delta, gaussian_epsilon, subsampled_delta
 
@@ -196,6 +197,38 @@ def test_calibration_keeps_the_target_and_wastes_nothing(
     assert epsilon([*prior, DpSgdEvent(sigma, rate, steps)], at) <= target
     assert epsilon([*prior, DpSgdEvent(sigma - 2e-4, rate, steps)], at) > target
     assert round(sigma * 10_000) / 10_000 == sigma
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    target=st.floats(0.3, 20),
+    at=DELTAS,
+    rate=st.floats(0.005, 1.0),
+    steps=st.integers(1, 300),
+    prior=st.lists(
+        st.builds(DpSgdEvent, st.floats(5, 20), st.floats(0.01, 0.2), st.integers(1, 20)), max_size=2
+    ),
+)
+def test_calibration_never_protects_less_than_asked(
+    target: float, at: float, rate: float, steps: int, prior: list[DpSgdEvent]
+) -> None:
+    assume(epsilon(prior, at) < 0.9 * target)
+    sigma = calibrate_noise_multiplier(target, at, rate, steps, prior)
+    clear_caches()  # nothing that the search left behind
+    planned = DpSgdEvent(sigma, rate, steps)
+    assert epsilon([*prior, planned], at) <= target
+    assert epsilon([*prior, DpSgdEvent(sigma * 1.05, rate, steps)], at) <= target
+    if not prior and rate == 1.0:
+        assert gaussian_epsilon(at, math.sqrt(steps) / sigma) <= target
+
+
+def test_a_cached_composition_gives_the_same_digits() -> None:
+    events = [DpSgdEvent(1.0 + 0.1 * i, 0.05, 5 + i) for i in range(7)]
+    for extra in (DpSgdEvent(3.0, 0.2, 4), events[0], events[3], events[-1]):
+        epsilon(events, 1e-5)
+        grown = epsilon([*events, extra], 1e-5)
+        clear_caches()
+        assert epsilon([*events, extra], 1e-5) == grown
 
 
 def test_calibration_refuses_what_no_noise_can_keep() -> None:
