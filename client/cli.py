@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +19,46 @@ Sources = Annotated[
 KeyFile = Annotated[
     Path, typer.Option("--key", help="The site's secret for pseudonyms; made at first use. Keep a backup.")
 ]
+
+
+@app.command()
+def fetch(
+    pacs: Annotated[
+        str,
+        typer.Argument(help="dicom://AET@host:port, dicoms:// over TLS, or https://host/path of DICOMweb."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the objects, to be ingested and then deleted.")],
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day of studies.")],
+    last: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day.", show_default="today")
+    ] = None,
+    modality: Annotated[list[str] | None, typer.Option(help="Only such series, e.g. CT (repeat).")] = None,
+    description: Annotated[str, typer.Option(help="Only studies described so, e.g. '*thorax*'.")] = "",
+    aet: Annotated[str, typer.Option(help="DICOM: our AE title, which the PACS must know.")] = "MMMED",
+    move: Annotated[
+        str, typer.Option(help="DICOM: receive by C-MOVE at this ADDRESS:PORT.", show_default="C-GET")
+    ] = "",
+    credentials: Annotated[
+        Path | None, typer.Option(help="DICOMweb: file with user:password or Bearer TOKEN.")
+    ] = None,
+    ca: Annotated[Path | None, typer.Option(help="TLS: PEM file of trusted authorities.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="TLS: PEM file with our certificate and key.")] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that the PACS may be silent.")] = 120,
+) -> None:
+    """Fetch studies from a PACS into a folder, for ingest. Killed half-way, it goes on when repeated.
+
+    PACS is dicom://AET@host:port, dicoms://AET@host:port (TLS) or https://host/path (DICOMweb). Exit 1: not all came.
+    """
+    from mmmed.data.pacs import Access, Query, open_archive
+    from mmmed.data.pacs import fetch as run
+
+    query = Query(first.date(), (last or datetime.now()).date(), tuple(modality or ()), description)
+    access = Access(aet, move, credentials, ca, cert, timeout)
+    with closing(open_archive(pacs, access)) as archive, _progress("studies") as progress:
+        report = run(archive, query, out, progress=progress)
+    print(report.summary())
+    if report.incomplete:
+        sys.exit(1)
 
 
 @app.command()

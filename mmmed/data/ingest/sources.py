@@ -81,6 +81,8 @@ def _file(path: Path, workspace: Path) -> Iterator[Found | Skipped]:
         yield Skipped(str(path), "symbolic link: name the file it points to as a source")
     elif not stat.S_ISREG(path.lstat().st_mode):
         yield Skipped(str(path), "not a regular file")
+    elif path.name.startswith("."):  # what is being received, and what file managers leave
+        yield Skipped(str(path), "hidden file")
     elif path.name.upper() == "DICOMDIR":
         yield Skipped(str(path), "DICOMDIR index: the files it lists are read themselves")
     elif path.suffix.lower() == ".zip":
