@@ -44,4 +44,5 @@ def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBa
         records_per_patient=training.records_per_patient,
         seed=seed,
         augmentation=Augmentation(config.data, seed) if training.augment else None,
+        views=training.views,
     )

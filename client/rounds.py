@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -14,11 +16,14 @@ from client.progress import Progress
 from client.release import Spending
 from client.released import Released
 from client.site import Site
-from mmmed.config import RunConfig
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json, to_json
+from mmmed.data.loader import Records, SiteData
 from mmmed.errors import ConfigError
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
-from mmmed.models import MultimodalModel, build_model, trainable_state
+from mmmed.models import FrozenEncoders, MultimodalModel, build_model, trainable_state
+from mmmed.paths import cache_home
 from mmmed.training import PlainStep, Step, make_optimizer, train
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
@@ -48,11 +53,12 @@ def train_round(
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.
     """
-    model = load_parameters(build_model(config), incoming).to(device())
+    model, data = _open_model(site, config)
+    load_parameters(model, incoming).to(device())
     released = Released(site.state / "released", run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
-    work = _Round(site, config, run_id, server_round, model, drift)
+    work = _Round(site, config, run_id, server_round, model, data.train, drift)
     if config.privacy.enabled:
         spending: Spending | None = work.private()
     else:
@@ -67,8 +73,9 @@ def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[
     """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
     if len(site.data.test) == 0:
         return {}
-    model = load_parameters(build_model(config), incoming).to(device())
-    probability, label = predict(model, site.data.test), site.data.test.labels
+    model, data = _open_model(site, config)
+    load_parameters(model, incoming).to(device())
+    probability, label = predict(model, data.test), data.test.labels
     chosen = probability[np.arange(len(label)), label]
     return {"auroc": auroc(probability, label), "loss": float(-np.log(np.maximum(chosen, 1e-12)).mean())}
 
@@ -92,6 +99,21 @@ def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalM
             raise ConfigError(f"parameter {name}: holds a value that is not finite")
         own[name].copy_(value)
     return model
+
+
+def _open_model(site: Site, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
+    """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
+    if config.model.trainable not in ("lora", "fusion-head"):
+        return build_model(config), site.data
+    model, data = _without_frozen_encoders(site.data, to_json(config))
+    return copy.deepcopy(model), data
+
+
+@lru_cache(maxsize=16)
+def _without_frozen_encoders(data: SiteData, run_config: str) -> tuple[MultimodalModel, SiteData]:
+    config = from_flat(flat_from_json(run_config))
+    model = build_model(config).to(device())
+    return model, FrozenEncoders(model, config, cache_home() / "features").site(data)
 
 
 def device() -> torch.device:
@@ -138,10 +160,11 @@ class _Round:
         run_id: str,
         server_round: int,
         model: MultimodalModel,
+        records: Records,
         drift: Parameters | None,
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
-        self._model, self._drift = model, drift
+        self._model, self._records, self._drift = model, records, drift
         self._rate, self._steps = _schedule(site, config)
 
     def private(self) -> Spending:
@@ -216,7 +239,7 @@ class _Round:
 
     def _train(self, step: Step, draws: Iterable[np.ndarray], steps: int) -> None:
         training = self._config.training
-        batches = patient_batches(self._site.data.train, self._config, self._seed("augmentation"))
+        batches = patient_batches(self._records, self._config, self._seed("augmentation"))
         done = 0
         pull = _proximal_pull(self._model, training.learning_rate * training.proximal_mu)
         correct = _corrected_by(self._model, training.learning_rate, self._drift)

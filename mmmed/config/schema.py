@@ -162,7 +162,20 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(0.0, ge=0)
     proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
     augment: bool = Field(False, description="random shifts, rotations and contrast of training images")
+    views: Positive = Field(
+        1,
+        description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
+        "frozen, the record and fixed views of it",
+    )
     seed: int = Field(0, ge=0, description="initialisation, splits and augmentation; never privacy noise")
+
+    @model_validator(mode="after")
+    def _views(self) -> TrainingConfig:
+        if self.views > 1 and not self.augment:
+            raise ValueError(
+                f"views = {self.views} without augment would repeat each record. Set augment = true"
+            )
+        return self
 
 
 class PrivacyConfig(_Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -27,14 +28,26 @@ class Augmentation:
         for transform in self._transforms.values():
             transform.set_random_state(seed=seed)
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The batch with other views of its records; what is missing stays zero."""
+    def __call__(self, batch: Batch, fixed: Collection[str] = ()) -> Batch:
+        """The batch with other views of its records, but for the modalities `fixed`; what is missing stays zero."""
         if len(batch) == 0:
             return batch
         views = {
-            name: _transformed(batch.inputs[name], transform) for name, transform in self._transforms.items()
+            name: _transformed(batch.inputs[name], transform)
+            for name, transform in self._transforms.items()
+            if name not in fixed
         }
         return replace(batch, inputs={**batch.inputs, **views})
+
+    def changes(self, name: str) -> bool:
+        """Whether a modality has other views."""
+        return name in self._transforms
+
+    def view(self, name: str, given: Input, seed: int) -> Input:
+        """The view of some records' modality `name` that `seed` alone decides."""
+        transform = self._transforms[name]
+        transform.set_random_state(seed=seed)
+        return _transformed(given, transform)
 
 
 def _view(size: int, dimensions: int) -> Compose:

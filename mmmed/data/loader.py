@@ -47,11 +47,15 @@ class Records:
         """(N,) int64 labels, in order."""
         return self.label[torch.from_numpy(self.rows)].numpy()
 
-    def batch(self, chosen: np.ndarray, unit: np.ndarray) -> Batch:
-        """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,)."""
+    def batch(self, chosen: np.ndarray, unit: np.ndarray, view: np.ndarray | None = None) -> Batch:
+        """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,).
+
+        `view` (R,) says which view of each, where views are fixed; the record itself by default.
+        """
         rows = self.rows[chosen]
+        view = np.zeros_like(rows) if view is None else view
         return Batch(
-            inputs={name: modality[rows] for name, modality in self.modalities.items()},
+            inputs={name: modality.view(rows, view) for name, modality in self.modalities.items()},
             label=self.label[torch.from_numpy(rows)],
             unit=torch.from_numpy(unit.astype(np.int64)),
         )
@@ -63,7 +67,7 @@ class Records:
             yield self.batch(chosen, np.arange(len(chosen)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SiteData:
     """One site's training and held-out records."""
 
@@ -103,12 +107,22 @@ class PatientBatches:
         seed: public randomness for the choice of records and augmentation. It does not touch who is drawn:
             whichever of a patient's records are used, the patient's clipped contribution is bounded alike.
         augmentation: applied to the batch, or None.
+        views: of each record in a batch, all its patient's: the loss averages over them before anything is clipped
+            (augmentation multiplicity, De et al. 2022, arXiv 2204.13650).
     """
 
     def __init__(
-        self, records: Records, *, records_per_patient: int, seed: int, augmentation: Augmentation | None
+        self,
+        records: Records,
+        *,
+        records_per_patient: int,
+        seed: int,
+        augmentation: Augmentation | None,
+        views: int = 1,
     ) -> None:
         self._records = records
+        self._views = views
+        self._fixed = [name for name, modality in records.modalities.items() if modality.fixed_views]
         self._limit = records_per_patient
         self._rng = np.random.default_rng(seed)
         self._augment = augmentation
@@ -118,8 +132,10 @@ class PatientBatches:
 
     def __call__(self, patients: np.ndarray) -> Batch:
         """The batch of the drawn `patients` (P,) int64; an empty draw gives an empty batch."""
-        batch = self._records.batch(*self.choose(patients))
-        return batch if self._augment is None else self._augment(batch)
+        chosen, unit = self.choose(patients)
+        view = np.tile(np.arange(self._views), len(chosen))
+        batch = self._records.batch(np.repeat(chosen, self._views), np.repeat(unit, self._views), view)
+        return batch if self._augment is None else self._augment(batch, self._fixed)
 
     def choose(self, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (R,) int64 of the records that stand for the drawn patients, and whose each is, 0 .. P - 1."""

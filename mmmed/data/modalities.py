@@ -43,14 +43,24 @@ class Modality:
     Attributes:
         values: their values.
         present: (N, T) bool, see `Input`.
+        fixed_views: 0 if training may make any view of a record when it is used; else how many views of each record
+            `values` holds: row v N + i is view v of record i, and view 0 the record itself.
     """
 
     values: Rows
     present: torch.Tensor
+    fixed_views: int = 0
 
     def __getitem__(self, rows: np.ndarray) -> Input:
         """The records `rows` (K,) int64."""
         return Input(self.values[rows], self.present[torch.from_numpy(rows)])
+
+    def view(self, rows: np.ndarray, view: np.ndarray) -> Input:
+        """View `view` (K,) int64 of the records `rows` (K,) int64, where views are fixed; else the records."""
+        if self.fixed_views == 0:
+            return self[rows]
+        row = rows + view % self.fixed_views * len(self.present)
+        return Input(self.values[row], self.present[torch.from_numpy(rows)])
 
 
 def open_modalities(

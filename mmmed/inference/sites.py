@@ -8,30 +8,32 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from torch import nn
 
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records, load_site
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
-from mmmed.models import load_tokenizer
+from mmmed.models import FrozenEncoders, MultimodalModel, load_tokenizer
 from mmmed.paths import cache_home
 
 
-def predict_sites(model: nn.Module, config: RunConfig, root: Path) -> list[Predictions]:
+def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list[Predictions]:
     """Predictions of each site's held-out records; sites that hold out nothing are left out.
+
+    The model's frozen encoders are taken out of it (`FrozenEncoders`).
 
     Raises:
         DataError: see `mmmed.data.manifest.read_manifest`.
     """
     manifest = read_manifest(root, config.data, config.task)
     tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    encoders = FrozenEncoders(model, config, cache_home() / "features")
     predictions = []
     for name in manifest.sites:
         site = load_site(manifest.of_site(name), config, tokenizer, cache_home() / "images")
         if len(site.test):
             shares = class_shares(site.train, len(config.task.classes))
-            probability = predict(model, site.test)
+            probability = predict(model, encoders.records(site.test))
             predictions.append(Predictions(name, site.test.patient, site.test.labels, probability, shares))
     return predictions
 

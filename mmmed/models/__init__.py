@@ -2,10 +2,12 @@
 
 from mmmed.models.build import build_model, set_trainable, trainable_state
 from mmmed.models.multimodal import MultimodalModel
+from mmmed.models.precomputed import FrozenEncoders
 from mmmed.models.store import load_model, save_model
 from mmmed.models.tokens import load_tokenizer
 
 __all__ = [
+    "FrozenEncoders",
     "MultimodalModel",
     "build_model",
     "load_model",

@@ -1,0 +1,99 @@
+"""A model whose frozen encoders are replaced by their features: a step pays only for what is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import nn
+
+from mmmed.config import RunConfig
+from mmmed.data.augment import Augmentation
+from mmmed.data.batch import Input
+from mmmed.data.features import FeatureFile, FeatureRows
+from mmmed.data.loader import Records, SiteData
+from mmmed.data.modalities import Modality
+from mmmed.models.multimodal import MultimodalModel
+
+VERSION = 1  # raise it whenever an encoder of equal weights gives other features
+
+
+class Precomputed(nn.Module):
+    """Stands in for an encoder: what it is given are the features already."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, given: Input) -> torch.Tensor:
+        return given.values
+
+
+class FrozenEncoders:
+    """The frozen encoders of a model, taken out of it; what is left of it reads their features.
+
+    Args:
+        model: changed in place: a frozen encoder becomes `Precomputed`.
+        config: the model's; with `training.augment` there are `training.views` fixed views of a record.
+        folder: where features are kept.
+    """
+
+    def __init__(self, model: MultimodalModel, config: RunConfig, folder: Path) -> None:
+        self._folder, self._config = folder, config
+        self._encoders: Mapping[str, nn.Module] = {
+            name: model.encoder(name).eval() for name in model.modalities if model.frozen(name)
+        }
+        self._digests = {name: encoder_digest(encoder) for name, encoder in self._encoders.items()}
+        for name, encoder in self._encoders.items():
+            setattr(model, name, Precomputed(cast(int, encoder.width)))
+
+    def site(self, data: SiteData) -> SiteData:
+        """A site's records with features in place of what the frozen encoders read.
+
+        They are computed when they are first used, the same that the encoders give in any batch.
+        """
+        features = {name: self._features(name, data.train.modalities[name]) for name in self._encoders}
+        modalities = {**data.train.modalities, **features}
+        return SiteData(replace(data.train, modalities=modalities), replace(data.test, modalities=modalities))
+
+    def records(self, records: Records) -> Records:
+        """As `site`, for one set of records."""
+        return self.site(SiteData(records, records)).train
+
+    def _features(self, name: str, modality: Modality) -> Modality:
+        encoder, training = self._encoders[name], self._config.training
+        device = next(encoder.parameters()).device
+        augmentation = Augmentation(self._config.data, seed=0)
+
+        def view(given: Input, seed: int) -> Input:
+            return augmentation.view(name, given, seed)
+
+        @torch.no_grad()
+        def encode(given: Input) -> torch.Tensor:
+            features: torch.Tensor = encoder(given.to(device))
+            return features.float().cpu()
+
+        first = modality[torch.zeros(1, dtype=torch.int64).numpy()]
+        shape = encode(first).shape[1:]  # [s, width]
+        views = training.views if training.augment and augmentation.changes(name) else 1
+        file = FeatureFile(
+            self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape
+        )
+        present = modality.present
+        if shape[0] != present.shape[1]:  # pooled, or one flag for the tokens of an image
+            present = present.any(1, keepdim=True)
+        rows = FeatureRows(modality, encode, file, view=view, views=views)
+        return Modality(rows, present, fixed_views=views)
+
+
+def encoder_digest(encoder: nn.Module) -> str:
+    """Hex digest of an encoder's architecture and of all its parameters and buffers."""
+    digest = hashlib.sha256(f"{VERSION} {encoder!r}".encode())
+    for name, value in sorted(encoder.state_dict().items()):
+        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
