@@ -65,6 +65,8 @@ def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]
             f"federation.min_sites is {config.federation.min_sites}, but {manifest.root} has "
             f"{len(manifest.sites)} site(s). Lower it, or check data.site"
         )
+    for site, count in manifest.unlabelled.items():
+        print(f"{site}: {count} rows without {config.task.label} are left out")
     return manifest, {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
 
 

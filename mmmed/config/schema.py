@@ -43,7 +43,7 @@ class DataConfig(_Section):
 
     source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
     table: str = Field(
-        "data.csv", description="CSV or Parquet table in the source folder, one row a study image"
+        "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'
     )
     patient: str = Field("patient_id", description="column: the patient, the unit of privacy")
     study: str = Field("study_id", description="column: the study")

@@ -8,7 +8,8 @@ the code never meets a hospital's own spelling.
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +19,7 @@ from mmmed.config.schema import FILES
 from mmmed.errors import DataError
 
 MANIFEST_VERSION = 1
+TABLES = ("data.parquet", "data.csv")
 _PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
 LISTED = 5  # so many examples of a problem are named in an error
 
@@ -29,12 +31,14 @@ class Manifest:
     Attributes:
         root: folder that file paths are relative to.
         records: columns ``patient``, ``study``, ``site`` (str), those of `FILES` (relative path or ""),
-            ``text`` (str, "" for none), ``label`` (int64 index into the task's classes) and, if a fold column is
-            configured, ``fold`` (int64). The index is 0 .. N - 1.
+            ``text`` (str, "" for none), ``label`` (int64 index into the task's classes), ``row`` (int64, from 0,
+            in the table) and, if a fold column is configured, ``fold`` (int64). The index is 0 .. N - 1.
+        unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
     """
 
     root: Path
     records: pd.DataFrame
+    unlabelled: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def sites(self) -> list[str]:
@@ -48,19 +52,19 @@ class Manifest:
             raise DataError(
                 f"{self.root}: no record of site '{site}'. Sites present: {', '.join(self.sites)}"
             )
-        return Manifest(self.root, mine)
+        return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)})
 
 
 def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
-    """Read and check the table of a data set.
+    """Read and check the table of a data set. Rows without a label are left out, and counted.
 
     Raises:
         DataError: table or column missing, row malformed, label outside the classes, one class only, a
             patient in two sites, a file missing, a named modality nowhere. The message names the file, the
             column or the row (1 is the first row under the header).
     """
-    path = root / data.table
-    frame = _read_table(path)
+    path = table_file(root, data)
+    frame = read_table(path)
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
     columns |= {name: getattr(data, name) for name in (*data.modalities, "fold") if getattr(data, name)}
     for name, column in columns.items():
@@ -69,6 +73,7 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
         records[name] = _identifiers(records[name], path, columns[name])
+    records, unlabelled = _labelled(records, task, path)
     records["label"] = _labels(records["label"], task, path)
     for name in (*FILES, "text"):
         records[name] = records[name].map(_text) if name in records else ""
@@ -78,10 +83,19 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     _check_learnable(records, data, task, path)
     for name in FILES:
         _check_files(records[name], name, root, path)
-    return Manifest(root, records.reset_index(drop=True))
+    records["row"] = records.index
+    return Manifest(root, records.reset_index(drop=True), unlabelled)
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def table_file(root: Path, data: DataConfig) -> Path:
+    """The table that is named, or else data.parquet if it is there, or data.csv."""
+    if data.table:
+        return root / data.table
+    return next((path for name in TABLES if (path := root / name).is_file()), root / TABLES[-1])
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV (all text) or Parquet table as it stands. Raises `DataError` if it cannot be read."""
     if not path.is_file():
         raise DataError(f"{path}: no such table. Expected a CSV or Parquet file; name it with data.table")
     try:
@@ -147,9 +161,20 @@ def _identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
     return texts
 
 
+def _labelled(records: pd.DataFrame, task: TaskConfig, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The records with a label, and how many each site has without."""
+    empty = records["label"].map(_text) == ""
+    if empty.all():
+        raise DataError(
+            f"{path}: column '{task.label}' is empty in every row: no labels. Name another with task.label"
+        )
+    counts = records.loc[empty, "site"].value_counts()
+    return records[~empty].copy(), {str(site): int(count) for site, count in counts.items()}
+
+
 def _labels(values: pd.Series, task: TaskConfig, path: Path) -> pd.Series:
     classes = {_canonical(name): index for index, name in enumerate(task.classes)}
-    indices = values.map(lambda value: classes.get(_canonical(value)) if not pd.isna(value) else None)
+    indices = values.map(lambda value: classes.get(_canonical(value)))
     bad = indices.isna()
     if bad.any():
         found = values[bad].iloc[0]

@@ -48,7 +48,7 @@ def test_films_become_a_data_set_that_is_checked(mmmed: Command, films: Path, tm
     table = pd.read_parquet(tmp_path / "data" / "data.parquet")
     original = {str(pydicom.dcmread(path).PatientID) for path in films.iterdir()}
     assert set(table["site"]) == {"here"} and not original & set(table["patient_id"])
-    code, out, _ = mmmed("check", "data", "--set", "data.table=data.parquet")
+    code, out, _ = mmmed("check", "data")
     assert code == 1 and "NOT trainable" in out and "no column 'finding'" in out
 
 

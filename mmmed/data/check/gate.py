@@ -2,51 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
-from mmmed.data.check.suspects import shortcut_auroc, telling_words
-from mmmed.data.image import read_image
-from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.config.schema import FILES
+from mmmed.data.check.measures import measure_images, measure_texts, measure_values
+from mmmed.data.check.result import CheckResult, Plot, rounded
+from mmmed.data.check.suspects import shortcut_auroc
+from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 
 MIN_PATIENTS_A_CLASS = 10
 SHORTCUT_AUROC = 0.65
-_SAMPLED_IMAGES = 400
-_OUTLIER = 6.0  # robust standard deviations
-
-
-@dataclass
-class CheckResult:
-    """What was found.
-
-    Attributes:
-        problems: reasons why the data set cannot be trained on.
-        warnings: what a human should look into; the data set can be trained on.
-        facts: section -> lines of (what, value), counts rounded.
-        examples: image files of the outliers first, then of a random sample.
-    """
-
-    problems: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    facts: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    examples: list[Path] = field(default_factory=list)
-
-    @property
-    def trainable(self) -> bool:
-        return not self.problems
-
-    def summary(self) -> str:
-        """Lines for the terminal."""
-        lines = [f"{'trainable' if self.trainable else 'NOT trainable'}"]
-        for section, facts in self.facts.items():
-            lines += [section, *(f"  {name:32} {value}" for name, value in facts)]
-        lines += [f"warning: {one}" for one in self.warnings] + [f"problem: {one}" for one in self.problems]
-        return "\n".join(lines)
 
 
 def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
@@ -58,30 +27,49 @@ def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
         result.problems.append(str(error))
         return result
     records = manifest.records
-    _count(records, task, result)
-    _measure_texts(records, result)
-    _measure_images(manifest, data, result)
-    _look_for_shortcuts(manifest, data, result)
+    table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
+    _count(manifest, result)
+    _modalities(records, table, result)
+    _balance(records, task, result)
+    measure_texts(records, result)
+    measure_images(records, root, data, result)
+    columns = {getattr(data, name) for name in ("patient", "study", "site", "text", "fold", *FILES)}
+    measure_values(table, {*columns, *_TABLE_FILES, task.label}, result)
+    _look_for_shortcuts(records, table, result)
     return result
 
 
-def rounded(count: int) -> str:
-    """A count to two digits, and nothing exact below ten."""
-    if count < 10:
-        return "< 10" if count else "0"
-    digits = 10 ** max(1, math.floor(math.log10(count)) - 1)
-    return f"about {round(count / digits) * digits:,}"
+_TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest` names them
 
 
-def _count(records: pd.DataFrame, task: TaskConfig, result: CheckResult) -> None:
-    facts = [(name, rounded(records[name].nunique())) for name in ("patient", "study", "site")]
-    facts += [
+def _count(manifest: Manifest, result: CheckResult) -> None:
+    records, left_out = manifest.records, sum(manifest.unlabelled.values())
+    result.facts["Counts"] = [
+        *((name, rounded(records[name].nunique())) for name in ("patient", "study", "site")),
         ("records", rounded(len(records))),
-        ("records without image", f"{(records['image'] == '').mean():.0%}"),
-        ("records without note", f"{(records['text'] == '').mean():.0%}"),
-        ("records a patient, at most", str(records.groupby("patient").size().max())),
+        (
+            "rows without a label, left out",
+            f"{rounded(left_out)} ({left_out / (left_out + len(records)):.0%})",
+        ),
+        ("records a patient, at most", rounded(int(records.groupby("patient").size().max()))),
     ]
-    result.facts["Counts"] = facts
+
+
+def _modalities(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
+    """What each record has, of what is trained on and of what else the table holds."""
+    shares = {name: (records[name] != "").mean() for name in (*FILES, "text")}
+    for name in _TABLE_FILES:
+        if name in table.columns and not shares.get(name):
+            shares[name] = (table[name].fillna("") != "").mean()
+    present = {name: float(share) for name, share in shares.items() if share}
+    result.facts["Modalities"] = [(f"records with {name}", f"{share:.0%}") for name, share in present.items()]
+    result.plots["Modalities"] = [Plot("records with", tuple(present.items()))]
+    if "modality" in table.columns:
+        kinds = table["modality"].fillna("").replace("", "not stated").value_counts(normalize=True)
+        result.facts["Modalities"] += [(str(kind), f"{share:.0%}") for kind, share in kinds.head(12).items()]
+
+
+def _balance(records: pd.DataFrame, task: TaskConfig, result: CheckResult) -> None:
     balance = []
     for index, name in enumerate(task.classes):
         chosen = records["label"] == index
@@ -94,72 +82,15 @@ def _count(records: pd.DataFrame, task: TaskConfig, result: CheckResult) -> None
                 f"{task.label} = {name}: fewer than {MIN_PATIENTS_A_CLASS} patients; nothing can be learnt or tested"
             )
     result.facts["Label balance"] = balance
+    for index, name in enumerate(task.classes[1:], start=1):
+        shares = (records["label"] == index).groupby(records["site"]).mean()
+        bars = tuple((str(site), float(share)) for site, share in shares.items())
+        result.plots.setdefault("Label balance", []).append(Plot(f"{task.label} = {name}, by site", bars))
 
 
-def _measure_texts(records: pd.DataFrame, result: CheckResult) -> None:
-    texts = records.loc[records["text"] != ""]
-    if texts.empty:
-        return
-    words = texts["text"].map(lambda text: len(text.split()))
-    quantiles = words.quantile([0.05, 0.5, 0.95]).round().astype(int)
-    result.facts["Notes"] = [("words: 5 %, median, 95 %", ", ".join(map(str, quantiles)))]
-    told = telling_words(texts)
-    if told:
-        result.facts["Notes"].append(
-            ("words that tell the label", ", ".join(f"{w} ({phi:+.2f})" for w, phi in told))
-        )
-        result.warnings.append(
-            "notes hold words that almost are the label ("
-            + ", ".join(word for word, _ in told[:5])
-            + "): was "
-            "the label read from these notes? Leave out the section that states it"
-        )
-
-
-def _measure_images(manifest: Manifest, data: DataConfig, result: CheckResult) -> None:
-    names = manifest.records.loc[manifest.records["image"] != "", "image"].drop_duplicates()
-    if names.empty:
-        return
-    sample = names.sample(min(len(names), _SAMPLED_IMAGES), random_state=0)
-    measured, unreadable = [], []
-    for name in sample:
-        try:
-            pixels = read_image(manifest.root / name, channels=data.image_channels)
-        except DataError as error:
-            unreadable.append(str(error))
-            continue
-        measured.append((name, pixels.shape[1], pixels.shape[2], float(pixels.mean()), float(pixels.std())))
-    if unreadable:
-        result.problems.append(
-            f"{len(unreadable)} of {len(sample)} images looked at are unreadable: {unreadable[0]}"
-        )
-    frame = pd.DataFrame(measured, columns=["name", "height", "width", "mean", "contrast"])
-    if frame.empty:
-        return
-    result.facts["Images"] = [
-        (
-            f"{column}: 5 %, median, 95 %",
-            ", ".join(f"{v:.3g}" for v in frame[column].quantile([0.05, 0.5, 0.95])),
-        )
-        for column in ("height", "width", "mean", "contrast")
-    ]
-    odd = frame[_is_outlier(frame["mean"]) | _is_outlier(frame["contrast"])]
-    empty = frame["contrast"] < 1e-3
-    result.facts["Images"] += [("outliers in brightness or contrast", f"{len(odd) / len(frame):.1%}")]
-    if empty.any():
-        result.warnings.append(f"{empty.mean():.1%} of the images looked at are of one gray: failed exports?")
-    shown = [*frame.loc[empty, "name"], *odd["name"], *frame["name"]]
-    result.examples = [manifest.root / name for name in dict.fromkeys(shown)][:24]
-
-
-def _is_outlier(values: pd.Series) -> pd.Series:
-    spread = 1.4826 * (values - values.median()).abs().median()
-    return (values - values.median()).abs() > _OUTLIER * max(spread, 1e-3)
-
-
-def _look_for_shortcuts(manifest: Manifest, data: DataConfig, result: CheckResult) -> None:
+def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
     """Can the label be told from facts that are no medicine?"""
-    auroc, columns = shortcut_auroc(manifest, data)
+    auroc, columns = shortcut_auroc(records, table)
     if auroc is None:
         return
     result.facts["Shortcuts"] = [

@@ -10,41 +10,70 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from mmmed.data.check.gate import CheckResult
+from mmmed.data.check.result import CheckResult
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
 
 _THUMBNAIL = 160
-_PAGE = jinja2.Environment(autoescape=True).from_string("""<!doctype html>
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>Data set check</title>
 <style>
- body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
- table { border-collapse: collapse; width: 100% } td { border-bottom: 1px solid #ddd; padding: .25rem .5rem }
- td:first-child { width: 40% } .good { color: #176b37 } .bad { color: #a11 }
- .warn { background: #fff4d6; padding: .5rem }
- .bar { display: inline-block; height: .7rem; background: #4472a8; vertical-align: middle; margin-right: .5rem }
- figure { display: inline-block; margin: .2rem } img { max-width: 160px; max-height: 160px; display: block }
+ body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+ h2 { margin: 2rem 0 .5rem; font-size: 1.2rem } table { border-collapse: collapse; width: 100% }
+ td { border-bottom: 1px solid #e4e4e4; padding: .25rem .5rem; vertical-align: top; overflow-wrap: anywhere }
+ td:first-child { width: 36%; color: #555 } .good { color: #176b37 } .bad { color: #a11 }
+ .bad, .warn { padding: .5rem .75rem; margin: .5rem 0 } p.bad { background: #fbe9e9 } .warn { background: #fff4d6 }
+ .plots, .images { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .75rem }
+ figure { margin: 0; font-size: 12px; color: #555 } .images img { width: 150px; height: 150px; object-fit: contain;
+ background: #000; display: block } figcaption { max-width: 280px } .odd figcaption { color: #a11 } text { font: 10px sans-serif; fill: #555 }
 </style>
 <h1>Data set check: <span class="{{ 'good' if result.trainable else 'bad' }}">
 {{ 'trainable' if result.trainable else 'not trainable' }}</span></h1>
 <p>This page shows images of the site's patients. It stays at the site. Counts are rounded.</p>
 {% for problem in result.problems %}<p class="bad">{{ problem }}</p>{% endfor %}
 {% for warning in result.warnings %}<p class="warn">{{ warning }}</p>{% endfor %}
-{% for section, facts in result.facts.items() %}<h2>{{ section }}</h2><table>
-{% for name, value in facts %}<tr><td>{{ name }}</td><td>
-{% set share = value.split('%')[0] %}{% if '%' in value and share.replace('.', '').isdigit() %}
-<span class="bar" style="width: {{ share }}%; max-width: 50%"></span>{% endif %}{{ value }}</td></tr>{% endfor %}
-</table>{% endfor %}
+{% macro draw(plot) %}
+<figure><figcaption>{{ plot.title }}</figcaption>
+{% if plot.histogram %}
+{% set width = 272 / (plot.bars | length) %}{% set top = plot.bars | map(attribute=1) | max or 1 %}
+<svg width="280" height="124" role="img" aria-label="{{ plot.title }}">
+{% for name, share in plot.bars %}
+{% set x = 4 + loop.index0 * width %}{% set height = 96 * share / top %}
+<rect x="{{ x + 1 }}" y="{{ 104 - height }}" width="{{ width - 2 }}" height="{{ height }}" fill="#4472a8"/>
+{% if loop.index0 % 4 == 0 %}<text x="{{ x + 1 }}" y="118">{{ name }}</text>{% endif %}
+{% endfor %}
+<line x1="4" x2="276" y1="104" y2="104" stroke="#999"/></svg>
+{% else %}
+<svg width="430" height="{{ 16 * (plot.bars | length) + 4 }}" role="img" aria-label="{{ plot.title }}">
+{% for name, share in plot.bars %}
+{% set y = 16 * loop.index0 %}
+<text x="0" y="{{ y + 12 }}">{{ name[:24] }}</text>
+<rect x="150" y="{{ y + 2 }}" width="{{ 230 * share }}" height="12" fill="#4472a8"/>
+<text x="{{ 154 + 230 * share }}" y="{{ y + 12 }}">{{ "%.0f" | format(100 * share) }} %</text>
+{% endfor %}
+</svg>
+{% endif %}
+</figure>
+{% endmacro %}
+{% for section, facts in result.facts.items() %}
+<h2>{{ section }}</h2><table>
+{% for name, value in facts %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+{% if result.plots.get(section) %}<div class="plots">{% for plot in result.plots[section] %}{{ draw(plot) }}{% endfor %}</div>{% endif %}
+{% endfor %}
 {% if thumbnails %}<h2>Images, outliers first</h2>
-{% for image in thumbnails %}<figure><img alt="" src="data:image/png;base64,{{ image }}"></figure>
-{% endfor %}{% endif %}
+<div class="images">
+{% for image, why in thumbnails %}<figure{% if why %} class="odd"{% endif %}><img alt="" src="data:image/png;base64,{{ image }}"><figcaption>{{ why }}</figcaption></figure>
+{% endfor %}
+</div>{% endif %}
 </html>
-""")
+""")  # noqa: E501
 
 
 def write_page(result: CheckResult, path: Path) -> None:
     """Write the page, readable by its owner alone. Raises `DataError` if it cannot be written."""
-    thumbnails = [text for example in result.examples if (text := _thumbnail(example))]
+    thumbnails = [(text, one.why) for one in result.examples if (text := _thumbnail(one.path))]
     try:
         path.touch(mode=0o600)
         path.write_text(_PAGE.render(result=result, thumbnails=thumbnails), encoding="utf-8")

@@ -12,8 +12,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mmmed.config import DataConfig
-from mmmed.data.manifest import Manifest
+from mmmed.config.schema import FILES
 
 _PHI = 0.6  # correlation of a word's presence with the label at which it is named
 _RAREST = 0.02
@@ -46,21 +45,21 @@ def telling_words(records: pd.DataFrame, most: int = 10) -> list[tuple[str, floa
     return [(str(words[i]), float(phi[i])) for i in order if abs(phi[i]) >= _PHI]
 
 
-def shortcut_auroc(manifest: Manifest, data: DataConfig) -> tuple[float | None, list[str]]:
+def shortcut_auroc(records: pd.DataFrame, table: pd.DataFrame) -> tuple[float | None, list[str]]:
     """AUROC of a logistic regression on non-clinical facts, patients held out (5 folds); and the facts.
 
-    Facts: the site, columns of the table that describe the acquisition, whether there is a note, and how long
-    it is. With several classes: the mean one-against-rest AUROC. ``None`` if there is too little to fit.
+    Facts: the site, columns of the table that describe the acquisition, which files there are, whether there is
+    a note, and how long it is. With several classes: the mean one-against-rest AUROC. ``None`` if there is too
+    little to fit. ``records`` are the manifest's, ``table`` the rows that they come from.
     """
-    records = manifest.records
     facts = records[["patient"]].copy()
     facts["words"] = np.log1p(records["text"].map(lambda text: len(text.split())))
     facts["has_note"] = (records["text"] != "").astype(float)
-    facts["has_image"] = (records["image"] != "").astype(float)
+    for name in FILES:
+        facts[f"has_{name}"] = (records[name] != "").astype(float)
     facts["site"] = records["site"]
-    table = _raw_table(manifest, data)
     for name in _FACTS:
-        if name != "site" and table is not None and name in table.columns:
+        if name != "site" and name in table.columns:
             facts[name] = table[name].fillna("").astype(str).to_numpy()
     varied = [name for name in facts.columns if name != "patient" and facts[name].nunique() > 1]
     if not varied or records.groupby("label")["patient"].nunique().min() < _FOLDS:
@@ -80,10 +79,3 @@ def shortcut_auroc(manifest: Manifest, data: DataConfig) -> tuple[float | None, 
     if scores.shape[1] == 2:
         return float(roc_auc_score(records["label"], scores[:, 1])), varied
     return float(roc_auc_score(records["label"], scores, multi_class="ovr")), varied
-
-
-def _raw_table(manifest: Manifest, data: DataConfig) -> pd.DataFrame | None:
-    """The table as it is on disk, if its rows still match the manifest's."""
-    path = manifest.root / data.table
-    frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
-    return frame if len(frame) == len(manifest.records) else None

@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.check import CheckResult, check, write_page
-from mmmed.data.check.gate import rounded
+from mmmed.data.check.result import rounded
 
 TASK = TaskConfig(label="finding")
 
@@ -44,7 +44,7 @@ def test_a_sound_data_set_is_trainable_without_warnings(tmp_path: Path) -> None:
     assert (
         counts["patient"] == "about 60"
         and counts["site"] == "< 10"
-        and counts["records without note"] == "0%"
+        and counts["rows without a label, left out"] == "0 (0%)"
     )
     assert 0.3 < float(dict(result.facts["Shortcuts"])["AUROC of the label from them"]) < 0.65
     assert len(result.examples) == 24
@@ -88,7 +88,8 @@ def test_odd_images_come_first_and_gray_ones_are_warned_of(tmp_path: Path) -> No
     Image.fromarray(np.full((24, 24), 77, np.uint8)).save(root / "images" / "17.png")
     Image.fromarray(np.where(np.eye(24) > 0, 255, 250).astype(np.uint8)).save(root / "images" / "40.png")
     result = _check(root)
-    assert {path.name for path in result.examples[:2]} == {"17.png", "40.png"}
+    shown = {example.path.name: example.why for example in result.examples[:2]}
+    assert shown == {"17.png": "one gray", "40.png": shown["40.png"]} and "brightness" in shown["40.png"]
     assert any("of one gray" in w for w in result.warnings)
 
 
@@ -100,3 +101,37 @@ def test_the_page_is_private_needs_no_network_and_escapes_what_it_shows(tmp_path
     assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0
     assert "http" not in page and "<script>alert" not in page and "&lt;script&gt;" in page
     assert page.count("<img") == 24 and "AUROC" in page and "about 60" in page
+
+
+def test_missing_values_outliers_and_other_modalities_are_told(tmp_path: Path) -> None:
+    draw = np.random.default_rng(1)
+    crp = draw.lognormal(3, 0.5, 120)
+    crp[:10] *= 1000  # another unit
+    crp[60:] = np.nan
+    root = _data(
+        tmp_path, crp=crp, sodium=draw.normal(140, 3, 120), audio=["audio/x.flac"] * 30 + [""] * 90,
+        modality=["CR", "DX"] * 60, ward=["east", "west", "east", ""] * 30,
+    )  # fmt: skip
+    result = _check(root)
+    values = dict(result.facts["Values"])
+    assert values["crp"].startswith("50% empty; 5 %, median, 95 %: ") and values["crp"].endswith(
+        "16.7% outliers"
+    )
+    assert values["sodium"].startswith("0% empty") and values["sodium"].endswith("0.0% outliers")
+    assert values["ward"] == "25% empty; east 67%, west 33%"
+    [warning] = (one for one in result.warnings if "unit" in one)
+    assert warning.startswith("crp: 16.7%") and result.trainable
+    modalities = dict(result.facts["Modalities"])
+    assert modalities["records with audio"] == "25%" and modalities["CR"] == "50%"
+    empty = result.plots["Values"][0]
+    assert dict(empty.bars)["crp"] == 0.5 and not empty.histogram
+    assert sum(share for _, share in result.plots["Values"][1].bars) == pytest.approx(1)
+
+
+def test_rows_without_a_label_do_not_spoil_the_rest(tmp_path: Path) -> None:
+    finding: list[float] = [n // 6 % 2 for n in range(120)]
+    finding[:12] = [np.nan] * 12
+    views = ["AP" if n // 6 % 2 else "PA" for n in range(120)]
+    result = _check(_data(tmp_path, finding=finding, view=views), where={"site": ("site0", "site1")})
+    assert result.trainable and dict(result.facts["Counts"])["rows without a label, left out"] == "< 10 (10%)"
+    assert any("view" in warning and "AUROC 1.0" in warning for warning in result.warnings)

@@ -69,7 +69,8 @@ def changed(column: str, values: list[Any]) -> list[dict[str, Any]]:
         (without("patient_id"), {}, ["no column 'patient_id'", "data.patient"]),
         (ROWS, {"text": "txet"}, ["no column 'txet'", "'text'"]),
         (changed("finding", [0, 1, 7]), {}, ["'7'", "row 3", "task.classes"]),
-        (changed("finding", [0, 1, ""]), {}, ["row 3", "task.classes"]),
+        (changed("finding", ["", "", ""]), {}, ["'finding' is empty in every row", "task.label"]),
+        (changed("finding", [0, 0, ""]), {}, ["one class only"]),
         (changed("finding", [1, 1, 1]), {}, ["one class only"]),
         (changed("patient_id", ["p1", "p1", "p1"]), {}, ["more than one site", "row"]),
         (changed("patient_id", ["p1", "", "p2"]), {}, ["'patient_id' is empty", "row 2"]),
@@ -92,6 +93,17 @@ def test_bad_tables_are_refused_with_the_place_and_the_mend(
     with pytest.raises(DataError) as caught:
         read(tmp_path, **data)
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_rows_without_a_label_are_left_out_and_counted_by_site(tmp_path: Path) -> None:
+    extra = [ROWS[2] | {"study_id": f"s{n}", "finding": ""} for n in (8, 9)]
+    manifest = read(write(tmp_path, [extra[0], *ROWS, extra[1]]))
+    assert list(manifest.records["label"]) == [0, 1, 1] and list(manifest.records["row"]) == [1, 2, 3]
+    assert manifest.unlabelled == {"b": 2}
+    assert manifest.of_site("a").unlabelled == {"a": 0} and manifest.of_site("b").unlabelled == {"b": 2}
+    frame = pd.read_csv(tmp_path / "data.csv").assign(finding=[np.nan, 0, 1, 1, np.nan])
+    frame.to_parquet(tmp_path / "data.parquet")  # which is taken before data.csv
+    assert list(read(tmp_path).records["label"]) == [0, 1, 1]
 
 
 def test_patients_of_two_sites_may_be_left_out(tmp_path: Path) -> None:
