@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from privacy.errors import LedgerError, ReportError
+from privacy.policy_cli import app as policy_app
 
 if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
     from privacy.ledger import Ledger
@@ -18,6 +19,7 @@ if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
 app = typer.Typer(help="Plan a privacy budget, read and check what was spent.", no_args_is_help=True)
 ledger_app = typer.Typer(help="A site's ledger: what its patients were spent.", no_args_is_help=True)
 app.add_typer(ledger_app, name="ledger")
+app.add_typer(policy_app, name="policy")
 
 State = Annotated[Path, typer.Argument(help="The site's state folder, with ledger.db and site.key.")]
 

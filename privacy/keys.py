@@ -41,6 +41,20 @@ def load_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
     return key
 
 
+def is_encrypted(path: Path) -> bool:
+    """Whether a private key asks for a passphrase.
+
+    Raises:
+        SigningKeyError: there is no such file.
+    """
+    try:
+        return b"ENCRYPTED" in path.read_bytes().partition(b"\n")[0]
+    except OSError as error:
+        raise SigningKeyError(
+            f"{path}: cannot be read ({error.strerror}). Expected a private key."
+        ) from error
+
+
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
     """Read the site's key; at the site's first start make it.
 

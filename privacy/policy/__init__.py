@@ -6,7 +6,14 @@ officer's signature as well.
 """
 
 from privacy.policy.rules import EVALUATION, TRAINING, RunRequest, SitePolicy
-from privacy.policy.signing import SignedPolicy, adopt_policy, load_policy, open_ledger, sign_policy
+from privacy.policy.signing import (
+    SignedPolicy,
+    adopt_policy,
+    check_successor,
+    load_policy,
+    open_ledger,
+    sign_policy,
+)
 from privacy.policy.simulation import SHOWN, SimulationPolicy
 
 Policy = SitePolicy | SimulationPolicy
@@ -21,6 +28,7 @@ __all__ = [
     "SimulationPolicy",
     "SitePolicy",
     "adopt_policy",
+    "check_successor",
     "load_policy",
     "open_ledger",
     "sign_policy",

@@ -34,9 +34,18 @@ class SignedPolicy:
 
 
 def sign_policy(path: Path, officer: Ed25519PrivateKey, second: Ed25519PrivateKey | None = None) -> Path:
-    """Write `<path>.sig` with the officer's signature, and a second officer's if given; return its path."""
-    text = path.read_bytes()
-    SitePolicy.parse(text.decode())
+    """Write `<path>.sig` with the officer's signature, and a second officer's if given; return its path.
+
+    Raises:
+        PolicyError: the policy cannot be read, or both officers are one.
+    """
+    try:
+        text = path.read_bytes()
+        SitePolicy.parse(text.decode())
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: cannot be read: {error}.") from None
+    if second is not None and second.public_key() == officer.public_key():
+        raise PolicyError("The second officer's key must be another than the privacy officer's.")
     signatures = {"officer": officer.sign(_DOMAIN + text).hex()}
     if second is not None:
         signatures["second"] = second.sign(_DOMAIN + text).hex()
@@ -79,32 +88,45 @@ def load_policy(
     return SignedPolicy(SitePolicy.parse(text.decode()), text.decode(), signer, countersigned)
 
 
-def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
-    """Make `signed` the policy that the ledger records and its limit the one that holds.
+def check_successor(ledger: Ledger, signed: SignedPolicy) -> None:
+    """Raise PolicyRefusal if `signed` needs a second signature, which it lacks, to follow the recorded policy.
 
     Raises:
-        PolicyRefusal: it widens a rule of the recorded policy, or the recorded limit, or another officer signed it,
-            without a second signature.
+        PolicyRefusal: it widens a rule of the recorded policy, or the recorded limit, or another officer signed it.
     """
     before, officer = ledger.policy, ledger.officer
-    if before == signed.text and officer == signed.officer:
-        return signed.policy
-    if before is not None and not signed.countersigned:
+    if signed.countersigned or (before, officer) == (signed.text, signed.officer):
+        return
+    if before is not None:
         if officer != signed.officer:
             raise PolicyRefusal("officer", "another key signed than before: a second officer must sign too.")
-        widened = SitePolicy.parse(before).widened_by(signed.policy)
-        if widened:
+        if widened := SitePolicy.parse(before).widened_by(signed.policy):
             raise PolicyRefusal(
                 widened[0], f"{', '.join(widened)} would be widened: a second officer must sign too."
             )
     held, asked = ledger.limit, signed.policy.limit
-    if not signed.countersigned and (asked.epsilon > held.epsilon or asked.delta > held.delta):
+    if asked.epsilon > held.epsilon or asked.delta > held.delta:
         raise PolicyRefusal(
             "limit", f"the ledger's limit {held} would be widened: a second officer must sign too."
         )
-    ledger.record_policy(
-        signed.text, asked, officer=signed.officer, replaces=before, countersigned=signed.countersigned
-    )
+
+
+def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
+    """Make `signed` the policy that the ledger records and its limit the one that holds.
+
+    Raises:
+        PolicyRefusal: see `check_successor`.
+    """
+    check_successor(ledger, signed)
+    before = ledger.policy
+    if (before, ledger.officer) != (signed.text, signed.officer):
+        ledger.record_policy(
+            signed.text,
+            signed.policy.limit,
+            officer=signed.officer,
+            replaces=before,
+            countersigned=signed.countersigned,
+        )
     return signed.policy
 
 

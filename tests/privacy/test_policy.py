@@ -360,7 +360,11 @@ def test_a_policy_without_its_signatures_is_refused(
 def test_a_second_signature_must_hold_and_be_anothers(
     file: Path, officer: Ed25519PrivateKey, second: Ed25519PrivateKey
 ) -> None:
-    sign_policy(file, officer, officer)
+    with pytest.raises(PolicyError, match="second"):
+        sign_policy(file, officer, officer)
+    signed = sign_policy(file, officer)
+    twice = json.loads(signed.read_text())
+    signed.write_text(json.dumps({**twice, "second": twice["officer"]}))
     for known in (None, second.public_key(), officer.public_key()):
         with pytest.raises(PolicyError, match="second"):
             load_policy(file, officer.public_key(), known)

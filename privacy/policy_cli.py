@@ -1,0 +1,192 @@
+"""``mmmed privacy policy ...``: how a privacy officer writes, signs and checks a site's policy."""
+
+from __future__ import annotations
+
+import datetime
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from privacy.errors import PolicyError, PolicyRefusal, SigningKeyError
+
+if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from privacy.policy import SignedPolicy, SitePolicy
+
+app = typer.Typer(help="What a site allows: write, sign and check it.", no_args_is_help=True)
+
+FILE = "site-policy.toml"
+OFFICER, SECOND_OFFICER, STATE = "officer.pub", "second-officer.pub", "state"
+_YEAR = datetime.timedelta(days=365)
+
+Policy = Annotated[Path, typer.Argument(help="The policy file, or the site's folder that holds it.")]
+
+
+@app.command("key")
+def make_key(
+    path: Annotated[Path, typer.Argument(help="Private key to make; its public key gets the ending .pub.")],
+) -> None:
+    """Make an officer's pair of keys. The private one stays with the officer; the site gets the public one."""
+    from privacy.keys import create_key, public_pem
+
+    public = path.with_suffix(".pub")
+    if public.exists() or public == path:
+        raise SigningKeyError(
+            f"{public}: is there already, or is the private key's own name. Choose another."
+        )
+    passphrase = typer.prompt("Passphrase (empty for none)", default="", hide_input=True, show_default=False)
+    if passphrase and passphrase != typer.prompt("Once more", hide_input=True):
+        raise SigningKeyError("The two passphrases differ: nothing was written.")
+    try:
+        key = create_key(path, passphrase)
+    except FileExistsError:
+        raise SigningKeyError(f"{path}: is there already; a key is never overwritten.") from None
+    public.write_text(public_pem(key.public_key()), encoding="ascii")
+    print(f"{path}: private key, for its owner alone\n{public}: public key, for the site's folder")
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="Policy file to write.")] = Path(FILE),
+    site: Annotated[str, typer.Option(help="The site's name, as in its site.toml.")] = "north",
+) -> None:
+    """Write a policy with every rule and what it means, to be edited and signed."""
+    from privacy.policy import SitePolicy
+
+    template = resources.files("privacy.policy").joinpath("template.toml").read_text(encoding="utf-8")
+    expires = datetime.datetime.now(datetime.UTC).date() + _YEAR
+    text = template.replace("{site}", site).replace("{expires}", expires.isoformat())
+    SitePolicy.parse(text)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise PolicyError(f"{path}: is there already. Edit it, or name another file.") from None
+    print(f"{path}: read every line, change what must change, then sign it")
+
+
+@app.command()
+def sign(
+    path: Policy,
+    key: Annotated[Path, typer.Option(help="The privacy officer's private key.")],
+    second: Annotated[
+        Path | None, typer.Option(help="A second officer's private key, for a policy that widens a rule.")
+    ] = None,
+) -> None:
+    """Sign a policy; from then on any edit of it is refused."""
+    from privacy.policy import sign_policy
+
+    path = _file(path)
+    signature = sign_policy(path, _private(key), _private(second) if second else None)
+    print(
+        f"{signature}: signed; put both files into the site's folder, then `mmmed privacy policy check` there"
+    )
+
+
+@app.command()
+def show(path: Policy) -> None:
+    """Say in words what a policy allows, signed or not."""
+    from privacy.policy import SitePolicy
+
+    path = _file(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: cannot be read: {error}") from error
+    print("\n".join(_words(SitePolicy.parse(text))))
+
+
+@app.command()
+def check(
+    path: Policy,
+    officer: Annotated[
+        Path | None, typer.Option(help="The officer's public key.", show_default=f"{OFFICER} beside it")
+    ] = None,
+    second: Annotated[
+        Path | None,
+        typer.Option(help="The second officer's public key.", show_default=f"{SECOND_OFFICER} beside it"),
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="The site's state folder.", show_default=f"{STATE} beside it")
+    ] = None,
+) -> None:
+    """Say whether the site would act under this policy: signatures, expiry, and what it widens. Exit 1 if not."""
+    from privacy.keys import load_public_key
+    from privacy.policy import load_policy
+
+    path = _file(path)
+    beside = path.with_name(SECOND_OFFICER)
+    second = second or (beside if beside.exists() else None)
+    signed = load_policy(
+        path,
+        load_public_key(officer or path.with_name(OFFICER)),
+        load_public_key(second) if second else None,
+    )
+    print("\n".join(_words(signed.policy)))
+    print("signed by the privacy officer" + (" and a second officer" if signed.countersigned else ""))
+    problems = list(_problems(signed, state or path.with_name(STATE)))
+    for problem in problems:
+        print(f"NOT in force: {problem}")
+    if problems:
+        raise typer.Exit(1)
+    print("in force: the site acts under it")
+
+
+def _problems(signed: SignedPolicy, state: Path) -> list[str]:
+    from privacy.keys import load_key
+    from privacy.ledger import Ledger
+    from privacy.policy import check_successor
+
+    found = []
+    today = datetime.datetime.now(datetime.UTC).date()
+    if signed.policy.expires < today:
+        found.append(f"it ended on {signed.policy.expires}")
+    if (state / "ledger.db").exists():
+        with Ledger.inspect(state / "ledger.db", load_key(state / "site.key")) as ledger:
+            try:
+                check_successor(ledger, signed)
+            except PolicyRefusal as refusal:
+                found.append(str(refusal))
+    return found
+
+
+def _words(policy: SitePolicy) -> list[str]:
+    """The policy for somebody who does not read TOML."""
+
+    def names(values: object) -> str:
+        return ", ".join(sorted(values)) or "none"  # type: ignore[call-overload]
+
+    limit, period, run = policy.limit, policy.period, policy.run
+    shares = (f"{name} {most:g}" for name, most in sorted(policy.purposes.items()))
+    metrics = (f"{name} {rule}" for name, rule in sorted(policy.metrics.items()))
+    return [
+        f"site {policy.site}, until {policy.expires}; unit {policy.unit}, adjacency {policy.adjacency}",
+        f"each patient, for ever: epsilon {limit.epsilon:g} at delta {limit.delta:g}",
+        f"each patient, in {policy.period_days:g} days: epsilon {period.epsilon:g} at delta {period.delta:g}",
+        f"by purpose: epsilon {', '.join(shares) or 'none'}",
+        f"each run: epsilon {run.epsilon:g} at delta {run.delta:g}, noise multiplier "
+        f"{policy.min_noise_multiplier:g} or more, {policy.min_patients} patients or more, "
+        f"{policy.max_records_per_patient} records of a patient or fewer in a step",
+        f"models: {names(policy.models)}; trained: {names(policy.trainable)}",
+        f"apps: {names(policy.apps)}",
+        f"columns: {names(policy.columns)}",
+        f"results, from {policy.min_evaluation_patients} held-out patients or more: "
+        f"{', '.join(metrics) or 'none'}",
+        *(
+            ["'rounded' results carry no privacy guarantee"] if "rounded" in policy.metrics.values() else []
+        ),
+    ]  # fmt: skip
+
+
+def _file(path: Path) -> Path:
+    return path / FILE if path.is_dir() else path
+
+
+def _private(path: Path) -> Ed25519PrivateKey:
+    from privacy.keys import is_encrypted, load_key
+
+    asked = is_encrypted(path)
+    return load_key(path, typer.prompt(f"Passphrase of {path}", hide_input=True) if asked else "")
