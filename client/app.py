@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.log import record_refusal
-from client.node import open_site, state_dir
+from client.node import open_site, shows_everything, site_name, state_dir
 from client.release import evaluation_reply, refusal_code, refusal_reply, training_reply
-from client.rounds import Parameters, evaluate_round, local_steps, train_round
+from client.results import results, results_due
+from client.rounds import Parameters, local_steps, train_round
 from client.scaffold import Scaffold
-from client.site import Site
 from client.update import pack_update
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
@@ -29,17 +30,21 @@ def train(message: Message, context: Context) -> Message:
     """Train one round privately, or refuse with a code."""
 
     def answer() -> Message:
-        site, config, arrays = _read(message, context, TRAINING)
-        request = message.content.config_records["config"]
-        run_id, server_round = str(request["run-id"]), int(str(request["server-round"]))
-        carried = site.state / "carried" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
+        request = _read(message)
+        site, config = open_site(context.node_config, request.text, TRAINING), request.config
+        arrays = _tensors(message, "model")
+        carried = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
         scaffold, drift = None, None
         if config.federation.strategy == "scaffold":
-            scaffold = Scaffold(carried / "control", server_round, _tensors(message, "control"))
+            scaffold = Scaffold(carried / "control", request.round, _tensors(message, "control"))
             drift = scaffold.drift
-        parameters, spending = train_round(site, config, run_id, server_round, arrays, drift)
+        parameters, spending = train_round(site, config, request.run_id, request.round, arrays, drift)
         update = pack_update(
-            parameters, arrays, config.federation.wire, carried=carried / "rounded", server_round=server_round
+            parameters,
+            arrays,
+            config.federation.wire,
+            carried=carried / "rounded",
+            server_round=request.round,
         )
         steps = None
         if scaffold is not None:
@@ -55,9 +60,14 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on held-out records; what is told of it is for `client.release` to decide."""
 
     def answer() -> Message:
-        site, config, arrays = _read(message, context, EVALUATION)
-        metrics = evaluate_round(site, config, arrays) if site.simulated else {}
-        return evaluation_reply(message, site.name, metrics, simulated=site.simulated)
+        request = _read(message)
+        node = context.node_config
+        if not (shows_everything(node) or results_due(request.config, request.round)):
+            return evaluation_reply(message, site_name(node, request.text), None, None)
+        site = open_site(node, request.text, EVALUATION)
+        arrays = _tensors(message, "model")
+        found = results(site, request.config, request.run_id, request.round, arrays)
+        return evaluation_reply(message, site.name, site.policy, found)
 
     return _or_refuse(message, context, answer)
 
@@ -71,18 +81,28 @@ def _or_refuse(message: Message, context: Context, answer: Callable[[], Message]
         return refusal_reply(message, code)
 
 
-def _read(message: Message, context: Context, purpose: str) -> tuple[Site, RunConfig, Parameters]:
+@dataclass(frozen=True)
+class _Request:
+    """What the server asks, without its tensors."""
+
+    run_id: str
+    round: int
+    text: str
+    config: RunConfig
+
+
+def _read(message: Message) -> _Request:
     try:
-        text = str(message.content.config_records["config"]["run-config"])
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"request lacks its run configuration: {error}") from error
-    site = open_site(
-        context.node_config, text, purpose
-    )  # judges the request before anything else of it is read
-    return site, from_flat(flat_from_json(text)), _tensors(message, "model")
+        fields = message.content.config_records["config"]
+        run_id, server_round = str(fields["run-id"]), int(str(fields["server-round"]))
+        text = str(fields["run-config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"request lacks its run, round or configuration: {error}") from error
+    return _Request(run_id, server_round, text, from_flat(flat_from_json(text)))
 
 
 def _tensors(message: Message, name: str) -> Parameters:
+    """Tensors of the request, read only once the policy has allowed it."""
     try:
         payload = message.content.array_records["arrays"][name].data
     except KeyError as error:

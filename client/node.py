@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.hospital import open_hospital
+from client.hospital import SiteFolder, open_hospital
 from client.hospital import state_of as hospital_state
 from client.judge import INSTALLED
-from client.simulated import open_partition
+from client.simulated import POLICY, open_partition
 from client.simulated import state_of as simulated_state
 from client.site import Site
 from mmmed.errors import DataError
+from privacy.policy import EVALUATION
 
 SITE_DIR = "site-dir"
 
@@ -37,6 +38,18 @@ def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site
         app = node.get("app-digest", INSTALLED)
         return open_hospital(_folder(node), run_config, purpose, str(app))
     return open_partition(node, run_config, purpose)
+
+
+def site_name(node: Mapping[str, object], run_config: str) -> str:
+    """The site's name. At a hospital no data are opened for it."""
+    if SITE_DIR in node:
+        return SiteFolder(_folder(node)).config.name
+    return open_partition(node, run_config, EVALUATION).name
+
+
+def shows_everything(node: Mapping[str, object]) -> bool:
+    """Whether the site is simulated and has no policy, so that it shows its metrics in every round."""
+    return SITE_DIR not in node and POLICY not in node
 
 
 def state_dir(node: Mapping[str, object]) -> Path:

@@ -1,9 +1,10 @@
 """The gate: everything that leaves a site is made here, and nothing else is.
 
 A training reply holds the privatised update, uniform weight, and the public parameters of the mechanism
-(what was charged, not what was seen). An evaluation reply holds metrics only from a simulation, where the
-data are generated or public. A refusal holds a code; its reason stays in the site's log, since an exception's
-text may carry a name.
+(what was charged, not what was seen). An evaluation reply holds what the policy's rule for the metric allows:
+nothing, noised counts that the ledger was charged for, rounded numbers (which is not differential privacy), or,
+in a simulation without a policy, everything. A refusal holds a code; its reason stays in the site's log, since
+an exception's text may carry a name.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from enum import StrEnum
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
+from client.judge import METRICS
 from mmmed.errors import ConfigError, DataError, ModelError
 from privacy.errors import (
     BudgetExceeded,
@@ -24,6 +26,7 @@ from privacy.errors import (
     PrivacyError,
     SigningKeyError,
 )
+from privacy.policy import SHOWN, Policy
 
 SITE_ERROR = 400  # Flower's codes end well below; a reply with it carries one of `Refusal` as its reason
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
@@ -94,14 +97,64 @@ def training_reply(
     return Message(content=content, reply_to=request)
 
 
-def evaluation_reply(
-    request: Message, site: str, metrics: Mapping[str, float], *, simulated: bool
-) -> Message:
-    """The reply to an evaluation request: `metrics` leave only a simulated site."""
-    shown = {key: float(value) for key, value in metrics.items() if np.isfinite(value)} if simulated else {}
-    content = RecordDict(
-        {"metrics": MetricRecord({"weight": _WEIGHT, **shown}), "site": ConfigRecord({"name": site})}
-    )
+@dataclass(frozen=True)
+class Shown:
+    """Metrics as they are; only of generated or public data."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Metrics that leave in steps of `STEP`. No differential privacy."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PrivateTables:
+    """Noised counts (T, 2, bins) of `privacy.metrics`, and what they were charged."""
+
+    tables: np.ndarray
+    spending: Spending
+
+
+Results = Shown | Rounded | PrivateTables | None
+STEP = 0.05  # of a rounded metric
+_NEEDS = {Shown: (SHOWN,), Rounded: (SHOWN, "rounded"), PrivateTables: (SHOWN, "rounded", "private")}
+
+
+def evaluation_reply(request: Message, site: str, policy: Policy | None, results: Results) -> Message:
+    """The reply to an evaluation request.
+
+    Args:
+        request: the request.
+        site: the site's name.
+        policy: the site's; None if there are no results.
+        results: what was computed, if anything.
+
+    Raises:
+        PolicyRefusal: the policy's rule for a metric does not let it leave like this.
+    """
+    metrics: dict[str, float] = {"weight": _WEIGHT}
+    content = RecordDict()
+    stated: dict[str, str | float | int] = {}
+    if results is not None:
+        for name in METRICS:
+            rule = policy.metric_rule(name) if policy else "none"
+            if rule not in _NEEDS[type(results)]:
+                raise PolicyRefusal("metrics", f"{name}: allowed is {rule}. Found {type(results).__name__}.")
+    if isinstance(results, Shown):
+        metrics |= {key: float(value) for key, value in results.metrics.items() if np.isfinite(value)}
+    elif isinstance(results, Rounded):
+        finite = {key: value for key, value in results.metrics.items() if np.isfinite(value)}
+        metrics |= {key: round(round(value / STEP) * STEP, 2) for key, value in finite.items()}
+        stated = {"results": "rounded, not private"}
+    elif isinstance(results, PrivateTables):
+        content["tables"] = ArrayRecord({"tables": Array(results.tables)})
+        stated = {f"privacy.{key}": value for key, value in vars(results.spending).items()}
+    content["metrics"] = MetricRecord({**metrics})
+    content["site"] = ConfigRecord({"name": site, **stated})
     return Message(content=content, reply_to=request)
 
 

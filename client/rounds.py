@@ -185,7 +185,7 @@ class _Round:
                 self._train(step, draws, reservation.steps)
             finally:  # an interrupted round has used the draws it took, and no more
                 reservation.commit(draws.taken)
-            shown = self._site.policy.metric_rule("auroc") == SHOWN
+            shown = self._shows_metrics()
             stated = sign_statement(
                 ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=shown
             )
@@ -199,6 +199,11 @@ class _Round:
                 max_grad_norm=privacy.max_grad_norm,
                 statement=json.dumps(stated, separators=(",", ":")),
             )
+
+    def _shows_metrics(self) -> bool:
+        """Whether metrics may leave this site without privacy in this run."""
+        rule = self._site.policy.metric_rule("auroc")
+        return rule == SHOWN or (rule == self._config.privacy.metrics == "rounded")
 
     def plain(self) -> None:
         """Ordinary training on shuffled batches of patients."""

@@ -26,6 +26,7 @@ from privacy.planning import check_delta, schedule
 from privacy.policy import Policy, SimulationPolicy, SitePolicy
 
 STATE_DIR = "MMMED_STATE_DIR"
+POLICY = "policy"  # of the node's configuration: a policy file to try
 
 
 def open_partition(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
@@ -109,7 +110,7 @@ def read_trial_policy(path: Path) -> SitePolicy:
 
 
 def _policy(node: Mapping[str, object], config: RunConfig) -> Policy:
-    path, epsilon, delta = node.get("policy"), node.get("limit-epsilon"), node.get("limit-delta")
+    path, epsilon, delta = node.get(POLICY), node.get("limit-epsilon"), node.get("limit-delta")
     if isinstance(path, str):
         return read_trial_policy(Path(path))
     if isinstance(epsilon, float) and isinstance(delta, float):

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
@@ -57,6 +58,7 @@ class Answer:
     arrays: Arrays = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     released: dict[str, Scalar] = field(default_factory=dict)
+    tables: np.ndarray | None = None
 
     def unless_name_in(self, seen: set[str]) -> Answer:
         """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
@@ -108,7 +110,8 @@ def read_reply(
 
     Codes of refusal: ``no-reply``; a site's own code, or ``failed`` if it sent anything but a code; ``expired``,
     ``node-unavailable``, ``app-unavailable``, ``crashed`` (Flower's); ``bad-record``, ``bad-name``, ``bad-weight``
-    and the codes of `mmmed.wire.unpack` (the reply's content).
+    and the codes of `mmmed.wire.unpack` (the reply's content). An evaluate reply may hold noised tables of
+    `privacy.metrics`, any three-dimensional float64 array here.
     """
     answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:
@@ -121,7 +124,7 @@ def read_reply(
         answer = replace(answer, released=_released(record))
         weight, metrics = _metrics(record)
         arrays = _arrays(record, like) if like else {}
-        return replace(answer, weight=weight, metrics=metrics, arrays=arrays)
+        return replace(answer, weight=weight, metrics=metrics, arrays=arrays, tables=_tables(record))
     except Refused as refusal:
         return replace(answer, refused=str(refusal))
     except WireError as error:
@@ -175,6 +178,19 @@ def _arrays(record: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
 def tensor_bytes(record: RecordDict) -> int:
     """How many bytes of tensors a message's content holds."""
     return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+
+
+def _tables(record: RecordDict) -> np.ndarray | None:
+    if "tables" not in record:
+        return None
+    value = _part(record, "tables", ArrayRecord)["tables"].numpy()
+    if value.ndim != 3:
+        raise Refused("shape-differs")
+    if value.dtype != np.float64:
+        raise Refused("dtype-differs")
+    if not np.isfinite(value).all():
+        raise Refused("not-finite")
+    return value
 
 
 def _part(record: RecordDict, key: str, kind: type[Record]) -> Record:

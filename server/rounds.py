@@ -34,6 +34,7 @@ from server.curves import Curves
 from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
 from server.optimizer import ServerOptimizer
 from server.replies import Answer, gather, pull_interval, read_reply, tensor_bytes
+from server.results import pooled_results
 from server.run_folder import RunFolder
 from server.scaffold import next_control, tells_steps
 from server.site_level import SiteLevel
@@ -158,11 +159,13 @@ class Rounds:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""
         started = time.monotonic()
         number = trained["round"]
-        answers = self._ask(number, "evaluate", arrays) if trained["changed"] else iter(())
+        answers = list(self._ask(number, "evaluate", arrays)) if trained["changed"] else []
         if self._site_level is not None:
             changed = sum(one["changed"] for one in self.folder.rounds()) + trained["changed"]
             trained = trained | {"site_level": self._site_level.statement(changed)}
         record = trained | {"evaluate": [self._line(answer) for answer in answers]}
+        if (pooled := pooled_results(answers, len(self.config.task.classes))) is not None:
+            record["pooled"] = pooled
         record["evaluate_seconds"] = round(time.monotonic() - started, 3)
         record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         self.folder.append_round(record)
@@ -244,7 +247,8 @@ class Rounds:
         if answer.refused is not None:
             line |= {"refused": answer.refused}
             return line | ({"released": answer.released} if answer.released else {})
-        return line | {"metrics": answer.metrics, "released": answer.released}
+        line |= {"metrics": answer.metrics, "released": answer.released}
+        return line if answer.tables is None else line | {"tables": answer.tables.tolist()}
 
 
 def _payload(arrays: Arrays, encoding: Encoding) -> Array:

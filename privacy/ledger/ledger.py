@@ -236,6 +236,21 @@ class Ledger:
                 self._entry("commit", run_id=run_id, reservation=reservation, token=token, steps=steps)
             )
 
+    def disclose(self, run_id: str, what: Sequence[str]) -> None:
+        """Record, before it leaves, that something leaves without differential privacy: once a run, and for ever.
+
+        Args:
+            run_id: the run.
+            what: names of what is told.
+
+        Raises:
+            BudgetExceeded: it was told before.
+        """
+        with self._chain.transaction() as work:
+            if run_id in self._state.disclosed:
+                raise BudgetExceeded(f"Run {run_id} was told its results already: they leave once a run.")
+            work.append(self._entry("disclose", run_id=run_id, what=list(what)))
+
     # -- reading ----------------------------------------------------------------------------------------------
 
     @property
@@ -274,6 +289,11 @@ class Ledger:
         """All plans that count, oldest first."""
         self._chain.refresh()
         return tuple(account.plan for account in self._state.accounts.values() if not account.withdrawn)
+
+    def disclosed(self) -> dict[str, tuple[str, ...]]:
+        """What left without differential privacy, by run."""
+        self._chain.refresh()
+        return dict(self._state.disclosed)
 
     def events(self, run_id: str | None = None) -> tuple[DpSgdEvent, ...]:
         """Everything charged, by all runs or one: reserved steps in full until committed lower.

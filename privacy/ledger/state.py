@@ -138,6 +138,7 @@ class State:
         self.time = 0.0
         self.accounts: dict[str, Account] = {}
         self.datasets: set[str] = set()
+        self.disclosed: dict[str, tuple[str, ...]] = {}
 
     def apply(self, body: Body) -> None:
         """Take one more entry into account. Raises LedgerError for one that this version does not know."""
@@ -150,6 +151,7 @@ class State:
             "withdraw": self._withdraw,
             "reserve": self._reserve,
             "commit": self._commit,
+            "disclose": self._disclose,
         }
         try:
             kinds[body["kind"]](body)
@@ -171,6 +173,7 @@ class State:
             "terms": self.terms,
             "time": self.time,
             "datasets": sorted(self.datasets),
+            "disclosed": {run_id: list(names) for run_id, names in self.disclosed.items()},
             "accounts": [
                 {
                     "plan": account.plan.to_json(),
@@ -196,6 +199,7 @@ class State:
             value["time"],
             set(value["datasets"]),
         )
+        state.disclosed = {run_id: tuple(names) for run_id, names in value["disclosed"].items()}
         for item in value["accounts"]:
             plan = Plan.from_json(item["plan"])
             reservations = {name: (steps, holder) for name, (steps, holder) in item["open"].items()}
@@ -254,3 +258,8 @@ class State:
             raise ValueError(f"commit for run {body['run_id']}")
         del account.open[body["reservation"]]
         account.committed += body["steps"]
+
+    def _disclose(self, body: Body) -> None:
+        if body["run_id"] in self.disclosed:
+            raise ValueError(f"second disclosure for run {body['run_id']}")
+        self.disclosed[body["run_id"]] = tuple(body["what"])

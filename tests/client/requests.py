@@ -18,10 +18,11 @@ from tests.standin import payload
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
 
 
-def request(config: RunConfig, kind: str = MessageType.TRAIN, **changes: Any) -> Message:
-    """A request of round 1 of run "r"; `changes` to the fields of its config record."""
+def request(config: RunConfig, kind: str = MessageType.TRAIN, moved: float = 0.0, **changes: Any) -> Message:
+    """A request of round 1 of run "r" with parameters moved; `changes` to the fields of its config record."""
     try:
-        tensors = {"model": trainable_state(build_model(config))}
+        state = trainable_state(build_model(config))
+        tensors = {"model": {name: value.detach() + moved for name, value in state.items()}}
     except Exception:  # what the server asks for may not exist here: the site must judge it first
         tensors = {}
     if config.federation.strategy == "scaffold":

@@ -1,0 +1,110 @@
+"""Results on held-out patients, computed in the way that the policy and the run agree on.
+
+The policy's rule decides; a run may ask for less, never for more. What is private is charged to the ledger before
+a record is read. What is rounded is not private: it is told once a run, and the ledger keeps that it was told.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import torch
+
+from client.judge import METRICS
+from client.release import PrivateTables, Results, Rounded, Shown, Spending
+from client.released import Released
+from client.rounds import Parameters, device, evaluate_round, load_parameters
+from client.site import Site
+from mmmed.config import RunConfig
+from mmmed.inference.evaluate import auroc
+from mmmed.inference.predict import predict
+from mmmed.models import build_model
+from privacy.accounting import calibrate_noise_multiplier
+from privacy.errors import PlanError, PolicyRefusal
+from privacy.metrics import evaluation_event, evaluation_id, private_tables, sensitivity, tables_shape
+from privacy.planning import check_delta
+from privacy.policy import EVALUATION, SHOWN
+from privacy.report import sign_statement
+
+_MIN_OF_CLASS = 10  # patients, for a rounded result
+_TABLES = "tables"
+
+
+def results_due(config: RunConfig, server_round: int) -> bool:
+    """Whether a site with a policy is to tell results: once, in the last round, if the run wants any."""
+    return config.privacy.metrics != "none" and server_round >= config.federation.rounds
+
+
+def results(site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters) -> Results:
+    """The results of the `incoming` parameters that may leave. The policy has allowed the request.
+
+    Raises:
+        BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
+        ConfigError: the incoming parameters are not those of the run's model.
+    """
+    if all(site.policy.metric_rule(name) == SHOWN for name in METRICS):
+        return Shown(evaluate_round(site, config, incoming))
+    if config.privacy.metrics == "rounded":
+        return _rounded(site, config, run_id, incoming)
+    return _private(site, config, run_id, server_round, incoming)
+
+
+def _private(
+    site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
+) -> PrivateTables:
+    """The same request gets the same answer again; another one finds the run's only release spent."""
+    model = load_parameters(build_model(config), incoming).to(device())
+    name = evaluation_id(run_id)
+    kept = Released(site.state / "released", name, server_round, incoming)
+    if (before := kept.read()) is not None and before[1] is not None:
+        return PrivateTables(before[0][_TABLES].numpy(), before[1])
+    delta, patients = config.privacy.delta, len(site.held_out)
+    event = evaluation_event(calibrate_noise_multiplier(config.privacy.metrics_epsilon, delta, 1.0, 1))
+    site.policy.check_plan(EVALUATION, event.noise_multiplier, patients)
+    if not patients:
+        raise PlanError("The site holds no patient out of training: there is nobody to test on.")
+    check_delta(delta, patients)
+    clip = sensitivity(tables_shape(len(config.task.classes))[0])
+    with site.ledger() as ledger:
+        limits = site.policy.sublimits(EVALUATION, ledger.now())
+        plan = ledger.plan(site.held_out_identity, name, event, delta, clip, EVALUATION, limits)
+        reservation = ledger.reserve(plan, server_round, 1, limits)
+        records = site.data.test
+        tables = private_tables(
+            predict(model, records), records.labels, records.patient, plan.event.noise_multiplier
+        )
+        reservation.commit(1)
+        stated = sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False)
+        spending = Spending(
+            epsilon=ledger.spent(delta, run_id=name),
+            planned_epsilon=plan.epsilon,
+            delta=delta,
+            noise_multiplier=plan.event.noise_multiplier,
+            sampling_rate=plan.event.sampling_rate,
+            steps=1,
+            max_grad_norm=clip,
+            statement=json.dumps(stated, separators=(",", ":")),
+        )
+    kept.write({_TABLES: torch.from_numpy(tables)}, spending)
+    return PrivateTables(tables, spending)
+
+
+def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -> Rounded:
+    model = load_parameters(build_model(config), incoming).to(device())
+    site.policy.check_plan(EVALUATION, math.inf, len(site.held_out))
+    records = site.data.test
+    label = records.labels
+    for index in range(len(config.task.classes)):
+        if len(np.unique(records.patient[label == index])) < _MIN_OF_CLASS:
+            raise PolicyRefusal(
+                "metrics", f"fewer than {_MIN_OF_CLASS} patients of a class: nothing is told."
+            )
+    with site.ledger() as ledger:
+        ledger.disclose(run_id, METRICS)
+    probability = predict(model, records)
+    observed = np.bincount(label, minlength=probability.shape[1]) / len(label)
+    off = observed - probability.mean(axis=0)
+    calibration = off[1] if len(off) == 2 else np.abs(off).mean()
+    return Rounded({"auroc": auroc(probability, label), "calibration": float(calibration)})

@@ -1,0 +1,25 @@
+"""Results under differential privacy: what a site releases of its held-out patients, and what follows from it.
+
+`release` is the mechanism, at the site; `estimate` is post-processing, wherever the releases are pooled.
+"""
+
+from privacy.metrics.estimate import Estimate, estimate
+from privacy.metrics.release import (
+    BINS,
+    evaluation_event,
+    evaluation_id,
+    private_tables,
+    sensitivity,
+    tables_shape,
+)
+
+__all__ = [
+    "BINS",
+    "Estimate",
+    "estimate",
+    "evaluation_event",
+    "evaluation_id",
+    "private_tables",
+    "sensitivity",
+    "tables_shape",
+]

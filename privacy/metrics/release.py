@@ -1,0 +1,81 @@
+"""How many held-out patients have which label and score: counts with Gaussian noise.
+
+With two classes one table, else one a class against the rest. A table has a row of those who are not of the class
+and a row of those who are, over `BINS` equal bins of the score. A patient counts 1 in each table, spread evenly over
+the patient's records: adding or removing a patient changes each table by a vector of sum 1 and so of Euclidean
+length 1 at most, and all T tables together by sqrt(T) at most. Noise of standard deviation z sqrt(T) in every
+cell is then the Gaussian mechanism of noise multiplier z (Dwork and Roth 2014, theorem A.1, accounted by PLD).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from privacy.accounting import DpSgdEvent
+from privacy.errors import NoiseError
+from privacy.noise import PrivateRandom, noise_std
+
+BINS = 10
+
+
+def evaluation_event(noise_multiplier: float) -> DpSgdEvent:
+    """One release of the tables, of every held-out patient."""
+    return DpSgdEvent(noise_multiplier, 1.0, 1)
+
+
+def evaluation_id(run_id: str) -> str:
+    """The name under which a run's evaluation is planned and stated: its patients are not those trained on."""
+    return f"{run_id}/evaluation"
+
+
+def tables_shape(classes: int) -> tuple[int, int, int]:
+    """(T, 2, BINS): T is 1 for two classes, else the number of classes."""
+    return (1 if classes == 2 else classes, 2, BINS)
+
+
+def sensitivity(tables: int) -> float:
+    """The most, in Euclidean length, by which one patient changes all tables together."""
+    return math.sqrt(tables)
+
+
+def exact_tables(score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """The tables without noise. They never leave the site.
+
+    Args:
+        score: (N, K) class probabilities in [0, 1].
+        label: (N,) class indices.
+        patient: (N,) whose record each is, 0 .. patients - 1.
+
+    Returns:
+        (T, 2, BINS) float64 of `tables_shape`.
+
+    Raises:
+        NoiseError: a score is not in [0, 1].
+    """
+    if not ((score >= 0) & (score <= 1)).all():  # NaN too: which bin it fell into would be anybody's guess
+        raise NoiseError("A score is not in [0, 1]: the model is broken, and nothing is released.")
+    shape = tables_shape(score.shape[1])
+    tables = np.zeros(shape)
+    weight = 1.0 / np.bincount(patient)[patient]
+    for number in range(shape[0]):
+        column = 1 if shape[0] == 1 else number
+        cell = np.minimum((score[:, column] * BINS).astype(int), BINS - 1)
+        np.add.at(tables[number], ((label == column).astype(int), cell), weight)
+    return tables
+
+
+def private_tables(
+    score: np.ndarray, label: np.ndarray, patient: np.ndarray, noise_multiplier: float
+) -> np.ndarray:
+    """`exact_tables` with noise: what may leave once the ledger is charged with `evaluation_event`.
+
+    Raises:
+        NoiseError: a score is not in [0, 1], or the noise cannot be drawn.
+    """
+    tables = torch.from_numpy(exact_tables(score, label, patient))
+    std = noise_std(noise_multiplier, sensitivity(len(tables)), tables.numel())
+    PrivateRandom().add_gaussian_(tables, std)
+    return tables.numpy()

@@ -1,0 +1,37 @@
+"""Results of a round over all sites, from the noised counts that they released."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from privacy.metrics import estimate, sensitivity, tables_shape
+from server.replies import Answer
+
+
+def pooled_results(answers: Sequence[Answer], classes: int) -> dict[str, Any] | None:
+    """What the sites' tables tell together, as JSON; None if no site released any.
+
+    Tables of another shape, or whose noise is not stated, are left out; `sites` tells whose were used.
+    The noise of independent sites adds up in variance.
+    """
+    shape = tables_shape(classes)
+    total, variance, sites = np.zeros(shape), 0.0, []
+    for answer in answers:
+        noise = answer.released.get("privacy.noise_multiplier")
+        if (
+            answer.tables is None
+            or answer.tables.shape != shape
+            or not isinstance(noise, float)
+            or noise <= 0
+        ):
+            continue
+        total += answer.tables
+        variance += (noise * sensitivity(shape[0])) ** 2
+        sites.append(answer.site)
+    if not sites:
+        return None
+    return {"sites": sites, **estimate(total, math.sqrt(variance)).to_json()}

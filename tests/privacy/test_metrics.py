@@ -1,0 +1,113 @@
+"""The noised counts: bounded by brute force, unbiased, and with errors that are as large as stated."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
+from privacy.errors import NoiseError
+from privacy.metrics import estimate, evaluation_event, private_tables, sensitivity, tables_shape
+from privacy.metrics.release import exact_tables
+
+
+def cohort(classes: int, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(score, label, patient) of patients with one to five records each."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, 6, patients))
+    label = rng.integers(0, classes, len(patient))
+    score = rng.dirichlet(np.ones(classes), len(patient)) + 0.5 * np.eye(classes)[label]
+    return score / score.sum(axis=1, keepdims=True), label, patient
+
+
+@settings(max_examples=100, deadline=None)
+@given(classes=st.integers(2, 5), patients=st.integers(2, 6), seed=st.integers(0, 10**6))
+def test_no_patient_moves_the_tables_by_more_than_the_sensitivity(
+    classes: int, patients: int, seed: int
+) -> None:
+    score, label, patient = cohort(classes, patients, seed)
+    whole = exact_tables(score, label, patient)
+    assert whole.shape == tables_shape(classes)
+    assert whole.sum() == pytest.approx(patients * len(whole))
+    for gone in range(patients):
+        rest = patient != gone
+        codes = np.unique(patient[rest], return_inverse=True)[1]
+        moved = np.linalg.norm(whole - exact_tables(score[rest], label[rest], codes))
+        assert moved <= sensitivity(len(whole)) * (1 + 1e-12)
+
+
+def test_the_sensitivity_is_reached() -> None:
+    for classes in (2, 4):
+        score, label, patient = np.eye(classes)[[0]], np.array([0]), np.array([0])
+        tables = exact_tables(score, label, patient)
+        assert np.linalg.norm(tables) == pytest.approx(sensitivity(len(tables)))
+
+
+def test_the_noise_is_that_of_the_event_and_fresh() -> None:
+    score, label, patient = cohort(3, 20, 0)
+    exact = exact_tables(score, label, patient)
+    noise = np.stack([private_tables(score, label, patient, 2.0) - exact for _ in range(400)])
+    assert noise.std() == pytest.approx(2.0 * math.sqrt(3), rel=0.03)
+    assert abs(noise.mean()) < 0.05 and len(np.unique(noise)) > 0.9 * noise.size
+    assert evaluation_event(2.0) == DpSgdEvent(2.0, 1.0, 1)
+    assert epsilon([evaluation_event(5.0)], 1e-5) == pytest.approx(0.73, abs=0.01)
+
+
+@pytest.mark.parametrize("bad", [math.nan, -0.1, 1.1])
+def test_a_score_that_is_no_probability_is_refused(bad: float) -> None:
+    with pytest.raises(NoiseError):
+        private_tables(np.array([[1 - bad, bad]]), np.array([0]), np.array([0]), 1.0)
+
+
+def auroc_by_pairs(score: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+    """The oracle: every pair, weighted."""
+    won = total = 0.0
+    for s, w in zip(score[label], weight[label], strict=True):
+        others, weights = score[~label], weight[~label]
+        won += w * (weights * ((others < s) + 0.5 * (others == s))).sum()
+        total += w * weights.sum()
+    return float(won / total)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_stated_error_covers_the_truth(classes: int) -> None:
+    score, label, patient = cohort(classes, 500, 1)
+    weight = 1 / np.bincount(patient)[patient]
+    columns = [1] if classes == 2 else range(classes)
+    truth = float(np.mean([auroc_by_pairs(score[:, k], label == k, weight) for k in columns]))
+    share = np.array([weight @ (label == k) - weight @ score[:, k] for k in columns]) / 500
+    off = share[0] if classes == 2 else np.abs(share).mean()
+    sigma = calibrate_noise_multiplier(1.0, 1e-4, 1.0, 1)
+    std = sigma * sensitivity(tables_shape(classes)[0])
+    binned = estimate(exact_tables(score, label, patient), 1e-9)
+    assert binned.auroc is not None and binned.bin_error is not None
+    assert abs(binned.auroc - truth) <= binned.bin_error
+    found = [estimate(private_tables(score, label, patient, sigma), std) for _ in range(300)]
+    assert not any(one.refused for one in found)
+    # the noise's own error, without the bins' bound, is as large as stated
+    scaled = np.array([(one.auroc - binned.auroc) / one.noise_error for one in found])  # type: ignore[operator]
+    assert 0.8 < scaled.std() < 1.2 and abs(scaled.mean()) < 0.3
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.95  # type: ignore[operator]
+    if classes == 2:
+        reached = [abs(one.calibration - off) <= one.calibration_error for one in found]  # type: ignore[operator]
+        assert np.mean(reached) >= 0.95
+        for one in found[:5]:
+            for middle, observed, error in one.reliability[0]:
+                inside = np.minimum((score[:, 1] * 10).astype(int), 9) == int(middle * 10)
+                true_share = weight[inside] @ (label[inside] == 1) / weight[inside].sum()
+                assert abs(observed - true_share) < 5 * error
+
+
+def test_too_few_patients_or_too_much_noise_tell_nothing() -> None:
+    score, label, patient = cohort(2, 199, 2)
+    few = estimate(exact_tables(score, label, patient), 1e-9)
+    assert few.refused == "few-patients" and few.auroc is None
+    score, label, patient = cohort(2, 300, 2)
+    assert estimate(exact_tables(score, label, patient), 1e-9).refused is None
+    assert estimate(exact_tables(score, label, patient), 30.0).refused == "noise"
+    alone = exact_tables(score, np.zeros_like(label), patient)
+    assert estimate(alone, 1e-9).refused == "noise"

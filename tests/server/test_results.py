@@ -1,0 +1,73 @@
+"""Noised counts of several sites are pooled, and only those that fit the run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.supercore.task_identity import TaskIdentity
+
+from privacy.metrics import estimate
+from server.replies import Answer, read_reply
+from server.results import pooled_results
+
+TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+
+
+def answer(site: str, tables: np.ndarray | None, noise: float = 2.0) -> Answer:
+    return Answer(1, 0.0, site, released={"privacy.noise_multiplier": noise}, tables=tables)
+
+
+@pytest.fixture
+def tables() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    rising = np.linspace(1, 40, 10)
+    return np.stack([rising[::-1], rising])[None] + rng.normal(0, 2, (1, 2, 10))
+
+
+def test_sites_are_pooled_and_their_noise_adds_up(tables: np.ndarray) -> None:
+    pooled = pooled_results([answer("a", tables, 2.0), answer("b", tables, 1.0), answer("c", None)], 2)
+    assert pooled is not None and pooled["sites"] == ["a", "b"]
+    expected = estimate(2 * tables, math.sqrt(5.0))
+    assert pooled["auroc"] == pytest.approx(expected.auroc) and 0.8 < pooled["auroc"] < 1
+    assert pooled["noise_error"] == pytest.approx(expected.noise_error)
+
+
+def test_what_does_not_fit_the_run_is_left_out(tables: np.ndarray) -> None:
+    bad = [
+        answer("few", tables[:, :, :5]),
+        answer("silent", tables, 0.0),
+        Answer(1, 0.0, "unstated", tables=tables),
+        answer("none", None),
+    ]
+    assert pooled_results(bad, 2) is None
+    assert pooled_results([], 2) is None
+    pooled = pooled_results([*bad, answer("good", tables)], 2)
+    assert pooled is not None and pooled["sites"] == ["good"]
+    assert pooled_results([answer("a", tables / 10)], 2)["refused"] == "few-patients"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("sent", "refused"),
+    [
+        (np.zeros((1, 2, 10)), None),
+        (np.zeros((2, 10)), "shape-differs"),
+        (np.zeros((1, 2, 10), np.float32), "dtype-differs"),
+        (np.full((1, 2, 10), np.nan), "not-finite"),
+    ],
+)
+def test_tables_are_checked_when_they_arrive(sent: np.ndarray, refused: str | None) -> None:
+    request = Message(RecordDict(), 1, MessageType.EVALUATE)
+    content = RecordDict(
+        {
+            "metrics": MetricRecord({"weight": 1.0}),
+            "site": ConfigRecord({"name": "a"}),
+            "tables": ArrayRecord({"tables": Array(sent)}),
+        }
+    )
+    read = read_reply(request, Message(content, reply_to=request), 0.0, {})
+    assert read.refused == refused
+    assert (read.tables is None) == (refused is not None)
