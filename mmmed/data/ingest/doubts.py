@@ -13,10 +13,10 @@ _SIMILAR_BITS = 10  # of 256; chest films of different patients differ in 18 and
 
 
 def two_people(found: Scan, key: SiteKey) -> list[str]:
-    """Patient ids under which headers name several people, by birth date or sex."""
+    """Patient ids under which sources name several people, by birth date or sex."""
     return [
         f"patient {key.pseudonym('patient', patient)}: one id, but {len(known.births)} birth dates and "
-        f"{len(known.sexes)} sexes in the headers; check whether these are different people"
+        f"{len(known.sexes)} sexes in the sources; check whether these are different people"
         for patient, known in found.patients.items()
         if len(known.births) > 1 or len(known.sexes) > 1
     ]
