@@ -38,10 +38,11 @@ def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
 
 
 def model_name(config: RunConfig) -> str:
-    """A model's name in a policy: image encoder, local weights if any, and text encoder."""
+    """A model's name in a policy: image encoder, local weights if any, text encoder, and volume encoder if any."""
     model = config.model
     weights = f":{model.image_weights}" if model.image_weights else ""
-    return f"{model.image}{weights}+{model.text}"
+    volume = f"+3d-{model.volume}" if config.data.volume else ""
+    return f"{model.image}{weights}+{model.text}{volume}"
 
 
 def _epsilon(config: RunConfig, purpose: str) -> float:
@@ -56,5 +57,5 @@ def _columns(config: RunConfig) -> frozenset[str]:
     named = [config.task.label]
     for key, value in config.data.model_dump().items():
         if key not in _SITES_OWN and not isinstance(value, bool | int | float):
-            named += [value] if isinstance(value, str) else list(value)
+            named += [value] if isinstance(value, str) else [one for one in value if isinstance(one, str)]
     return frozenset(column for column in named if column)

@@ -15,8 +15,8 @@ Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scalar = bool | int | float | str
 
-MODALITIES = ("image", "text", "volume")  # what a record may consist of: keys of DataConfig that name columns
-FILES = ("image", "volume")  # those that are files below the source folder
+FILES = ("image", "volume")  # modalities that are files below the source folder; keys of DataConfig
+MODALITIES = ("image", "text", "volume", "table")  # all that a record may consist of
 
 
 class _Section(BaseModel):
@@ -53,6 +53,12 @@ class DataConfig(_Section):
         "", description='column: CT or MR volume (NIfTI) below the source folder; "" for no volumes'
     )
     text: str = Field("text", description='column: the clinical note; "" for no text')
+    numbers: dict[str, tuple[float, float]] = Field(
+        {}, description="columns of numbers, each with the range it usually lies in: {age = [0, 90]}"
+    )
+    categories: dict[str, tuple[str, ...]] = Field(
+        {}, description='columns of categories, each with the values there are: {sex = ["F", "M"]}'
+    )
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"
     )
@@ -80,7 +86,8 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _some_modality(self) -> DataConfig:
         if not self.modalities:
-            raise ValueError(f"{', '.join(MODALITIES)} are all empty: name at least one column to learn from")
+            keys = ", ".join((*FILES, "text", "numbers", "categories"))
+            raise ValueError(f"{keys} are all empty: name at least one column to learn from")
         return self
 
     @model_validator(mode="after")
@@ -90,10 +97,26 @@ class DataConfig(_Section):
             raise ValueError(f"volume_window must be [low, high] or []. Found {list(window)}")
         return self
 
+    @model_validator(mode="after")
+    def _declared(self) -> DataConfig:
+        for column, (low, high) in self.numbers.items():
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"numbers.{column} must be [low, high]. Found {[low, high]}")
+        for column, values in self.categories.items():
+            if len(values) < 2 or len(set(values)) != len(values):
+                raise ValueError(
+                    f"categories.{column} must be two or more distinct values. Found {list(values)}"
+                )
+        if both := sorted(set(self.numbers) & set(self.categories)):
+            raise ValueError(f"column '{both[0]}' is in numbers and in categories: leave it in one")
+        return self
+
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names of the modalities that are learnt from: those whose column is named."""
-        return tuple(name for name in MODALITIES if getattr(self, name))
+        """Names of the modalities that are learnt from: those of which a column is named."""
+        columns = {name: getattr(self, name) for name in (*FILES, "text")}
+        columns["table"] = self.numbers or self.categories
+        return tuple(name for name in MODALITIES if columns[name])
 
 
 class ModelConfig(_Section):
@@ -277,14 +300,24 @@ class RunConfig(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _label_is_no_input(self) -> RunConfig:
+        data = self.data
+        if self.task.label in {
+            *(getattr(data, name) for name in (*FILES, "text")),
+            *data.numbers,
+            *data.categories,
+        }:
+            raise ValueError(f"column '{self.task.label}' is task.label: it cannot be an input as well")
+        return self
+
 
 def describe(config: RunConfig) -> list[tuple[str, str, str]]:
     """(key, value, meaning) of every key, in the tree's order."""
     rows = []
     for section in RunConfig.model_fields:
         part: BaseModel = getattr(config, section)
+        shown = part.model_dump(mode="json")
         for key, field in type(part).model_fields.items():
-            value = getattr(part, key)
-            shown = list(value) if isinstance(value, tuple) else value
-            rows.append((f"{section}.{key}", repr(shown), field.description or ""))
+            rows.append((f"{section}.{key}", repr(shown[key]), field.description or ""))
     return rows

@@ -8,14 +8,17 @@ the code never meets a hospital's own spelling.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
+from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
 
 MANIFEST_VERSION = 1
@@ -31,8 +34,10 @@ class Manifest:
     Attributes:
         root: folder that file paths are relative to.
         records: columns ``patient``, ``study``, ``site`` (str), those of `FILES` (relative path or ""),
-            ``text`` (str, "" for none), ``label`` (int64 index into the task's classes), ``row`` (int64, from 0,
-            in the table) and, if a fold column is configured, ``fold`` (int64). The index is 0 .. N - 1.
+            ``text`` (str, "" for none), those of `DataConfig.numbers` and `categories` with ``table.`` before
+            their names (float64: the number, or the index of the category; NaN for none), ``label`` (int64
+            index into the task's classes), ``row`` (int64, from 0, in the table) and, if a fold column is
+            configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
     """
 
@@ -66,9 +71,12 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     path = table_file(root, data)
     frame = read_table(path)
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
-    columns |= {name: getattr(data, name) for name in (*data.modalities, "fold") if getattr(data, name)}
+    columns |= {name: getattr(data, name) for name in (*FILES, "text", "fold") if getattr(data, name)}
     for name, column in columns.items():
         _require_column(frame, column, path, f"{'task' if name == 'label' else 'data'}.{name}")
+    for key in ("numbers", "categories"):
+        for column in getattr(data, key):
+            _require_column(frame, column, path, f"data.{key}")
     frame = _keep_rows(frame, data, path)
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
@@ -77,6 +85,10 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     records["label"] = _labels(records["label"], task, path)
     for name in (*FILES, "text"):
         records[name] = records[name].map(_text) if name in records else ""
+    for column in data.numbers:
+        records[PREFIX + column] = _numbers(frame[column], path, column)
+    for column, allowed in data.categories.items():
+        records[PREFIX + column] = _categories(frame[column], allowed, path, column)
     if data.fold:
         records["fold"] = _folds(records["fold"], path, data.fold)
     records = _one_site_each(records, data, path)
@@ -185,6 +197,31 @@ def _labels(values: pd.Series, task: TaskConfig, path: Path) -> pd.Series:
     return indices.astype("int64")
 
 
+def _numbers(values: pd.Series, path: Path, column: str) -> pd.Series:
+    texts = values.map(_text)
+    numbers = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype("float64")
+    bad = (numbers.isna() & (texts != "")) | np.isinf(numbers)
+    if bad.any():
+        raise DataError(
+            f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, which is no number. "
+            "Leave the cell empty where nothing was measured"
+        )
+    return numbers
+
+
+def _categories(values: pd.Series, allowed: tuple[str, ...], path: Path, column: str) -> pd.Series:
+    codes = {_canonical(name): float(index) for index, name in enumerate(allowed)}
+    texts = values.map(_text)
+    found = texts.map(lambda text: codes.get(_canonical(text), math.nan)).astype("float64")
+    bad = found.isna() & (texts != "")
+    if bad.any():
+        raise DataError(
+            f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, outside data.categories "
+            f"{list(allowed)}. Add it there, correct it, or leave the cell empty where it is not known"
+        )
+    return found
+
+
 def _folds(values: pd.Series, path: Path, column: str) -> pd.Series:
     numbers = pd.to_numeric(values, errors="coerce")
     bad = numbers.isna() | (numbers != numbers.round())
@@ -211,8 +248,14 @@ def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, 
     if records["label"].nunique() < 2:
         only = task.classes[int(records["label"].iloc[0])]
         raise DataError(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
-    for name in data.modalities:
-        if not records[name].any():
+    table = [*data.numbers, *data.categories]
+    if table and records[[PREFIX + column for column in table]].isna().all(axis=None):
+        raise DataError(
+            f"{path}: columns {table} are empty in every row: no values anywhere. "
+            "Name other columns, or leave out data.numbers and data.categories"
+        )
+    for name in _PLURAL:
+        if name in data.modalities and not records[name].any():
             raise DataError(
                 f"{path}: column '{getattr(data, name)}' is empty in every row: no {_PLURAL[name]} anywhere. "
                 f'Name another column, or set data.{name} = "" to train without'

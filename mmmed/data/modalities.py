@@ -19,6 +19,7 @@ from mmmed.data.batch import Input
 from mmmed.data.cache import Cache
 from mmmed.data.image import ImageForm
 from mmmed.data.manifest import Manifest
+from mmmed.data.tabular import encode_table
 from mmmed.data.volume import VolumeForm
 
 
@@ -92,7 +93,15 @@ def open_modalities(
         form = VolumeForm(data.volume_size, data.volume_spacing, data.volume_window)
         return Modality(Cache(cache).open(paths, form), _there(paths))
 
-    openers: dict[str, Callable[[], Modality]] = {"image": image, "text": text, "volume": volume}
+    def table() -> Modality:
+        return Modality(*encode_table(manifest.records, data))
+
+    openers: dict[str, Callable[[], Modality]] = {
+        "image": image,
+        "text": text,
+        "volume": volume,
+        "table": table,
+    }
     return {name: openers[name]() for name in data.modalities}
 
 

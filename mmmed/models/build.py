@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from mmmed.config import RunConfig
+from mmmed.data.tabular import widths
 from mmmed.errors import ModelError
 from mmmed.models.fusion import FusionModel
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.linear import LinearModel
 from mmmed.models.lora import is_adapter
 from mmmed.models.multimodal import Encoder, MultimodalModel
+from mmmed.models.table import TableEncoder
 from mmmed.models.text import build_text_encoder
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
@@ -21,6 +23,7 @@ _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
 _ENCODERS: dict[str, Callable[[RunConfig], Encoder]] = {
     "image": lambda config: build_image_encoder(config.model, config.data.image_channels),
     "volume": lambda config: build_volume_encoder(config.model),
+    "table": lambda config: TableEncoder(widths(config.data)),
     "text": lambda config: build_text_encoder(config.model, config.data),
 }
 
@@ -87,7 +90,8 @@ def set_trainable(model: MultimodalModel, trainable: str) -> None:
         model.head.requires_grad_(True)
     elif trainable in ("fusion-head", "lora"):
         for name, module in model.named_children():
-            module.requires_grad_(name not in model.modalities)
+            # a table's encoder is one layer that nobody has trained before: it belongs to the fusion
+            module.requires_grad_(name not in model.modalities or name == "table")
         for name, parameter in model.named_parameters():
             if is_adapter(name):
                 parameter.requires_grad_(True)
