@@ -15,6 +15,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
 from client.hospital import SiteFolder, open_hospital
+from client.judge import asked
 from client.log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
@@ -88,6 +89,9 @@ def test_the_site_says_who_its_patients_are_and_which_rows_it_offers(
         ({"data": {"text": "site"}}, "run.columns"),
         ({"data": {"fold": "study_id"}}, "run.columns"),
         ({"data": {"where": {"patient_id": "p1"}}}, "run.columns"),
+        ({"data": {"volume": "volume"}}, "run.columns"),
+        ({"data": {"numbers": {"age": [0, 90]}}}, "run.columns"),
+        ({"data": {"categories": {"sex": ["F", "M"]}}}, "run.columns"),
     ],
 )
 def test_a_refusal_names_its_rule_at_the_site_and_nothing_but_a_code_elsewhere(
@@ -98,6 +102,13 @@ def test_a_refusal_names_its_rule_at_the_site_and_nothing_but_a_code_elsewhere(
     assert refused(reply) == Refusal.POLICY
     (line,) = refusals(hospital.state)
     assert f"PolicyRefusal: {rule}:" in line
+
+
+def test_a_policy_lists_columns_and_encoders_of_every_modality(configured: Configured) -> None:
+    data = {"volume": "ct", "volume_window": [-1000, 400], "numbers": {"age": [0, 90]}}
+    request = asked(configured(data={**data, "categories": {"sex": ["F", "M"]}}), TRAINING, "installed")
+    assert request.columns == {"finding", "image", "text", "ct", "age", "sex"}
+    assert request.model == "resnet10+tiny+3d-resnet10"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from mmmed.config.sources import flat_from_json, known_keys, to_json
 from mmmed.errors import ConfigError
 
 changed = st.builds(
-    lambda eps, rounds, classes, where, augment: RunConfig.model_validate(
+    lambda eps, rounds, classes, where, augment, numbers: RunConfig.model_validate(
         {
             "task": {"classes": classes},
-            "data": {"where": where},
+            "data": {"where": where, "numbers": numbers, "volume_window": next(iter(numbers.values()), ())},
             "training": {"augment": augment},
             "privacy": {"target_epsilon": eps},
             "federation": {"rounds": rounds},
@@ -30,6 +30,11 @@ changed = st.builds(
         max_size=3,
     ),
     st.booleans(),
+    st.dictionaries(
+        st.text(min_size=1, max_size=8).filter(lambda name: name != "finding"),
+        st.tuples(st.integers(-1000, 0).map(float), st.floats(1, 1e6)),
+        max_size=3,
+    ),
 )
 
 
@@ -82,6 +87,14 @@ def test_a_bare_word_is_text(assignment: str, expected: str) -> None:
         ("model.image=resnet50", ["model.image", "resnet50", "resnet18"]),
         ("model.fusion_heads=5", ["fusion_dim", "64", "5"]),
         ("task.classes=['a']", ["classes", "two"]),
+        ("data.volume_window=[400, -1000]", ["volume_window", "[low, high]", "-1000"]),
+        ("data.volume_window=[400]", ["volume_window", "[low, high]"]),
+        ("data.numbers={age=[90, 0]}", ["numbers.age", "[low, high]"]),
+        ("data.numbers={age=[0, inf]}", ["numbers.age", "[low, high]"]),
+        ("data.numbers={age=[0]}", ["data.numbers"]),
+        ("data.categories={sex=['F']}", ["categories.sex", "two or more"]),
+        ("data.numbers={finding=[0, 1]}", ["'finding'", "task.label", "input"]),
+        ("data.text=finding", ["'finding'", "task.label", "input"]),
         ("data.image=''", []),
         ("rounds", ["section.key=value"]),
     ],

@@ -23,12 +23,14 @@ from mmmed.data.batch import Batch, Input
 from mmmed.errors import ModelError
 from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
 from mmmed.models.image import build_image_encoder, build_volume_encoder
+from mmmed.models.table import TableEncoder
 from mmmed.models.tokens import VOCABULARY
 from mmmed.training import make_optimizer, record_losses
 from privacy.dpsgd import PrivateStep
 
 SIZE, TOKENS, SIDE = 32, 12, 16
-EVERYTHING = {"volume": "volume", "volume_size": SIDE}
+TABLE = {"numbers": {"age": [0, 90], "crp": [0, 5]}, "categories": {"sex": ["F", "M"]}}
+EVERYTHING = {"volume": "volume", "volume_size": SIDE, **TABLE}
 
 
 def configured(**sections: Any) -> RunConfig:
@@ -46,6 +48,9 @@ def a_batch(rows: int = 3, channels: int = 1) -> Batch:
         "text": Input(words, torch.arange(TOKENS) < lengths[:, None]),
         "volume": Input(
             torch.rand(rows, 1, SIDE, SIDE, SIDE, generator=generator), torch.ones(rows, 1, dtype=torch.bool)
+        ),
+        "table": Input(
+            torch.randn(rows, 4, generator=generator), torch.tensor([[True, True, False]]).repeat(rows, 1)
         ),
     }
     return Batch(inputs, label=torch.arange(rows) % 2, unit=torch.arange(rows))
@@ -126,6 +131,29 @@ def test_a_missing_modality_has_no_gradient() -> None:
         assert own and all((g == 0).all() for g in own)
 
 
+def test_a_missing_value_of_a_table_does_not_reach_the_output_and_the_others_do() -> None:
+    model, batch = build_model(configured(data=EVERYTHING)).eval(), a_batch()
+    values = batch.inputs["table"].values
+    with torch.no_grad():
+        expected = model(batch)
+        for feature, column in enumerate([0, 1, 2, 2]):  # the third column, of two features, is missing
+            other = values.clone()
+            other[:, feature] += 1
+            same = torch.equal(model(changed(batch, "table", values=other)), expected)
+            assert same == (column == 2)
+
+
+def test_each_column_of_a_table_has_weights_of_its_own() -> None:
+    encoder = TableEncoder([1, 1, 2])
+    values = torch.tensor([[0.5, 0.5, 1.0, 0.0]])
+    tokens = encoder(Input(values, torch.ones(1, 3, dtype=torch.bool)))
+    assert tokens.shape == (1, 3, encoder.width)
+    assert not torch.allclose(tokens[0, 0], tokens[0, 1])
+    moved = encoder(Input(values + torch.tensor([[0.3, 0, 0, 0]]), torch.ones(1, 3, dtype=torch.bool)))
+    assert not torch.allclose(moved[0, 0], tokens[0, 0])
+    torch.testing.assert_close(moved[0, 1:], tokens[0, 1:])
+
+
 def test_padding_does_not_reach_the_output() -> None:
     model, batch = build_model(configured()).eval(), a_batch()
     note = batch.inputs["text"]
@@ -152,6 +180,8 @@ def test_trainable_sets() -> None:
     norms = trainable_state(build_model(configured(model={"trainable": "norm-bias"})))
     assert set(full) == {name for name, _ in build_model(configured()).named_parameters()}
     assert head and not any(name.startswith(("image.", "text.")) for name in head)
+    both = trainable_state(build_model(configured(data=TABLE, model={"trainable": "fusion-head"})))
+    assert {"table.linear.weight", "table_projection.weight"} < set(both)
     assert {"head.weight", "head.bias"} <= set(norms) < set(full)
     assert any(name.startswith("image.") for name in norms)
     assert sum(v.numel() for v in norms.values()) < 0.05 * sum(v.numel() for v in full.values())
@@ -165,6 +195,7 @@ def test_trainable_sets() -> None:
         ({"image_channels": 3}, "none"),
         ({"volume": "volume", "image": "", "text": ""}, "image."),
         ({"volume": "volume"}, "none"),
+        ({"image": "", "text": "", **TABLE}, "text."),
     ],
 )
 def test_one_modality_or_colour(data: dict[str, Any], absent: str) -> None:

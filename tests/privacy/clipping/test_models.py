@@ -219,6 +219,24 @@ def test_a_model_of_volumes(name: str) -> None:
     check_fusion(build_model(config), {"volume": Input(volumes, torch.tensor([[True], [False], [True]]))})
 
 
+def test_a_model_of_everything() -> None:
+    data = {"image_size": 32, "text_tokens": 8, "volume": "volume", "volume_size": 16}
+    data |= {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"], "stage": ["1", "2", "3"]}}
+    small = {"image_width": 8, "volume_width": 8, "fusion_dim": 16, "fusion_heads": 2}
+    config = RunConfig.model_validate({"model": small, "data": data})
+    draw = torch.Generator().manual_seed(3)
+    inputs = {
+        "image": Input(images(32).clamp(0, 1), torch.tensor([[True], [True], [False]])),
+        "text": Input(torch.randint(1, 20, (R, 8), generator=draw), torch.rand(R, 8, generator=draw) < 0.6),
+        "volume": Input(images(16, dimensions=3), torch.tensor([[False], [True], [True]])),
+        "table": Input(
+            torch.randn(R, 6, generator=draw, dtype=torch.float64), torch.rand(R, 3, generator=draw) < 0.6
+        ),
+    }
+    assert set(inputs) == set(config.data.modalities)
+    check_fusion(build_model(config), inputs)
+
+
 def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
     """Compare with the definition, patients as units."""
 
