@@ -89,7 +89,7 @@ def test_the_site_says_who_its_patients_are_and_which_rows_it_offers(
         ({"data": {"text": "site"}}, "run.columns"),
         ({"data": {"fold": "study_id"}}, "run.columns"),
         ({"data": {"where": {"patient_id": "p1"}}}, "run.columns"),
-        ({"data": {"volume": "volume"}}, "run.columns"),
+        ({"data": {"volume": "volume"}}, "run.models"),
         ({"data": {"numbers": {"age": [0, 90]}}}, "run.columns"),
         ({"data": {"categories": {"sex": ["F", "M"]}}}, "run.columns"),
     ],

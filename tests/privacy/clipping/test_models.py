@@ -219,10 +219,11 @@ def test_a_model_of_volumes(name: str) -> None:
     check_fusion(build_model(config), {"volume": Input(volumes, torch.tensor([[True], [False], [True]]))})
 
 
-def test_a_model_of_everything() -> None:
+@pytest.mark.parametrize("fusion", ["attention", "linear"])
+def test_a_model_of_everything(fusion: str) -> None:
     data = {"image_size": 32, "text_tokens": 8, "volume": "volume", "volume_size": 16}
     data |= {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"], "stage": ["1", "2", "3"]}}
-    small = {"image_width": 8, "volume_width": 8, "fusion_dim": 16, "fusion_heads": 2}
+    small = {"image_width": 8, "volume_width": 8, "fusion": fusion, "fusion_dim": 16, "fusion_heads": 2}
     config = RunConfig.model_validate({"model": small, "data": data})
     draw = torch.Generator().manual_seed(3)
     inputs = {
@@ -245,6 +246,7 @@ def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
         given = {name: Input(*pair) for name, pair in zip(inputs, pairs, strict=True)}
         return m(Batch(given, *[torch.zeros(len(flat[0]), dtype=torch.int64)] * 2))
 
+    nn.init.normal_(model.head.weight)  # the linear fusion's starts at zero, which would hide all before it
     flat = [tensor for one in inputs.values() for tensor in (one.values, one.present)]
     check(model.train(), tuple(flat), UNITS["patients"], call=call)
 
