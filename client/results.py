@@ -23,7 +23,8 @@ from mmmed.inference.predict import predict
 from mmmed.models import build_model
 from privacy.accounting import calibrate_noise_multiplier
 from privacy.errors import PlanError, PolicyRefusal
-from privacy.metrics import evaluation_event, evaluation_id, private_tables, sensitivity, tables_shape
+from privacy.ledger import evaluation_id
+from privacy.metrics import evaluation_event, private_tables, sensitivity, tables_shape
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, SHOWN
 from privacy.report import sign_statement

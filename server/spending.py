@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from privacy.errors import ReportError
+from privacy.ledger import evaluation_id
 from privacy.report import (
     MAX_BYTES,
     EpsilonReport,
@@ -71,7 +72,18 @@ def privacy_report(folder: RunFolder, *, tuning: str = "unknown") -> dict[str, A
         tuning=tuning,
         software=versions(),
     )
-    return build_report([statements[site] for site in sorted(statements)], facts)
+    return build_report([statements[site] for site in sorted(statements)], facts, _evaluations(folder))
+
+
+def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
+    """The statements of the sites that released noised counts of their held-out patients."""
+    found = {}
+    for record in folder.rounds():
+        for line in record.get("evaluate", ()):
+            text = line.get("released", {}).get(f"{_PREFIX}statement")
+            if (statement := _statement(text, line["site"], evaluation_id(folder.run_id))) is not None:
+                found[line["site"]] = statement
+    return [found[site] for site in sorted(found)]
 
 
 def _statement(text: object, site: str, run_id: str) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from privacy.ledger.export import verify_export
 from privacy.ledger.identity import DatasetIdentity, dataset_identity
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import Budget, Plan, Sublimit
+from privacy.ledger.state import Budget, Plan, Sublimit, evaluation_id
 
 __all__ = [
     "Budget",
@@ -18,5 +18,6 @@ __all__ = [
     "Sublimit",
     "charged_event",
     "dataset_identity",
+    "evaluation_id",
     "verify_export",
 ]

@@ -120,6 +120,11 @@ class Account:
         return self.plan.event.steps - self.charged
 
 
+def evaluation_id(run_id: str) -> str:
+    """The name under which a run's evaluation is planned and stated: its patients are not those trained on."""
+    return f"{run_id}/evaluation"
+
+
 def token_hash(token: str) -> str:
     """What a reservation stores of its holder's token."""
     return hashlib.sha256(token.encode()).hexdigest()

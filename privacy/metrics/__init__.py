@@ -7,7 +7,6 @@ from privacy.metrics.estimate import Estimate, estimate
 from privacy.metrics.release import (
     BINS,
     evaluation_event,
-    evaluation_id,
     private_tables,
     sensitivity,
     tables_shape,
@@ -18,7 +17,6 @@ __all__ = [
     "Estimate",
     "estimate",
     "evaluation_event",
-    "evaluation_id",
     "private_tables",
     "sensitivity",
     "tables_shape",

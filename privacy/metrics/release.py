@@ -26,11 +26,6 @@ def evaluation_event(noise_multiplier: float) -> DpSgdEvent:
     return DpSgdEvent(noise_multiplier, 1.0, 1)
 
 
-def evaluation_id(run_id: str) -> str:
-    """The name under which a run's evaluation is planned and stated: its patients are not those trained on."""
-    return f"{run_id}/evaluation"
-
-
 def tables_shape(classes: int) -> tuple[int, int, int]:
     """(T, 2, BINS): T is 1 for two classes, else the number of classes."""
     return (1 if classes == 2 else classes, 2, BINS)

@@ -16,11 +16,12 @@ from typing import Any
 from privacy.errors import ReportError
 from privacy.ledger.chain import canonical
 from privacy.report import words
+from privacy.report.evaluations import evaluation_row, read_evaluations
 from privacy.report.numbers import charged, course, joint, mechanism, number
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
 
-SCHEMA = "mmmed-privacy-report/1"
+SCHEMA = "mmmed-privacy-report/2"
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
 
 
@@ -77,15 +78,20 @@ class RunFacts:
         return RunFacts(**{**vars(facts), "answered": answered})
 
 
-def build_report(statements: Sequence[Mapping[str, Any]], run: RunFacts) -> dict[str, Any]:
+def build_report(
+    statements: Sequence[Mapping[str, Any]],
+    run: RunFacts,
+    evaluations: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """The report of a run.
 
     Args:
         statements: the newest statement of each site, as the sites signed them.
         run: what the server states.
+        evaluations: the statements of sites that released noised counts of their held-out patients.
 
     Returns:
-        A JSON object of schema `mmmed-privacy-report/1`. A site whose part is missing or does not add up is
+        A JSON object of schema `mmmed-privacy-report/2`. A site whose part is missing or does not add up is
         reported as such, and the status is then "incomplete".
 
     Raises:
@@ -99,14 +105,17 @@ def build_report(statements: Sequence[Mapping[str, Any]], run: RunFacts) -> dict
     accounting = [mechanism(event, delta) for event, delta in distinct]
     sites = [_site(each, run, distinct.index(plan)) for each, plan in zip(stated, plans, strict=True)]
     missing = sorted(set(run.answered) - {each.site for each in stated}) if run.private else []
-    delta = max((each.delta for each in stated), default=None)
     risk = _risk(accounting)
-    lines = joint([each.event for each in stated], delta) if delta is not None else []
+    tested = read_evaluations(evaluations, run.id)
+    delta = max((each.delta for each in [*stated, *tested]), default=None)
+    events, extra = [each.event for each in stated], [each.event for each in tested]
+    lines = joint(events, delta, extra) if delta is not None and events else []
     status = _status(run, sites, missing)
     body = {
         "schema": SCHEMA,
         "run": run.to_json(),
         "statements": [dict(value) for value in statements],
+        "evaluation_statements": [dict(value) for value in evaluations],
         "not_signed_by_sites": ["run"],
         "summary": {
             "status": status,
@@ -127,8 +136,11 @@ def build_report(statements: Sequence[Mapping[str, Any]], run: RunFacts) -> dict
         "joint": lines,
         "sites": sites,
         "sites_without_statement": missing,
+        "evaluations": [evaluation_row(each) for each in tested],
         "accounting": accounting,
-        "data_access": words.data_access([each.site for each in stated if each.metrics_shown], run.tuning),
+        "data_access": words.data_access(
+            [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
+        ),
         "not_covered": list(words.NOT_COVERED),
         "tuning": {"method": run.tuning, "epsilon": 0 if run.tuning == "none" else None},
         "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],

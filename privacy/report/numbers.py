@@ -68,14 +68,23 @@ def course(event: DpSgdEvent, rounds: Rounds, of: int, delta: float) -> list[lis
     return [[round_, number(charged(event, total, delta))] for round_, total in totals]
 
 
-def joint(plans: Sequence[DpSgdEvent], delta: float) -> list[dict[str, Any]]:
+def joint(
+    plans: Sequence[DpSgdEvent], delta: float, evaluations: Sequence[DpSgdEvent] = ()
+) -> list[dict[str, Any]]:
     """What bounds a patient who is in 1, in 2, and in all of the sites with these plans: the worst over the sites.
 
-    A patient in several sites is drawn and noised independently in each: their mechanisms compose.
+    A patient in several sites is drawn and noised independently in each: their mechanisms compose. A site tests on
+    other patients than it trains on; for several sites both are added, which bounds either.
     """
-    lines: dict[int, list[tuple[DpSgdEvent, ...]]] = {1: [(plan,) for plan in dict.fromkeys(plans)]}
+    lines: dict[int, list[tuple[DpSgdEvent, ...]]] = {
+        1: [(event,) for event in dict.fromkeys([*plans, *evaluations])]
+    }
     if len(plans) > 1:
-        lines |= {2: _pairs(plans), len(plans): [merge(plans)]}
+        dearest = sorted(evaluations, key=lambda event: event.noise_multiplier)[:2]
+        lines |= {
+            2: [merge([*pair, *dearest]) for pair in _pairs(plans)],
+            len(plans): [merge([*plans, *evaluations])],
+        }
     return [{"sites": sites} | _worst(compositions, delta) for sites, compositions in lines.items()]
 
 

@@ -33,9 +33,10 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         sealed = digest(body)
         facts = RunFacts.from_json(body.get("run"))
         statements = body.get("statements")
-        if not isinstance(statements, list):
-            raise ReportError("The report's part 'statements' is not a list.")
-        expected = build_report(statements, facts)
+        evaluations = body.get("evaluation_statements")
+        if not isinstance(statements, list) or not isinstance(evaluations, list):
+            raise ReportError("The report's part 'statements' or 'evaluation_statements' is not a list.")
+        expected = build_report(statements, facts, evaluations)
     except (ReportError, AccountingError) as error:
         return [str(error)]
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -44,8 +45,10 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")
     for site in expected["sites"]:
         findings += [f"site {site['site']}: {problem}" for problem in site["problems"]]
+    for row in expected["evaluations"]:
+        findings += [f"site {row['site']}: {problem}" for problem in row["problems"]]
     findings += [f"site {site}: no valid statement" for site in expected["sites_without_statement"]]
-    findings += _foreign_keys(statements, keys) if keys is not None else []
+    findings += _foreign_keys([*statements, *evaluations], keys) if keys is not None else []
     return findings[:_MOST_FINDINGS]
 
 

@@ -126,12 +126,19 @@ CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where
 )
 
 
-def data_access(metrics_shown: list[str], tuning: str) -> list[dict[str, str]]:
+def data_access(metrics_shown: list[str], evaluated: list[str], tuning: str) -> list[dict[str, str]]:
     """Every way in which the run read patients' records, and whether epsilon covers it."""
     if metrics_shown:
         metrics = (
             "no",
-            f"shown without noise by {', '.join(metrics_shown)}: only for generated or public data",
+            f"may leave {', '.join(metrics_shown)} without differential privacy: as they are in a simulation on "
+            "generated or public data, or rounded where a hospital's policy says so",
+        )
+    elif evaluated:
+        metrics = (
+            "yes",
+            f"{', '.join(evaluated)} released counts by class and score, once, with Gaussian noise, a patient "
+            "counting 1; charged to the held-out patients, who are others than those trained on",
         )
     else:
         metrics = ("nothing released", "held-out metrics do not leave a site")

@@ -1,0 +1,98 @@
+"""Released counts of held-out patients are listed, recomputed, and part of what bounds a patient in several sites."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+import privacy.report
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.errors import ReportError
+from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
+from privacy.report import build_report, render_report, sign_statement, verify_report
+from tests.privacy.report.test_verify import FACTS
+
+Body = dict[str, Any]
+EVENT = DpSgdEvent(5.0, 1.0, 1)
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Callable[..., Body]:
+    """A signed statement of a site's evaluation."""
+
+    def sign(site: str, run_id: str = FACTS.id, event: DpSgdEvent = EVENT, run: bool = True) -> Body:
+        key = Ed25519PrivateKey.generate()
+        patients = dataset_identity([f"{site} {i}" for i in range(300)], b"0" * 32)
+        with Ledger.open(tmp_path / f"{site}.db", key, limit=Budget(50.0, 1e-3)) as ledger:
+            plan = ledger.plan(patients, evaluation_id(run_id), event, 1e-5, 1.0, "evaluation")
+            if run:
+                ledger.reserve(plan, 3, 1).commit(1)
+            signed = sign_statement(ledger, plan, site=site, key=key, metrics_shown=False)
+            return json.loads(json.dumps(signed))  # type: ignore[no-any-return]
+
+    return sign
+
+
+def test_the_report_lists_what_was_released_and_what_it_cost(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    facts = replace(FACTS, answered={})
+    trained = [state_run("north"), state_run("south")]
+    tested = [evaluated("north"), evaluated("south")]
+    body = json.loads(json.dumps(build_report(trained, facts, tested)))
+    schema = json.loads((Path(privacy.report.__file__).parent / "schema.json").read_text())
+    jsonschema.validate(body, schema)
+    cost = epsilon([EVENT], 1e-5)
+    assert [(row["site"], row["problems"]) for row in body["evaluations"]] == [("north", []), ("south", [])]
+    assert body["evaluations"][0]["epsilon"] == pytest.approx(cost, rel=1e-6) and cost == pytest.approx(
+        0.73, abs=0.01
+    )
+    access = {row["access"]: row["covered"] for row in body["data_access"]}
+    assert access["metrics on held-out patients"] == "yes"
+    without = build_report(trained, facts)["joint"]
+    assert body["joint"][0]["epsilon"] == without[0]["epsilon"]  # nobody is trained on and tested at one site
+    assert body["joint"][1]["epsilon"] > without[1]["epsilon"]
+    assert verify_report(body) == []
+    page = render_report(body)
+    assert "Counts released of held-out patients" in page
+
+
+def test_an_edit_or_an_uncharged_release_is_found(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    facts = replace(FACTS, answered={})
+    body = json.loads(json.dumps(build_report([state_run("north")], facts, [evaluated("north")])))
+    for change in (
+        lambda b: b["evaluations"][0].update(epsilon=0.1),
+        lambda b: b["evaluations"].clear(),
+        lambda b: b["evaluation_statements"].clear(),
+        lambda b: b["evaluation_statements"][0].update(epsilon=0.1),
+        lambda b: b.update(evaluation_statements=None),
+    ):
+        edited = copy.deepcopy(body)
+        change(edited)
+        assert verify_report(edited)
+    unpaid = build_report([state_run("north")], facts, [evaluated("other", run=False)])
+    assert any("not charged" in finding for finding in verify_report(unpaid))
+
+
+def test_statements_of_something_else_are_refused(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    facts = replace(FACTS, answered={})
+    for wrong in (
+        [state_run("north")],
+        [evaluated("a", run_id="another")],
+        [evaluated("b", event=DpSgdEvent(5.0, 0.5, 2))],
+        [evaluated("c")] * 2,
+    ):
+        with pytest.raises(ReportError):
+            build_report([], facts, wrong)
