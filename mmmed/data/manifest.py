@@ -86,9 +86,9 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     for name in (*FILES, "text"):
         records[name] = records[name].map(_text) if name in records else ""
     for column in data.numbers:
-        records[PREFIX + column] = _numbers(frame[column], path, column)
+        records[PREFIX + column] = _numbers(frame.loc[records.index, column], path, column)
     for column, allowed in data.categories.items():
-        records[PREFIX + column] = _categories(frame[column], allowed, path, column)
+        records[PREFIX + column] = _categories(frame.loc[records.index, column], allowed, path, column)
     if data.fold:
         records["fold"] = _folds(records["fold"], path, data.fold)
     records = _one_site_each(records, data, path)
