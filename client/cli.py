@@ -11,7 +11,13 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="At a hospital: get data in, de-identify it, check it.", no_args_is_help=True)
+from client.deploy.cli import app as deploy_app
+
+app = typer.Typer(
+    help="At a hospital: get data in, de-identify and check it, take part in a federation.",
+    no_args_is_help=True,
+)
+app.add_typer(deploy_app)
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders, archives, DICOMDIR, tables, reports: whatever there is.")

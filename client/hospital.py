@@ -12,12 +12,13 @@ learn from, which the policy must list.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from client.judge import asked
+from client.judge import INSTALLED, asked
 from client.site import Site, ledger_file, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
@@ -53,6 +54,7 @@ class SiteConfig(BaseModel):
         {}, description="offer only rows whose column equals the value, or one of the values"
     )
     state: Path = Field(Path("state"), description="key, ledger and log; a local disk")
+    approval: bool = Field(False, description="hold each new run until `mmmed site approve`")
 
 
 class SiteFolder:
@@ -140,13 +142,18 @@ class SiteFolder:
         return read_manifest(self.dataset, config.data, config.task)
 
 
-def open_hospital(path: Path, run_config: str, purpose: str, app: str) -> Site:
-    """Open the site of a folder, for a request that its policy allows. See `client.site.open_site`."""
+def open_hospital(path: Path, run_config: str, purpose: str, apps: Sequence[str]) -> Site:
+    """Open the site of a folder, for a request that its policy allows. See `client.node.open_site`.
+
+    `apps` are the names of the bundle that brought the request. No code of a bundle ever runs here, so that a policy
+    that names "installed" allows any.
+    """
     folder = SiteFolder(path)
     config = from_flat(flat_from_json(run_config))
     signed = folder.policy()
+    allowed = (name for name in (INSTALLED, *apps) if name in signed.policy.apps)
     with folder.ledger(signed) as ledger:
-        signed.policy.check(asked(config, purpose, app), ledger.now())
+        signed.policy.check(asked(config, purpose, next(allowed, apps[0])), ledger.now())
     config = folder.data_config(config)
     manifest = folder.manifest(config)
     patients, others = split_patients(manifest, config)

@@ -18,6 +18,7 @@ from mmmed.errors import DataError
 from privacy.policy import EVALUATION
 
 SITE_DIR = "site-dir"
+APP = "app"  # names of the bundle that brought the run, by which the policy may know it; set by the runner
 
 
 def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
@@ -35,8 +36,7 @@ def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site
         ConfigError: the run configuration is not valid.
     """
     if SITE_DIR in node:
-        app = node.get("app-digest", INSTALLED)
-        return open_hospital(_folder(node), run_config, purpose, str(app))
+        return open_hospital(_folder(node), run_config, purpose, str(node.get(APP, INSTALLED)).split())
     return open_partition(node, run_config, purpose)
 
 

@@ -43,6 +43,10 @@ class Refusal(StrEnum):
     DATA = "data-unusable"
     MODEL = "model-refused"
     REQUEST = "request-invalid"
+    HELD = "awaiting-approval"
+    DENIED = "not-approved"
+    CRASHED = "crashed"
+    STOPPED = "stopped"
     FAILED = "failed"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import os
 import signal
 import subprocess
 import sys
@@ -43,12 +44,14 @@ class Service:
         command: absolute path of the program, and its arguments.
         environment: its whole environment.
         started: called after each start, in the supervisor.
+        heard: called with each line that the process prints, in a thread of its own.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     started: Callable[[], None] = field(default=lambda: None)
+    heard: Callable[[str], None] = field(default=lambda line: None)
 
 
 class _Child:
@@ -62,6 +65,7 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._pause = _FIRST_PAUSE
         self._born = self._next = 0.0
+        self._said = ""  # the last line it printed
 
     def keep(self) -> None:
         """Start the process unless it runs or its pause lasts."""
@@ -72,7 +76,8 @@ class _Child:
                 return
             if now - self._born > _SETTLED:
                 self._pause = _FIRST_PAUSE
-            log.warning("%s ended (%s); starts again in %.0f s", self.service.name, _how(code), self._pause)
+            ended = f"{self.service.name} ended ({_how(code)}); starts again in {self._pause:.0f} s"
+            log.warning("%s. It last said: %s", ended, self._said or "nothing")
             self._process, self._next = None, now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if now >= self._next:
@@ -93,8 +98,6 @@ class _Child:
             self._process.wait()
 
     def _start(self) -> None:
-        import os
-
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", _TIED, str(os.getpid()), *self.service.command],
             env=dict(self.service.environment),
@@ -113,6 +116,8 @@ class _Child:
         ) in process.stdout:  # goes on when the log cannot be written: a full disk must not stop the process
             text = line.decode("utf-8", errors="replace").rstrip()
             self._handler.handle(logging.LogRecord("", logging.INFO, "", 0, text, None, None))
+            self._said = text or self._said
+            self.service.heard(text)
 
 
 class Supervisor:

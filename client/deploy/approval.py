@@ -1,0 +1,108 @@
+"""Approval of runs by a person at the site.
+
+With ``approval = true`` in site.toml a run that is new is held: the site answers ``awaiting-approval``, and the
+coordinator asks again. What is approved is one run with one configuration: should either change, it is a new run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from mmmed.config import RunConfig, from_flat, to_flat
+from mmmed.config.sources import flat_from_json
+from mmmed.errors import ConfigError, DeployError
+
+Decision = Literal["waiting", "approved", "denied"]
+
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MOST_WAITING = 200  # a coordinator that makes up runs without end does not fill the disk
+
+
+@dataclass(frozen=True)
+class SeenRun:
+    """A run that asked, and what was decided.
+
+    Attributes:
+        run_id: the run's id, as the coordinator gives it.
+        config: JSON of its configuration's flat form, as it came.
+        first: when it first asked, ISO 8601.
+        decision: what a person decided.
+    """
+
+    run_id: str
+    config: str
+    first: str
+    decision: Decision = "waiting"
+
+    @property
+    def name(self) -> str:
+        """What a person types to approve it: short, and of the run's id and configuration alike."""
+        return hashlib.sha256(f"{self.run_id}\0{self.config}".encode()).hexdigest()[:12]
+
+    def changes(self) -> list[str]:
+        """The settings that differ from the defaults, a line each."""
+        defaults = to_flat(RunConfig())
+        try:
+            flat = to_flat(from_flat(flat_from_json(self.config)))
+        except ConfigError as error:
+            return [f"not a valid configuration: {error}"]
+        return [f"{key} = {value}" for key, value in flat.items() if value != defaults[key]]
+
+
+class Approvals:
+    """The runs that a site has seen, in a folder, a file a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def decision(self, run_id: str, config: str) -> Decision:
+        """What was decided about a run; one that is new is put before a person.
+
+        Raises:
+            ConfigError: the run's id is not one.
+        """
+        if not _RUN.fullmatch(run_id):
+            raise ConfigError(f"run-id: expected letters, digits, - and _, 64 at most. Found {run_id[:80]!r}")
+        run = SeenRun(run_id, config, datetime.now(UTC).isoformat(timespec="seconds"))
+        for known in self.all():
+            if known.name == run.name:
+                return known.decision
+        if sum(known.decision == "waiting" for known in self.all()) < _MOST_WAITING:
+            self._write(run)
+        return "waiting"
+
+    def decide(self, name: str, decision: Decision) -> SeenRun:
+        """Note what a person decided about the run of this name, or whose id begins with it.
+
+        Raises:
+            DeployError: no run, or several.
+        """
+        found = [run for run in self.all() if run.name == name or run.run_id.startswith(name)]
+        if len(found) != 1:
+            what = "several runs have" if found else "no run has"
+            raise DeployError(f"{what} the name {name!r}. `mmmed site runs` lists them")
+        decided = replace(found[0], decision=decision)
+        self._write(decided)
+        return decided
+
+    def all(self) -> list[SeenRun]:
+        """All runs seen, oldest first."""
+        runs = []
+        for path in self._folder.glob("*.json"):
+            try:
+                runs.append(SeenRun(**json.loads(path.read_text(encoding="utf-8"))))
+            except (OSError, ValueError, TypeError) as error:
+                raise DeployError(f"{path}: damaged. Delete it; the run will ask again") from error
+        return sorted(runs, key=lambda run: (run.first, run.name))
+
+    def _write(self, run: SeenRun) -> None:
+        path = self._folder / f"{run.name}.json"
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(run)), encoding="utf-8")
+        partial.replace(path)

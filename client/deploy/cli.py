@@ -1,0 +1,109 @@
+"""``mmmed site ...``: connect a hospital to a federation, watch what is asked of it, and decide."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+Site = Annotated[Path, typer.Option("--site", help="The site's folder.")]
+Run = Annotated[str, typer.Argument(help="Name of the run, as `mmmed site runs` lists it.")]
+HERE = Path("site")
+
+
+@app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="The hospital's name in the federation.")], site: Site = HERE
+) -> None:
+    """Make this hospital's key and the request that the coordinator signs. The key never leaves."""
+    from client.deploy.folder import NodeFolder
+
+    folder = NodeFolder(site)
+    request = folder.create(name)
+    print(f"{request}: send this to the coordinator")
+    print(f"  key {folder.fingerprint(request)}")
+    print("  read it to the coordinator by telephone, who compares it")
+    print(f"{folder.site / 'site.toml'}: say there where the data are")
+    print("the privacy officer's signed policy goes beside it: mmmed privacy policy init, sign")
+
+
+@app.command()
+def start(
+    kit: Annotated[
+        Path | None, typer.Argument(help="The coordinator's kit; only needed when it is new.")
+    ] = None,
+    site: Site = HERE,
+) -> None:
+    """Take part in the federation until Ctrl-C."""
+    from client.deploy.folder import NodeFolder
+    from client.deploy.start import start as run
+
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    run(NodeFolder(site), kit)
+
+
+@app.command()
+def doctor(site: Site = HERE) -> None:
+    """Check clock, certificates, connection, disk, GPU, data, policy, budget; say how to mend each. Exit 1 if bad."""
+    from client.deploy.doctor import examine, show
+    from client.deploy.folder import NodeFolder
+
+    if not show(examine(NodeFolder(site))):
+        raise typer.Exit(1)
+
+
+@app.command()
+def runs(site: Site = HERE) -> None:
+    """List the runs that asked for approval, and in what they differ from the defaults."""
+    from client.deploy.approval import Approvals
+    from client.deploy.folder import NodeFolder
+
+    for run in Approvals(NodeFolder(site).runs).all():
+        print(f"{run.name}  {run.decision:8}  since {run.first}  run {run.run_id[:12]}")
+        for line in run.changes():
+            print(f"    {line}")
+
+
+@app.command()
+def approve(run: Run, site: Site = HERE) -> None:
+    """Let a run go on that waits for approval; the policy still holds."""
+    from client.deploy.approval import Approvals
+    from client.deploy.audit import AuditLog
+    from client.deploy.folder import NodeFolder
+
+    folder = NodeFolder(site)
+    decided = Approvals(folder.runs).decide(run, "approved")
+    AuditLog(folder.audit).append("approved", run=decided.run_id, name=decided.name)
+    print(f"{decided.name} approved")
+
+
+@app.command()
+def deny(run: Run, site: Site = HERE) -> None:
+    """Refuse a run, also one that was approved before."""
+    from client.deploy.approval import Approvals
+    from client.deploy.audit import AuditLog
+    from client.deploy.folder import NodeFolder
+
+    folder = NodeFolder(site)
+    decided = Approvals(folder.runs).decide(run, "denied")
+    AuditLog(folder.audit).append("denied", run=decided.run_id, name=decided.name)
+    print(f"{decided.name} denied")
+
+
+@app.command()
+def audit(site: Site = HERE) -> None:
+    """Verify the audit log, print it, and the digest to note elsewhere."""
+    from client.deploy.audit import AuditLog
+    from client.deploy.folder import NodeFolder
+
+    log = AuditLog(NodeFolder(site).audit)
+    for entry in log.entries():
+        facts = " ".join(
+            f"{key}={value}" for key, value in entry.items() if key not in ("time", "event", "before")
+        )
+        print(f"{entry['time']} {entry['event']:8} {facts}")
+    print(f"whole; its head is {log.head()}")

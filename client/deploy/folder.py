@@ -1,0 +1,138 @@
+"""Where a site keeps what connects it to its federation: ``node/`` in the site's folder.
+
+node.key            the site's private key; it never leaves
+NAME.request        what the coordinator signs
+federation.kit      what the coordinator sent back
+runner.secret       what proves to the node that the runner may take its tasks
+audit.jsonl         what was asked, decided and sent
+runs/               runs that were seen, and whether they are approved
+flwr/, log/         Flower's own files, logs
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from importlib import metadata
+from pathlib import Path
+
+import tomli_w
+
+from client.hospital import FILE, SiteFolder
+from mmmed.deploy.certificates import (
+    check_name,
+    common_name,
+    create_key,
+    days_left,
+    fingerprint,
+    load_key,
+    make_request,
+    parse_certificate,
+    read_request,
+    write_secret,
+)
+from mmmed.deploy.kit import Kit
+from mmmed.errors import DeployError
+
+
+class NodeFolder:
+    """The paths of a site's ``node`` folder."""
+
+    def __init__(self, site: Path) -> None:
+        self.site = site.absolute()
+        self.path = self.site / "node"
+        self.key = self.path / "node.key"
+        self.kit_file = self.path / "federation.kit"
+        self.certificate = self.path / "node.crt"
+        self.server_ca = self.path / "server-ca.crt"
+        self.secret = self.path / "runner.secret"
+        self.audit = self.path / "audit.jsonl"
+        self.runs = self.path / "runs"
+        self.log = self.path / "log"
+        self.flower_home = self.path / "flwr"
+
+    def create(self, name: str) -> Path:
+        """Make the site's key and its request, and a site.toml to fill in if there is none; returns the request.
+
+        Raises:
+            DeployError: a key is there already, or the name is not one.
+        """
+        check_name(name)
+        if self.key.exists():
+            raise DeployError(
+                f"{self.key}: is there already. A site has one key; a new one needs a new folder"
+            )
+        for folder in (self.path, self.runs, self.log, self.flower_home):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        key = create_key(self.key)
+        write_secret(self.secret, secrets.token_bytes(32))
+        request = self.path / f"{name}.request"
+        request.write_bytes(make_request(key, name))
+        file = self.site / FILE
+        if not file.exists():
+            file.write_text(
+                tomli_w.dumps({"version": 1, "name": name, "dataset": "dataset"}), encoding="utf-8"
+            )
+        return request
+
+    def fingerprint(self, request: Path) -> str:
+        """The fingerprint to read to the coordinator."""
+        return fingerprint(read_request(request))
+
+    def join(self, kit_file: Path) -> None:
+        """Take the coordinator's kit.
+
+        Raises:
+            DeployError: it is not for this site's key, name or software.
+        """
+        kit = Kit.read(kit_file)
+        self.check(kit)
+        kit.write(self.kit_file)
+
+    def kit(self) -> Kit:
+        """The kit that the site has joined with; its certificates are written beside it for those who read files.
+
+        Raises:
+            DeployError: there is none, or it does not fit.
+        """
+        if not self.kit_file.exists():
+            raise DeployError(
+                f"{self.path}: the site has not joined a federation. Start it once with the kit that the "
+                "coordinator sent: mmmed site start NAME.kit"
+            )
+        kit = Kit.read(self.kit_file)
+        self.check(kit)
+        self.certificate.write_text(kit.certificate, encoding="ascii")
+        self.server_ca.write_text(kit.server_ca, encoding="ascii")
+        return kit
+
+    def check(self, kit: Kit) -> None:
+        """Raise DeployError unless the kit is for this site: its key, its name, its version of Flower."""
+        certificate = parse_certificate(kit.certificate.encode(), "the kit")
+        parse_certificate(kit.server_ca.encode(), "the kit")
+        if certificate.public_key() != load_key(self.key).public_key():
+            raise DeployError(
+                f"the kit's certificate is not for the key in {self.key}. Send the coordinator this site's request"
+            )
+        name = SiteFolder(self.site).config.name
+        if not kit.site == common_name(certificate) == name:
+            raise DeployError(f"the kit is for {kit.site!r}, but {self.site / FILE} names {name!r}")
+        if days_left(certificate) <= 0:
+            raise DeployError(
+                "the kit's certificate has expired. The coordinator renews it with `mmmed server add-site` "
+                "and this site's request"
+            )
+        if kit.flower != (here := metadata.version("flwr")):
+            raise DeployError(
+                f"the federation runs Flower {kit.flower}, this machine {here}. Install the same version of mmmed"
+            )
+
+    def environment(self) -> dict[str, str]:
+        """The environment of the node and the runner: Flower's files stay here and nothing is installed."""
+        return os.environ | {
+            "FLWR_HOME": str(self.flower_home),
+            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "HF_HUB_OFFLINE": "1",
+        }

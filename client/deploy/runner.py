@@ -1,0 +1,156 @@
+"""The site's own runner, in the place of Flower's executor: what turns a coordinator's request into a process here.
+
+It alone holds the secret without which the node gives nobody a task. It takes client tasks and no other kind, and does
+each in a fork of itself: everything has been imported once, so a round does not begin with seconds of imports. When a
+fork is killed, the runner answers ``crashed`` in its stead.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from flwr.app import Context, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from client.deploy import task
+from client.deploy.folder import NodeFolder
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.5  # seconds between two looks for a task
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+
+
+class Runner:
+    """Does a node's tasks, one at a time, until SIGTERM."""
+
+    def __init__(self, folder: NodeFolder, address: str) -> None:
+        self._folder = folder
+        self._address = address
+        self._stopping = False
+        self._child: int | None = None
+        secret = load_superexec_auth_secret(str(folder.secret))
+        assert secret is not None
+        self._client = RuntimeHttpClient.from_server_address(
+            server_address=address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+                SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods=frozenset({_ACQUIRE})),
+            ],
+        )
+
+    def run(self) -> None:
+        """Take and do tasks until SIGTERM; a task that is being done gets to commit and answer."""
+        signal.signal(signal.SIGTERM, self._stop)
+        gc.freeze()  # what was imported is shared with the forks, untouched by their garbage collections
+        print("runner: ready", flush=True)
+        while not self._stopping:
+            try:
+                reply = self._client.AcquireTask(
+                    AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
+                )
+            except httpx.HTTPError:  # the node is starting, or being started again
+                time.sleep(_POLL)
+                continue
+            if not reply.HasField("task") or not reply.token:
+                time.sleep(_POLL)
+            elif reply.task.type != TaskType.CLIENT_APP:
+                log.error("the node offered a task of type %r: left undone", reply.task.type)
+            else:
+                self._do(reply.token)
+
+    def _do(self, token: str) -> None:
+        """Do a task in a fork, and answer for it if it is killed."""
+        read, write = os.pipe()
+        self._child = os.fork()
+        if self._child == 0:
+            os.close(read)
+            _tie_to_parent()
+            os._exit(_forked(lambda: task.perform(self._folder, self._address, token, _teller(write))))
+        os.close(write)
+        with os.fdopen(read, "rb") as pipe:
+            told = pipe.read()  # until the fork closes it, which it does as soon as it has told, or ends
+        _, status = os.waitpid(self._child, 0)
+        self._child = None
+        if (code := os.waitstatus_to_exitcode(status)) != 0:
+            print(f"runner: the task's process ended with {code}", flush=True)
+            if told:
+                self._answer_for(token, told)
+
+    def _answer_for(self, token: str, told: bytes) -> None:
+        node, _, proto = told.partition(b"\n")
+        message = message_from_proto(ProtoMessage.FromString(proto))
+        context = Context(message.metadata.run_id, int(node), {}, RecordDict(), {})
+        client = task.connect(self._address, token)
+        try:
+            task.send(client, self._folder, task.crashed(message), context)
+        except Exception as error:  # then Flower notices within a minute
+            log.warning("could not answer for the process that ended: %s", error)
+        finally:
+            client.close()
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._stopping = True
+        if self._child:
+            os.kill(self._child, signal.SIGTERM)
+
+
+def _teller(pipe: int) -> Callable[[Message, Context], None]:
+    """Tells the runner which message the task is about, should the task be killed later."""
+
+    def tell(message: Message, context: Context) -> None:
+        proto = message_to_proto(remove_content_from_message(message)).SerializeToString()
+        with os.fdopen(pipe, "wb") as file:
+            file.write(str(context.node_id).encode() + b"\n" + proto)
+
+    return tell
+
+
+def _tie_to_parent() -> None:
+    """Should the runner be killed, the kernel asks this fork to end, which it does in order."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _forked(work: Callable[[], None]) -> int:
+    """Do `work` in this fork; returns the exit code."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        work()
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def main() -> None:
+    """``python -m client.deploy.runner SITE ADDRESS``"""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    Runner(NodeFolder(Path(sys.argv[1])), sys.argv[2]).run()
+
+
+if __name__ == "__main__":
+    main()

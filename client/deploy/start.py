@@ -1,0 +1,75 @@
+"""Put a site on the air: its node and its runner, kept running."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from client.deploy.folder import NodeFolder
+from mmmed.deploy.processes import Service, Supervisor
+from mmmed.errors import DeployError
+
+
+def start(folder: NodeFolder, kit: Path | None) -> None:
+    """Join with `kit`, if one is given, and take part until SIGTERM or Ctrl-C.
+
+    Raises:
+        DeployError: the site has not joined, the kit does not fit, or the site runs already.
+    """
+    if kit is not None:
+        folder.join(kit)
+    joined = folder.kit()
+    with _alone(folder):
+        address = f"127.0.0.1:{_free_port()}"
+        environment = folder.environment()
+        node = [
+            *(sys.executable, "-m", "client.deploy.supernode", str(folder.certificate), str(folder.key)),
+            *("--superlink", f"{joined.address}:{joined.port}", "--root-certificates", str(folder.server_ca)),
+            *("--auth-supernode-private-key", str(_flower_key(folder))),
+            *("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--isolation", "process"),
+            *("--superexec-auth-secret-file", str(folder.secret)),
+        ]
+        runner = [sys.executable, "-m", "client.deploy.runner", str(folder.site), address]
+
+        def heard(line: str) -> None:
+            if "SuperNode ID" in line:
+                sys.stderr.write(f"connected as {joined.site} to {joined.address}:{joined.port}\n")
+
+        services = [
+            Service("node", node, environment, heard=heard),
+            Service("runner", runner, environment),
+        ]
+        Supervisor(services, folder.log).run()
+
+
+def _flower_key(folder: NodeFolder) -> Path:
+    """The site's key in the form that Flower reads."""
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    from mmmed.deploy.certificates import load_key, write_secret
+
+    path = folder.path / "node.ssh"
+    path.unlink(missing_ok=True)
+    key = load_key(folder.key)
+    write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    return path
+
+
+@contextmanager
+def _alone(folder: NodeFolder) -> Iterator[None]:
+    with (folder.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DeployError(f"{folder.site}: this site is running already") from error
+        yield
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

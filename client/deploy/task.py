@@ -1,0 +1,154 @@
+"""One task of the site's runner: take a message, judge it, let the installed ClientApp answer, send the answer.
+
+The bundle that came with the run is hashed, and its signature checked if it has one. It is never unpacked, and no code
+but what this site has installed is ever imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from flwr.app import Context, Error, Message
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from client.app import app
+from client.deploy.approval import Approvals
+from client.deploy.audit import AuditLog
+from client.deploy.folder import NodeFolder
+from client.hospital import SiteFolder
+from client.log import record_refusal
+from client.node import APP, SITE_DIR
+from client.release import SITE_ERROR, Refusal, refusal_code, refusal_reply
+from mmmed.errors import ConfigError
+
+SIGNATURE = "app-signature"  # key of the run config: "ed25519:<public key, hex>:<signature, hex>"
+
+
+class Stopped(BaseException):
+    """The site is shutting down."""
+
+
+def connect(address: str, token: str) -> RuntimeHttpClient:
+    """The node's interface for the holder of a task's token."""
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"),
+            RuntimeTokenHttpInterceptor(token),
+        ],
+        retry_invoker=make_simple_http_retry_invoker(),
+    )
+
+
+def perform(
+    folder: NodeFolder, address: str, token: str, started: Callable[[Message, Context], None]
+) -> None:
+    """Do the task whose token this is. `started` is told the message and its context before anything is done.
+
+    SIGTERM ends the work in order: what was computed is committed to the ledger, and the answer is ``stopped``.
+    """
+    signal.signal(signal.SIGTERM, _stop)
+    client = connect(address, token)
+    heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
+    heart.start()
+    message, context, _, bundle = pull_task_input(client)
+    started(message, context)
+    try:
+        reply = _answer(folder, message, context, bundle.content)
+    except Stopped:
+        reply = refusal_reply(message, Refusal.STOPPED)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is to be sent is sent
+    send(client, folder, reply, context)
+    heart.stop()
+    client.close()
+
+
+def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message, context: Context) -> None:
+    """Note in the audit log what leaves, and hand it to the node."""
+    left = sum(len(part.deflate()) for part in get_all_nested_objects(reply).values())
+    decision = str(reply.error.reason) if reply.has_error() else "answered"
+    AuditLog(folder.audit).append(
+        "sent", message=reply.metadata.reply_to_message_id, decision=decision, bytes=left
+    )
+    push_message(client, reply, context)
+    push_task_output(client, None, "completed", "")
+
+
+def crashed(message: Message) -> Message:
+    """The reply to a message whose process was killed."""
+    return Message(Error(SITE_ERROR, Refusal.CRASHED.value), reply_to=message)
+
+
+def _answer(folder: NodeFolder, message: Message, context: Context, bundle: bytes) -> Message:
+    """The ClientApp's reply, or a refusal. No exception's text leaves."""
+    try:
+        names = app_names(bundle, context.run_config.get(SIGNATURE))
+        run_id, config = _run_of(message)
+        AuditLog(folder.audit).append(
+            "asked",
+            message=message.metadata.message_id,
+            kind=message.metadata.message_type,
+            run=run_id,
+            round=message.metadata.group_id,
+            config=hashlib.sha256(config.encode()).hexdigest(),
+            app=names[0],
+            bytes=sum(len(part.deflate()) for part in get_all_nested_objects(message).values()),
+        )
+        if SiteFolder(folder.site).config.approval:
+            decision = Approvals(folder.runs).decision(run_id, config)
+            if decision != "approved":
+                return refusal_reply(message, Refusal.HELD if decision == "waiting" else Refusal.DENIED)
+        context.node_config = {SITE_DIR: str(folder.site), APP: " ".join(names)}  # the site's, not the node's
+        return app(message=message, context=context)
+    except Exception as error:
+        code = refusal_code(error)
+        record_refusal(folder.site / "state", code, error)
+        return refusal_reply(message, code)
+
+
+def app_names(bundle: bytes, signature: object) -> list[str]:
+    """What a policy may call the bundle: ``sha256:<digest>`` and, if it is signed, ``ed25519:<public key>``.
+
+    Raises:
+        ConfigError: there is a signature that does not hold.
+    """
+    digest = hashlib.sha256(bundle).hexdigest()
+    names = [f"sha256:{digest}"]
+    if signature not in (None, ""):
+        try:
+            scheme, key, signed = str(signature).split(":")
+            if scheme != "ed25519":
+                raise ValueError(scheme)
+            Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)).verify(
+                bytes.fromhex(signed), digest.encode()
+            )
+        except (ValueError, InvalidSignature) as error:
+            raise ConfigError(f"{SIGNATURE}: does not hold for the bundle {digest}") from error
+        names.append(f"ed25519:{key.lower()}")
+    return names
+
+
+def _run_of(message: Message) -> tuple[str, str]:
+    """The run's id and configuration, as the message states them."""
+    try:
+        request = message.content.config_records["config"]
+        return str(request["run-id"]), str(request["run-config"])
+    except (KeyError, AttributeError) as error:
+        raise ConfigError(f"request lacks its run's id or configuration: {error}") from error
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped
