@@ -1,4 +1,4 @@
-"""What comes back from sites: gathered one at a time, checked, and reduced to what the server may use.
+"""What comes back from sites: checked, and reduced to what the server may use.
 
 A reply is either taken whole or refused with a short code. Free text from a site is never kept or logged: an
 exception's message may hold a name.
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
 
 from mmmed.config.schema import Scalar
 from mmmed.errors import WireError
@@ -70,39 +68,6 @@ class Answer:
         return self
 
 
-def gather(
-    grid: Grid, messages: Sequence[Message], timeout: float
-) -> Iterator[tuple[Message, Message | None, float]]:
-    """Send messages and yield (request, reply, seconds) as replies arrive, each reply then forgotten.
-
-    A request that has no reply after ``timeout`` seconds is yielded with None. Replies are matched by message id:
-    an error reply for a lost node does not carry the node's own id.
-    """
-    started = time.monotonic()
-    accepted = {str(i) for i in grid.push_messages(messages) if i}
-    waiting: dict[str, Message] = {}
-    for message in messages:
-        if message.metadata.message_id in accepted:
-            waiting[message.metadata.message_id] = message
-        else:
-            yield message, None, 0.0
-    while waiting and time.monotonic() - started < timeout:
-        replies = list(grid.pull_messages(list(waiting)))
-        for reply in replies:
-            request = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if request is not None:
-                yield request, reply, time.monotonic() - started
-        if not replies and waiting:
-            time.sleep(pull_interval(grid))
-    for request in waiting.values():
-        yield request, None, time.monotonic() - started
-
-
-def pull_interval(grid: Grid) -> float:
-    """Seconds between two looks at a grid: its own ``pull_interval`` if it has one, else 1."""
-    return float(getattr(grid, "pull_interval", 1.0))
-
-
 def read_reply(
     request: Message, reply: Message | None, seconds: float, like: Mapping[str, tuple[int, ...]]
 ) -> Answer:
@@ -117,7 +82,7 @@ def read_reply(
     if reply is None:
         return replace(answer, refused="no-reply")
     if reply.has_error():
-        return replace(answer, refused=_error_code(reply))
+        return replace(answer, refused=error_code(reply))
     try:
         record = reply.content
         answer = replace(answer, bytes_up=tensor_bytes(record), site=_site_name(record))
@@ -133,7 +98,8 @@ def read_reply(
         return replace(answer, refused="bad-record")
 
 
-def _error_code(reply: Message) -> str:
+def error_code(reply: Message) -> str:
+    """A site's own code if it sent one, else what Flower's stands for; any other text is dropped."""
     reason = reply.error.reason or ""
     if _CODE.fullmatch(reason):
         return reason

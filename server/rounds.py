@@ -32,8 +32,9 @@ from server.aggregation import aggregate, least_updates
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
 from server.curves import Curves
 from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
+from server.gather import gather, pull_interval
 from server.optimizer import ServerOptimizer
-from server.replies import Answer, gather, pull_interval, read_reply, tensor_bytes
+from server.replies import Answer, read_reply, tensor_bytes
 from server.results import pooled_results
 from server.run_folder import RunFolder
 from server.scaffold import next_control, tells_steps

@@ -177,6 +177,13 @@ def _die(message: Message, context: Context, content: RecordDict) -> Message:
     raise AssertionError
 
 
+def _say_first(message: Message, context: Context, content: RecordDict) -> Message | None:
+    """Answer with the codes of ``codes``, one a call, and then as asked."""
+    codes = str(context.node_config["codes"]).split()
+    done = int(context.state["calls"]["n"])  # type: ignore[arg-type]
+    return Message(Error(2, codes[done - 1]), reply_to=message) if done <= len(codes) else None
+
+
 def _hang(message: Message, context: Context, content: RecordDict) -> Message:
     """Train for ever; on KeyboardInterrupt take half a second to commit."""
     folder = _state_dir(context)
@@ -223,6 +230,7 @@ FAULTS = {
     "gossip": _gossip,
     "die": _die,
     "hang": _hang,
+    "say-first": _say_first,
     "nothing": lambda message, context, content: "no message",
 }
 

@@ -254,14 +254,27 @@ def test_nothing_of_the_data_leaves_by_evaluation(hospital: Hospital, configured
     assert not reply.has_error() and dict(reply.content["metrics"]) == {"weight": 1.0}
 
 
+def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
+    hospital: Hospital, configured: Configured
+) -> None:
+    config = to_json(configured())
+    hospital.sign(run__apps=["sha256:aa", "ed25519:cc"])
+    assert open_hospital(hospital.path, config, TRAINING, ["sha256:aa"]).name == "north"
+    assert open_hospital(hospital.path, config, TRAINING, ["sha256:bb", "ed25519:cc"]).name == "north"
+    for names in (["sha256:bb"], ["sha256:bb", "ed25519:dd"]):
+        with pytest.raises(PolicyRefusal, match=r"run\.apps"):
+            open_hospital(hospital.path, config, TRAINING, names)
+
+
 def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
     config = to_json(configured())
-    assert open_hospital(hospital.path, config, TRAINING, "installed").name == "north"
-    with pytest.raises(PolicyRefusal, match=r"run\.apps"):
-        open_hospital(hospital.path, config, TRAINING, "sha256:bb")
+    assert open_hospital(hospital.path, config, TRAINING, ["installed"]).name == "north"
+    assert (
+        open_hospital(hospital.path, config, TRAINING, ["sha256:bb"]).name == "north"
+    )  # its code never runs
     (hospital.state / "ledger.db").write_bytes(b"no ledger")
     with pytest.raises(LedgerError):
-        open_hospital(hospital.path, config, TRAINING, "installed")
+        open_hospital(hospital.path, config, TRAINING, ["installed"])
     (hospital.path / "officer.pub").write_text("no key")
     with pytest.raises(Exception, match=r"officer\.pub"):
-        open_hospital(hospital.path, config, TRAINING, "installed")
+        open_hospital(hospital.path, config, TRAINING, ["installed"])

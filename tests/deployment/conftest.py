@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmmed.deploy.certificates import create_key, make_request
-from tests.deployment.live import Coordinator
+from tests.deployment.live import Coordinator, Federation
 
 
 @pytest.fixture
@@ -31,16 +31,18 @@ def nginx() -> None:
         pytest.skip("nginx is not installed")
 
 
-@pytest.fixture(scope="module")
-def coordinator(nginx: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinator]:
-    """A running coordinator that knows the sites north, south and gone."""
-    home = tmp_path_factory.mktemp("coordinator")
-    requests = []
-    for name in ("north", "south", "gone"):
-        request = home / f"{name}.request"
-        request.write_bytes(make_request(create_key(home / f"{name}.key"), name))
-        requests.append(request)
-    running = Coordinator(home, requests)
+@pytest.fixture(scope="session")
+def federation(
+    nginx: None, hospitals: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Federation]:
+    """A coordinator and two hospitals, north and south, that run; and the keys of a site "gone" that does not."""
+    home = tmp_path_factory.mktemp("federation")
+    running = Federation(home, hospitals)
     running.start()
     yield running
     running.end()
+
+
+@pytest.fixture
+def coordinator(federation: Federation) -> Coordinator:
+    return federation.coordinator

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import signal
 import socket
@@ -12,9 +13,26 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import numpy as np
+from safetensors.numpy import load_file
+
+from client.deploy.audit import AuditLog
+from client.deploy.folder import NodeFolder
+from client.log import refusals
+from client.progress import Progress
+from client.site import ledger_file
 from mmmed.cli import main
+from mmmed.deploy.certificates import create_key, make_request
+from mmmed.errors import DeployError
+from privacy.keys import load_key
+from privacy.ledger import Ledger
+from server.deploy.control import Control
+from server.deploy.folder import Folder
+from server.deploy.runs import RunState, finished_rounds, states
+from tests.client.conftest import Hospital
 
 PATIENCE = 90.0  # seconds; far more than needed on an idle machine
 
@@ -136,6 +154,177 @@ class Coordinator:
         found = processes(name, str(self.folder))
         assert len(found) == 1, (name, found)
         return found[0]
+
+
+class HospitalSite:
+    """A hospital that takes part: its folder, its data and its signed policy are real, its patients are not."""
+
+    def __init__(self, home: Path, name: str, hospitals: Path, where: str) -> None:
+        self.name, self.path = name, home / name
+        self.folder = Hospital(self.path, hospitals)
+        self.folder.write_site(name=name, where={"site": where})
+        self.folder.sign(site=name)
+        mmmed("site", "init", name, "--site", self.path, cwd=home)
+        self.node = NodeFolder(self.path)
+        self.request = self.node.path / f"{name}.request"
+        self._running: Background | None = None
+
+    def __call__(self, *arguments: object, check: bool = True) -> str:
+        """Run ``mmmed site ARGUMENTS``; returns what it printed."""
+        return mmmed("site", *arguments, "--site", self.path, cwd=self.path, check=check)[1]
+
+    def start(self, kit: Path | None = None, wait: bool = True) -> None:
+        """Start, and wait until it is connected and its runner is ready."""
+        log = self.path / "site.out"
+        log.unlink(missing_ok=True)
+        for old in self.node.log.glob("*"):
+            old.unlink()
+        arguments = ["site", "start", *([kit] if kit else []), "--site", self.path]
+        self._running = Background(*arguments, cwd=self.path, log=log)
+        if wait:
+            self._running.wait_until_says("connected as")
+            wait_for(lambda: "runner: ready" in self.said("runner"), f"the runner of {self.name}")
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        """End it, if it runs."""
+        if self._running is not None:
+            self._running.end(how)
+            self._running = None
+
+    def said(self, process: str) -> str:
+        """What its ``node`` or ``runner`` has printed."""
+        try:
+            return (self.node.log / f"{process}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def node_process(self) -> int:
+        (found,) = processes("client.deploy.supernode", str(self.path))
+        return found
+
+    def runner_process(self) -> int:
+        """The runner itself, not the fork that does a task."""
+        return processes("client.deploy.runner", str(self.path))[0]
+
+    def task_process(self) -> int | None:
+        """The fork that does a task now, if there is one."""
+        found = processes("client.deploy.runner", str(self.path))
+        return found[-1] if len(found) > 1 else None
+
+    def training(self) -> Progress | None:
+        """How far it is in its round."""
+        return Progress.read(self.folder.state)
+
+    def charged(self, run_id: str) -> int:
+        """Steps charged to a run."""
+        with Ledger.inspect(
+            ledger_file(self.folder.state), load_key(self.folder.state / "site.key")
+        ) as ledger:
+            return sum(event.steps for event in ledger.events(run_id))
+
+    def refusals(self) -> list[str]:
+        return refusals(self.folder.state)
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The entries of its audit log, whose chain was checked."""
+        return AuditLog(self.node.audit).entries()
+
+
+class Federation:
+    """A coordinator and two hospitals."""
+
+    def __init__(self, home: Path, hospitals: Path) -> None:
+        self.home = home
+        self.north = HospitalSite(home, "north", hospitals, "harbour")
+        self.south = HospitalSite(home, "south", hospitals, "northgate")
+        self.sites = [self.north, self.south]
+        played = [
+            home / f"{name}.request" for name in ("probe", "other", "gone")
+        ]  # tests play these themselves
+        for request in played:
+            request.write_bytes(make_request(create_key(request.with_suffix(".key")), request.stem))
+        self.coordinator = Coordinator(home, [self.north.request, self.south.request, *played])
+
+    def start(self) -> None:
+        """Start all, the sites with their kits."""
+        self.coordinator.start()
+        for site in self.sites:
+            site.start(self.coordinator.kit(site.name), wait=False)
+        for site in self.sites:
+            wait_for(lambda site=site: "SuperNode ID" in site.said("node"), f"{site.name} to connect")  # type: ignore[misc]
+            wait_for(lambda site=site: "ready" in site.said("runner"), f"the runner of {site.name}")  # type: ignore[misc]
+
+    def end(self) -> None:
+        """End all."""
+        for site in self.sites:
+            site.end()
+        self.coordinator.end()
+
+    def begin(self, *changes: str) -> RunHandle:
+        """Start a run of a tiny model with these settings changed."""
+        settings = [part for change in (*TINY, *changes) for part in ("--set", change)]
+        return RunHandle(self.coordinator, self.coordinator("run", *settings).strip())
+
+
+TINY = (
+    "data.image_size=32",
+    "data.text_tokens=16",
+    "model.image_width=8",
+    "model.fusion_dim=16",
+    "training.batch_size=8",
+    "training.local_epochs=1.0",
+    "training.augment=false",
+    "privacy.delta=1e-3",
+    "federation.rounds=2",
+    "federation.round_timeout=240.0",
+)
+
+
+class RunHandle:
+    """A run of a federation."""
+
+    def __init__(self, coordinator: Coordinator, name: str) -> None:
+        self.coordinator, self.name = coordinator, name
+        self.folder = coordinator.folder / "runs" / name
+
+    def state(self) -> RunState:
+        """What the SuperLink says of it."""
+        folder = Folder(self.coordinator.folder)
+        with Control(folder) as control:
+            return next(state for state in states(folder, control) if state.name == self.name)
+
+    def wait(self) -> RunHandle:
+        """Wait until it has ended well."""
+        wait_for(lambda: self._ended(), f"the end of run {self.name}", 2 * PATIENCE)
+        state = self.state()
+        assert state.status == "finished:completed", (state, self.rounds())
+        return self
+
+    def _ended(self) -> bool:
+        try:
+            return self.state().status.startswith("finished")
+        except DeployError:  # the SuperLink is being started again
+            return False
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Its finished rounds."""
+        return finished_rounds(self.folder)
+
+    def wait_for_round(self, number: int) -> None:
+        """Wait until so many rounds are finished."""
+        wait_for(lambda: len(self.rounds()) >= number, f"round {number} of run {self.name}")
+
+    @property
+    def run_id(self) -> str:
+        return str(json.loads((self.folder / "environment.json").read_text())["run_id"])
+
+    def refused(self) -> list[str]:
+        """The codes with which sites refused to train, all rounds together."""
+        return [line["refused"] for r in self.rounds() for line in r["train"] if "refused" in line]
+
+    def model(self) -> dict[str, np.ndarray]:
+        """The final model's parameters."""
+        return load_file(self.folder / "model" / "model.safetensors")
 
 
 def processes(*texts: str) -> list[int]:

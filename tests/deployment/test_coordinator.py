@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import signal
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -23,7 +25,7 @@ from server.deploy.folder import Folder
 from server.deploy.sites import read_sites
 from tests.deployment.live import Coordinator, processes, wait_for
 
-pytestmark = pytest.mark.xdist_group("coordinator")
+pytestmark = pytest.mark.xdist_group("deployment")
 
 
 class SiteClient(FleetHttpClient):
@@ -42,12 +44,27 @@ class SiteClient(FleetHttpClient):
         """Log in as a SuperNode does at its start; refused with 412 while an earlier start still counts as online."""
         from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-        request = ActivateNodeRequest(public_key=public_key_to_bytes(self.public), heartbeat_interval=30)
-        return int(self.ActivateNode(request).node_id)
+        request = ActivateNodeRequest(public_key=public_key_to_bytes(self.public), heartbeat_interval=10)
+        node = int(self.ActivateNode(request).node_id)
+        _ACTIVE.append((self, node))
+        return node
+
+
+_ACTIVE: list[tuple[SiteClient, int]] = []
+
+
+@pytest.fixture(autouse=True)
+def _log_out() -> Iterator[None]:
+    """No node that was played here stays online for a run to wait for."""
+    yield
+    while _ACTIVE:
+        site, node = _ACTIVE.pop()
+        with contextlib.suppress(httpx.HTTPError):
+            site.DeactivateNode(DeactivateNodeRequest(node_id=node))
 
 
 def certificate_of(coordinator: Coordinator, site: str) -> Path:
-    path = coordinator.home / f"{site}.crt"
+    path = coordinator.home / f"{site}.certificate"
     path.write_text(Kit.read(coordinator.kit(site)).certificate)
     return path
 
@@ -105,7 +122,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize("path", FORBIDDEN)
 def test_nothing_but_the_fleet_paths_is_published(coordinator: Coordinator, path: str) -> None:
-    known = (certificate_of(coordinator, "north"), coordinator.home / "north.key")
+    known = (certificate_of(coordinator, "probe"), coordinator.home / "probe.key")
     assert (
         raw(coordinator, path, None) == 400
     )  # the stranger with the CA certificate, and no certificate of ours
@@ -113,7 +130,7 @@ def test_nothing_but_the_fleet_paths_is_published(coordinator: Coordinator, path
 
 
 def test_a_path_that_leads_back_to_the_fleet_is_only_that(coordinator: Coordinator) -> None:
-    known = (certificate_of(coordinator, "north"), coordinator.home / "north.key")
+    known = (certificate_of(coordinator, "probe"), coordinator.home / "probe.key")
     detour = "/v1/control/list-runs/../../fleet/pull-messages"
     assert raw(coordinator, detour, known) == raw(coordinator, "/v1/fleet/pull-messages", known) == 401
 
@@ -126,15 +143,15 @@ def test_a_stranger_cannot_reach_even_the_fleet_paths(coordinator: Coordinator, 
     tmp_path.joinpath("theirs").mkdir()
     theirs = Authority(tmp_path / "theirs")  # a certificate of the same look, by another authority
     theirs.create("localhost")
-    tmp_path.joinpath("stranger.crt").write_bytes(theirs.issue_site(key.public_key(), "north"))
+    tmp_path.joinpath("stranger.crt").write_bytes(theirs.issue_site(key.public_key(), "probe"))
     with pytest.raises((httpx.HTTPStatusError, httpx.TransportError)) as answer:
         SiteClient(coordinator, tmp_path / "stranger.key", tmp_path / "stranger.crt").activate()
     assert not isinstance(answer.value, httpx.HTTPStatusError) or answer.value.response.status_code == 400
 
 
 def test_an_expired_certificate_is_refused(coordinator: Coordinator, tmp_path: Path) -> None:
-    key_file = coordinator.home / "north.key"
-    late = Authority(coordinator.folder / "ca").issue_site(load_key(key_file).public_key(), "north", days=-1)
+    key_file = coordinator.home / "probe.key"
+    late = Authority(coordinator.folder / "ca").issue_site(load_key(key_file).public_key(), "probe", days=-1)
     (tmp_path / "late.crt").write_bytes(late)
     with pytest.raises((httpx.HTTPStatusError, httpx.TransportError)) as answer:
         SiteClient(coordinator, key_file, tmp_path / "late.crt").activate()
@@ -142,19 +159,19 @@ def test_an_expired_certificate_is_refused(coordinator: Coordinator, tmp_path: P
 
 
 def test_a_certificate_without_its_key_or_with_anothers_signature_is_no_use(coordinator: Coordinator) -> None:
-    site = client(coordinator, "north")
+    site = client(coordinator, "probe")
     node = site.activate()
-    south = client(coordinator, "south")
+    south = client(coordinator, "other")
     with pytest.raises(httpx.HTTPStatusError) as refused:  # south's key and certificate, north's node
         south.PullMessages(PullMessagesRequest(node=Node(node_id=node)))
     assert status_of(refused) == 401
 
 
 def test_a_site_that_is_listed_connects_and_shows_as_online(coordinator: Coordinator) -> None:
-    site = client(coordinator, "south")
+    site = client(coordinator, "other")
     node = site.activate()
     assert not site.PullMessages(PullMessagesRequest(node=Node(node_id=node))).messages_list
-    assert any(line.startswith("south") and "online" in line for line in coordinator("status").splitlines())
+    assert any(line.startswith("other") and "online" in line for line in coordinator("status").splitlines())
 
 
 def test_revoking_takes_effect_at_once_and_for_ever(coordinator: Coordinator) -> None:

@@ -1,0 +1,110 @@
+"""Ask all sites at once and take their replies as they come, asking again where that may help."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from server.replies import error_code
+
+# The site or its process ended while it worked. It may be back soon; a second time it is let be, since under
+# differential privacy a site is charged for each attempt.
+_LOST = frozenset({"node-unavailable", "app-unavailable", "crashed", "stopped"})
+_HELD = "awaiting-approval"  # nothing was computed: asked again until somebody at the site has decided
+_PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a site that holds the run is asked again
+
+
+@dataclass
+class _Request:
+    """A message to a site, how it is going, and when it is sent again (None while a reply is awaited)."""
+
+    message: Message
+    lost: int = 0
+    pause: float = field(default_factory=lambda: _PAUSE)
+    again: float | None = None
+    last: Message | None = None
+
+    def postponed(self, reply: Message, now: float) -> bool:
+        """Whether to ask again instead of taking this reply."""
+        code = error_code(reply) if reply.has_error() else ""
+        if code == _HELD:
+            self.again, self.pause = now + self.pause, min(2 * self.pause, _LONGEST_PAUSE)
+        elif code in _LOST and not self.lost:
+            self.again, self.lost = now, 1
+        else:
+            return False
+        self.last = reply
+        return True
+
+
+def gather(
+    grid: Grid, messages: Sequence[Message], timeout: float
+) -> Iterator[tuple[Message, Message | None, float]]:
+    """Send messages and yield (request, reply, seconds) as replies arrive, each reply then forgotten.
+
+    A site that was lost while it worked is asked once more as soon as it is back; one that holds the run for approval
+    is asked until it decides. A request without a reply after ``timeout`` seconds is yielded with its last refusal, or
+    None. Replies are matched by message id: an error reply for a lost node does not carry the node's own id.
+    """
+    started = time.monotonic()
+    waiting: dict[str, _Request] = {}
+    later: list[_Request] = []
+    for request in _push(grid, [_Request(message) for message in messages], waiting):
+        yield request.message, None, 0.0
+    while (waiting or later) and (elapsed := time.monotonic() - started) < timeout:
+        due = _due(grid, later)
+        for request in due:
+            later.remove(request)
+            request.message = _copy(request.message, timeout - elapsed)
+        later += _push(grid, due, waiting)
+        replies = list(grid.pull_messages(list(waiting)))
+        for reply in replies:
+            answered = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if answered is None:
+                continue
+            if answered.postponed(reply, time.monotonic()):
+                later.append(answered)
+            else:
+                yield answered.message, reply, time.monotonic() - started
+        if not replies and (waiting or later):
+            time.sleep(pull_interval(grid) or (0.0 if waiting else _PAUSE / 10))
+    for request in [*waiting.values(), *later]:
+        yield request.message, request.last, time.monotonic() - started
+
+
+def pull_interval(grid: Grid) -> float:
+    """Seconds between two looks at a grid: its own ``pull_interval`` if it has one, else 1."""
+    return float(getattr(grid, "pull_interval", 1.0))
+
+
+def _push(grid: Grid, requests: list[_Request], waiting: dict[str, _Request]) -> list[_Request]:
+    """Send; those that were accepted now wait for their reply, the others are returned."""
+    accepted = {str(i) for i in grid.push_messages([r.message for r in requests]) if i} if requests else set()
+    refused = []
+    for request in requests:
+        if (number := request.message.metadata.message_id) in accepted:
+            waiting[number] = request
+        else:
+            refused.append(request)
+    return refused
+
+
+def _due(grid: Grid, later: Iterable[_Request]) -> list[_Request]:
+    """The requests whose pause is over and whose node is there."""
+    ready = [request for request in later if request.again is not None and request.again <= time.monotonic()]
+    if not ready:
+        return []
+    there = set(grid.get_node_ids())
+    return [request for request in ready if request.message.metadata.dst_node_id in there]
+
+
+def _copy(message: Message, seconds: float) -> Message:
+    """The same request, to be fetched within so many seconds."""
+    about = message.metadata
+    return Message(
+        message.content, about.dst_node_id, about.message_type, ttl=seconds, group_id=about.group_id
+    )

@@ -1,0 +1,55 @@
+"""A coordinator and two hospitals as separate processes, TLS and keys on: what a run does, and what a site refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.deployment.live import Federation
+
+pytestmark = pytest.mark.xdist_group("deployment")
+
+
+def test_a_private_run_trains_charges_and_reports(federation: Federation) -> None:
+    run = federation.begin("privacy.target_epsilon=2").wait()
+    assert [record["changed"] for record in run.rounds()] == [True, True]
+    assert {line["site"] for line in run.rounds()[0]["train"]} == {"north", "south"}
+    assert run.refused() == []
+    report = json.loads((run.folder / "report" / "epsilon.json").read_text())
+    spent = {site["site"]: site["rounds"][-1]["epsilon"] for site in report["sites"]}
+    assert set(spent) == {"north", "south"}
+    assert all(0 < epsilon <= 2 for epsilon in spent.values())
+    for site in federation.sites:
+        stated = [
+            line["released"]["privacy.steps"]
+            for r in run.rounds()
+            for line in r["train"]
+            if line["site"] == site.name
+        ]
+        assert site.charged(run.run_id) == sum(stated) > 0
+        (asked, sent) = [
+            entry for entry in site.audit() if entry.get("round") == "1" or entry["event"] == "sent"
+        ][:2]
+        assert (asked["event"], sent["event"]) == ("asked", "sent")
+    told = federation.coordinator("log", run.name)
+    assert "round 2" in told and "finished:completed" in told
+
+
+def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: Federation) -> None:
+    told = federation.north("doctor")
+    assert "BAD" not in told
+    for check in (
+        "clock",
+        "this site's certificate",
+        "DNS",
+        "port",
+        "TLS",
+        "admission",
+        "disk",
+        "GPU",
+        "data",
+        "policy",
+        "budget",
+    ):
+        assert check in told

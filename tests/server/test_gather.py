@@ -1,0 +1,54 @@
+"""Sites that are lost and come back, or wait for approval, within a round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server import gather
+from tests import standin
+from tests.server.test_rounds import config, run, same
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "_PAUSE", 0.01)
+
+
+def first(codes: str) -> dict[str, object]:
+    return {"behaviour": "say-first", "codes": codes}
+
+
+@pytest.mark.parametrize("code", ["crashed", "stopped", "node-unavailable", "app-unavailable"])
+def test_a_site_that_was_lost_is_asked_once_more(tmp_path: Path, code: str) -> None:
+    final, rounds = run(tmp_path / "run", [{}, first(code)], config(rounds=1))
+    assert not [line for line in rounds[0]["train"] if "refused" in line]
+    same(final, standin.averaged(standin.initial(), 1, [0, 1]))
+
+
+def test_a_site_that_is_lost_twice_is_let_be(tmp_path: Path) -> None:
+    _, rounds = run(tmp_path / "run", [{}, {}, first("crashed crashed")], config(rounds=1))
+    assert [line.get("refused") for line in rounds[0]["train"]].count("crashed") == 1
+    assert len([c for c in standin.calls(tmp_path / "state-2") if c["phase"] == "train"]) == 2
+
+
+def test_a_site_that_waits_for_approval_is_asked_until_it_decides(tmp_path: Path) -> None:
+    held = first(" ".join(["awaiting-approval"] * 4))
+    final, _ = run(tmp_path / "run", [{}, held], config(rounds=1))
+    same(final, standin.averaged(standin.initial(), 1, [0, 1]))
+    denied = first("awaiting-approval not-approved")
+    _, rounds = run(tmp_path / "denied" / "run", [{}, {}, denied], config(rounds=1))
+    assert [line.get("refused") for line in rounds[0]["train"]].count("not-approved") == 1
+
+
+def test_who_never_decides_costs_the_round_its_deadline_and_no_more(tmp_path: Path) -> None:
+    held = first(" ".join(["awaiting-approval"] * 100000))
+    _, rounds = run(tmp_path / "run", [{}, {}, held], config(rounds=1, round_timeout=2.0))
+    assert rounds[0]["changed"]
+    assert [line.get("refused") for line in rounds[0]["train"]].count("awaiting-approval") == 1
+
+
+def test_a_refusal_is_not_asked_again(tmp_path: Path) -> None:
+    run(tmp_path / "run", [{}, {}, first("budget-exhausted")], config(rounds=1))
+    assert len([c for c in standin.calls(tmp_path / "state-2") if c["phase"] == "train"]) == 1
