@@ -3,8 +3,8 @@
 First what is known of the patient (header, table) in every common spelling, then patterns for the
 identifiers of HIPAA Safe Harbor (45 CFR 164.514(b)(2)(i)) that have a form: dates, telephone, e-mail, numbers
 after words such as "MRN", addresses, web addresses, ages over 89, and names after a title or a word such as
-"Patient:". A name that is neither known nor introduced by such a word is not found: no language model runs
-here. English and German.
+"Patient:". A name that is neither known nor introduced by such a word is found by a model of the hospital's own
+alone (`entities.EntityModel`). English and German.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from mmmed.data.deidentify.entities import EntityModel
 
 _TITLES = (
     r"Dr|Prof|Mr|Mrs|Ms|Miss|Mister|Herr|Herrn|Frau|Fr|Hr|Sr|Sra|Mme|OA|OÄ|CA|Doctor|Nurse|Schwester|Pfleger"
@@ -37,7 +39,17 @@ _NUMBER_WORDS = (
 )
 _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
-    ("URL", re.compile(r"(?:https?://|ftp://|www\.)\S+", re.I)),
+    ("URL", re.compile(r"(?:https?://|ftp://|www\.)\S+"
+        r"|\b(?:[a-z\d-]{1,63}\.){1,8}(?:com|org|net|edu|gov|info|de|at|ch|eu|uk|fr)\b(?:[:/]\S*)?", re.I)),
+    ("ID", re.compile(r"\b(?:[\da-f]{2}[:-]){5}[\da-f]{2}\b|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b", re.I)),
+    ("IP", re.compile(r"(?<![\w:])(?=[\da-f:]*::|(?:[\da-f]{1,4}:){7})"
+        r"[\da-f]{1,4}(?:::?[\da-f]{1,4}){2,7}(?![\w:])", re.I)),
+    ("ID", re.compile(  # UIDs, IBAN, vehicle identification, German pension insurance
+        r"(?<![\w.])\d(?:\.\d{1,30}){5,30}(?![\w.])|\b[A-Z]{2}\d{2}(?:\s?\d{4}){3,7}(?:\s?\d{1,3})?\b"
+        r"|\b(?=[A-Z]*\d)(?=\d*[A-Z])[A-HJ-NPR-Z\d]{17}\b|\b\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}\b")),
+    ("ID", re.compile(r"\b(?:Kennzeichen|(?:licen[cs]e |number )?plate|registration)\b[\s:]{1,3}"
+        r"([A-ZÄÖÜ\d]{1,4}[- ]{0,2}"
+        r"[A-Z\d]{0,4}[- ]?\d{1,4}[A-Z]{0,3})\b")),
     ("IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")),
     ("SSN", re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)")),
     (
@@ -51,6 +63,9 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
             re.I,
         ),
     ),
+    ("DATE", re.compile(r"\b(?:on|am|vom|since|seit|until|bis|from|dated|admitted|discharged)\s{1,3}"
+        r"((?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])(?:\.(?!\d)|(?![\d./%]))"
+        r"(?!\s*(?:mm|cm|l|kg)\b))", re.I)),
     ("DATE", re.compile(r"(?<=\bborn )(?:in )?(?:19|20)\d{2}\b|(?<=\bgeb\. )(?:19|20)\d{2}\b", re.I)),
     (
         "ID",
@@ -82,6 +97,10 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("NAME", re.compile(rf"\b(?:{_INTRODUCTIONS})\s*({_FULL_NAME})")),
     ("PLACE", re.compile(r"\b(?:[A-Z][\w'.-]{0,40}\s{1,3}){1,3}(?:Hospital|Medical Cent(?:er|re)|Clinic)\b"
         r"|\b(?:Klinikum|Krankenhaus|Universitätsklinikum)\s+[A-ZÄÖÜ][\w-]+")),
+    ("PLACE", re.compile(r"\b(?:[Ll]ives in|[Ll]iving in|[Rr]esides in|[Rr]esid(?:ent|ing) (?:of|in)|[Ww]ohnt in|"
+        r"[Ww]ohnhaft in|"
+        r"[Bb]orn in|[Gg]eboren in|(?:city|town|village) of)\s+([A-ZÄÖÜ][\w'-]{2,40}(?:[ -][A-ZÄÖÜ][\w'-]{2,40}){0,2})"
+        r"|\b([A-Z][a-z]{2,40}) County\b")),
     ("ID", re.compile(r"(?<![\w.,])(?=[A-Z]*\d)(?:[A-Z]{0,4}-?\d{6,})(?![\w]|[.,]\d)")),
 )  # fmt: skip
 
@@ -108,9 +127,18 @@ class Scrubber:
     """Replaces the identifiers of one patient, and everything that looks like an identifier."""
 
     def __init__(
-        self, *, names: Iterable[str] = (), ids: Iterable[str] = (), dates: Iterable[str] = ()
+        self,
+        *,
+        names: Iterable[str] = (),
+        ids: Iterable[str] = (),
+        dates: Iterable[str] = (),
+        model: EntityModel | None = None,
     ) -> None:
-        """Known identifiers: names as DICOM or people write them, ids, and dates as YYYYMMDD or YYYY-MM-DD."""
+        """Known identifiers: names as DICOM or people write them, ids, and dates as YYYYMMDD or YYYY-MM-DD.
+
+        ``model`` looks for what is left after the known ones and the patterns.
+        """
+        self._model = model
         known: list[tuple[str, str]] = [("ID", pattern) for value in ids if (pattern := _id_pattern(value))]
         known += [("DATE", pattern) for value in dates if (pattern := _date_pattern(value))]
         known += [("NAME", pattern) for value in names for pattern in _name_patterns(value)]
@@ -123,7 +151,15 @@ class Scrubber:
         text = unicodedata.normalize("NFC", text)
         for kind, pattern in (*self._known, *_RECOGNISERS):
             text = pattern.sub(_replacement(kind, counts), text)
+        done = [mark.span() for mark in re.finditer(r"\[[A-Z]+\]", text)]
+        for start, end, kind in reversed(self._model.spans(text)) if self._model else ():
+            if not any(first < end and start < last for first, last in done):
+                counts[kind] += 1
+                text = f"{text[:start]}[{kind}]{text[end:]}"
         return Scrubbed(re.sub(r"\[NAME\](?:[\s,.-]*\[NAME\])+", "[NAME]", text), counts)
+
+
+_INTRODUCED = ("ID", "NAME", "PHONE", "PLACE")  # a word before them stays
 
 
 def _replacement(kind: str, counts: Counter[str]) -> Callable[[re.Match[str]], str]:
@@ -131,7 +167,7 @@ def _replacement(kind: str, counts: Counter[str]) -> Callable[[re.Match[str]], s
 
     def replace(match: re.Match[str]) -> str:
         counts[kind] += 1
-        group = match.lastindex if kind in ("ID", "NAME", "PHONE") and match.lastindex else 0
+        group = match.lastindex if kind in _INTRODUCED and match.lastindex else 0
         start, end = (edge - match.start() for edge in match.span(group))
         return f"{match[0][:start]}[{kind}]{match[0][end:]}"
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from mmmed.data.deidentify.entities import EntityModel
 from mmmed.data.deidentify.notes import Scrubber
 from mmmed.data.ingest.codes import Findings
 from mmmed.data.ingest.match import StudyIndex
@@ -95,6 +97,7 @@ class _Reader:
     def __init__(self, scan: Scan, options: IngestOptions, notes: Notes) -> None:
         self._scan, self._options, self._notes = scan, options, notes
         self._scrubbers: dict[str, Scrubber] = {}
+        self._model = EntityModel(Path(options.name_model)) if options.name_model else None
         self._patterns = {
             column: (re.compile(rule.text, re.I), rule.sections)
             for column, rule in options.labels.items()
@@ -140,7 +143,7 @@ class _Reader:
         if patient not in self._scrubbers:
             known = self._scan.patients[patient]
             self._scrubbers[patient] = Scrubber(
-                names=known.names, ids={*known.ids, patient}, dates=known.births
+                names=known.names, ids={*known.ids, patient}, dates=known.births, model=self._model
             )
         scrubbed = self._scrubbers[patient].scrub(text)
         self._notes.replaced += scrubbed.counts
