@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.cli import app as site_app
 from privacy.cli import app as privacy_app
 from server.cli import app as server_app
+
+if TYPE_CHECKING:
+    from mmmed.web import Section
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -98,6 +101,47 @@ def evaluate(
     from simulations.simulate import evaluate_run
 
     evaluate_run(run, data)
+
+
+@app.command()
+def dashboard(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="What to show: a folder of runs or one run, a federation's folder, a hospital's site folder.",
+            show_default="runs",
+        ),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with TLS.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8787,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+) -> None:
+    """Show budgets, runs, sites, refusals and audits in a browser; reads only."""
+    from mmmed.web.serve import serve
+
+    sections = [section for folder in folders or [Path("runs")] for section in _sections(folder)]
+    serve(sections, host=host, port=port, certificate=certificate, key=key)
+
+
+def _sections(folder: Path) -> list[Section]:
+    """The pages of a folder, by what it holds."""
+    from client.dashboard import deployed_section, is_site, is_state, site_section
+    from server.dashboard import consortium_section, coordinator_section, is_federation
+
+    if is_site(folder):
+        return [deployed_section(folder)]
+    if is_state(folder):
+        return [site_section(folder.name, folder)]
+    if is_federation(folder):
+        return [coordinator_section(folder)]
+    simulated = sorted(path for path in (folder / "sites").glob("*") if is_state(path))
+    return [
+        consortium_section(folder),
+        *(site_section(path.name, path, path=f"/sites/{i}") for i, path in enumerate(simulated, start=1)),
+    ]
 
 
 @privacy_app.command("report")

@@ -179,6 +179,15 @@ class RunFolder:
             os.truncate(self.path / "rounds.jsonl", whole)
 
 
+def finished_rounds(path: Path) -> list[dict[str, Any]]:
+    """The finished rounds in a run folder that another process may be writing to."""
+    try:
+        lines = (path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    except OSError:
+        return []
+    return [json.loads(line) for line in lines]
+
+
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write a file so that it is seen whole or not at all, even after a power cut."""
     partial = path.with_name(f".{path.name}.partial")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from mmmed.config import RunConfig, resolve, to_flat
 from mmmed.errors import DeployError
 from server.deploy.bundle import RUN_FOLDER, app_bundle
 from server.deploy.control import Control, FlowerRun
 from server.deploy.folder import Folder
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder, finished_rounds, write_atomic
 
 _ATTEMPTS = "attempts.json"
 
@@ -111,15 +110,6 @@ def attempts(folder: Folder, name: str) -> list[int]:
         return [int(number) for number in json.loads((path / _ATTEMPTS).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
-
-
-def finished_rounds(path: Path) -> list[dict[str, object]]:
-    """The finished rounds in a run folder that another process may be writing to."""
-    try:
-        lines = (path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
-    except OSError:
-        return []
-    return [json.loads(line) for line in lines]
 
 
 def _submit(folder: Folder, control: Control, name: str, config: RunConfig) -> None:

@@ -12,8 +12,9 @@ from rich.table import Table
 from mmmed.deploy.certificates import days_left, read_certificate
 from server.deploy.control import Control
 from server.deploy.folder import Folder
-from server.deploy.runs import attempts, finished_rounds, states
+from server.deploy.runs import attempts, states
 from server.deploy.sites import read_sites
+from server.run_folder import finished_rounds
 
 _WARN_DAYS = 30
 _LOOK = 1.0  # seconds between two looks at a run that is followed

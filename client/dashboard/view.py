@@ -1,0 +1,102 @@
+"""A site's ledger and log as its pages show them. Everything is read, nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.log import refusals
+from client.progress import Progress
+from client.site import ledger_file
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.keys import load_key
+from privacy.ledger import Budget, Ledger, Plan
+from privacy.report import shown
+
+_MOST_REFUSALS = 50
+
+
+@dataclass(frozen=True)
+class DatasetBudget:
+    """What one data set's plans add up to, by PLD at the limit's delta."""
+
+    name: str
+    spent: float
+    reserved: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """A site's state at one moment.
+
+    Attributes:
+        limit: the most that any patient may be spent.
+        spent: of the worst patient, over all data sets; an odometer reading.
+        entries: entries of the ledger.
+        head: hash of the newest, hexadecimal.
+        datasets: budget used by each data set.
+        plans: a row a run: run, claimed epsilon, noise multiplier, sampling rate, steps planned, charged, purpose.
+        refusals: when, code and reason, newest first.
+        progress: of the round that trains now or trained last.
+    """
+
+    limit: Budget
+    spent: float
+    entries: int
+    head: str
+    datasets: tuple[DatasetBudget, ...]
+    plans: tuple[tuple[str, ...], ...]
+    refusals: tuple[tuple[str, str, str], ...]
+    progress: Progress | None
+
+
+def read_site(state: Path) -> SiteView:
+    """Read a site's state folder. May take seconds when the ledger has grown.
+
+    Raises:
+        LedgerError: the ledger or the key cannot be read or trusted.
+    """
+    with Ledger.inspect(ledger_file(state), load_key(state / "site.key")) as ledger:
+        plans, limit = ledger.plans(), ledger.limit
+        charged = {plan.run_id: ledger.events(plan.run_id) for plan in plans}
+        return SiteView(
+            limit=limit,
+            spent=ledger.spent(limit.delta),
+            entries=ledger.head.seq,
+            head=ledger.head.hash,
+            datasets=tuple(
+                _dataset(name, [plan for plan in plans if plan.dataset == name], charged, limit.delta)
+                for name in dict.fromkeys(plan.dataset for plan in plans)
+            ),
+            plans=tuple(_row(plan, charged[plan.run_id]) for plan in reversed(plans)),
+            refusals=tuple(_refusal(line) for line in reversed(refusals(state)[-_MOST_REFUSALS:])),
+            progress=Progress.read(state),
+        )
+
+
+def _dataset(
+    name: str, plans: Sequence[Plan], charged: dict[str, tuple[DpSgdEvent, ...]], delta: float
+) -> DatasetBudget:
+    spent = epsilon([event for plan in plans for event in charged[plan.run_id]], delta)
+    return DatasetBudget(name[:12], spent, epsilon([plan.event for plan in plans], delta), len(plans))
+
+
+def _row(plan: Plan, charged: Sequence[DpSgdEvent]) -> tuple[str, ...]:
+    event = plan.event
+    return (
+        plan.run_id[:12],
+        shown(plan.epsilon),
+        f"{event.noise_multiplier:.4f}",
+        f"{event.sampling_rate:.4g}",
+        str(event.steps),
+        str(sum(one.steps for one in charged)),
+        plan.purpose,
+    )
+
+
+def _refusal(line: str) -> tuple[str, str, str]:
+    when, _, rest = line.partition(" refused ")
+    code, _, reason = rest.partition(" ")
+    return when, code, reason

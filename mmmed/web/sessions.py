@@ -1,0 +1,42 @@
+"""Who is logged in: a token opens a session, a random cookie that ends after a day or with the process."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+
+COOKIE = "mmmed-session"
+_LIFETIME = 24 * 3600.0  # seconds
+_PAUSE = 1.0  # seconds that must pass after a wrong token before the next is looked at
+
+
+class Sessions:
+    """The open sessions of one process. Times are monotonic."""
+
+    def __init__(self, token: str) -> None:
+        self._token = hashlib.sha256(token.encode()).digest()
+        self._ends: dict[str, float] = {}
+        self._not_before = 0.0
+
+    def open(self, token: str) -> str | None:
+        """A new session's cookie value, or None if the token is wrong or comes too soon after a wrong one."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return None
+        if not hmac.compare_digest(hashlib.sha256(token.encode()).digest(), self._token):
+            self._not_before = now + _PAUSE
+            return None
+        self._ends = {name: end for name, end in self._ends.items() if end > now}
+        session = secrets.token_urlsafe(32)
+        self._ends[session] = now + _LIFETIME
+        return session
+
+    def known(self, session: str | None) -> bool:
+        """Whether the cookie value belongs to an open session."""
+        return session is not None and self._ends.get(session, 0.0) > time.monotonic()
+
+    def close(self, session: str | None) -> None:
+        """End a session."""
+        self._ends.pop(session or "", None)

@@ -1,0 +1,152 @@
+"""The application around the pages: login, security headers, static files, the frame of every page.
+
+Nothing comes from another machine: scripts, styles and Plotly are served from what is installed. The content security
+policy (W3C CSP level 3) permits only those; pages read and never write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from mmmed.errors import MmmedError
+from mmmed.web.sessions import COOKIE, Sessions
+
+_MOST_FORM_BYTES = 4096
+_OPEN = ("/login", "/static/")  # what is seen without a session
+_HEADERS = {
+    # Plotly sets the styles of its drawings itself
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """Pages that belong together.
+
+    Attributes:
+        name: what the navigation calls them.
+        path: where they begin, such as "/runs".
+        router: the pages; each calls `page`.
+        package: Python package that holds their ``templates``.
+    """
+
+    name: str
+    path: str
+    router: APIRouter
+    package: str
+
+
+def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *, secure: bool) -> FastAPI:
+    """The application.
+
+    Args:
+        sections: what there is to see; the first is shown after login.
+        token: what a person must enter to log in.
+        hosts: names under which the application is reached; a request for another is refused (DNS rebinding).
+        secure: it is served over TLS, so that the cookie is never sent without.
+    """
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.state.sections = tuple(sections)
+    sessions = Sessions(token)
+    app.mount("/static", StaticFiles(packages=[("mmmed.web", "static")]), name="static")
+
+    @app.middleware("http")
+    async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
+        reading = request.method in ("GET", "HEAD") or request.url.path in ("/login", "/logout")
+        if not reading:
+            response: Response = PlainTextResponse("this application only reads", 405)
+        elif request.url.path.startswith(_OPEN) or sessions.known(request.cookies.get(COOKIE)):
+            response = await proceed(request)
+        else:
+            response = RedirectResponse("/login", 303)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.exception_handler(MmmedError)
+    async def tell(request: Request, error: MmmedError) -> HTMLResponse:
+        return page(
+            request, "mmmed.web", "problem.html", status=409, title="This cannot be shown", text=str(error)
+        )
+
+    @app.get("/")
+    async def home() -> RedirectResponse:
+        return RedirectResponse(sections[0].path, 303)
+
+    @app.get("/login")
+    async def ask(request: Request) -> HTMLResponse:
+        return page(request, "mmmed.web", "login.html", title="Log in", wrong=False)
+
+    @app.post("/login")
+    async def login(request: Request) -> Response:
+        session = sessions.open(await _token_sent(request))
+        if session is None:
+            return page(request, "mmmed.web", "login.html", status=403, title="Log in", wrong=True)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    @app.post("/logout")
+    async def logout(request: Request) -> RedirectResponse:
+        sessions.close(request.cookies.get(COOKIE))
+        return RedirectResponse("/login", 303)
+
+    @app.get("/static-plotly.js")
+    def plotly() -> Response:
+        from plotly.offline import get_plotlyjs
+
+        headers = {"Cache-Control": "private, max-age=86400"}
+        return Response(get_plotlyjs(), media_type="text/javascript", headers=headers)
+
+    for section in sections:
+        app.include_router(section.router, prefix=section.path)
+    return app
+
+
+def page(
+    request: Request, package: str, template: str, *, title: str, status: int = 200, **values: object
+) -> HTMLResponse:
+    """A page in the frame of the application, from a template of ``package``; everything is escaped."""
+    text = (
+        _templates(package)
+        .get_template(template)
+        .render(title=title, sections=request.app.state.sections, here=request.url.path, **values)
+    )
+    return HTMLResponse(text, status)
+
+
+async def _token_sent(request: Request) -> str:
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > _MOST_FORM_BYTES:
+            return ""
+    return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
+
+
+@lru_cache
+def _templates(package: str) -> Environment:
+    loaders = [PackageLoader(package), PackageLoader("mmmed.web")]
+    return Environment(
+        loader=ChoiceLoader(loaders),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,129 @@
+"""The consortium's pages: runs, one run, the sites that are connected."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import HTMLResponse
+
+from mmmed.errors import RunError
+from mmmed.web import Section, page
+from server.dashboard.figures import against_round, rows
+from server.dashboard.runs import REPORTS, RunView, read_runs
+
+_PACKAGE = "server.dashboard"
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+_MEANING = {
+    "budget-exhausted": "the site's privacy budget is used up",
+    "policy-refused": "the site's policy does not allow it",
+    "policy-unusable": "the site's policy is missing, expired or not signed",
+    "plan-refused": "the run's privacy settings do not suit the site",
+    "ledger-unusable": "the site's ledger cannot be trusted or written",
+    "data-unusable": "the site's data do not fit the run",
+    "model-refused": "the model cannot be built or is not allowed there",
+    "no-reply": "no answer in time",
+    "expired": "no answer in time",
+    "node-unavailable": "the site went offline",
+    "norm-outlier": "the update was far larger than the others",
+}
+
+SitesOnline = Callable[[], tuple[list[tuple[str, str, str]], str]]
+
+
+def consortium_section(root: Path, online: SitesOnline | None = None) -> Section:
+    """Pages of the runs below ``root``.
+
+    Args:
+        root: a folder of run folders, or one run folder.
+        online: returns each site's name, state and certificate end, and why they are not known ("" if they are).
+            Without it nothing is said of connections.
+    """
+    router = APIRouter()
+
+    def one(name: str) -> RunView:
+        known = {run.name: run for run in read_runs(root)}
+        if name not in known:
+            raise RunError(f"no run {name!r} here")
+        return known[name]
+
+    @router.get("")
+    def overview(request: Request) -> HTMLResponse:
+        sites, problem = online() if online is not None else ([], "")
+        runs = read_runs(root)
+        return page(
+            request,
+            _PACKAGE,
+            "runs.html",
+            title="Runs",
+            runs=[_row(run) for run in runs],
+            asked=online is not None,
+            sites=sites,
+            problem=problem,
+            refusals=_codes(runs),
+        )
+
+    @router.get("/{name}")
+    def run(request: Request, name: str) -> HTMLResponse:
+        found = one(name)
+        return page(request, _PACKAGE, "run.html", title=f"Run {name}", run=found, **_numbers(found))
+
+    @router.get("/{name}/live")
+    def live(request: Request, name: str) -> HTMLResponse:
+        return page(request, _PACKAGE, "live.html", title="", run=one(name), **_numbers(one(name)))
+
+    @router.get("/{name}/epsilon.json")
+    def epsilon(name: str) -> dict[str, Any]:
+        found = one(name)
+        return against_round(found.epsilon, "epsilon", limit=found.config.privacy.target_epsilon)
+
+    @router.get("/{name}/auroc.json")
+    def auroc(name: str) -> dict[str, Any]:
+        return against_round(one(name).course("evaluate", "auroc", "metrics"), "AUROC")
+
+    @router.get("/{name}/report/{file}")
+    def report(name: str, file: str) -> Response:
+        found = one(name)
+        if file not in found.reports:
+            raise RunError(f"run {name} has no {file} yet")
+        text = (found.path / "report" / file).read_text(encoding="utf-8")
+        return HTMLResponse(text, headers={"Content-Security-Policy": _REPORT_POLICY})
+
+    return Section("Runs", "/runs", router, _PACKAGE)
+
+
+def _row(run: RunView) -> list[Any]:
+    epsilon = "no privacy" if not run.config.privacy.enabled else "-"
+    if not math.isnan(run.worst_epsilon):
+        epsilon = f"{run.worst_epsilon:.3f} of {run.config.privacy.target_epsilon:g}"
+    link = {"href": f"/runs/{run.name}", "text": run.name}
+    return [link, run.progress, epsilon, str(len(run.sites)), str(len(run.refusals))]
+
+
+def _codes(runs: list[RunView]) -> list[list[str]]:
+    """How often each site refused with each code, and what the code means."""
+    counts = Counter((site, code) for run in runs for _, _, site, code in run.refusals)
+    return [[site, code, _MEANING.get(code, ""), str(n)] for (site, code), n in sorted(counts.items())]
+
+
+def _numbers(run: RunView) -> dict[str, Any]:
+    epsilon, auroc = run.epsilon, run.course("evaluate", "auroc", "metrics")
+    refusals = [[str(n), phase, site, code, _MEANING.get(code, "")] for n, phase, site, code in run.refusals]
+    audit = run.audit
+    return {
+        "epsilon": (["round", *sorted(epsilon)], rows(epsilon)),
+        "auroc": (["round", *sorted(auroc)], rows(auroc)),
+        "refusals": refusals,
+        "reports": [(name, REPORTS[name]) for name in run.reports],
+        "audit": audit,
+        "checks": [(c.code, c.claim, c.found, "holds" if c.passed else "VIOLATED") for c in audit.checks]
+        if audit
+        else [],
+        "bounds": [(b.code, b.method, f"{b.epsilon:.3f}", f"{b.claimed_epsilon:.3f}") for b in audit.bounds]
+        if audit
+        else [],
+    }
