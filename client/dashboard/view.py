@@ -65,7 +65,7 @@ def read_site(state: Path) -> SiteView:
             limit=limit,
             spent=ledger.spent(limit.delta),
             entries=ledger.head.seq,
-            head=ledger.head.hash,
+            head=ledger.head.link.hex(),
             datasets=tuple(
                 _dataset(name, [plan for plan in plans if plan.dataset == name], charged, limit.delta)
                 for name in dict.fromkeys(plan.dataset for plan in plans)

@@ -58,6 +58,7 @@ def _bind(host: str, port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, port))
+        found.listen()  # whoever reads the address may connect at once
     except OSError as error:
         found.close()
         raise ConfigError(
