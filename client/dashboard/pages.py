@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from client.dashboard.view import SiteView, read_site
 from client.hospital import FILE as SITE_FILE
-from client.hospital import SiteFolder
+from client.hospital import KEY, SiteFolder
 from client.site import ledger_file
 from mmmed.errors import RunError
 from mmmed.web import Section, page
 from privacy.errors import PrivacyError
+from privacy.ledger import Budget
 
 _PACKAGE = "client.dashboard"
 
@@ -41,8 +42,10 @@ def deployed_section(folder: Path) -> Section:
     site = SiteFolder(folder)
 
     def rules() -> list[tuple[str, str]]:
-        tree = site.policy().policy.model_dump(mode="json", exclude_none=True)
-        return [(key, ", ".join(map(str, v)) if isinstance(v, list) else str(v)) for key, v in _flat(tree)]
+        policy = site.policy().policy
+        return [
+            (field.name.replace("_", " "), _allowed(getattr(policy, field.name))) for field in fields(policy)
+        ]
 
     return site_section(site.config.name, site.state, rules)
 
@@ -58,7 +61,9 @@ def site_section(name: str, state: Path, policy: PolicyRows | None = None, *, pa
     """
     router = APIRouter()
 
-    def view() -> SiteView:
+    def view() -> SiteView | None:
+        if not is_state(state) and not (state / KEY).exists():
+            return None  # no request was answered yet; a key without its ledger is told as the damage it is
         try:
             return read_site(state)
         except PrivacyError as error:
@@ -70,9 +75,16 @@ def site_section(name: str, state: Path, policy: PolicyRows | None = None, *, pa
             rules, problem = (policy() if policy is not None else []), ""
         except PrivacyError as error:
             rules, problem = [], str(error)
-        values = {"rules": rules, "problem": problem, "simulated": policy is None}
         return page(
-            request, _PACKAGE, "site.html", title=f"Site {name}", site=view(), live=f"{path}/live", **values
+            request,
+            _PACKAGE,
+            "site.html",
+            title=f"Site {name}",
+            site=view(),
+            live=f"{path}/live",
+            rules=rules,
+            problem=problem,
+            simulated=policy is None,
         )
 
     @router.get("/live")
@@ -82,9 +94,11 @@ def site_section(name: str, state: Path, policy: PolicyRows | None = None, *, pa
     return Section(name, path, router, _PACKAGE)
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _allowed(value: object) -> str:
+    if isinstance(value, Budget):
+        return f"epsilon {value.epsilon:g} at delta {value.delta:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {one}" for key, one in value.items()) or "none"
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(value)) or "none"
+    return str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,17 @@ def _numbers(run: RunView) -> dict[str, Any]:
         "refusals": refusals,
         "reports": [(name, REPORTS[name]) for name in run.reports],
         "audit": audit,
-        "checks": [(c.code, c.claim, c.found, "holds" if c.passed else "VIOLATED") for c in audit.checks]
-        if audit
-        else [],
-        "bounds": [(b.code, b.method, f"{b.epsilon:.3f}", f"{b.claimed_epsilon:.3f}") for b in audit.bounds]
-        if audit
-        else [],
+        "checks": _columns(audit, "checks", ("code", "claim", "found", "passed")),
+        "bounds": _columns(audit, "bounds", ("code", "method", "epsilon", "claimed_epsilon")),
     }
+
+
+def _columns(audit: dict[str, Any] | None, part: str, keys: Sequence[str]) -> list[list[str]]:
+    rows = audit[part] if audit else []
+    return [[_shown(row.get(key)) for key in keys] for row in rows if isinstance(row, dict)]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "holds" if value else "VIOLATED"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
