@@ -15,11 +15,13 @@ from client.release import evaluation_reply, refusal_code, refusal_reply, traini
 from client.results import results, results_due
 from client.rounds import Parameters, local_steps, train_round
 from client.scaffold import Scaffold
+from client.site import Site
 from client.update import pack_update
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError
 from mmmed.wire import unpack
+from privacy.ledger import Receipt
 from privacy.policy import EVALUATION, TRAINING
 
 app = ClientApp()
@@ -31,7 +33,7 @@ def train(message: Message, context: Context) -> Message:
 
     def answer() -> Message:
         request = _read(message)
-        site, config = open_site(context.node_config, request.text, TRAINING), request.config
+        site, config = _open(context, request, TRAINING), request.config
         arrays = _tensors(message, "model")
         carried = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
         scaffold, drift = None, None
@@ -64,7 +66,7 @@ def evaluate(message: Message, context: Context) -> Message:
         node = context.node_config
         if not (shows_everything(node) or results_due(request.config, request.round)):
             return evaluation_reply(message, site_name(node, request.text), None, None)
-        site = open_site(node, request.text, EVALUATION)
+        site = _open(context, request, EVALUATION)
         arrays = _tensors(message, "model")
         found = results(site, request.config, request.run_id, request.round, arrays)
         return evaluation_reply(message, site.name, site.policy, found)
@@ -89,16 +91,26 @@ class _Request:
     round: int
     text: str
     config: RunConfig
+    receipt: str
 
 
 def _read(message: Message) -> _Request:
     try:
         fields = message.content.config_records["config"]
         run_id, server_round = str(fields["run-id"]), int(str(fields["server-round"]))
-        text = str(fields["run-config"])
+        text, receipt = str(fields["run-config"]), str(fields.get("ledger-receipt", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"request lacks its run, round or configuration: {error}") from error
-    return _Request(run_id, server_round, text, from_flat(flat_from_json(text)))
+    return _Request(run_id, server_round, text, from_flat(flat_from_json(text)), receipt)
+
+
+def _open(context: Context, request: _Request, purpose: str) -> Site:
+    """The site, if its policy allows the request and its ledger is the one that the server has seen last."""
+    site = open_site(context.node_config, request.text, purpose)
+    if request.receipt:
+        with site.ledger() as ledger:
+            ledger.check_receipt(Receipt.from_json(request.receipt))
+    return site
 
 
 def _tensors(message: Message, name: str) -> Parameters:

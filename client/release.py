@@ -68,7 +68,8 @@ class Spending:
     """What a site states about its privacy after a round; None of it depends on the data.
 
     `epsilon` is the PLD epsilon of all steps charged so far at `delta`; `planned_epsilon` that of the plan.
-    `statement` is the same and the round's charges as JSON, signed by the site, for the privacy report.
+    `statement` is the same and the round's charges as JSON, signed by the site, for the privacy report. `receipt`
+    is the newest entry of the site's ledger, signed, which the server hands back: an older ledger is then refused.
     """
 
     epsilon: float
@@ -79,6 +80,7 @@ class Spending:
     steps: int
     max_grad_norm: float
     statement: str
+    receipt: str
 
 
 def training_reply(

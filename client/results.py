@@ -87,6 +87,7 @@ def _private(
             steps=1,
             max_grad_norm=clip,
             statement=json.dumps(stated, separators=(",", ":")),
+            receipt=ledger.receipt().to_json(),
         )
     kept.write({_TABLES: torch.from_numpy(tables)}, spending)
     return PrivateTables(tables, spending)

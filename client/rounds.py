@@ -198,6 +198,7 @@ class _Round:
                 steps=reservation.steps,
                 max_grad_norm=privacy.max_grad_norm,
                 statement=json.dumps(stated, separators=(",", ":")),
+                receipt=ledger.receipt().to_json(),
             )
 
     def _shows_metrics(self) -> bool:

@@ -65,6 +65,10 @@ def simulate(
         typer.Option(help="Processes that train sites; 0 trains in this one.", show_default="cores"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.", show_default="runs/<date and time>")] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Let every site keep to this site policy, to try it. It needs no signature."),
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Continue the run in this folder after its last finished round.")
     ] = None,
@@ -73,7 +77,7 @@ def simulate(
     from simulations.simulate import resume_run, start_run
 
     if resume is not None:
-        given = (config, data, assignments, rounds, epsilon, seed, out, non_private or None)
+        given = (config, data, assignments, rounds, epsilon, seed, out, non_private or None, policy)
         if any(value is not None for value in given):
             raise typer.BadParameter(
                 "--resume takes the configuration of its run: give no other option of it"
@@ -89,7 +93,8 @@ def simulate(
         "privacy.enabled": False if non_private else None,
         "training.seed": seed,
     }
-    start_run(resolve(config, assignments or (), options).config, folder=out, engine=engine, workers=workers)
+    resolved = resolve(config, assignments or (), options).config
+    start_run(resolved, folder=out, engine=engine, workers=workers, policy=policy)
 
 
 @app.command()

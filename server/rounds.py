@@ -34,6 +34,7 @@ from server.curves import Curves
 from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
 from server.gather import gather, pull_interval
 from server.optimizer import ServerOptimizer
+from server.receipts import FILE, Receipts
 from server.replies import Answer, read_reply, tensor_bytes
 from server.results import pooled_results
 from server.run_folder import RunFolder
@@ -59,6 +60,7 @@ class Rounds:
         federation = folder.config.federation
         self._control: Arrays | None = None  # SCAFFOLD's c
         self._site_level = SiteLevel(federation) if federation.site_noise_multiplier else None
+        self._receipts = Receipts(folder.path.parent / FILE)
         self._names: dict[int, str] = {}  # node id -> the name that its site last gave
 
     def run(self, initial: Arrays) -> Arrays:
@@ -198,6 +200,7 @@ class Rounds:
                 answer = replace(answer, refused=answer.refused or "bad-record")
             if answer.site is not None:
                 self._names[answer.node] = answer.site
+                self._receipts.keep(answer.node, answer.released.get("privacy.receipt"))
             yield answer
             self.on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
 
@@ -211,7 +214,12 @@ class Rounds:
 
     def _message(self, number: int, phase: Phase, arrays: ArrayRecord, node: int) -> Message:
         config = ConfigRecord(
-            {"server-round": number, "run-id": self.folder.run_id, "run-config": self._run_config}
+            {
+                "server-round": number,
+                "run-id": self.folder.run_id,
+                "run-config": self._run_config,
+                "ledger-receipt": self._receipts.of(node),
+            }
         )
         content = RecordDict({"arrays": ArrayRecord(dict(arrays)), "config": config})  # each node its own
         kind = MessageType.TRAIN if phase == "train" else MessageType.EVALUATE

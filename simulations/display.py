@@ -106,6 +106,8 @@ def _round_line(event: RoundFinished) -> str:
     aurocs = [metrics["auroc"] for metrics in evaluated if "auroc" in metrics]
     refused = sum("refused" in line for line in event.record["train"])
     parts = [f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}"] if aurocs else []
+    if (pooled := event.record.get("pooled")) is not None:
+        parts.append(pooled_line(pooled))
     parts += [f"{refused} site(s) refused"] if refused else []
     parts += [f"{_bytes(event.record, 'down')} down, {_bytes(event.record, 'up')} up"]
     if not event.record["changed"]:
@@ -117,6 +119,16 @@ def _bytes(record: dict[str, Any], way: str) -> str:
     """Tensors that crossed the network in a round, all sites together."""
     count = sum(line[f"bytes_{way}"] for phase in ("train", "evaluate") for line in record[phase])
     return f"{count / 1e6:.1f} MB"
+
+
+def pooled_line(pooled: Mapping[str, Any]) -> str:
+    """What the noised counts of all sites tell, with its error."""
+    if pooled["auroc"] is None:
+        return f"results not told ({pooled['refused']})"
+    return (
+        f"private AUROC of {len(pooled['sites'])} sites {pooled['auroc']:.3f} "
+        f"(95 %: {pooled['low']:.3f} to {pooled['high']:.3f}, of noise and bins)"
+    )
 
 
 def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, int]) -> None:

@@ -7,7 +7,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from client.simulated import check_site, simulated_manifest
+from client.simulated import POLICY, check_site, read_trial_policy, simulated_manifest
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
 from mmmed.data.manifest import Manifest
@@ -24,18 +24,25 @@ from simulations.ray_engine import run_on_ray
 
 CLIENT_APP = "client.app:app"
 ENGINES = ("inprocess", "ray")
+_POLICY = "site-policy.toml"  # in the run folder: what its sites keep to, also when it is resumed
 
 
-def start_run(config: RunConfig, *, folder: Path | None, engine: str, workers: int | None) -> Path:
-    """Start a run in a new folder; returns the folder.
+def start_run(
+    config: RunConfig, *, folder: Path | None, engine: str, workers: int | None, policy: Path | None = None
+) -> Path:
+    """Start a run in a new folder; returns the folder. With a `policy`, every site keeps to it.
 
     Raises:
         MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work. Nothing has
             been written then.
     """
+    if policy is not None:
+        read_trial_policy(policy)
     manifest, patients = preflight(config, engine)
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with RunFolder.create(path, config) as run:
+        if policy is not None:
+            write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
         _drive(run, manifest, patients, engine, workers)
     return path
 
@@ -75,7 +82,9 @@ def _drive(
 ) -> None:
     states = {name: (run.path / "sites" / name).absolute() for name in manifest.sites}
     privacy = run.config.privacy
-    limit = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
+    limit: dict[str, Scalar] = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
+    if (run.path / _POLICY).exists():
+        limit |= {POLICY: str((run.path / _POLICY).absolute())}
     nodes: list[dict[str, Scalar]] = [{"state-dir": str(state), **limit} for state in states.values()]
     processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
     with Display(run.config, states) as display:

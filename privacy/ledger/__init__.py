@@ -1,7 +1,7 @@
 """The site's privacy ledger: a budget that survives restarts, and says no."""
 
 from privacy.ledger.admission import charged_event
-from privacy.ledger.chain import Head
+from privacy.ledger.chain import Head, Receipt
 from privacy.ledger.export import verify_export
 from privacy.ledger.identity import DatasetIdentity, dataset_identity
 from privacy.ledger.ledger import Ledger
@@ -14,6 +14,7 @@ __all__ = [
     "Head",
     "Ledger",
     "Plan",
+    "Receipt",
     "Reservation",
     "Sublimit",
     "charged_event",

@@ -55,6 +55,27 @@ class Head:
     link: bytes
 
 
+@dataclass(frozen=True)
+class Receipt:
+    """A head, signed by the site's key, for a peer to keep and to hand back. A peer cannot make one up."""
+
+    head: Head
+    signature: bytes
+
+    def to_json(self) -> str:
+        """Text that `from_json` reads."""
+        return json.dumps([self.head.seq, self.head.link.hex(), self.signature.hex()])
+
+    @staticmethod
+    def from_json(text: str) -> Receipt:
+        """Read what `to_json` wrote. Raises LedgerError for anything else."""
+        try:
+            seq, link, signature = json.loads(text)
+            return Receipt(Head(int(seq), bytes.fromhex(link)), bytes.fromhex(signature))
+        except (ValueError, TypeError) as error:
+            raise LedgerError(f"A ledger receipt is not readable: {error}.") from None
+
+
 class Replayable(Protocol):
     """What entries add up to."""
 
@@ -119,6 +140,7 @@ class Chain(Generic[S]):
         self._empty, self.state = type(state), state
         self._anchor_path = path.with_name(path.name + ".anchor")
         self.head = Head(0, ROOT)
+        self._links: dict[int, bytes] = {}  # of the entries seen since the snapshot
         self._snapshot_seq = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
@@ -187,6 +209,37 @@ class Chain(Generic[S]):
         with self._guarded():
             self._catch_up()
             yield from self._entries_until(self.head.seq)
+
+    def receipt(self) -> Receipt:
+        """The head as it is now, signed, for a peer to keep."""
+        with self._guarded():
+            self._catch_up()
+            return Receipt(self.head, self._key.sign(_receipt_message(self.head)))
+
+    def check_receipt(self, receipt: Receipt) -> None:
+        """Raise LedgerError if this file is older than, or another than, the one that gave the receipt.
+
+        A receipt that this key did not sign is somebody else's, or made up, and says nothing.
+        """
+        try:
+            self._public.verify(receipt.signature, _receipt_message(receipt.head))
+        except (InvalidSignature, OverflowError):
+            return
+        with self._guarded():
+            self._catch_up()
+            seq = receipt.head.seq
+            if seq > self.head.seq:
+                raise LedgerError(
+                    f"{self.path} ends at entry {self.head.seq}, but a peer has a receipt of entry {seq}: this is an "
+                    "old copy. Restore the newest ledger file."
+                )
+            known = self._links.get(seq)
+            if known is None:  # before the snapshot from which it was opened: look at everything
+                self.verify((receipt.head,))
+            elif known != receipt.head.link:
+                raise LedgerError(
+                    f"{self.path} does not contain entry {seq} as a peer has its receipt: it was changed."
+                )
 
     def verify(self, receipts: tuple[Head, ...] = ()) -> S:
         """Read and check everything, trusting no snapshot; return the state replayed from the first entry.
@@ -257,6 +310,7 @@ class Chain(Generic[S]):
             link = next_link(digest, signature)
             seq = self._check_number(number, seq)
             bodies.append(body)
+            self._links[seq] = link
             if anchored and anchored.seq == seq and anchored.link != link:
                 raise LedgerError(f"{self.path} does not contain entry {seq} as it was: it was changed.")
         if rows:
@@ -273,10 +327,12 @@ class Chain(Generic[S]):
         seq = self.head.seq + 1
         self._db.execute("INSERT INTO entry VALUES (?, ?, ?)", (seq, text, signature))
         self.head = Head(seq, next_link(digest, signature))
+        self._links[seq] = self.head.link
 
     def _forget(self) -> None:
         """Go back to what is stored, after entries that were applied did not become durable."""
         self.state, self.head, self._snapshot_seq = self._empty(), Head(0, ROOT), 0
+        self._links = {}
         self._load_snapshot()
 
     def _check_number(self, number: int, before: int) -> int:
@@ -308,6 +364,7 @@ class Chain(Generic[S]):
             raise LedgerError(f"{self.path}: entry {seq} is missing.")
         self.state = self._empty.from_json(json.loads(state))
         self.head, self._snapshot_seq = Head(seq, link), seq
+        self._links[seq] = link
 
     def _renew_snapshot(self) -> None:
         if self.head.seq - self._snapshot_seq < _SNAPSHOT_EVERY:
@@ -405,3 +462,7 @@ def _snapshot_message(seq: int, link: bytes, state: bytes) -> bytes:
 
 def _anchor_message(head: Head) -> bytes:
     return b"mmmed ledger anchor 1" + head.seq.to_bytes(8, "big") + head.link
+
+
+def _receipt_message(head: Head) -> bytes:
+    return b"mmmed ledger receipt 1" + head.seq.to_bytes(8, "big", signed=True) + head.link

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import DpSgdEvent, epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
-from privacy.ledger.chain import Chain, Head
+from privacy.ledger.chain import Chain, Head, Receipt
 from privacy.ledger.export import export
 from privacy.ledger.identity import DatasetIdentity, memberships
 from privacy.ledger.reservation import Reservation
@@ -274,6 +274,14 @@ class Ledger:
     def head(self) -> Head:
         """The newest entry: give it to a peer as a receipt, and later to `verify`."""
         return self._chain.head
+
+    def receipt(self) -> Receipt:
+        """The newest entry, signed, for a peer to keep and hand back with its next request."""
+        return self._chain.receipt()
+
+    def check_receipt(self, receipt: Receipt) -> None:
+        """Raise LedgerError if the ledger is older than, or another than, what a peer has seen of it."""
+        self._chain.check_receipt(receipt)
 
     def now(self) -> float:
         """Seconds since the epoch, never before the newest entry: turning the clock back gains nothing."""

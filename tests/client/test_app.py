@@ -53,6 +53,7 @@ def test_a_training_reply_holds_the_update_and_public_facts_only(
         "privacy.steps",
         "privacy.max_grad_norm",
         "privacy.statement",
+        "privacy.receipt",
     }
     stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))
     assert stated.site == reply.content["site"]["name"]

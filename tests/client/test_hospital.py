@@ -212,6 +212,30 @@ def test_a_ledger_that_is_gone_is_not_begun_anew(hospital: Hospital, configured:
     assert refused(app(request(configured()), node(hospital))) == Refusal.LEDGER
 
 
+def test_a_ledger_older_than_what_the_server_has_seen_is_refused(
+    hospital: Hospital, configured: Configured, tmp_path: Path
+) -> None:
+    first = app(request(configured()), node(hospital))
+    shutil.copytree(
+        hospital.state, tmp_path / "backup"
+    )  # ledger and anchor together: nothing on this disk tells
+    second = app(request(configured(), **{"server-round": 2}), node(hospital))
+    receipts = [str(reply.content["site"]["privacy.receipt"]) for reply in (first, second)]
+    shutil.rmtree(hospital.state)
+    shutil.copytree(tmp_path / "backup", hospital.state)
+    asked = {"server-round": 3, "ledger-receipt": receipts[1]}
+    assert refused(app(request(configured(), **asked), node(hospital))) == Refusal.LEDGER
+    assert "old copy" in refusals(hospital.state)[-1]
+    asked["ledger-receipt"] = receipts[0]
+    assert not app(request(configured(), **asked), node(hospital)).has_error()
+    forged = json.loads(receipts[1])
+    for made_up in (json.dumps([forged[0] + 99, *forged[1:]]), json.dumps([1, "aa", "bb"])):
+        asked = {"server-round": 3, "ledger-receipt": made_up}
+        assert not app(request(configured(), **asked), node(hospital)).has_error()
+    asked["ledger-receipt"] = "no receipt"
+    assert refused(app(request(configured(), **asked), node(hospital))) == Refusal.LEDGER
+
+
 def test_patients_in_a_renamed_data_set_keep_their_spend(
     hospital: Hospital, configured: Configured, hospitals: Path, tmp_path: Path
 ) -> None:

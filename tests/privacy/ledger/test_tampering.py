@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.accounting import DpSgdEvent
 from privacy.errors import BudgetExceeded, LedgerError
-from privacy.ledger import Budget, Head, Ledger
-from privacy.ledger.chain import Chain
+from privacy.ledger import Budget, Head, Ledger, Receipt
+from privacy.ledger.chain import ROOT, Chain, _receipt_message, canonical, entry_hash, next_link
 from privacy.ledger.state import State
 from tests.privacy.ledger.cohort import patients
 
@@ -276,3 +276,46 @@ def test_an_exhausted_plan_stays_exhausted_after_reopening(path: Path, key: Ed25
     for _ in range(2):
         with Ledger.open(path, key, limit=LIMIT) as ledger, pytest.raises(BudgetExceeded):
             ledger.reserve(plan, 2, 1)
+
+
+def test_a_receipt_shows_a_rollback_and_a_fork(written: Path, reopen: Open, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    old.mkdir()
+    for file in written.parent.glob("ledger.db*"):
+        shutil.copy(file, old / file.name)
+    with reopen() as ledger:
+        early = ledger.receipt()
+        plan = ledger.plans()[0]
+        ledger.reserve(plan, 9, 1).commit(1)
+        late = ledger.receipt()
+        ledger.check_receipt(early)
+        ledger.check_receipt(late)
+        assert Receipt.from_json(late.to_json()) == late
+    for file in written.parent.glob("ledger.db*"):
+        file.unlink()
+    for file in old.iterdir():
+        shutil.copy(file, written.parent / file.name)
+    with reopen() as ledger:
+        ledger.check_receipt(early)
+        with pytest.raises(LedgerError, match="old copy"):
+            ledger.check_receipt(late)
+        ledger.reserve(plan, 9, 1).commit(1)  # another future, as long as the lost one
+        with pytest.raises(LedgerError, match="was changed"):
+            ledger.check_receipt(late)
+        ledger.check_receipt(Receipt(Head(10**6, late.head.link), late.signature))  # not signed: says nothing
+    with pytest.raises(LedgerError, match="not readable"):
+        Receipt.from_json("[1]")
+
+
+def test_a_receipt_from_before_a_snapshot_is_checked_in_full(snapshot: Path, reopen: Open) -> None:
+    with reopen() as ledger:
+        first = json.loads(json.dumps(ledger.export()[0]))
+        body, signature = canonical(first["body"]), bytes.fromhex(first["signature"])
+        link = next_link(entry_hash(ROOT, body), signature)
+        ledger.check_receipt(_signed(ledger, Head(1, link)))
+        with pytest.raises(LedgerError, match="was changed"):
+            ledger.check_receipt(_signed(ledger, Head(1, ROOT)))
+
+
+def _signed(ledger: Ledger, head: Head) -> Receipt:
+    return Receipt(head, ledger._chain._key.sign(_receipt_message(head)))
