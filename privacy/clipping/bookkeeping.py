@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
 
-from privacy.clipping import attention, conv, embedding, linear, norm, parameter  # noqa: F401  (their rules)
+from privacy.clipping import activation, attention, conv, embedding, linear, norm, parameter  # noqa: F401  (their rules)
 from privacy.clipping.book import Book
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
 from privacy.clipping.operators import Tracking

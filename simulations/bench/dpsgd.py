@@ -11,16 +11,18 @@ from __future__ import annotations
 import copy
 import ctypes
 import functools
+import itertools
 import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from monai.networks.blocks import ResidualUnit
 from torch import nn
 
 from mmmed.config import RunConfig
@@ -67,13 +69,29 @@ def _config(image: str, width: int, size: int, trainable: str = "full") -> RunCo
     )
 
 
-def _image_case(image: str, size: int, batch: int) -> Case:
+def _image_case(image: Literal["resnet18", "densenet121", "efficientnet-b0"], size: int, batch: int) -> Case:
     encoder = build_image_encoder(_config(image, 64, size).model, 1)
     model = nn.Sequential(encoder, nn.Linear(encoder.width, _CLASSES))
     pixels = Input(torch.randn(batch, 1, size, size), torch.ones(batch, 1, dtype=torch.bool))
 
     def losses(m: nn.Module) -> torch.Tensor:
         return F.cross_entropy(m(pixels).mean(1), torch.arange(batch) % _CLASSES, reduction="none")
+
+    return Case(model.train(), losses, torch.arange(batch))
+
+
+def _volume_case(batch: int, size: int = 32) -> Case:
+    """The encoder of a 3D U-Net, as MONAI builds its levels."""
+    widths = (1, 16, 32, 64, 128)
+    levels = [
+        ResidualUnit(3, a, b, strides=2, subunits=2, norm=("INSTANCE", {"affine": True}), act="PRELU")
+        for a, b in itertools.pairwise(widths)
+    ]
+    model = nn.Sequential(*levels, nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(widths[-1], _CLASSES))
+    volumes = torch.randn(batch, 1, size, size, size)
+
+    def losses(m: nn.Module) -> torch.Tensor:
+        return F.cross_entropy(m(volumes), torch.arange(batch) % _CLASSES, reduction="none")
 
     return Case(model.train(), losses, torch.arange(batch))
 
@@ -111,9 +129,12 @@ CASES: dict[str, Callable[[int], Case]] = {
     "fusion (ResNet18 128 px + text)": lambda batch: _fusion_case(batch),
     "fusion, 4 records a patient": lambda batch: _fusion_case(batch, per_patient=4),
     "fusion, norms and biases only": lambda batch: _fusion_case(batch, trainable="norm-bias"),
+    "fusion, LoRA in the text encoder": lambda batch: _fusion_case(batch, trainable="lora"),
     "fusion, frozen encoders": lambda batch: _fusion_case(batch, trainable="fusion-head"),
     "ResNet18 128 px": lambda batch: _image_case("resnet18", 128, batch),
     "DenseNet121 128 px": lambda batch: _image_case("densenet121", 128, batch),
+    "EfficientNet-B0 128 px": lambda batch: _image_case("efficientnet-b0", 128, batch),
+    "3D U-Net encoder 32^3": lambda batch: _volume_case(batch),
     "BERT-mini 128 tokens": lambda batch: _bert_case(batch),
 }
 
@@ -183,6 +204,7 @@ def _status(key: str) -> int:
 
 def compare(name: str, case: Case, repeats: int) -> list[Row]:
     """One row a system that accepts the case: median CPU-seconds a step, ratio to ordinary, peak memory."""
+    records = len(case.units)
     memory = {system: _memory_of(case, system) for system in SYSTEMS}
     steps = {system: _stepper(case, system) for system in SYSTEMS if memory[system] is not None}
     for take_step in steps.values():
@@ -199,6 +221,7 @@ def compare(name: str, case: Case, repeats: int) -> list[Row]:
         rows.append(
             {
                 "case": name,
+                "batch": records,
                 "system": system,
                 "cpu_s": round(statistics.median(own), 4),
                 "ratio": round(ratio, 3),
@@ -211,15 +234,52 @@ def compare(name: str, case: Case, repeats: int) -> list[Row]:
 def main(argv: list[str] | None = None) -> int:
     """Run, print a table, and write the rows to a file if asked."""
     options = parser("dpsgd", (__doc__ or "").splitlines()[0], repeats=7)
-    options.add_argument("--batch", type=int, default=16, help="records in a batch (default: %(default)s)")
+    options.add_argument(
+        "--batch", type=int, action="append", help="records in a batch; may be repeated (default: 16)"
+    )
+    options.add_argument(
+        "--plot", type=Path, metavar="FILE", help="also draw the rows there (PNG, SVG; needs matplotlib)"
+    )
     options.add_argument(
         "--case", action="append", choices=list(CASES), help="only this case; may be repeated"
     )
     arguments: Any = options.parse_args(argv)
     torch.set_num_threads(1)
     found: list[Row] = []
-    for name in arguments.case or CASES:
+    for name, batch in itertools.product(arguments.case or CASES, arguments.batch or [16]):
         torch.manual_seed(0)
-        found += compare(name, CASES[name](arguments.batch), arguments.repeats)
-        publish(f"One step on {arguments.batch} records, one thread", found, arguments.json)
+        found += compare(name, CASES[name](batch), arguments.repeats)
+        publish("One step, one thread", found, arguments.json)
+    if arguments.plot is not None:
+        draw(found, arguments.plot)
     return 0
+
+
+def draw(found: list[Row], file: Path) -> None:
+    """Time and memory of each system over those of the ordinary step, a group of bars a case and batch."""
+    from matplotlib.figure import Figure
+
+    groups = list(dict.fromkeys((row["case"], row["batch"]) for row in found))
+    systems = [name for name in SYSTEMS if name not in (ORDINARY, NOISE)]
+    ordinary = {(row["case"], row["batch"]): row for row in found if row["system"] == ORDINARY}
+    figure = Figure(figsize=(11, 1.5 + 0.55 * len(groups)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    thick = 0.8 / len(systems)
+    for i, system in enumerate(systems):
+        rows = [row for row in found if row["system"] == system]
+        places = [
+            groups.index((row["case"], row["batch"])) + (i - (len(systems) - 1) / 2) * thick for row in rows
+        ]
+        memory = [row["peak_mb"] / max(ordinary[row["case"], row["batch"]]["peak_mb"], 1.0) for row in rows]
+        for axis, values in zip(axes, ([row["ratio"] for row in rows], memory), strict=True):
+            axis.barh(places, values, thick, label=system)
+    for axis, title, aim in zip(axes, ("CPU time", "peak memory"), (1.2, 1.4), strict=True):
+        axis.axvline(1.0, color="black", linewidth=0.8)
+        axis.axvline(aim, color="black", linewidth=0.8, linestyle=":")
+        axis.set_title(f"{title} over an ordinary step (dotted: {aim:g})")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(groups)), [f"{case}, {batch}" for case, batch in groups])
+    axes[0].invert_yaxis()
+    axes[1].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)

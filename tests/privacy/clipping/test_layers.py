@@ -158,6 +158,18 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("shape", [(R, 3), (R, 3, 4), (R, 3, 2, 3), (2 * R, 3, 4)])
+def test_prelu(unit: str, shape: tuple[int, ...]) -> None:
+    for kind, slopes in itertools.product(PRECISIONS, [1, 3]):
+
+        def call(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+            return m(x.flatten(0, 1)).unflatten(0, (len(x), -1)) if shape[0] > R else m(x)
+
+        x = normal(*shape) if shape[0] == R else normal(R, 2, *shape[1:])
+        check(randomised(nn.PReLU(slopes)), (x,), torch.tensor(UNITS[unit]), dtype=kind, call=call)
+
+
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("unit", UNITS)
 def test_normalisation(name: str, unit: str) -> None:

@@ -92,6 +92,7 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
         ),
         images(9, dimensions=3),
     ),
+    "3D U-Net encoder": (lambda: unet_encoder_3d(), images(8, dimensions=3)),
     "EfficientNet-B0": (
         lambda: EfficientNetBN(
             "efficientnet-b0", pretrained=False, in_channels=1, num_classes=3, norm=GROUP_NORM
