@@ -70,6 +70,28 @@ def test_an_operator_without_a_rule_is_refused_by_the_parameters_name(name: str)
     assert all(p.grad is None for p in model.parameters())
 
 
+@pytest.mark.parametrize(("layer", "mend"), [(nn.LSTM, "DPLSTM"), (nn.GRU, "DPGRU"), (nn.RNN, "DPRNN")])
+@pytest.mark.parametrize("engine", ["bookkeeping", "hooks", "ghost"])
+def test_torchs_recurrent_layers_are_refused_with_their_mend(
+    layer: type[nn.Module], mend: str, engine: EngineName
+) -> None:
+    model = nn.ModuleDict({"notes": layer(4, 3, batch_first=True), "head": nn.Linear(3, 2)})
+
+    def losses() -> torch.Tensor:
+        return model["head"](model["notes"](X)[0]).square().sum((1, 2))
+
+    with pytest.raises(UnsupportedModel, match=rf"notes .*opacus\.layers\.{mend}"):
+        take_step(model, losses, engine=engine)
+
+
+def test_a_frozen_recurrent_layer_is_taken() -> None:
+    model = nn.Sequential(
+        nn.LSTM(4, 3, batch_first=True).requires_grad_(False), nn.Flatten(), nn.Linear(9, 2)
+    )
+    model.forward = lambda x: model[2](model[1](model[0](x)[0]))  # type: ignore[method-assign]
+    take_step(model, lambda: model(X).square().sum(1))
+
+
 def test_a_functional_cast_under_autocast_does_not_hide() -> None:
     """Autocast keeps one cast copy of a weight; a tracked use must not hand an untracked one a dead copy."""
     model = nn.Linear(4, 4)
