@@ -54,13 +54,16 @@ def convert(value: float, unit: str, wanted: str, molar_mass: float = 0.0) -> fl
     import pint
 
     (scale, units), (wanted_scale, wanted_units) = _unit(unit), _unit(wanted)
-    quantity = _registry().Quantity(value * scale, units)
-    mass = _registry().Quantity(molar_mass, "g/mol")
-    for way in (quantity, *((quantity * mass, quantity / mass) if molar_mass else ())):
+    for power in (0, 1, -1) if molar_mass else (0,):
         try:
-            return float(way.to(wanted_units).magnitude) / wanted_scale
-        except pint.DimensionalityError:
+            quantity = _registry().Quantity(value * scale, units)
+            if power:  # g/mol times moles are grams; a temperature has no product and raises
+                quantity = quantity * _registry().Quantity(molar_mass, "g/mol") ** power
+            converted = float(quantity.to(wanted_units).magnitude) / wanted_scale
+        except (pint.PintError, OverflowError):
             continue
+        if math.isfinite(converted):
+            return converted
     raise NotUsable("in a unit of another kind")
 
 

@@ -43,6 +43,10 @@ def test_values_are_converted(
 def test_what_cannot_be_converted_is_not_guessed(unit: str, wanted: str, reason: str) -> None:
     with pytest.raises(NotUsable, match=reason):
         convert(1.0, unit, wanted)
+    with pytest.raises(NotUsable):
+        convert(1.0, "Cel", "mg/L", 10.0)
+    with pytest.raises(NotUsable):
+        convert(1e308, "kg", "ng")
     assert is_unit("mg/L") and not is_unit("furlongs") and not is_unit("")
 
 
