@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: simulate test check clean
 
 simulate: .venv/.ready
-	$(BIN)/mmmed simulate
+	$(BIN)/mmmed simulate --config configs/demo.toml
 
 test: .venv/.ready
 	FLWR_TELEMETRY_ENABLED=0 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto

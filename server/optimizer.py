@@ -18,6 +18,9 @@ from mmmed.config import FederationConfig
 from server.checkpoint import Arrays
 
 _MOMENTUM = 0.9
+_ADAPTIVE_RATE = (
+    0.01  # how far a parameter moves in a round: that of plain averaging, 1, would leave any model
+)
 _ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
 
 logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
@@ -73,8 +76,9 @@ def to_record(arrays: Arrays) -> ArrayRecord:
 
 
 def _strategy(config: FederationConfig) -> FedAvgM | FedOpt:
-    rate = config.server_learning_rate
-    if config.strategy in _ADAPTIVE:
+    adaptive = config.strategy in _ADAPTIVE
+    rate = config.server_learning_rate or (_ADAPTIVE_RATE if adaptive else 1.0)
+    if adaptive:
         return _ADAPTIVE[config.strategy](weighted_by_key="weight", eta=rate)
     momentum = _MOMENTUM if config.strategy == "fedavgm" else 0.0  # with 0 and rate 1 it is FedAvg
     return FedAvgM(weighted_by_key="weight", server_learning_rate=rate, server_momentum=momentum)

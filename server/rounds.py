@@ -59,6 +59,7 @@ class Rounds:
         self._run_config = json.dumps(to_flat(folder.config))
         federation = folder.config.federation
         self._control: Arrays | None = None  # SCAFFOLD's c
+        self._average: Arrays = {}  # over rounds, with `federation.ema`: only noised models are read
         self._site_level = SiteLevel(federation) if federation.site_noise_multiplier else None
         self._receipts = Receipts(folder.path.parent / FILE)
         self._names: dict[int, str] = {}  # node id -> the name that its site last gave
@@ -79,7 +80,21 @@ class Rounds:
         with Curves(self.folder.tensorboard, first_round=done + 1) as curves:
             for number in range(done + 1, self.config.federation.rounds + 1):
                 arrays = self._round(number, arrays, curves)
-        return arrays
+        return self._result(arrays)
+
+    def _result(self, arrays: Arrays) -> Arrays:
+        """What is evaluated and saved: the average over rounds, if there is one. Training goes on from `arrays`."""
+        return self._average or arrays
+
+    def _take_average(self, arrays: Arrays) -> None:
+        """Polyak averaging (De et al. 2022, arXiv 2204.13650, section 3.4): post-processing."""
+        decay = self.config.federation.ema
+        if decay:
+            before = self._average or arrays
+            self._average = {
+                key: (decay * before[key] + (1 - decay) * value).astype(np.float32)
+                for key, value in arrays.items()
+            }
 
     def _resume(self, initial: Arrays) -> tuple[Arrays, int]:
         checkpoint = load_checkpoint(self.folder.checkpoints)
@@ -96,7 +111,7 @@ class Rounds:
         if len(self.folder.rounds()) < checkpoint.round:
             self._await_sites()
             with Curves(self.folder.tensorboard, first_round=checkpoint.round) as curves:
-                self._finish(checkpoint.record, checkpoint.model, curves)
+                self._finish(checkpoint.record, self._result(checkpoint.model), curves)
         return {key: checkpoint.model[key] for key in initial}, checkpoint.round
 
     def _round(self, number: int, arrays: Arrays, curves: Curves) -> Arrays:
@@ -119,9 +134,11 @@ class Rounds:
         ]
         record["train_seconds"] = round(time.monotonic() - started, 3)
         arrays = record.pop("arrays")
+        if record["changed"]:
+            self._take_average(arrays)
         save_checkpoint(self.folder.checkpoints, Checkpoint(number, arrays, self._moments(), record))
         spool.close()
-        self._finish(record, arrays, curves)
+        self._finish(record, self._result(arrays), curves)
         return arrays
 
     def _step(self, number: int, arrays: Arrays, updates: Sequence[Update], asked: int) -> dict[str, Any]:
@@ -147,6 +164,8 @@ class Rounds:
         moments = self._optimizer.moments()
         if self._control is not None:
             moments["control"] = self._control
+        if self._average:
+            moments["average"] = self._average
         if self._site_level is not None:
             moments["site-level"] = {"max-norm": np.array(self._site_level.max_norm)}
         return moments
@@ -156,6 +175,7 @@ class Rounds:
             self._control = moments.pop("control")
         if self._site_level is not None:
             self._site_level.max_norm = float(moments.pop("site-level")["max-norm"])
+        self._average = moments.pop("average", {})
         self._optimizer.restore(keys, moments)
 
     def _finish(self, trained: dict[str, Any], arrays: Arrays, curves: Curves) -> None:

@@ -230,7 +230,18 @@ class FederationConfig(_Section):
     rounds: Positive = 3
     min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
     strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "scaffold"] = "fedavg"
-    server_learning_rate: PositiveFloat = Field(1.0, description="1.0 is plain averaging")
+    server_learning_rate: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="of the strategy; 0 for its own: 0.01 for fedadam, fedyogi and fedadagrad, else 1, plain averaging",
+    )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="decay of the average over rounds that becomes the final model; 0 for the last round's",
+    )
     round_timeout: PositiveFloat = Field(3600.0, description="seconds to wait for a round's replies")
     aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
         "mean", description="how a round's updates become one"

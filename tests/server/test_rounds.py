@@ -224,7 +224,7 @@ run(Path({str(path)!r}), [dict(), dict()], resolve(Path({str(path.parent / "agre
 def test_a_killed_run_ends_as_an_undisturbed_one_and_asks_nobody_twice(
     tmp_path: Path, where: str, name: str
 ) -> None:
-    agreed = config(rounds=4, strategy=name, server_learning_rate=0.3)
+    agreed = config(rounds=4, strategy=name, server_learning_rate=0.3, ema=0.5 if name == "fedadam" else 0.0)
     killed_after(tmp_path / "run", agreed, where)
     final, rounds = run(tmp_path / "run", [{}, {}], agreed)
     (tmp_path / "other").mkdir()
@@ -236,6 +236,25 @@ def test_a_killed_run_ends_as_an_undisturbed_one_and_asks_nobody_twice(
         trained = [c["round"] for c in standin.calls(tmp_path / site) if c["phase"] == "train"]
         assert trained == [1, 2, 3, 4]
     assert list((tmp_path / "run" / "updates").iterdir()) == []
+
+
+def test_the_average_over_rounds_is_what_is_saved(tmp_path: Path) -> None:
+    ends = []
+    for rounds in (1, 2, 3):
+        (tmp_path / str(rounds)).mkdir()
+        ends.append(run(tmp_path / str(rounds) / "run", [{}, {}], config(rounds=rounds))[0])
+    (tmp_path / "average").mkdir()
+    averaged, _ = run(tmp_path / "average" / "run", [{}, {}], config(rounds=3, ema=0.5))
+    weights = (0.25, 0.25, 0.5)
+    same(averaged, {key: sum(w * end[key] for w, end in zip(weights, ends, strict=True)) for key in averaged})
+
+
+@pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad"])
+def test_an_adaptive_strategy_takes_small_steps_unless_told_otherwise(tmp_path: Path, name: str) -> None:
+    start = standin.initial()
+    final, _ = run(tmp_path / "run", [{}, {}], config(rounds=1, strategy=name))
+    moved = [np.abs(final[key] - start[key]).max() for key in start]
+    assert 0 < max(moved) <= 0.02
 
 
 def test_a_finished_run_asks_nobody_again(tmp_path: Path) -> None:
