@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.cli import app as site_app
-from privacy.cli import app as privacy_app
+from mmmed.cli_options import Assignments, ConfigFile, DataFolder
+from mmmed.cli_privacy import app as privacy_app
 from server.cli import app as server_app
 
 if TYPE_CHECKING:
@@ -30,17 +31,6 @@ app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(site_app, name="site")
 app.add_typer(server_app, name="server")
-
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Set one key: section.key=value. May be repeated.")
-]
-DataFolder = Annotated[
-    str | None,
-    typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False),
-]
 
 
 @app.command()
@@ -147,23 +137,6 @@ def _sections(folder: Path) -> list[Section]:
         consortium_section(folder),
         *(site_section(path.name, path, path=f"/sites/{i}") for i, path in enumerate(simulated, start=1)),
     ]
-
-
-@privacy_app.command("report")
-def privacy_report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    untuned: Annotated[
-        bool, typer.Option("--untuned", help="State that no hyperparameter was chosen on these patients.")
-    ] = False,
-) -> None:
-    """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
-    from privacy.report import write_report
-    from server.run_folder import RunFolder
-    from server.spending import privacy_report as build
-
-    with RunFolder.open(run) as folder:
-        for path in write_report(build(folder, tuning="none" if untuned else "unknown"), folder.report):
-            print(path)
 
 
 @config_app.command("show")

@@ -25,54 +25,6 @@ State = Annotated[Path, typer.Argument(help="The site's state folder, with ledge
 
 
 @app.command()
-def plan(
-    patients: Annotated[int, typer.Option(min=1, help="Patients that the site trains on.")],
-    epsilon: Annotated[float, typer.Option(help="Budget of the whole run.")] = 8.0,
-    delta: Annotated[float, typer.Option(help="Must be below 1 / patients.")] = 1e-3,
-    rounds: Annotated[int, typer.Option(help="Federated rounds.")] = 3,
-    epochs: Annotated[float, typer.Option(help="Local epochs a round.")] = 4.0,
-    batch_size: Annotated[int, typer.Option(help="Expected patients a step.")] = 128,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the settings here.")] = None,
-) -> None:
-    """Solve the noise for a budget, and show other ways to spend the same budget. Touches no data."""
-    from privacy.planner import alternatives, asked
-    from privacy.report import shown
-
-    solved, worth = asked(
-        patients=patients,
-        batch_size=batch_size,
-        local_epochs=epochs,
-        rounds=rounds,
-        target_epsilon=epsilon,
-        delta=delta,
-    )
-    others = alternatives(patients=patients, target_epsilon=epsilon, delta=delta)
-    table = Table(title=f"Ways to spend epsilon {epsilon:g} at delta {delta:g}", title_justify="left")
-    for heading in ("", "sampling rate", "steps", "noise multiplier", "epsilon", "passes", "signal / noise"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for name, one in [("as asked", worth), *(("", other) for other in others)]:
-        table.add_row(
-            name,
-            f"{one.sampling_rate:.4g}",
-            str(one.steps),
-            f"{one.noise_multiplier:.4f}",
-            shown(one.epsilon),
-            f"{one.passes:.3g}",
-            f"{one.signal_to_noise:.3g}",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"As asked: {solved.steps_per_round} steps in each of {rounds} rounds. Signal / noise is for one coordinate "
-        f"and gradients that all agree; beyond {worth.largest_dimension:,} trained parameters the noise is longer "
-        "than even that signal."
-    )
-    if json_file is not None:
-        rows = [vars(one) for one in [worth, *others]]
-        json_file.write_text(json.dumps({"settings": rows}, indent=2) + "\n", encoding="utf-8")
-
-
-@app.command()
 def verify(
     report: Annotated[Path, typer.Argument(help="privacy.json of a run.")],
     keys: Annotated[
@@ -82,7 +34,7 @@ def verify(
     """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
     from privacy.report import verify_report
 
-    findings = verify_report(_json(report), _json(keys) if keys else None)
+    findings = verify_report(read_json(report), read_json(keys) if keys else None)
     for finding in findings:
         print(finding)
     if findings:
@@ -95,7 +47,7 @@ def ledger_show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
     from privacy.report import shown
 
-    with _open(state) as ledger:
+    with open_ledger(state) as ledger:
         limit = ledger.limit
         console = Console()
         console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
@@ -115,7 +67,7 @@ def ledger_show(state: State) -> None:
 @ledger_app.command("verify")
 def ledger_verify(state: State) -> None:
     """Check every entry, signature and digest."""
-    with _open(state) as ledger:
+    with open_ledger(state) as ledger:
         print(f"{ledger.verify()} entries: unbroken, signed by the site's key")
 
 
@@ -124,19 +76,21 @@ def ledger_export(
     state: State, out: Annotated[Path, typer.Argument(help="JSON file to write; holds no patient digest.")]
 ) -> None:
     """Write all entries as JSON that anyone with the site's public key can check."""
-    with _open(state) as ledger:
+    with open_ledger(state) as ledger:
         out.write_text(json.dumps(ledger.export(), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {out}")
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """A file's JSON value. Raises ReportError if it holds none."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ReportError(f"{path}: not JSON text: {error}") from error
 
 
-def _open(state: Path) -> Ledger:
+def open_ledger(state: Path) -> Ledger:
+    """The ledger in a site's state folder. Raises LedgerError if there is none."""
     from privacy.keys import load_key
     from privacy.ledger import Ledger
 

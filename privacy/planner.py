@@ -1,16 +1,22 @@
-"""Compare ways to spend a budget before any data is touched: sampling rate, steps, and the noise they need.
+"""Compare ways to spend a budget before any data is touched: sampling rate, steps, records of a patient, noise.
 
-For equal epsilon, what matters to learning is the signal against the noise in the sum of all updates. With
-clipped gradients that all agree, T steps at sampling rate q over N patients move the model by T q N C and
-their noise by sigma C sqrt(T d) in d coordinates. The planner ranks settings by the first over the second for
-one coordinate: an upper bound on the signal-to-noise ratio, comparable between settings, not a forecast.
+For equal epsilon, what matters to learning is the signal against the noise in the sum of all updates. Clipped
+gradients that all agree move the model by T q N C over T steps at sampling rate q of N patients, and their noise by
+sigma C sqrt(T d) in d coordinates. A patient's records do not quite agree: their mean over k records, clipped as a
+whole, has a share 1 / sqrt(1 + spread / k) of its length in common with the others', where `spread` is the squared
+length of what is a record's own over that of what all share. Records of a patient cost compute and no budget.
+
+The planner ranks settings by that signal over the noise of one coordinate: comparable between settings, and an
+upper bound on what training will see, not a forecast.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
 from privacy.errors import AccountingError
@@ -18,6 +24,9 @@ from privacy.planning import TrainingPlan, check_delta, plan_training
 
 RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
 STEPS = (10, 30, 100, 300)
+RECORDS = (1, 2, 4)
+SPREAD = 9.0  # what is a record's own is three times as long as what all share
+_FINEST, _NOISIEST = 1e-4, 1000.0
 
 
 @dataclass(frozen=True)
@@ -26,39 +35,53 @@ class Setting:
 
     Attributes:
         sampling_rate, steps, noise_multiplier: the mechanism of the whole run.
+        records_per_patient: records of a patient in a step, at most.
         epsilon: what it costs (PLD), never above the budget.
-        signal_to_noise: sqrt(T) q N / sigma, for one coordinate and gradients that all agree.
-        passes: expected passes over the patients, q T: what it costs in compute.
+        signal_to_noise: sqrt(T) q N / (sigma sqrt(1 + spread / k)), for one coordinate.
+        passes: expected passes over the patients' records, q T k: what it costs in compute.
+        admitted: whether the site's ledger would admit it; None if none was asked.
     """
 
     sampling_rate: float
     steps: int
+    records_per_patient: int
     noise_multiplier: float
     epsilon: float
     signal_to_noise: float
     passes: float
+    admitted: bool | None = None
 
     @property
     def largest_dimension(self) -> int:
-        """Parameters for which noise and agreeing signal are equally long: (signal_to_noise)^2."""
+        """Parameters for which noise and signal are equally long: (signal_to_noise)^2."""
         return int(self.signal_to_noise**2)
 
 
-def setting(event: DpSgdEvent, delta: float, patients: int) -> Setting:
+def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, spread: float = 0.0) -> Setting:
     """Describe one mechanism for a site of so many patients."""
+    agreeing = 1 / math.sqrt(1 + spread / records)
     signal = math.sqrt(event.steps) * event.sampling_rate * patients / event.noise_multiplier
     return Setting(
         event.sampling_rate,
         event.steps,
+        records,
         event.noise_multiplier,
         epsilon([event], delta),
-        signal,
-        event.sampling_rate * event.steps,
+        signal * agreeing,
+        event.sampling_rate * event.steps * records,
     )
 
 
 def asked(
-    *, patients: int, batch_size: int, local_epochs: float, rounds: int, target_epsilon: float, delta: float
+    *,
+    patients: int,
+    batch_size: int,
+    local_epochs: float,
+    rounds: int,
+    target_epsilon: float,
+    delta: float,
+    records: int = 1,
+    spread: float = 0.0,
 ) -> tuple[TrainingPlan, Setting]:
     """The mechanism that a run's configuration gives at a site, and what it is worth. Raises as `plan_training`."""
     plan = plan_training(
@@ -69,7 +92,7 @@ def asked(
         target_epsilon=target_epsilon,
         delta=delta,
     )
-    return plan, setting(plan.event, delta, patients)
+    return plan, setting(plan.event, delta, patients, records, spread)
 
 
 def alternatives(
@@ -79,8 +102,10 @@ def alternatives(
     delta: float,
     rates: Sequence[float] = RATES,
     steps: Sequence[int] = STEPS,
+    records: Sequence[int] = RECORDS,
+    spread: float = SPREAD,
 ) -> list[Setting]:
-    """Settings over a grid of rates and steps at the same budget, best signal-to-noise first.
+    """Settings over a grid of rates, steps and records at the same budget, best signal-to-noise first.
 
     Settings that no noise multiplier makes private enough are left out.
 
@@ -95,5 +120,34 @@ def alternatives(
                 noise = calibrate_noise_multiplier(target_epsilon, delta, rate, count)
             except AccountingError:
                 continue
-            found.append(setting(DpSgdEvent(noise, rate, count), delta, patients))
+            event = DpSgdEvent(noise, rate, count)
+            found += [setting(event, delta, patients, each, spread) for each in records]
     return sorted(found, key=lambda one: -one.signal_to_noise)
+
+
+def with_ledger(settings: Sequence[Setting], admits: Callable[[DpSgdEvent], bool]) -> list[Setting]:
+    """The settings, each with what a ledger says of it."""
+    events = [DpSgdEvent(one.noise_multiplier, one.sampling_rate, one.steps) for one in settings]
+    answers = {event: admits(event) for event in dict.fromkeys(events)}
+    return [replace(one, admitted=answers[event]) for one, event in zip(settings, events, strict=True)]
+
+
+def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent], bool]) -> float | None:
+    """The least noise multiplier, to 1 %, with which a ledger admits so many steps; None if none up to 1000."""
+    low, high = _FINEST, _NOISIEST
+    if not admits(DpSgdEvent(high, rate, steps)):
+        return None
+    while high > 1.01 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if admits(DpSgdEvent(middle, rate, steps)) else (middle, high)
+    return high
+
+
+def to_csv(settings: Sequence[Setting]) -> str:
+    """A table with one row a setting."""
+    text = io.StringIO()
+    rows = [asdict(one) | {"largest_dimension": one.largest_dimension} for one in settings]
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -12,7 +12,7 @@ from mmmed.models import build_model, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.rounds import Rounds
 from server.run_folder import RunFolder
-from server.spending import epsilon_report
+from server.spending import SpendingLog
 
 
 def federate(grid: Grid, folder: RunFolder, on_event: OnEvent = ignore) -> Path:
@@ -27,9 +27,12 @@ def federate(grid: Grid, folder: RunFolder, on_event: OnEvent = ignore) -> Path:
     model = build_model(folder.config)
     initial = {key: value.detach().cpu().float().numpy() for key, value in trainable_state(model).items()}
 
+    spending = SpendingLog(folder)
+
     def watch(event: Event) -> None:
         if isinstance(event, RoundFinished):
-            epsilon_report(folder).write(folder.report)
+            spending.add(event.record)
+            spending.report().write(folder.report)
         on_event(event)
 
     final = Rounds(grid, folder, watch).run(initial)

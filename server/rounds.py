@@ -40,6 +40,7 @@ from server.results import pooled_results
 from server.run_folder import RunFolder
 from server.scaffold import next_control, tells_steps
 from server.site_level import SiteLevel
+from server.spending import keep_statements
 from server.spool import Spool, Update, screen
 
 log = logging.getLogger(__name__)
@@ -191,6 +192,7 @@ class Rounds:
             record["pooled"] = pooled
         record["evaluate_seconds"] = round(time.monotonic() - started, 3)
         record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        record = keep_statements(self.folder, record)
         self.folder.append_round(record)
         curves.write(record)
         self.on_event(RoundFinished(number, self.config.federation.rounds, record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,49 +19,112 @@ from privacy.report import (
     read_statement,
     versions,
 )
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, write_atomic
 
 _PREFIX = "privacy."
+_STATEMENT = f"{_PREFIX}statement"
+_STATEMENTS = "statements.json"  # in the run folder
 _MECHANISM = ("planned_epsilon", "delta", "noise_multiplier", "sampling_rate", "max_grad_norm")
 
 
-def epsilon_report(folder: RunFolder) -> EpsilonReport:
-    """The report of all finished rounds. A round that a site did not answer has no entry of that site."""
-    stated: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-    for record in folder.rounds():
+class SpendingLog:
+    """What every site stated after each round, kept as rounds finish: no round is read twice."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._stated: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for record in folder.rounds():
+            self.add(record)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in a finished round, in place of what a lost run of it stated. Who did not answer has no entry."""
+        for rounds in self._stated.values():
+            while rounds and rounds[-1][0] >= record["round"]:
+                rounds.pop()
         for line in record["train"]:
             released = line.get("released", {})
             spent = {key.removeprefix(_PREFIX): v for key, v in released.items() if key.startswith(_PREFIX)}
             if spent:
-                stated.setdefault(line["site"], []).append((record["round"], spent))
-    target = folder.config.privacy.target_epsilon
-    sites = tuple(_site(name, target, rounds) for name, rounds in sorted(stated.items()))
-    return EpsilonReport(folder.run_id, folder.config.privacy.enabled, sites)
+                self._stated.setdefault(line["site"], []).append((record["round"], spent))
+
+    def report(self) -> EpsilonReport:
+        """The report of all rounds so far."""
+        privacy = self._folder.config.privacy
+        sites = tuple(
+            _site(name, privacy.target_epsilon, rounds)
+            for name, rounds in sorted(self._stated.items())
+            if rounds
+        )
+        return EpsilonReport(self._folder.run_id, privacy.enabled, sites)
 
 
-def privacy_report(folder: RunFolder, *, tuning: str = "unknown") -> dict[str, Any]:
+def keep_statements(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the round's valid statements where the newest of each site is kept; the round without any statement.
+
+    A statement repeats what the site's earlier ones said: all of them would make the log of a long run large.
+    """
+    kept = signed_statements(folder)
+    train = []
+    for line in record["train"]:
+        released = dict(line.get("released", {}))
+        text = released.pop(_STATEMENT, None)
+        if (statement := _statement(text, line["site"], folder.run_id)) is not None:
+            kept[line["site"]] = statement
+        train.append(line | {"released": released} if "released" in line else line)
+    write_atomic(folder.path / _STATEMENTS, json.dumps(kept, sort_keys=True) + "\n")
+    return {**record, "train": train}
+
+
+def signed_statements(folder: RunFolder) -> dict[str, dict[str, Any]]:
+    """The newest valid statement of each site, by its name.
+
+    Raises:
+        ReportError: the file that keeps them is not readable.
+    """
+    path = folder.path / _STATEMENTS
+    if not path.exists():
+        return {}
+    try:
+        kept: dict[str, dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for statement in kept.values():
+            read_statement(statement)
+    except (ValueError, AttributeError) as error:
+        raise ReportError(f"{path}: not the statements of a run's sites: {error}. Restore it.") from error
+    return kept
+
+
+def privacy_report(
+    folder: RunFolder,
+    *,
+    tuning: str = "unknown",
+    audits: Sequence[Mapping[str, Any]] = (),
+    attack: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The full report of all finished rounds, with the newest valid statement of each site. Takes seconds.
 
     Args:
         folder: the run.
-        tuning: "none" if no earlier run on these patients influenced its settings, else "unknown".
+        tuning: "none" if no earlier run on these patients influenced its settings, "public" if runs on public or
+            generated data alone did, else "unknown".
+        audits: results of `mmmed privacy audit`.
+        attack: the result of `mmmed privacy attack` on the run's model.
 
     Raises:
-        ReportError: two sites sign with the same key.
+        ReportError: two sites sign with the same key, or an audit or attack does not belong to the run.
         AccountingError: two accountants disagree.
     """
     answered: dict[str, list[tuple[int, int]]] = {}
-    statements: dict[str, dict[str, Any]] = {}
+    utility = []
     for record in folder.rounds():
+        shown = [line.get("metrics", {}).get("auroc") for line in record.get("evaluate", [])]
+        if known := [value for value in shown if isinstance(value, float) and 0 <= value <= 1]:
+            utility.append((record["round"], sum(known) / len(known)))
         for line in record["train"]:
-            if "released" not in line:
-                continue
-            runs = answered.setdefault(line["site"], [])
-            first = runs.pop()[0] if runs and runs[-1][1] == record["round"] - 1 else record["round"]
-            runs.append((first, record["round"]))
-            text = line["released"].get(f"{_PREFIX}statement")
-            if (statement := _statement(text, line["site"], folder.run_id)) is not None:
-                statements[line["site"]] = statement
+            if "released" in line:
+                runs = answered.setdefault(line["site"], [])
+                first = runs.pop()[0] if runs and runs[-1][1] == record["round"] - 1 else record["round"]
+                runs.append((first, record["round"]))
+    statements = signed_statements(folder)
     config = folder.config
     facts = RunFacts(
         id=folder.run_id,
@@ -71,8 +135,10 @@ def privacy_report(folder: RunFolder, *, tuning: str = "unknown") -> dict[str, A
         generated=datetime.now(UTC).isoformat(timespec="seconds"),
         tuning=tuning,
         software=versions(),
+        utility=utility,
     )
-    return build_report([statements[site] for site in sorted(statements)], facts, _evaluations(folder))
+    signed = [statements[site] for site in sorted(statements)]
+    return build_report(signed, facts, _evaluations(folder), audits, attack)
 
 
 def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
@@ -80,7 +146,7 @@ def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
     found = {}
     for record in folder.rounds():
         for line in record.get("evaluate", ()):
-            text = line.get("released", {}).get(f"{_PREFIX}statement")
+            text = line.get("released", {}).get(_STATEMENT)
             if (statement := _statement(text, line["site"], evaluation_id(folder.run_id))) is not None:
                 found[line["site"]] = statement
     return [found[site] for site in sorted(found)]

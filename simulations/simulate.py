@@ -80,27 +80,39 @@ def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]
 def _drive(
     run: RunFolder, manifest: Manifest, patients: dict[str, int], engine: str, workers: int | None
 ) -> None:
-    states = {name: (run.path / "sites" / name).absolute() for name in manifest.sites}
+    nodes = site_nodes(run, manifest)
+    processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
+    with Display(run.config, {name: Path(str(node["state-dir"])) for name, node in nodes.items()}) as display:
+        own = list(nodes.values())
+        if engine == "ray":
+            run_on_ray(lambda grid: federate(grid, run, display), CLIENT_APP, own, actors=max(1, processes))
+        else:
+            with InProcessGrid(CLIENT_APP, own, workers=processes) as grid:
+                federate(grid, run, display)
+    check_learnt(run)
+    evaluation = _evaluate(run.model, run.config, manifest.root)
+    write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    show_results(run, evaluation, patients)
+
+
+def site_nodes(run: RunFolder, manifest: Manifest) -> dict[str, dict[str, Scalar]]:
+    """The node configuration of each site: its state folder, and the run's target as its limit."""
     privacy = run.config.privacy
     limit: dict[str, Scalar] = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
     if (run.path / _POLICY).exists():
         limit |= {POLICY: str((run.path / _POLICY).absolute())}
-    nodes: list[dict[str, Scalar]] = [{"state-dir": str(state), **limit} for state in states.values()]
-    processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
-    with Display(run.config, states) as display:
-        if engine == "ray":
-            run_on_ray(lambda grid: federate(grid, run, display), CLIENT_APP, nodes, actors=max(1, processes))
-        else:
-            with InProcessGrid(CLIENT_APP, nodes, workers=processes) as grid:
-                federate(grid, run, display)
+    return {
+        name: {"state-dir": str((run.path / "sites" / name).absolute()), **limit} for name in manifest.sites
+    }
+
+
+def check_learnt(run: RunFolder) -> None:
+    """Raise RunError if no round of a finished run changed the model."""
     if not any(record["changed"] for record in run.rounds()):
         raise RunError(
             f"{run.path}: no round had the good updates of federation.min_sites = {run.config.federation.min_sites} "
             "sites, so nothing was learnt. The sites' logs (sites/*/site.log) say why"
         )
-    evaluation = _evaluate(run.model, run.config, manifest.root)
-    write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    show_results(run, evaluation, patients)
 
 
 def evaluate_run(path: Path, data: str | None) -> Evaluation:

@@ -6,18 +6,19 @@
 
 from privacy.audit.demo import demo_subject
 from privacy.audit.result import FALSE_ALARM_RATE, AuditResult, Bound, Check
-from privacy.audit.run import audit, main
-from privacy.audit.subject import Step, Subject, dpsgd_subject
+from privacy.audit.run import audit
+from privacy.audit.subject import PartLosses, Step, Subject, WholeBatch, dpsgd_subject
 
 __all__ = [
     "FALSE_ALARM_RATE",
     "AuditResult",
     "Bound",
     "Check",
+    "PartLosses",
     "Step",
     "Subject",
+    "WholeBatch",
     "audit",
     "demo_subject",
     "dpsgd_subject",
-    "main",
 ]

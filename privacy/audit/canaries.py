@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privacy.audit.releases import Recorder, rows_of
+from privacy.audit.releases import Recorder
 from privacy.audit.subject import Subject
 from privacy.noise import PrivateRandom
 
@@ -66,26 +66,26 @@ def play(subject: Subject, canaries: int, steps: int) -> Game:
 
     included = PrivateRandom().bernoulli(canaries, 0.5)
     members = np.flatnonzero(included)
-    records = rows_of(subject)
+    size = int(subject.units.max()) + 1
     present = np.zeros((steps, canaries), dtype=bool)
     observed = np.zeros((steps, canaries))
     huge = 1e4 * max(1.0, subject.max_grad_norm)
-    drawn = subject.make_sampler(len(records) + len(members), steps)
+    drawn = subject.make_sampler(size + len(members), steps)
     for t, indices in zip(range(steps), drawn, strict=False):
-        real = [records[i] for i in indices if i < len(records)]
-        chosen = members[indices[indices >= len(records)] - len(records)]
+        real, units = subject.draw(indices[indices < size])
+        chosen = members[indices[indices >= size] - size]
         present[t, chosen] = True
         # A canary's own forward pass is that of some record, weighted by 0.
-        rows = torch.cat([*real, torch.from_numpy(chosen) % len(subject.units)])
-        units = torch.cat(
-            [subject.units[rows[: len(rows) - len(chosen)]], len(records) + torch.tensor(chosen)]
-        )
+        rows = torch.cat([real, torch.from_numpy(chosen) % len(subject.units)])
+        units = torch.cat([units, size + torch.from_numpy(chosen)])
         direction = torch.zeros(len(rows), canaries, device=device)
-        direction[torch.arange(len(rows) - len(chosen), len(rows)), torch.tensor(chosen)] = huge
+        direction[torch.arange(len(real), len(rows)), torch.from_numpy(chosen)] = huge
 
-        def losses(rows: torch.Tensor = rows, direction: torch.Tensor = direction) -> torch.Tensor:
-            genuine = (direction == 0).all(1)
-            return subject.losses(model, rows) * genuine + model.canaries(direction)[:, 0]
+        def losses(
+            part: slice, rows: torch.Tensor = rows, direction: torch.Tensor = direction
+        ) -> torch.Tensor:
+            own = direction[part]
+            return subject.losses(model, rows[part]) * (own == 0).all(1) + model.canaries(own)[:, 0]
 
         step(losses, units)
         released = recorder.take(subject)

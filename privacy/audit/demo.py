@@ -14,9 +14,13 @@ _PATIENTS, _RATE, _STEPS, _DELTA = 60, 0.1, 200, 1e-5
 
 
 def demo_subject(target_epsilon: float = 4.0, engine: EngineName = "bookkeeping") -> Subject:
-    """60 generated patients, a third of them with two images of 1 x 8 x 8; the noise calibrated to the target."""
+    """60 generated patients, a third of them with two images of 1 x 8 x 8; the noise calibrated to the target.
+
+    The ghost engine takes one record a patient only.
+    """
     generator = torch.Generator().manual_seed(0)  # public: the data are made up
-    units = torch.cat([torch.arange(_PATIENTS), torch.arange(0, _PATIENTS, 3)])
+    second = torch.arange(0, 0 if engine == "ghost" else _PATIENTS, 3)
+    units = torch.cat([torch.arange(_PATIENTS), second])
     images = torch.randn(len(units), 1, 8, 8, generator=generator)
     images[0] *= 20  # an outlier joins in C7
     labels = units % 2

@@ -112,7 +112,7 @@ def _repeat(
 ) -> np.ndarray:
     for _ in range(repeats):
         with seeded(0):
-            step(lambda: subject.losses(model, rows), subject.units[rows])
+            step(lambda part: subject.losses(model, rows[part]), subject.units[rows])
     return recorder.take(subject) / subject.claim.noise_multiplier
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
-from privacy.accounting import DpSgdEvent
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.errors import AccountingError, ReportError
+from privacy.versions import versions
 
 SCHEMA = "mmmed-audit/1"
 FALSE_ALARM_RATE = 1e-4  # of a whole audit of code that does what it claims
@@ -59,18 +62,29 @@ class AuditResult:
     Attributes:
         claim: the mechanism that the accountant is told.
         delta: of every epsilon here.
-        claimed_epsilon: of all steps of the claim.
+        parameters: trained parameters of the model.
+        quick: whether it was the quick audit.
         canaries: in the canary game; 0 if it was not played.
         checks: everything that was checked.
         bounds: lower bounds on epsilon; empty if the game was not played.
+        time: when it ended, RFC 3339.
+        software: versions of the packages that were audited.
     """
 
     claim: DpSgdEvent
     delta: float
-    claimed_epsilon: float
+    parameters: int
+    quick: bool
     canaries: int
     checks: tuple[Check, ...]
     bounds: tuple[Bound, ...]
+    time: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    software: Mapping[str, str] = field(default_factory=versions)
+
+    @property
+    def claimed_epsilon(self) -> float:
+        """Epsilon of all steps of the claim, by the accountant."""
+        return epsilon([self.claim], self.delta)
 
     @property
     def violations(self) -> tuple[Check, ...]:
@@ -82,10 +96,11 @@ class AuditResult:
         """Whether no violation was found. That is evidence, not proof."""
         return not self.violations
 
-    def to_json(self) -> str:
-        """JSON text; a number that is not finite becomes null."""
-        body: dict[str, Any] = {
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `from_json` reads; a number that is not finite becomes null."""
+        return {
             "schema": SCHEMA,
+            "time": self.time,
             "passed": self.passed,
             "violations": [check.code for check in self.violations],
             "false_alarm_rate": FALSE_ALARM_RATE,
@@ -93,6 +108,8 @@ class AuditResult:
             "claim": self.claim.to_json(),
             "delta": self.delta,
             "claimed_epsilon": _number(self.claimed_epsilon),
+            "parameters": self.parameters,
+            "quick": self.quick,
             "canaries": self.canaries,
             "checks": [
                 {
@@ -115,8 +132,49 @@ class AuditResult:
                 }
                 for bound in self.bounds
             ],
+            "software": dict(self.software),
         }
-        return json.dumps(body, indent=2, allow_nan=False) + "\n"
+
+    @staticmethod
+    def from_json(value: Any) -> AuditResult:
+        """Read what `to_json` wrote; what follows from the rest (the verdict, the claim's epsilon) must do so.
+
+        Raises:
+            ReportError: it is something else, or was edited so that it contradicts itself.
+        """
+        try:
+            if value["schema"] != SCHEMA:
+                raise ValueError(f"schema {value['schema']!r}")
+            result = AuditResult(
+                claim=DpSgdEvent.from_json(value["claim"]),
+                delta=float(value["delta"]),
+                parameters=int(value["parameters"]),
+                quick=bool(value["quick"]),
+                canaries=int(value["canaries"]),
+                checks=tuple(
+                    Check(str(c["code"]), str(c["claim"]), str(c["found"]), _p_value(c["p_value"]))
+                    for c in value["checks"]
+                ),
+                bounds=tuple(
+                    Bound(
+                        str(b["code"]),
+                        str(b["method"]),
+                        _finite(b["epsilon_at_least"]),
+                        _finite(b["claimed_epsilon"]),
+                        int(b["steps"]),
+                    )
+                    for b in value["bounds"]
+                ),
+                time=str(value["time"]),
+                software={str(name): str(version) for name, version in value["software"].items()},
+            )
+            again = result.to_json()
+            close = math.isclose(again["claimed_epsilon"], value["claimed_epsilon"], rel_tol=1e-4)
+            if not close or {**value, "claimed_epsilon": 0} != {**again, "claimed_epsilon": 0}:
+                raise ValueError("its parts contradict each other")
+        except (KeyError, TypeError, ValueError, AttributeError, AccountingError) as error:
+            raise ReportError(f"Not a result of `mmmed privacy audit`: {error!r}.") from None
+        return result
 
     def to_text(self) -> str:
         """A few lines for a terminal."""
@@ -148,6 +206,14 @@ class AuditResult:
 def certain(code: str, claim: str, found: str, holds: bool) -> Check:
     """A check that does not rest on chance."""
     return Check(code, claim, found, 1.0 if holds else 0.0)
+
+
+def _p_value(value: float | None) -> float:
+    return math.nan if value is None else float(value)  # which fails
+
+
+def _finite(value: float | None) -> float:
+    return math.inf if value is None else float(value)
 
 
 def _number(value: float) -> float | None:

@@ -1,24 +1,21 @@
-"""The whole audit, and its command."""
+"""The whole audit."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from privacy.accounting import epsilon
 from privacy.audit import bounds, per_step
 from privacy.audit.canaries import play
-from privacy.audit.demo import demo_subject
 from privacy.audit.noise import noise_checks, sample_noise
 from privacy.audit.result import AuditResult, Bound, Check, certain
 from privacy.audit.sampler import sampler_checks
 from privacy.audit.sensitivity import canary_check, differential_checks
-from privacy.audit.static import model_check
+from privacy.audit.static import model_check, static_checks
 from privacy.audit.subject import Subject
+from privacy.clipping.validate import trainable
 from privacy.errors import PrivacyError
 
 
@@ -43,6 +40,7 @@ def audit(subject: Subject, quick: bool = False) -> AuditResult:
     effort = _QUICK if quick else _FULL
     parts: tuple[Callable[[], Sequence[Check | Bound]], ...] = (
         lambda: [model_check(subject.make_model())],
+        lambda: static_checks(subject),
         lambda: sampler_checks(subject),
         lambda: differential_checks(subject),
         lambda: noise_checks(sample_noise(subject, effort.noise_values)),
@@ -52,32 +50,12 @@ def audit(subject: Subject, quick: bool = False) -> AuditResult:
     return AuditResult(
         claim=subject.claim,
         delta=subject.delta,
-        claimed_epsilon=epsilon([subject.claim], subject.delta),
+        parameters=sum(parameter.numel() for parameter in trainable(subject.make_model()).values()),
+        quick=quick,
         canaries=effort.canaries,
         checks=tuple(finding for finding in findings if isinstance(finding, Check)),
         bounds=tuple(finding for finding in findings if isinstance(finding, Bound)),
     )
-
-
-def main(argv: Sequence[str] | None = None, subject: Subject | None = None) -> int:
-    """The command: prints the result, and writes it with ``--json``. Returns 1 on any violation, else 0.
-
-    Args:
-        argv: the arguments; the process's if None.
-        subject: what is audited; `demo_subject()` if None.
-    """
-    parser = argparse.ArgumentParser(
-        prog="privacy audit",
-        description="Audit the private training step on synthetic data. Costs no budget.",
-    )
-    parser.add_argument("--quick", action="store_true", help="fewer canaries and steps: weaker bounds")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result as JSON")
-    options = parser.parse_args(argv)
-    result = audit(demo_subject() if subject is None else subject, quick=options.quick)
-    sys.stdout.write(result.to_text())
-    if options.json is not None:
-        options.json.write_text(result.to_json(), encoding="utf-8")
-    return 0 if result.passed else 1
 
 
 def _or_refusal(part: Callable[[], Sequence[Check | Bound]]) -> Sequence[Check | Bound]:

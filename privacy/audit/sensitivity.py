@@ -62,8 +62,9 @@ def differential_checks(subject: Subject) -> list[Check]:
     step = subject.make_step(model, recorder, _WHISPER / math.sqrt(size))
 
     def released(rows: torch.Tensor, units: torch.Tensor, factors: torch.Tensor) -> np.ndarray:
+        loudness = factors.to(next(model.parameters()).device)
         with seeded(0):
-            step(lambda: subject.losses(model, rows) * factors.to(next(model.parameters()).device), units)
+            step(lambda part: subject.losses(model, rows[part]) * loudness[part], units)
         sums = recorder.take(subject)
         return sums.sum(0) if len(sums) else np.zeros(size)
 

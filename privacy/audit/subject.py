@@ -1,9 +1,9 @@
-"""What is audited: a step, a sampler, a model on synthetic records, and what is claimed of them."""
+"""What is audited: a step, a sampler, batches, a model on synthetic records, and what is claimed of them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,18 +13,34 @@ import torch
 from torch import nn
 
 from privacy.accounting import DpSgdEvent
-from privacy.clipping.engine import EngineName, RecordLosses
+from privacy.clipping.engine import EngineName
 from privacy.clipping.rules import Clipping
+from privacy.clipping.validate import trainable
 from privacy.dpsgd import PrivateStep
 from privacy.errors import StepError
 from privacy.noise import PrivateRandom
 from privacy.sampling import PoissonSampler
 
+PartLosses = Callable[[slice], torch.Tensor]  # part of a batch's records -> their losses
+
 
 class Step(Protocol):
-    """One private step: clip, add noise, divide, and call the optimiser (`privacy.dpsgd.PrivateStep`)."""
+    """One private step on a batch: clip, add noise, divide, and call the optimiser.
 
-    def __call__(self, record_losses: RecordLosses, units: torch.Tensor) -> None: ...
+    It may ask for the losses of the whole batch at once or part by part, as the training loop does.
+    """
+
+    def __call__(self, losses: PartLosses, units: torch.Tensor) -> None: ...
+
+
+class WholeBatch:
+    """A `PrivateStep` that is given each batch whole."""
+
+    def __init__(self, step: PrivateStep) -> None:
+        self.private = step
+
+    def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
+        self.private(lambda: losses(slice(None)), units)
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,10 @@ class Subject:
             is the one whose influence C7 tries: an outlier shows most.
         make_step: (model, optimiser, noise multiplier) -> the step that a site takes, around that optimiser.
         make_sampler: (number of units, number of steps) -> the unit indices of each step.
+        draw: drawn units int64 [U] -> (rows int64 [R], the unit of each: its place in the draw), as batches are made.
+        records_per_unit: the most records of one unit in a batch.
+        make_optimizer: the optimiser that a site trains with.
+        released: names of the parameters that leave a site.
         claim: noise multiplier, sampling rate and steps that the accountant is told.
         delta: of the claimed epsilon.
         max_grad_norm: C, as claimed.
@@ -50,6 +70,10 @@ class Subject:
     units: torch.Tensor
     make_step: Callable[[nn.Module, torch.optim.Optimizer, float], Step]
     make_sampler: Callable[[int, int], Iterable[np.ndarray]]
+    draw: Callable[[np.ndarray], tuple[torch.Tensor, torch.Tensor]]
+    records_per_unit: int
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    released: Callable[[nn.Module], Collection[str]]
     claim: DpSgdEvent
     delta: float
     max_grad_norm: float
@@ -86,21 +110,43 @@ def dpsgd_subject(
     """
 
     def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
-        return PrivateStep(
-            model,
-            optimizer,
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=max_grad_norm,
-            expected_units=expected_units,
-            clipping=clipping,
-            engine=engine,
+        return WholeBatch(
+            PrivateStep(
+                model,
+                optimizer,
+                noise_multiplier=noise_multiplier,
+                max_grad_norm=max_grad_norm,
+                expected_units=expected_units,
+                clipping=clipping,
+                engine=engine,
+            )
         )
 
     def make_sampler(n_units: int, steps: int) -> PoissonSampler:
         return PoissonSampler(n_units, claim.sampling_rate, steps, PrivateRandom())
 
+    records = [torch.nonzero(units == unit).flatten() for unit in range(int(units.max()) + 1)]
+
+    def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = [records[unit] for unit in drawn]
+        sizes = torch.tensor([len(one) for one in chosen], dtype=torch.int64)
+        rows = torch.cat([torch.zeros(0, dtype=torch.int64), *chosen])
+        return rows, torch.arange(len(chosen)).repeat_interleave(sizes)
+
     return Subject(
-        make_model, losses, units, make_step, make_sampler, claim, delta, max_grad_norm, expected_units
+        make_model=make_model,
+        losses=losses,
+        units=units,
+        make_step=make_step,
+        make_sampler=make_sampler,
+        draw=draw,
+        records_per_unit=max(map(len, records)),
+        make_optimizer=lambda model: torch.optim.SGD(trainable(model).values(), lr=0.1),
+        released=lambda model: trainable(model).keys(),
+        claim=claim,
+        delta=delta,
+        max_grad_norm=max_grad_norm,
+        expected_units=expected_units,
     )
 
 

@@ -332,6 +332,21 @@ class Ledger:
         )
         return max(values, default=0.0)
 
+    def admits(self, event: DpSgdEvent, delta: float) -> bool:
+        """Whether a plan of `event` would be admitted on the patients who were spent most; signs nothing."""
+        self._chain.refresh()
+        try:
+            admit(
+                charged_event(event),
+                delta,
+                self._combinations() or [[]],
+                self._state.limit,
+                self._state.orders,
+            )
+        except BudgetExceeded:
+            return False
+        return True
+
     def verify(self, receipts: Sequence[Head] = ()) -> int:
         """Check every entry, all patient digests, the anchor and `receipts`; return the number of entries.
 

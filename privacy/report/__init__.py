@@ -4,8 +4,9 @@ from privacy.report.body import RunFacts, build_report
 from privacy.report.page import render_report, write_report
 from privacy.report.rounding import shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
-from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement, versions
+from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement
 from privacy.report.verify import verify_report
+from privacy.versions import versions
 
 __all__ = [
     "MAX_BYTES",

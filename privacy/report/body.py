@@ -1,8 +1,8 @@
 """The full report as JSON: what was stated, and everything that follows from it.
 
-`statements` (signed by the sites) and `run` (stated by the server, not signed by any site) are the inputs; all the
-rest is computed from them by `build_report`, which is how `verify_report` finds an edit. The JSON Schema is
-`schema.json` in this package.
+`statements` (signed by the sites), and `run`, `audits` and `attack` (stated by whoever made the report, signed by no
+site) are the inputs; all the rest is computed from them by `build_report`, which is how `verify_report` finds an
+edit. The JSON Schema is `schema.json` in this package.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from privacy.attack import AttackResult
+from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
 from privacy.ledger.chain import canonical
 from privacy.report import words
 from privacy.report.evaluations import evaluation_row, read_evaluations
-from privacy.report.numbers import charged, course, joint, mechanism, number
+from privacy.report.numbers import charged, course, joint, mechanism, number, utility
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
 
 SCHEMA = "mmmed-privacy-report/2"
+UNSIGNED = ("run", "audits", "attack")
+_BOUND_TOLERANCE = 1e-3  # between an attack's bound and the report's, computed on two machines
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
 
 
@@ -36,8 +40,10 @@ class RunFacts:
         rounds: rounds that the run asks for.
         answered: by site, (first, last) runs of the rounds whose update the server received, ascending.
         generated: when the report was made, RFC 3339.
-        tuning: "none" or "unknown": whether settings were chosen by looking at earlier runs on these patients.
+        tuning: "none", "public" or "unknown": whether settings were chosen by looking at earlier runs on these
+            patients, or on public or generated data alone.
         software: versions at the server.
+        utility: (round, mean AUROC that the sites showed), where they may show it: generated or public data.
     """
 
     id: str
@@ -48,11 +54,13 @@ class RunFacts:
     generated: str
     tuning: str
     software: Mapping[str, str]
+    utility: Sequence[tuple[int, float]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads."""
         answered = {site: [list(run) for run in runs] for site, runs in sorted(self.answered.items())}
-        return asdict(self) | {"answered": answered, "software": dict(self.software)}
+        utility = [list(point) for point in self.utility]
+        return asdict(self) | {"answered": answered, "software": dict(self.software), "utility": utility}
 
     @staticmethod
     def from_json(value: Any) -> RunFacts:
@@ -70,18 +78,22 @@ class RunFacts:
                 and isinstance(facts.rounds, int)
                 and facts.tuning in words.TUNING
                 and all(0 < first <= last < 10**6 for runs in answered.values() for first, last in runs)
+                and all(number > 0 and 0 <= value <= 1 for number, value in facts.utility)
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise ReportError(f"The report's part 'run' is not readable: {error!r}.") from None
         if not valid:
             raise ReportError("The report's part 'run' holds a value out of range.")
-        return RunFacts(**{**vars(facts), "answered": answered})
+        utility = tuple((int(number), float(value)) for number, value in facts.utility)
+        return RunFacts(**{**vars(facts), "answered": answered, "utility": utility})
 
 
 def build_report(
     statements: Sequence[Mapping[str, Any]],
     run: RunFacts,
     evaluations: Sequence[Mapping[str, Any]] = (),
+    audits: Sequence[Mapping[str, Any]] = (),
+    attack: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The report of a run.
 
@@ -89,13 +101,17 @@ def build_report(
         statements: the newest statement of each site, as the sites signed them.
         run: what the server states.
         evaluations: the statements of sites that released noised counts of their held-out patients.
+        audits: results of `mmmed privacy audit`.
+        attack: the result of `mmmed privacy attack` on the run's model. It tells how many patients there are, so
+            only a report on data that are shown anyway takes it.
 
     Returns:
         A JSON object of schema `mmmed-privacy-report/2`. A site whose part is missing or does not add up is
         reported as such, and the status is then "incomplete".
 
     Raises:
-        ReportError: a statement is not signed, is of another run, or two are of one site or key.
+        ReportError: a statement is not signed, is of another run, or two are of one site or key; an audit or attack
+            is not one, or is of another run.
         AccountingError: two accountants disagree.
     """
     stated = [read_statement(value) for value in statements]
@@ -111,12 +127,13 @@ def build_report(
     events, extra = [each.event for each in stated], [each.event for each in tested]
     lines = joint(events, delta, extra) if delta is not None and events else []
     status = _status(run, sites, missing)
+    audited = [_audit(value, stated) for value in audits]
     body = {
         "schema": SCHEMA,
         "run": run.to_json(),
         "statements": [dict(value) for value in statements],
         "evaluation_statements": [dict(value) for value in evaluations],
-        "not_signed_by_sites": ["run"],
+        "not_signed_by_sites": list(UNSIGNED),
         "summary": {
             "status": status,
             "meaning": words.STATUS[status],
@@ -138,18 +155,46 @@ def build_report(
         "sites_without_statement": missing,
         "evaluations": [evaluation_row(each) for each in tested],
         "accounting": accounting,
+        "audits": audited,
+        "attack": None if attack is None else _attack(attack, stated, run, risk),
+        "utility": utility(run.utility, sites),
         "data_access": words.data_access(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
         "not_covered": list(words.NOT_COVERED),
-        "tuning": {"method": run.tuning, "epsilon": 0 if run.tuning == "none" else None},
+        "tuning": {"method": run.tuning, "epsilon": None if run.tuning == "unknown" else 0},
         "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
         "assumptions": list(words.ASSUMPTIONS),
         "checklist": [
-            dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.CHECKLIST
+            dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.checklist(audited)
         ],
     }  # fmt: skip
     return body | {"digest": digest(body)}
+
+
+def _audit(value: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:
+    """An audit, and the sites whose mechanism is the one that it audited."""
+    result = AuditResult.from_json(value)
+    return {"sites": [each.site for each in stated if each.event == result.claim], "result": dict(value)}
+
+
+def _attack(
+    value: Mapping[str, Any], stated: Sequence[Statement], run: RunFacts, risk: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    result = AttackResult.from_json(value)
+    if not all(each.metrics_shown for each in stated):
+        raise ReportError(
+            "An attack's result tells how many patients a site has: a report takes it only where all sites show "
+            "their metrics, on generated or public data."
+        )
+    bounds = dict(risk["true_positive_rate"]) if risk else {}
+    for rate in result.rates:
+        expected = bounds.get(rate.at, 1.0) if run.private else 1.0
+        if abs(rate.bound - expected) > _BOUND_TOLERANCE:
+            raise ReportError(
+                "The attack is on another run: it names another bound than this run's mechanism has."
+            )
+    return dict(value)
 
 
 def digest(body: Mapping[str, Any]) -> str:

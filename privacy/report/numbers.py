@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -86,6 +86,23 @@ def joint(
             len(plans): [merge([*plans, *evaluations])],
         }
     return [{"sites": sites} | _worst(compositions, delta) for sites, compositions in lines.items()]
+
+
+def utility(shown: Sequence[tuple[int, float]], sites: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """[epsilon that the worst site has been charged, mean AUROC, round] at the rounds that the courses show.
+
+    A site's charge at a round that its course leaves out is that of the next round it shows.
+    """
+    rounds = {point[0] for site in sites for point in site["course"]}
+    points = []
+    for at, value in shown:
+        if at in rounds:
+            spent = [
+                next((e for r, e in site["course"] if r >= at), site["epsilon_charged"]) for site in sites
+            ]
+            worst = max(math.inf if isinstance(e, str) else e for e in spent)
+            points.append([number(worst), value, at])
+    return points
 
 
 def number(value: float) -> float | str:

@@ -91,6 +91,22 @@ class _Plots:
             marks=[(rate, rates[rate], percent(rates[rate])) for rate in _MARKED],
         )
 
+    @property
+    def utility(self) -> Plot:
+        """What the sites showed of their AUROC, against what the worst of them had been charged by then."""
+        points = [(_finite(spent), value) for spent, value, _ in self._body["utility"]]
+        return Plot(
+            title="Mean AUROC that the sites showed against epsilon charged, a point a round",
+            x=Axis("epsilon", 0, 1.05 * max(x for x, _ in points)),
+            y=Axis("AUROC", 0, 1.0),
+            lines=[
+                Line("mean of sites", points),
+                Line("guessing", [(0, 0.5), (points[-1][0], 0.5)], 1, dashed=True),
+            ],
+            marks=[(*points[-1], f"{points[-1][1]:.3f}")],
+            marks_above=True,
+        )
+
     def _worst(self, name: str) -> list[tuple[float, float]]:
         curves: Sequence[Sequence[Sequence[Any]]] = [each[name] for each in self._body["accounting"]]
         return [

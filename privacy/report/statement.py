@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -23,6 +22,7 @@ from privacy.errors import AccountingError, LedgerError, ReportError
 from privacy.ledger import Head, Ledger, Plan
 from privacy.ledger.admission import ORDERS
 from privacy.ledger.chain import canonical
+from privacy.versions import versions
 
 SCHEMA = "mmmed-privacy-statement/1"
 MAX_BYTES = 64 * 1024  # of its JSON text
@@ -30,7 +30,6 @@ _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
-_PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
 
 Rounds = tuple[tuple[int, int, int], ...]  # (first round, last round, steps in each), ascending
 
@@ -158,17 +157,6 @@ def charged_rounds(entries: Iterable[Mapping[str, Any]], run_id: str) -> Rounds:
         else:
             runs.append((number, number, count))
     return tuple(runs)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the installed packages on which the guarantee rests."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _parse(body: Mapping[str, Any]) -> Statement:

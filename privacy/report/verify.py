@@ -36,10 +36,11 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         evaluations = body.get("evaluation_statements")
         if not isinstance(statements, list) or not isinstance(evaluations, list):
             raise ReportError("The report's part 'statements' or 'evaluation_statements' is not a list.")
-        expected = build_report(statements, facts, evaluations)
+        audits = [audit["result"] for audit in body.get("audits", [])]
+        expected = build_report(statements, facts, evaluations, audits, body.get("attack"))
     except (ReportError, AccountingError) as error:
         return [str(error)]
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         return [f"the report is not readable: {error}"]
     findings = [] if body.get("digest") == sealed else ["digest: the report was edited after it was made"]
     findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")
@@ -48,6 +49,12 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     for row in expected["evaluations"]:
         findings += [f"site {row['site']}: {problem}" for problem in row["problems"]]
     findings += [f"site {site}: no valid statement" for site in expected["sites_without_statement"]]
+    for audit in expected["audits"]:
+        findings += [f"the audit of {audit['result']['time']} found a violation"] * (
+            not audit["result"]["passed"]
+        )
+    if expected["attack"] is not None and not expected["attack"]["passed"]:
+        findings.append("the attack did better than the mechanism permits")
     findings += _foreign_keys([*statements, *evaluations], keys) if keys is not None else []
     return findings[:_MOST_FINDINGS]
 

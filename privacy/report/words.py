@@ -5,6 +5,9 @@ A text here changes only together with `privacy.report.body.SCHEMA`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 UNIT = "patient"
 ADJACENCY = "add or remove one patient with all of the patient's records"
 MECHANISM = (
@@ -28,6 +31,9 @@ STATUS = {
 }
 TUNING = {
     "none": "The researcher states that no earlier run on these patients influenced the settings of this one.",
+    "public": (
+        "The researcher states that settings were chosen on public or generated data alone, which costs nothing."
+    ),
     "unknown": (
         "Not stated. If settings were chosen by looking at earlier runs on the same patients, those runs spent "
         "budget too: each site's ledger counts them, this report does not."
@@ -79,9 +85,9 @@ NOT_COVERED = (
     "a site's size class (a power of two), which its sampling rate shows, that it took part, and when it answered",
     "what a model says about people in general: a true finding about a group holds for members who took no part too",
     "anybody with access to a site's machine",
-    "errors in the software or hardware: run the audit beside this report",
+    "errors in the software or hardware that the audit, if one is shown, does not find",
 )
-CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where or why
+_CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where or why
     (
         "Epsilon and delta",
         "stated",
@@ -103,7 +109,6 @@ CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where
         "checked",
         "pessimistic privacy loss distributions, cross-checked by RDP and PRV",
     ),
-    ("Correctness of the implementation", "not assessed here", "by the empirical audit, a separate document"),
     (
         "Floating-point arithmetic",
         "addressed",
@@ -124,6 +129,27 @@ CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where
     ("Access control and security", "the site's duty", "keys, records and ledger stay on the site's machine"),
     ("Data collection exposure", "the site's duty", "what is not collected needs no protection"),
 )
+
+_AFTER_ACCOUNTING = 5
+
+
+def checklist(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """The points of NIST SP 800-226, with what the audits say of the implementation."""
+    if any(not audit["result"]["passed"] for audit in audits):
+        answer, where = "VIOLATED", "the audit found that the code does not do what the accountant was told"
+    elif any(audit["sites"] for audit in audits):
+        sites = sorted({site for audit in audits for site in audit["sites"]})
+        answer, where = (
+            "tested",
+            f"the audit found no violation; it tested the mechanism of {', '.join(sites)}",
+        )
+    elif audits:
+        answer, where = "not assessed", "the audit shown here tested a mechanism that no site of this run has"
+    else:
+        answer, where = "not assessed here", "by the empirical audit (mmmed privacy audit), if it is added"
+    rows = list(_CHECKLIST)
+    rows.insert(_AFTER_ACCOUNTING, ("Correctness of the implementation", answer, where))
+    return rows
 
 
 def data_access(metrics_shown: list[str], evaluated: list[str], tuning: str) -> list[dict[str, str]]:
@@ -155,6 +181,6 @@ def data_access(metrics_shown: list[str], evaluated: list[str], tuning: str) -> 
             "nothing computed",
             "the last round's model is the result; no site's data chose it",
         ),
-        ("choice of settings", "nothing computed" if tuning == "none" else "unknown", TUNING[tuning]),
+        ("choice of settings", "unknown" if tuning == "unknown" else "nothing computed", TUNING[tuning]),
     )
     return [{"access": access, "covered": covered, "how": how} for access, covered, how in rows]

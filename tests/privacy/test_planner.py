@@ -1,22 +1,25 @@
 from __future__ import annotations
 
+import csv
+import io
 import math
 
 import pytest
 
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import PlanError
-from privacy.planner import alternatives, asked, setting
+from privacy.planner import alternatives, asked, least_admitted_noise, setting, to_csv, with_ledger
 
 
 def test_alternatives_keep_the_budget_and_are_ranked() -> None:
     found = alternatives(patients=400, target_epsilon=4.0, delta=1e-4, rates=(0.1, 0.5, 1.0), steps=(10, 100))
-    assert len(found) == 6
+    assert len(found) == 6 * 3
     for one in found:
         spent = epsilon([DpSgdEvent(one.noise_multiplier, one.sampling_rate, one.steps)], 1e-4)
         assert one.epsilon == pytest.approx(spent) and 3.8 < spent <= 4.0
-        assert one.passes == pytest.approx(one.sampling_rate * one.steps)
+        assert one.passes == pytest.approx(one.sampling_rate * one.steps * one.records_per_patient)
         expected = math.sqrt(one.steps) * one.sampling_rate * 400 / one.noise_multiplier
+        expected /= math.sqrt(1 + 9 / one.records_per_patient)
         assert one.signal_to_noise == pytest.approx(expected)
     signals = [one.signal_to_noise for one in found]
     assert signals == sorted(signals, reverse=True)
@@ -38,3 +41,24 @@ def test_more_patients_or_budget_help_and_more_noise_hurts() -> None:
     assert setting(noisier, 1e-5, 100).epsilon < setting(event, 1e-5, 100).epsilon
     with pytest.raises(PlanError, match="1 / patients"):
         alternatives(patients=100, target_epsilon=1, delta=0.01)
+
+
+def test_more_records_of_a_patient_cost_no_budget_and_help_less_and_less() -> None:
+    event = DpSgdEvent(1.0, 0.1, 100)
+    one, two, many = (setting(event, 1e-5, 100, records, spread=9.0) for records in (1, 2, 10_000))
+    assert one.epsilon == two.epsilon == many.epsilon
+    assert one.signal_to_noise < two.signal_to_noise < math.sqrt(2) * one.signal_to_noise
+    assert many.signal_to_noise == pytest.approx(setting(event, 1e-5, 100).signal_to_noise, rel=1e-3)
+
+
+def test_the_least_noise_that_a_ledger_admits_is_found() -> None:
+    found = least_admitted_noise(0.1, 10, lambda event: event.noise_multiplier >= 3.3)
+    assert found is not None and 3.3 <= found <= 3.3 * 1.011
+    assert least_admitted_noise(0.1, 10, lambda event: False) is None
+
+
+def test_the_table_has_every_setting() -> None:
+    found = alternatives(patients=400, target_epsilon=4.0, delta=1e-4, rates=(0.5,), steps=(10,))
+    rows = list(csv.DictReader(io.StringIO(to_csv(with_ledger(found, lambda event: True)))))
+    assert len(rows) == 3 and {row["admitted"] for row in rows} == {"True"}
+    assert [float(row["noise_multiplier"]) for row in rows] == [one.noise_multiplier for one in found]

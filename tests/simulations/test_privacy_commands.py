@@ -6,12 +6,14 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import client.audit
 from privacy.keys import load_or_create_key
 from privacy.ledger import verify_export
-from tests.simulations.conftest import small
+from tests.simulations.conftest import SMALL, small
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -76,3 +78,57 @@ def test_plan_prints_the_solved_noise_and_writes_it(mmmed: Command, tmp_path: Pa
     assert code == 2 and "absent" in err and "Traceback" not in err
     code, _, err = mmmed("privacy", "plan", "--patients", "300", "--delta", "0.5")
     assert code == 2 and "1 / patients" in err
+
+
+def test_plan_draws_lists_and_asks_the_ledger(mmmed: Command, state: Path, tmp_path: Path) -> None:
+    table, page = tmp_path / "plan.csv", tmp_path / "plan.html"
+    arguments = ["--patients", "300", "--batch-size", "64", "--csv", table, "--html", page, "--ledger", state]
+    code, out, err = mmmed("privacy", "plan", *arguments, *(f"--set={text}" for text in SMALL[:4]))
+    assert code == 0, err
+    assert (
+        "refuses the run as asked" in out or "no run of so many steps" in out
+    )  # the run has used its budget
+    assert "fusion-head" in out and "too large" in out
+    assert table.read_text().count("\n") > 40 and "False" in table.read_text()
+    text = page.read_text()
+    assert "Plotly.newPlot" in text and 'src="http' not in text  # the library is inside
+    code, _, err = mmmed("privacy", "plan", "--patients", "300", "--ledger", tmp_path)
+    assert code == 2 and "ledger.db" in err and "Traceback" not in err
+
+
+def test_a_run_is_audited_and_its_report_shows_the_result(
+    mmmed: Command, state: Path, tmp_path: Path
+) -> None:
+    run = state.parents[1]
+    code, out, err = mmmed("privacy", "audit", run, "--quick", "--site", "harbour")
+    assert code == 0, out + err
+    body = json.loads((run / "report" / "audit.json").read_text())
+    assert body["passed"] and body["quick"]
+    assert mmmed("privacy", "report", run)[0] == 0
+    report = json.loads((run / "report" / "privacy.json").read_text())
+    assert "harbour" in report["audits"][0]["sites"]
+    assert mmmed("privacy", "verify", run / "report" / "privacy.json")[0] == 0
+    code, _, err = mmmed("privacy", "audit", run, "--site", "nowhere")
+    assert code == 2 and "harbour" in err
+    (run / "report" / "audit.json").write_text("{}")
+    code, _, err = mmmed("privacy", "report", run)
+    assert code == 2 and "mmmed privacy audit" in err and "Traceback" not in err
+
+
+def test_an_audit_that_finds_a_fault_exits_with_1(
+    mmmed: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    honest = client.audit.private_step
+
+    def quieter(*arguments: Any) -> Any:
+        step = honest(*arguments)
+        step.optimizer.noise_multiplier *= 0.1
+        return step
+
+    monkeypatch.setattr(client.audit, "private_step", quieter)
+    result = tmp_path / "audit.json"
+    settings = [f"--set={text}" for text in SMALL]
+    code, out, _ = mmmed("privacy", "audit", "--quick", "--json", result, *settings, "--patients", "40")
+    assert code == 1 and "VIOLATION" in out and "C1" in json.loads(result.read_text())["violations"]
+    code, _, err = mmmed("privacy", "audit", "--set=privacy.enabled=false")
+    assert code == 2 and "nothing to audit" in err

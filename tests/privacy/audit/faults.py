@@ -14,9 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from privacy.audit import Step, Subject
-from privacy.clipping.engine import RecordLosses
-from privacy.dpsgd import PrivateStep
+from privacy.audit import PartLosses, Step, Subject, WholeBatch
 from privacy.noise import PrivateRandom
 
 MICROBATCH = 4
@@ -34,10 +32,10 @@ class TextbookStep:
         self.std = noise * subject.max_grad_norm
         self.divisor = subject.expected_units
 
-    def __call__(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
+    def __call__(self, part_losses: PartLosses, units: torch.Tensor) -> None:
         sums = [torch.zeros_like(p) for p in self.parameters]
         if len(units):
-            losses = record_losses()
+            losses = part_losses(slice(None))
             for unit in units.unique():
                 mean = losses[units == unit].mean()
                 gradient = torch.autograd.grad(mean, self.parameters, retain_graph=True, allow_unused=True)
@@ -77,7 +75,7 @@ def spoiled(spoil: Callable[[Any], Step | None]) -> Callable[[Subject], Subject]
     def planted(subject: Subject) -> Subject:
         def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise: float) -> Step:
             step = subject.make_step(model, optimizer, noise)
-            assert isinstance(step, PrivateStep)
+            assert isinstance(step, WholeBatch)
             return spoil(step) or step
 
         return replace(subject, make_step=make_step)
@@ -87,7 +85,7 @@ def spoiled(spoil: Callable[[Any], Step | None]) -> Callable[[Subject], Subject]
 
 def noise_times(factor: float) -> Callable[[Subject], Subject]:
     def spoil(step: Any) -> None:
-        step.optimizer.noise_multiplier *= factor
+        step.private.optimizer.noise_multiplier *= factor
 
     return spoiled(spoil)
 
@@ -100,14 +98,14 @@ def _own_noise(draw: Callable[[torch.Tensor, int, int], torch.Tensor]) -> Callab
 
         def add_noise() -> None:
             nonlocal count
-            optimizer = step.optimizer
+            optimizer = step.private.optimizer
             for i, p in enumerate(optimizer.params):
                 std = optimizer.noise_multiplier * optimizer.max_grad_norm
                 p.grad = p.summed_grad + std * draw(p, i, count)
                 p.summed_grad = None
             count += 1
 
-        step.optimizer.add_noise = add_noise
+        step.private.optimizer.add_noise = add_noise
 
     return spoiled(spoil)
 
@@ -130,8 +128,8 @@ noise_from_the_public_seed = _own_noise(lambda tensor, *_: torch.randn(tensor.sh
 
 
 def _no_clipping(step: Any) -> None:
-    clipped = step._engine.clipped
-    step._engine.clipped = lambda losses, units, *_: clipped(losses, units, torch.ones_like)
+    clipped = step.private._engine.clipped
+    step.private._engine.clipped = lambda losses, units, *_: clipped(losses, units, torch.ones_like)
 
 
 def _regrouped(units_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Subject], Subject]:
@@ -139,8 +137,8 @@ def _regrouped(units_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Su
 
 
 def _divide_by_the_batch(step: Any) -> Step:
-    def spoilt(losses: RecordLosses, units: torch.Tensor) -> None:
-        step.optimizer.expected_batch_size = max(1, len(units.unique()))
+    def spoilt(losses: PartLosses, units: torch.Tensor) -> None:
+        step.private.optimizer.expected_batch_size = max(1, len(units.unique()))
         step(losses, units)
 
     return spoilt
@@ -203,6 +201,29 @@ def with_batch_norm(subject: Subject) -> Subject:
     return textbook(TextbookStep)(replace(subject, make_model=make_model, losses=losses))
 
 
+def _drawn_as(
+    spoil: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+) -> Callable[[Subject], Subject]:
+    return lambda subject: replace(subject, draw=lambda drawn: spoil(*subject.draw(drawn)))
+
+
+def _foreign_optimizer(subject: Subject) -> Subject:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD([*model.parameters(), nn.Parameter(torch.zeros(1))], lr=0.1)
+
+    return replace(subject, make_optimizer=make)
+
+
+def _idle_optimizer(subject: Subject) -> Subject:
+    return replace(
+        subject, make_optimizer=lambda model: torch.optim.SGD(list(model.parameters())[1:], lr=0.1)
+    )
+
+
+def _releases_buffers(subject: Subject) -> Subject:
+    return replace(subject, released=lambda model: [*dict(model.named_parameters()), "running_mean"])
+
+
 FAULTS: dict[str, tuple[Callable[[Subject], Subject], set[str]]] = {
     "no noise": (noise_times(0.0), {"C1", "C2", "E3"}),
     "a tenth of the noise": (noise_times(0.1), {"C1", "C2", "E3"}),
@@ -225,5 +246,14 @@ FAULTS: dict[str, tuple[Callable[[Subject], Subject], set[str]]] = {
     "batches of a fixed size": (_sampled(_fixed_size), {"C5"}),
     "batches from the public seed": (_sampled(_seeded_masks), {"S3"}),
     "a higher sampling rate": (_sampled(_too_often), {"C4"}),
+    "a batch that swaps two patients": (_drawn_as(lambda rows, units: (rows, units.flip(0))), {"S7"}),
+    "a batch with a record twice": (
+        _drawn_as(lambda rows, units: (rows.repeat(2), units.repeat(2))),
+        {"S7"},
+    ),
+    "a batch without the last record": (_drawn_as(lambda rows, units: (rows[:-1], units[:-1])), {"S7"}),
+    "an optimiser with a foreign tensor": (_foreign_optimizer, {"S5"}),
+    "an optimiser without the first tensor": (_idle_optimizer, {"S5"}),
+    "a buffer that leaves the site": (_releases_buffers, {"S6"}),
     "BatchNorm": (with_batch_norm, {"S1", "S2", "C7"}),
 }

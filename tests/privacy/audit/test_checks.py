@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ import torch
 from scipy import stats
 from torch import nn
 
-from privacy.accounting import DpSgdEvent
-from privacy.audit import FALSE_ALARM_RATE, AuditResult, Bound, Check, Subject, demo_subject, main
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.audit import FALSE_ALARM_RATE, AuditResult, Bound, Check, audit, demo_subject
 from privacy.audit.noise import NoiseSample, noise_checks
 from privacy.audit.result import LEVEL, STATISTICAL
 from privacy.audit.sampler import sampler_checks
 from privacy.audit.subject import seeded
-from privacy.errors import StepError
+from privacy.errors import ReportError, StepError
 
 RUNS = 400
 
@@ -87,21 +87,39 @@ def test_public_random_states_are_restored() -> None:
     assert (np.random.get_state()[1] == np_before).all()  # type: ignore[index]  # noqa: NPY002
 
 
-def test_the_json_is_strict_and_says_what_the_result_says() -> None:
-    result = AuditResult(
-        DpSgdEvent(1.0, 0.1, 10),
-        1e-5,
-        float("inf"),
-        5,
-        (Check("C1", "a", "b", 1.0), Check("C7", "c", "d", 0.0)),
-        (Bound("E1", "one run", 0.5, 2.0, 10),),
+def result() -> AuditResult:
+    return AuditResult(
+        claim=DpSgdEvent(1.0, 0.1, 10),
+        delta=1e-5,
+        parameters=7,
+        quick=True,
+        canaries=5,
+        checks=(Check("C1", "a", "b", 1.0), Check("C7", "c", "d", 0.0), Check("C2", "e", "f", float("nan"))),
+        bounds=(Bound("E1", "one run", 0.5, float("inf"), 10),),
     )
-    body = json.loads(result.to_json())
-    assert (body["passed"], body["violations"], body["claimed_epsilon"]) == (False, ["C7"], None)
+
+
+def test_the_json_is_strict_and_says_what_the_result_says() -> None:
+    body = json.loads(json.dumps(result().to_json(), allow_nan=False))
+    assert (body["passed"], body["violations"]) == (False, ["C7", "C2"])
+    assert body["claimed_epsilon"] == epsilon([DpSgdEvent(1.0, 0.1, 10)], 1e-5)
     assert body["false_alarm_rate"] == FALSE_ALARM_RATE
-    assert [check["passed"] for check in body["checks"]] == [True, False]
-    assert body["bounds"][0]["epsilon_at_least"] == 0.5
-    assert "VIOLATION: C7" in result.to_text()
+    assert [check["passed"] for check in body["checks"]] == [True, False, False]
+    assert body["bounds"][0]["epsilon_at_least"] == 0.5 and body["bounds"][0]["claimed_epsilon"] is None
+    assert "VIOLATION: C7, C2" in result().to_text()
+    assert AuditResult.from_json(body).to_json() == body
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [{"passed": True}, {"violations": []}, {"claimed_epsilon": 0.1}, {"claimed_epsilon": None}, {"checks": []},
+     {"schema": "x"}, {"delta": 0}, {"false_alarm_rate": 0.5}, {"more": 1}],
+)  # fmt: skip
+def test_a_result_that_contradicts_itself_is_refused(edit: dict[str, Any]) -> None:
+    with pytest.raises(ReportError, match="Not a result"):
+        AuditResult.from_json({**result().to_json(), **edit})
+    with pytest.raises(ReportError):
+        AuditResult.from_json([])
 
 
 @pytest.mark.parametrize(
@@ -112,30 +130,16 @@ def test_too_few_or_gappy_units_are_refused(units: torch.Tensor) -> None:
         replace(demo_subject(), units=units)
 
 
-def refusing() -> Subject:
-    return replace(
-        demo_subject(),
-        make_model=lambda: nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2)),
-    )
-
-
-def test_the_command_fails_on_a_violation_and_writes_json(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "audit.json"
-    assert main(["--quick", "--json", str(file)], refusing()) == 1
-    body = json.loads(file.read_text())
-    assert set(body["violations"]) == {"S1", "S4"}
-    assert "VIOLATION" in capsys.readouterr().out
-
-
-def test_the_command_passes_and_its_false_alarm_rate_covers_every_check_that_rests_on_chance(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "audit.json"
-    assert main(["--quick", "--json", str(file)]) == 0
-    assert "No violation found" in capsys.readouterr().out
-    codes = [check["code"] for check in json.loads(file.read_text())["checks"]]
-    assert sorted(set(codes) - {"S1", "S2", "S3", "C7"}) == sorted(STATISTICAL)
+def test_the_stated_false_alarm_rate_covers_every_check_that_rests_on_chance() -> None:
+    codes = [check.code for check in audit(demo_subject(), quick=True).checks]
+    assert sorted(set(codes) - {"S1", "S2", "S3", "S5", "S6", "S7", "C7"}) == sorted(STATISTICAL)
     assert len(codes) == len(set(codes))
     assert len(STATISTICAL) * LEVEL == pytest.approx(FALSE_ALARM_RATE)
+
+
+def test_a_refused_model_is_a_violation() -> None:
+    def make_model() -> nn.Module:
+        return nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 2))
+
+    found = audit(replace(demo_subject(), make_model=make_model), quick=True)
+    assert {check.code for check in found.violations} == {"S1", "S4"}

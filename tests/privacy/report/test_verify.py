@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import DpSgdEvent, epsilon, trade_off
+from privacy.attack import AttackResult, Rate
+from privacy.audit.result import AuditResult, Bound, Check
 from privacy.errors import ReportError
-from privacy.report import RunFacts, build_report, verify_report
+from privacy.report import RunFacts, build_report, render_report, verify_report
 from privacy.report.body import digest
 from privacy.report.numbers import COURSE_POINTS, course, joint
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
@@ -22,7 +24,17 @@ from tests.privacy.report.test_statement import leaves
 
 OTHER = DpSgdEvent(2.0, 0.5, 6)
 ANSWERED = {"north": ((1, 3),), "south": ((1, 3),)}
-FACTS = RunFacts(RUN, True, 10.0, 4, ANSWERED, "2026-01-01T00:00:00+00:00", "unknown", {"mmmed": "1"})
+FACTS = RunFacts(
+    RUN,
+    True,
+    10.0,
+    4,
+    ANSWERED,
+    "2026-01-01T00:00:00+00:00",
+    "unknown",
+    {"mmmed": "1"},
+    ((1, 0.5), (3, 0.75)),
+)
 VALIDATOR = jsonschema.Draft202012Validator(
     json.loads(resources.files("privacy.report").joinpath("schema.json").read_text())
 )
@@ -90,7 +102,7 @@ def test_an_edit_under_a_new_digest_is_found_too(body: Body) -> None:
         ("run", "answered", "north", 0, 0),  # fewer answers than there were
         ("run", "answered", "south", 0, 0),
     }
-    assert body["not_signed_by_sites"] == ["run"]
+    assert body["not_signed_by_sites"] == ["run", "audits", "attack"]
     unnoticed = set()
     for path in leaves(body):
         if path == ("digest",):
@@ -213,3 +225,54 @@ def test_shown_metrics_are_not_called_covered(state_run: State) -> None:
     shown = build_report([state_run("north", metrics_shown=True)], replace(FACTS, answered={}))
     row = next(row for row in shown["data_access"] if "metrics" in row["access"])
     assert row["covered"] == "no" and "north" in row["how"]
+
+
+def audited(event: DpSgdEvent, p_value: float = 0.5) -> Body:
+    """What `mmmed privacy audit` would have written."""
+    checks = (Check("C1", "noise", "found", p_value),)
+    return AuditResult(event, DELTA, 10, True, 400, checks, (Bound("E3", "steps", 1.0, 2.0, 12),)).to_json()
+
+
+def test_an_audit_is_shown_for_the_sites_whose_mechanism_it_tested(statements: list[Body]) -> None:
+    body = json.loads(json.dumps(build_report(statements, FACTS, (), [audited(EVENT)])))
+    VALIDATOR.validate(body)
+    assert verify_report(body) == [] and body["audits"][0]["sites"] == ["north"]
+    (row,) = [row for row in body["checklist"] if "implementation" in row["item"]]
+    assert row["answer"] == "tested" and "north" in row["where"]
+    page = render_report(body)
+    assert "No violation was found" in page and "mechanism of" in page
+    foreign = build_report(statements, FACTS, (), [audited(DpSgdEvent(3.0, 0.5, 7))])
+    assert foreign["audits"][0]["sites"] == [] and "no site of this run" in render_report(foreign)
+    with pytest.raises(ReportError, match="audit"):
+        build_report(statements, FACTS, (), [{**audited(EVENT), "passed": False}])
+
+
+def test_a_failed_audit_is_said_first_and_fails_the_check(statements: list[Body]) -> None:
+    body = json.loads(json.dumps(build_report(statements, FACTS, (), [audited(EVENT, 0.0)])))
+    VALIDATOR.validate(body)
+    assert any("violation" in finding for finding in verify_report(body))
+    page = render_report(body)
+    assert page.index("does not do what is claimed") < page.index("falsely accuses")
+    hidden = put(body, ("audits", 0, "result", "checks", 0, "p_value"), 0.5)
+    assert verify_report(hidden | {"digest": digest(hidden)})
+
+
+def test_an_attack_is_shown_of_public_data_and_of_this_run_only(state_run: State) -> None:
+    shown = [state_run("north", metrics_shown=True), state_run("south", metrics_shown=True)]
+    curve = trade_off([EVENT])
+    rates = tuple(Rate(at, 1, 5, curve.true_positive_rate(at), False) for at in (0.01, 0.1))
+    attack = AttackResult(4, 100, 50, 0.5, rates).to_json()
+    body = json.loads(json.dumps(build_report(shown, FACTS, (), [], attack)))
+    VALIDATOR.validate(body)
+    assert verify_report(body) == [] and "no attacker can exceed" in render_report(body)
+    with pytest.raises(ReportError, match="how many patients"):
+        build_report([state_run("north"), state_run("south")], FACTS, (), [], attack)
+    elsewhere = AttackResult(4, 100, 50, 0.5, (Rate(0.01, 1, 5, 0.9, False),)).to_json()
+    with pytest.raises(ReportError, match="another run"):
+        build_report(shown, FACTS, (), [], elsewhere)
+
+
+def test_utility_stands_beside_the_epsilon_of_the_same_round(body: Body) -> None:
+    worst = {n: max(dict(map(tuple, site["course"]))[n] for site in body["sites"]) for n in (1, 3)}
+    assert body["utility"] == [[worst[1], 0.5, 1], [worst[3], 0.75, 3]]
+    assert "Utility against epsilon" in render_report(body)

@@ -1,0 +1,116 @@
+"""What `mmmed privacy plan` prints: the settings, the trainable sets that they can carry, what a ledger allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from mmmed.config import ModelConfig, RunConfig
+from mmmed.models import build_model
+from privacy.accounting import DpSgdEvent, epsilon
+from privacy.planner import Setting
+from privacy.planning import TrainingPlan
+from privacy.report import shown
+
+_SHOWN = 15
+
+
+def trainable_sizes(config: RunConfig) -> dict[str, int]:
+    """Trained parameters of the configured model by trainable set, fewest first."""
+    sizes = {}
+    for name in get_args(ModelConfig.model_fields["trainable"].annotation):
+        model = build_model(
+            config.model_copy(update={"model": config.model.model_copy(update={"trainable": name})})
+        )
+        sizes[name] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return dict(sorted(sizes.items(), key=lambda item: item[1]))
+
+
+def show_plan(
+    config: RunConfig,
+    solved: TrainingPlan,
+    settings: Sequence[Setting],
+    sizes: Mapping[str, int],
+    allowed: tuple[float | None] | None,
+) -> None:
+    """Print it all.
+
+    Args:
+        config: the run's configuration.
+        solved: the plan that it gives.
+        settings: what that is worth, then the alternatives, best first.
+        sizes: trained parameters by trainable set.
+        allowed: the least noise multiplier that a ledger admits as asked, None in it if none does; None without ledger.
+    """
+    console, privacy = Console(), config.privacy
+    title = f"Ways to spend epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g}"
+    table = Table(title=title, title_justify="left")
+    headings = [
+        "",
+        "sampling rate",
+        "steps",
+        "records",
+        "noise multiplier",
+        "epsilon",
+        "passes",
+        "signal / noise",
+    ]
+    headings += ["ledger"] * (allowed is not None)
+    for heading in headings:
+        table.add_column(heading, justify="left" if not heading else "right")
+    for number, one in enumerate(settings[: _SHOWN + 1]):
+        table.add_row(
+            "" if number else "as asked",
+            f"{one.sampling_rate:.4g}",
+            str(one.steps),
+            str(one.records_per_patient),
+            f"{one.noise_multiplier:.4f}",
+            shown(one.epsilon),
+            f"{one.passes:.3g}",
+            f"{one.signal_to_noise:.3g}",
+            *(["admits" if one.admitted else "refuses"] * (allowed is not None)),
+        )
+    console.print(table)
+    worth, best = settings[0], max(settings, key=lambda one: one.signal_to_noise)
+    console.print(
+        f"As asked: {solved.steps_per_round} steps in each of {solved.rounds} rounds, noise multiplier "
+        f"{worth.noise_multiplier:.4f}. Records: of a patient, in a step; they cost compute and no budget. "
+        f"Signal / noise is for one coordinate.{_more(len(settings))}"
+    )
+    carried = Table(title="What can be trained", title_justify="left")
+    for heading in ("trainable set", "parameters", "as asked", "best setting"):
+        carried.add_column(heading, justify="left" if heading == "trainable set" else "right")
+    for name, size in sizes.items():
+        carried.add_row(name, f"{size:,}", _verdict(size, worth), _verdict(size, best))
+    console.print(carried)
+    console.print(
+        f"Beyond {worth.largest_dimension:,} trained parameters (best setting: {best.largest_dimension:,}) the noise "
+        "of the whole run is longer than its signal. Training then still moves the right way, but slowly: prefer fewer "
+        "trained parameters on pretrained features."
+    )
+    if allowed is not None:
+        console.print(_left(worth, privacy.delta, allowed[0]))
+
+
+def _verdict(size: int, one: Setting) -> str:
+    ratio = one.signal_to_noise / size**0.5
+    return f"{'fits' if ratio >= 1 else 'too large'} ({ratio:.2g})"
+
+
+def _more(count: int) -> str:
+    return f" {count - _SHOWN - 1} more in --csv, --json and --html." if count > _SHOWN + 1 else ""
+
+
+def _left(worth: Setting, delta: float, noise: float | None) -> str:
+    if worth.admitted:
+        return "The ledger admits the run as asked."
+    if noise is None:
+        return "The ledger admits no run of so many steps at this sampling rate, whatever its noise."
+    cost = epsilon([DpSgdEvent(noise, worth.sampling_rate, worth.steps)], delta)
+    return (
+        f"The ledger refuses the run as asked. With so many steps it admits a noise multiplier of {noise:.4f} or more, "
+        f"which is epsilon {shown(cost)} for this run: ask for that with --epsilon."
+    )

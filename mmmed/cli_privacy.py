@@ -1,0 +1,294 @@
+"""``mmmed privacy ...``: the commands that need a run or its configuration, beside those of `privacy.cli`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmmed.cli_options import Assignments, ConfigFile
+from privacy.cli import app
+
+if TYPE_CHECKING:
+    from mmmed.config import RunConfig
+    from privacy.accounting import DpSgdEvent
+
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")]
+
+
+@app.command()
+def plan(
+    patients: Annotated[int, typer.Option(min=1, help="Patients that the site trains on.")],
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="Budget of the whole run.", show_default="the configuration's")
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Must be below 1 / patients.", show_default="the configuration's")
+    ] = None,
+    rounds: Annotated[int | None, typer.Option(help="Rounds.", show_default="the configuration's")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Local epochs a round.", show_default="the configuration's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Expected patients a step.", show_default="the configuration's")
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="A site's state folder: also say what its ledger still allows.")
+    ] = None,
+    spread: Annotated[
+        float,
+        typer.Option(
+            min=0, help="Squared length of what is a record's own in its gradient, over what all share."
+        ),
+    ] = 9.0,
+    json_file: JsonFile = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write all settings here.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Also write an interactive plot here; works offline.")
+    ] = None,
+) -> None:
+    """Solve the noise for a budget, and show other ways to spend the same budget. Touches no data."""
+    from contextlib import nullcontext
+
+    from mmmed.cli_plan import show_plan, trainable_sizes
+    from mmmed.config import resolve
+    from privacy.cli import open_ledger
+    from privacy.planner import alternatives, asked, least_admitted_noise, to_csv, with_ledger
+    from privacy.report.interactive import plan_page
+
+    given = {
+        "privacy.target_epsilon": epsilon,
+        "privacy.delta": delta,
+        "federation.rounds": rounds,
+        "training.local_epochs": epochs,
+        "training.batch_size": batch_size,
+    }
+    chosen = resolve(config, assignments or (), given).config
+    target, at = chosen.privacy.target_epsilon, chosen.privacy.delta
+    solved, worth = asked(
+        patients=patients,
+        batch_size=chosen.training.batch_size,
+        local_epochs=chosen.training.local_epochs,
+        rounds=chosen.federation.rounds,
+        records=chosen.training.records_per_patient,
+        spread=spread,
+        target_epsilon=target,
+        delta=at,
+    )
+    settings = [worth, *alternatives(patients=patients, target_epsilon=target, delta=at, spread=spread)]
+    allowed = None
+    with open_ledger(ledger) if ledger else nullcontext() as opened:
+        if opened is not None:
+
+            def admits(event: DpSgdEvent) -> bool:
+                return opened.admits(event, at)
+
+            settings = with_ledger(settings, admits)
+            allowed = (least_admitted_noise(worth.sampling_rate, worth.steps, admits),)
+    sizes = trainable_sizes(chosen)
+    show_plan(chosen, solved, settings, sizes, allowed)
+    title = f"Ways to spend epsilon {target:g} at delta {at:g} on {patients} patients"
+    if json_file is not None:
+        rows = [vars(one) | {"largest_dimension": one.largest_dimension} for one in settings]
+        json_file.write_text(
+            json.dumps({"settings": rows, "trainable": sizes}, indent=2) + "\n", encoding="utf-8"
+        )
+    if csv_file is not None:
+        csv_file.write_text(to_csv(settings), encoding="utf-8")
+    if html_file is not None:
+        html_file.write_text(plan_page(settings[0], settings[1:], title), encoding="utf-8")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="State that no hyperparameter was chosen on these patients.")
+    ] = False,
+    tuned_on_public: Annotated[
+        bool, typer.Option("--tuned-on-public", help="State that settings were chosen on public data alone.")
+    ] = False,
+    audit_files: Annotated[
+        list[Path] | None,
+        typer.Option("--audit", help="Result of an audit; repeat.", show_default="the run folder's"),
+    ] = None,
+    attack_file: Annotated[
+        Path | None, typer.Option("--attack", help="Result of an attack.", show_default="the run folder's")
+    ] = None,
+) -> None:
+    """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
+    from privacy.cli import read_json
+    from privacy.report import write_report
+    from server.run_folder import RunFolder
+    from server.spending import privacy_report as build
+
+    if untuned and tuned_on_public:
+        raise typer.BadParameter("--untuned and --tuned-on-public exclude each other")
+    with RunFolder.open(run) as folder:
+        own_audit, own_attack = folder.report / "audit.json", folder.report / "attack.json"
+        files = audit_files or [own_audit] * own_audit.is_file()
+        attacked = attack_file or (own_attack if own_attack.is_file() else None)
+        body = build(
+            folder,
+            tuning="none" if untuned else "public" if tuned_on_public else "unknown",
+            audits=[read_json(file) for file in files],
+            attack=None if attacked is None else read_json(attacked),
+        )
+        for path in write_report(body, folder.report):
+            print(path)
+
+
+@app.command()
+def audit(
+    run: Annotated[
+        Path | None, typer.Argument(help="Run folder, whose settings and mechanism are audited.")
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Of a run: whose mechanism.", show_default="the costliest")
+    ] = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    patients: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Without a run: patients of the site.", show_default="4 x training.batch_size"
+        ),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="In under a minute, with weaker bounds.")] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Test on made-up patients that the private step does what the accountant is told. Exit 1 on a violation.
+
+    It runs the model, step, sampler and batches of the configuration; it reads no patient and costs no budget.
+    """
+    from client.audit import run_subject
+    from mmmed.config import resolve
+    from privacy.audit import audit as examine
+    from server.run_folder import write_atomic
+
+    if run is not None:
+        if config or assignments or patients:
+            raise typer.BadParameter("a run has its own configuration: give no --config, --set or --patients")
+        chosen, event = _mechanism_of(run, site)
+    else:
+        chosen = resolve(config, assignments or ()).config
+        event = _planned(chosen, patients)
+    with run_subject(chosen, event) as subject:
+        result = examine(subject, quick=quick)
+    sys.stdout.write(result.to_text())
+    text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+    for file in (json_file, run and run / "report" / "audit.json"):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, text)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def attack(
+    run: Annotated[Path, typer.Argument(help="Run folder, whose final model is attacked.")],
+    shadows: Annotated[
+        int, typer.Option(min=2, help="Shadow models to train; each costs what the run cost.")
+    ] = 8,
+    public: Annotated[bool, typer.Option("--public", help="The run's data are public or generated.")] = False,
+    own: Annotated[
+        bool, typer.Option("--own", help="The data are this site's own, and the result stays here.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes that train sites; 0 trains in this one.", show_default="cores"),
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Attack a run's model as an expert would: who took part? Exit 1 if that beats the promised bound.
+
+    The likelihood-ratio attack (LiRA) with shadow models that are trained as the run was, on the same records.
+    """
+    from rich.progress import Progress
+
+    from server.run_folder import RunFolder, write_atomic
+    from simulations.attack import attack_run
+
+    with RunFolder.open(run) as folder:
+        shown = _is_public(folder.config, public, own, "trains shadow models without accounting for them")
+    with Progress(transient=True) as bar:
+        task = bar.add_task("shadow models", total=shadows)
+        result = attack_run(
+            run,
+            shadows=shadows,
+            workers=_processes(workers),
+            progress=lambda done, of: bar.update(task, completed=done, total=of),
+        )
+    sys.stdout.write(result.to_text())
+    text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+    for file in (json_file, run / "report" / "attack.json" if shown else None):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(file, text)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+def _is_public(config: RunConfig, public: bool, own: bool, what: str) -> bool:
+    """Whether the result may be shown to anybody: generated data, or data that the user says are public.
+
+    Raises:
+        ConfigError: the data may be private, and the user has not said whose they are.
+    """
+    from mmmed.data.source import DEMO
+    from mmmed.errors import ConfigError
+
+    if config.data.source == DEMO or public:
+        return True
+    if not own:
+        raise ConfigError(
+            f"data.source is {config.data.source}, and this {what}. Say --public if these records are public or "
+            "generated, or --own if they are your own site's and the result stays there"
+        )
+    return False
+
+
+def _processes(workers: int | None) -> int:
+    return (os.cpu_count() or 1) if workers is None else workers
+
+
+def _mechanism_of(run: Path, site: str | None) -> tuple[RunConfig, DpSgdEvent]:
+    """A run's configuration and the plan of one site, which the site signed."""
+    from mmmed.errors import RunError
+    from privacy.report import read_statement
+    from server.run_folder import RunFolder
+    from server.spending import signed_statements
+
+    with RunFolder.open(run) as folder:
+        stated = {name: read_statement(value) for name, value in signed_statements(folder).items()}
+        if not stated:
+            raise RunError(f"{run}: no site has stated its mechanism, so there is nothing to audit")
+        if site is not None and site not in stated:
+            raise RunError(f"{run}: no statement of site {site!r}. Its sites are {', '.join(sorted(stated))}")
+        name = site or max(stated, key=lambda one: stated[one].epsilon)
+        return folder.config, stated[name].event
+
+
+def _planned(config: RunConfig, patients: int | None) -> DpSgdEvent:
+    """The mechanism that a site of so many patients would plan."""
+    from mmmed.errors import ConfigError
+    from privacy.planning import plan_training
+
+    if not config.privacy.enabled:
+        raise ConfigError("privacy.enabled is false: without privacy there is nothing to audit")
+    training = config.training
+    return plan_training(
+        patients=patients or 4 * training.batch_size,
+        batch_size=training.batch_size,
+        local_epochs=training.local_epochs,
+        rounds=config.federation.rounds,
+        target_epsilon=config.privacy.target_epsilon,
+        delta=config.privacy.delta,
+    ).event

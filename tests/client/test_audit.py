@@ -1,0 +1,70 @@
+"""The audit of a site's own model, step, sampler and batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import client.audit
+from client.audit import run_subject
+from mmmed.config import RunConfig, from_flat
+from privacy.accounting import DpSgdEvent
+from privacy.audit import audit
+from privacy.audit.static import static_checks
+from privacy.dpsgd import PrivateStep
+
+SMALL = {
+    "data.image_size": 16, "data.text_tokens": 8, "model.image_width": 8, "model.fusion_dim": 8,
+    "model.fusion_heads": 2, "training.batch_size": 8, "training.learning_rate": 0.01,
+}  # fmt: skip
+EVENT = DpSgdEvent(1.0, 0.1, 40)
+
+
+def config(**more: Any) -> RunConfig:
+    return from_flat(SMALL | {key.replace("__", "."): value for key, value in more.items()})
+
+
+def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
+    chosen = config(
+        privacy__max_grad_norm=0.3, privacy__clipping="automatic", training__records_per_patient=3
+    )
+    with run_subject(chosen, EVENT) as subject:
+        assert (subject.max_grad_norm, subject.expected_units, subject.records_per_unit) == (0.3, 8, 3)
+        assert (
+            subject.claim == EVENT and torch.bincount(subject.units).max() == 4
+        )  # one more than a batch takes
+        result = audit(subject, quick=True)
+    assert result.passed, result.to_text()
+    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3"}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"data__image": ""}, {"data__text": ""}, {"data__image_channels": 3, "training__augment": True},
+     {"model__trainable": "fusion-head"}, {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"}],
+)  # fmt: skip
+def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
+    with run_subject(config(**more), EVENT) as subject:
+        assert all(check.passed for check in static_checks(subject))
+        model = subject.make_model()
+        rows, units = subject.draw(np.array([3, 1]))
+        assert subject.losses(model, rows).shape == units.shape
+
+
+def test_a_fault_in_the_sites_own_step_or_batches_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = client.audit.private_step
+
+    def quieter(*arguments: Any) -> PrivateStep:
+        step = honest(*arguments)
+        step.optimizer.noise_multiplier *= 0.5
+        return step
+
+    monkeypatch.setattr(client.audit, "private_step", quieter)
+    monkeypatch.setattr(
+        client.audit, "part_slices", lambda unit, size: iter([slice(0, len(unit))] * bool(len(unit)))
+    )
+    with run_subject(config(), EVENT) as subject:
+        assert {"C1", "C2"} <= {check.code for check in audit(subject, quick=True).violations}
