@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records, load_site
-from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.data.source import locate
 from mmmed.data.split import held_out
 from mmmed.errors import RunError
@@ -120,8 +119,7 @@ def _train_shadow(
     config: RunConfig, root: Path, sites: list[_Site], out: np.ndarray, folder: Path, workers: int
 ) -> np.ndarray:
     """Confidences [patients] of a model trained with the patients `out` (bool [patients]) held out."""
-    table = root / config.data.table
-    frame = pd.read_parquet(table) if table.suffix.lower() == ".parquet" else pd.read_csv(table, dtype=str)
+    frame = read_table(table_file(root, config.data))
     names = np.concatenate([site.patients for site in sites])
     folds = dict(zip(names, out.astype(int), strict=True))
     frame[_FOLD] = [folds.get(str(name).strip(), 0) for name in frame[config.data.patient]]
