@@ -110,8 +110,8 @@ def _bert_case(batch: int, tokens: int = 128) -> Case:
     )
 
 
-def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full") -> Case:
-    size, tokens = 128, 64
+def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full", size: int = 128) -> Case:
+    tokens = 64
     model = build_model(_config("resnet18", 64, size, trainable))
     units = torch.arange(batch) // per_patient
     data = Batch(
@@ -127,6 +127,7 @@ def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full") -> C
 
 CASES: dict[str, Callable[[int], Case]] = {
     "fusion (ResNet18 128 px + text)": lambda batch: _fusion_case(batch),
+    "fusion (ResNet18 224 px + text)": lambda batch: _fusion_case(batch, size=224),
     "fusion, 4 records a patient": lambda batch: _fusion_case(batch, per_patient=4),
     "fusion, norms and biases only": lambda batch: _fusion_case(batch, trainable="norm-bias"),
     "fusion, LoRA in the text encoder": lambda batch: _fusion_case(batch, trainable="lora"),
@@ -181,6 +182,7 @@ def _memory_of(case: Case, system: str) -> float | None:
         try:
             take_step = _stepper(case, system)
             ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what the step takes
+            Path("/proc/self/clear_refs").write_text("5")  # the peak so far is the parent's
             idle = _status("VmRSS")
             take_step()
             take_step()
