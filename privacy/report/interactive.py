@@ -36,7 +36,7 @@ def plan_page(asked: Setting, others: Sequence[Setting], title: str) -> str:
                 y=[one.signal_to_noise for one in members],
                 marker={
                     "size": 14 if number == 0 else 9,
-                    "symbol": ("star", "circle", "square", "diamond")[number % 4],
+                    "symbol": _SYMBOLS[number % len(_SYMBOLS)],
                 },
                 text=[_described(one) for one in members],
                 hovertemplate="%{text}<extra></extra>",
@@ -44,30 +44,6 @@ def plan_page(asked: Setting, others: Sequence[Setting], title: str) -> str:
         )
     figure.update_xaxes(title="passes over the records", type="log")
     figure.update_yaxes(title="signal / noise of the whole run, one coordinate", type="log")
-    return page(figure, title)
-
-
-def pareto_page(
-    points: Sequence[tuple[float, float, str]], front: Sequence[tuple[float, float, str]], title: str
-) -> str:
-    """Utility against epsilon, a point a trial, and the front that no trial betters in both."""
-    from plotly.graph_objects import Figure, Scatter
-
-    figure = Figure()
-    for name, chosen, mode in (("trials", points, "markers"), ("Pareto front", front, "lines+markers")):
-        figure.add_trace(
-            Scatter(
-                name=name,
-                mode=mode,
-                x=[x for x, _, _ in chosen],
-                y=[y for _, y, _ in chosen],
-                text=[text for _, _, text in chosen],
-                line={"shape": "hv"},
-                hovertemplate="epsilon %{x:.3f}, AUROC %{y:.3f}<br>%{text}<extra></extra>",
-            )
-        )
-    figure.update_xaxes(title="epsilon", rangemode="tozero")
-    figure.update_yaxes(title="AUROC")
     return page(figure, title)
 
 
