@@ -19,10 +19,6 @@ from pathlib import Path
 from types import FrameType
 
 import httpx
-from flwr.app import Context, Message, RecordDict
-from flwr.app.message import remove_content_from_message
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
@@ -34,6 +30,7 @@ from client.deploy.folder import NodeFolder
 
 log = logging.getLogger(__name__)
 
+CUT_OFF = "runner: an answer was cut off"  # the node waits for the rest of it for ever: start it anew
 _POLL = 0.5  # seconds between two looks for a task
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
@@ -85,25 +82,31 @@ class Runner:
         if self._child == 0:
             os.close(read)
             _tie_to_parent()
-            os._exit(_forked(lambda: task.perform(self._folder, self._address, token, _teller(write))))
+
+            def tell(what: bytes) -> None:
+                os.write(write, what)
+
+            os._exit(_forked(lambda: task.perform(self._folder, self._address, token, tell)))
         os.close(write)
         with os.fdopen(read, "rb") as pipe:
-            told = pipe.read()  # until the fork closes it, which it does as soon as it has told, or ends
+            told = pipe.read()  # until the fork ends
         _, status = os.waitpid(self._child, 0)
         self._child = None
-        if (code := os.waitstatus_to_exitcode(status)) != 0:
-            print(f"runner: the task's process ended with {code}", flush=True)
-            if told:
+        code = os.waitstatus_to_exitcode(status)
+        if code == 0:
+            return
+        print(f"runner: the task's process ended with {code}", flush=True)
+        if not told.endswith(task.SENDING):
+            if told:  # else Flower notices within a minute
                 self._answer_for(token, told)
+        elif code < 0:
+            print(CUT_OFF, flush=True)
 
     def _answer_for(self, token: str, told: bytes) -> None:
-        node, _, proto = told.partition(b"\n")
-        message = message_from_proto(ProtoMessage.FromString(proto))
-        context = Context(message.metadata.run_id, int(node), {}, RecordDict(), {})
         client = task.connect(self._address, token)
         try:
-            task.send(client, self._folder, task.crashed(message), context)
-        except Exception as error:  # then Flower notices within a minute
+            task.send(client, self._folder, task.crashed(told))
+        except Exception as error:  # the node has ended too, and with it the message
             log.warning("could not answer for the process that ended: %s", error)
         finally:
             client.close()
@@ -112,17 +115,6 @@ class Runner:
         self._stopping = True
         if self._child:
             os.kill(self._child, signal.SIGTERM)
-
-
-def _teller(pipe: int) -> Callable[[Message, Context], None]:
-    """Tells the runner which message the task is about, should the task be killed later."""
-
-    def tell(message: Message, context: Context) -> None:
-        proto = message_to_proto(remove_content_from_message(message)).SerializeToString()
-        with os.fdopen(pipe, "wb") as file:
-            file.write(str(context.node_id).encode() + b"\n" + proto)
-
-    return tell
 
 
 def _tie_to_parent() -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from client.deploy.folder import NodeFolder
+from client.deploy.runner import CUT_OFF
 from mmmed.deploy.processes import Service, Supervisor
 from mmmed.errors import DeployError
 
@@ -39,11 +40,16 @@ def start(folder: NodeFolder, kit: Path | None) -> None:
             if "SuperNode ID" in line:
                 sys.stderr.write(f"connected as {joined.site} to {joined.address}:{joined.port}\n")
 
+        def heard_runner(line: str) -> None:
+            if line == CUT_OFF:
+                supervisor.restart("node")
+
         services = [
             Service("node", node, environment, heard=heard),
-            Service("runner", runner, environment),
+            Service("runner", runner, environment, heard=heard_runner),
         ]
-        Supervisor(services, folder.log).run()
+        supervisor = Supervisor(services, folder.log)
+        supervisor.run()
 
 
 def _flower_key(folder: NodeFolder) -> Path:

@@ -14,7 +14,10 @@ from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.serde import message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
@@ -32,6 +35,7 @@ from client.node import APP, SITE_DIR
 from client.release import SITE_ERROR, Refusal, refusal_code, refusal_reply
 from mmmed.errors import ConfigError
 
+SENDING = b"\0sending"
 SIGNATURE = "app-signature"  # key of the run config: "ed25519:<public key, hex>:<signature, hex>"
 
 
@@ -53,42 +57,45 @@ def connect(address: str, token: str) -> RuntimeHttpClient:
     )
 
 
-def perform(
-    folder: NodeFolder, address: str, token: str, started: Callable[[Message, Context], None]
-) -> None:
-    """Do the task whose token this is. `started` is told the message and its context before anything is done.
+def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes], None]) -> None:
+    """Do the task whose token this is.
 
-    SIGTERM ends the work in order: what was computed is committed to the ledger, and the answer is ``stopped``.
+    `tell` is given the message, as `crashed` reads it, before anything is done, and `SENDING` before the answer goes:
+    a node must get one answer to a message, neither none nor two. SIGTERM ends the work in order: what was computed
+    is committed to the ledger, and the answer is ``stopped``.
     """
     signal.signal(signal.SIGTERM, _stop)
     client = connect(address, token)
     heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heart.start()
     message, context, _, bundle = pull_task_input(client)
-    started(message, context)
+    tell(message_to_proto(remove_content_from_message(message)).SerializeToString())
     try:
         reply = _answer(folder, message, context, bundle.content)
     except Stopped:
         reply = refusal_reply(message, Refusal.STOPPED)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is to be sent is sent
-    send(client, folder, reply, context)
+    tell(SENDING)
+    send(client, folder, reply)
     heart.stop()
     client.close()
 
 
-def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message, context: Context) -> None:
+def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:
     """Note in the audit log what leaves, and hand it to the node."""
     left = sum(len(part.deflate()) for part in get_all_nested_objects(reply).values())
     decision = str(reply.error.reason) if reply.has_error() else "answered"
     AuditLog(folder.audit).append(
         "sent", message=reply.metadata.reply_to_message_id, decision=decision, bytes=left
     )
-    push_message(client, reply, context)
+    about = reply.metadata
+    push_message(client, reply, Context(about.run_id, about.src_node_id, {}, RecordDict(), {}))
     push_task_output(client, None, "completed", "")
 
 
-def crashed(message: Message) -> Message:
-    """The reply to a message whose process was killed."""
+def crashed(told: bytes) -> Message:
+    """The reply to a message, as `perform` told of it, whose process was killed."""
+    message = message_from_proto(ProtoMessage.FromString(told))
     return Message(Error(SITE_ERROR, Refusal.CRASHED.value), reply_to=message)
 
 

@@ -83,6 +83,10 @@ class _Child:
         if now >= self._next:
             self._start()
 
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+
     def ask_to_end(self) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
@@ -143,6 +147,12 @@ class Supervisor:
             self._end()
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def restart(self, name: str) -> None:
+        """Kill a service; it is then started again. May be called from any thread."""
+        for child in self._children:
+            if child.service.name == name:
+                child.kill()
 
     def _end(self) -> None:
         for child in reversed(self._children):
