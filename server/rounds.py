@@ -41,7 +41,7 @@ from server.run_folder import RunFolder
 from server.scaffold import next_control, tells_steps
 from server.site_level import SiteLevel
 from server.spending import keep_statements
-from server.spool import Spool, Update, screen
+from server.spool import Spool, Update, screen, shapes_of
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class Rounds:
         if checkpoint is None:
             self.folder.forget_rounds_after(0)
             return initial, 0
-        if _shapes(checkpoint.model) != _shapes(initial):
+        if shapes_of(checkpoint.model) != shapes_of(initial):
             raise RunError(
                 f"{self.folder.checkpoints}: round {checkpoint.round} holds other parameters than this version "
                 "builds for the same configuration. Resume with the version that started the run"
@@ -214,7 +214,7 @@ class Rounds:
         content = self._tensors(phase, arrays)
         messages = [self._message(number, phase, content, node) for node in nodes]
         self.on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
-        like = _shapes(arrays) if phase == "train" else {}
+        like = shapes_of(arrays) if phase == "train" else {}
         for request, reply, seconds in gather(self.grid, messages, federation.round_timeout):
             answer = read_reply(request, reply, seconds, like).unless_name_in(seen)
             answer = replace(answer, bytes_down=tensor_bytes(RecordDict({"arrays": content})))
@@ -285,7 +285,3 @@ class Rounds:
 def _payload(arrays: Arrays, encoding: Encoding) -> Array:
     data = pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)
     return Array("uint8", (len(data),), "safetensors", data)
-
-
-def _shapes(arrays: Arrays) -> dict[str, tuple[int, ...]]:
-    return {key: np.shape(value) for key, value in arrays.items()}

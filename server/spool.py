@@ -117,8 +117,9 @@ def _read(path: Path, like: Arrays) -> Update | None:
         answer = Answer(**about)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
-    return Update(answer, norm, tuple(like), path) if shapes == _shapes(like) else None
+    return Update(answer, norm, tuple(like), path) if shapes == shapes_of(like) else None
 
 
-def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+def shapes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """The shape of each array, by name."""
     return {key: np.shape(value) for key, value in arrays.items()}

@@ -74,7 +74,7 @@ def consortium_section(root: Path, online: SitesOnline | None = None) -> Section
 
     @router.get("/{name}/live")
     def live(request: Request, name: str) -> HTMLResponse:
-        return page(request, _PACKAGE, "live.html", title="", run=one(name), **_numbers(one(name)))
+        return page(request, _PACKAGE, "live.html", title="", run=one(name))
 
     @router.get("/{name}/epsilon.json")
     def epsilon(name: str) -> dict[str, Any]:
