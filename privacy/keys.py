@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from privacy.disk import sync_folder
 from privacy.errors import SigningKeyError
 
 
@@ -89,6 +90,7 @@ def create_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
         os.fsync(file.fileno())
     try:
         os.link(temporary, path)  # fails if the file is there
+        sync_folder(path.parent)  # what it signs must not outlive it
     finally:
         temporary.unlink()
     return key

@@ -1,13 +1,9 @@
 """An append-only, hash-chained, signed log in one SQLite file, and what happens when it is not what it was.
 
-    hash_n = SHA-256(domain | link_{n-1} | body_n)      signature_n = Ed25519(hash_n)
-    link_n = SHA-256(hash_n | signature_n)
-
-A link covers every body and signature before it, so the signature of the newest entry vouches for all. Every
-append is on disk before it returns (WAL, synchronous=FULL). Beside the file lies an anchor, the newest link,
-signed: a file restored from a backup is older than its anchor. A signed snapshot of the replayed state, renewed
-every few hundred entries, keeps opening fast; `verify` trusts no snapshot and reads everything. Whoever can restore
-or delete file and anchor together shows only against a receipt (`Head`) that a peer has kept.
+Every append is on disk before it returns: SQLite flushes its write-ahead log at each commit (WAL, synchronous=FULL),
+and the folder when a file is made in it. Beside the file lies an anchor (`privacy.ledger.anchor`). A signed snapshot
+of the replayed state, renewed every few hundred entries, keeps opening fast; `verify` trusts no snapshot and reads
+everything. Whoever can restore or delete file and anchor together shows only against a receipt that a peer has kept.
 
 Whatever cannot be trusted, read or written raises LedgerError, and nothing is granted.
 """
@@ -22,22 +18,31 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from privacy.disk import file_system, sync_folder
 from privacy.errors import LedgerError
+from privacy.ledger.anchor import Anchor
+from privacy.ledger.links import (
+    ROOT,
+    Head,
+    Receipt,
+    canonical,
+    check_signature,
+    entry_hash,
+    next_link,
+    receipt_for,
+    receipt_holds,
+)
 
 Body = dict[str, Any]
 
-ROOT = bytes(32)
-_DOMAIN = b"mmmed ledger 1"
 _SNAPSHOT_EVERY = 500
-_ANCHOR_BYTES = 512  # one sector, overwritten in place: old or new, never half
 _BUSY_SECONDS = 60.0
+_NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"}
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS cohort (fingerprint TEXT PRIMARY KEY, digests BLOB NOT NULL)",
@@ -45,35 +50,6 @@ _SCHEMA = (
     "CREATE TRIGGER IF NOT EXISTS no_update BEFORE UPDATE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END",
     "CREATE TRIGGER IF NOT EXISTS no_delete BEFORE DELETE ON entry BEGIN SELECT RAISE(ABORT, 'append-only'); END",
 )
-
-
-@dataclass(frozen=True)
-class Head:
-    """The newest entry: its number and its link. Kept elsewhere, it is a receipt for all entries up to it."""
-
-    seq: int
-    link: bytes
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """A head, signed by the site's key, for a peer to keep and to hand back. A peer cannot make one up."""
-
-    head: Head
-    signature: bytes
-
-    def to_json(self) -> str:
-        """Text that `from_json` reads."""
-        return json.dumps([self.head.seq, self.head.link.hex(), self.signature.hex()])
-
-    @staticmethod
-    def from_json(text: str) -> Receipt:
-        """Read what `to_json` wrote. Raises LedgerError for anything else."""
-        try:
-            seq, link, signature = json.loads(text)
-            return Receipt(Head(int(seq), bytes.fromhex(link)), bytes.fromhex(signature))
-        except (ValueError, TypeError) as error:
-            raise LedgerError(f"A ledger receipt is not readable: {error}.") from None
 
 
 class Replayable(Protocol):
@@ -93,34 +69,17 @@ class Replayable(Protocol):
 S = TypeVar("S", bound=Replayable)
 
 
-def canonical(value: Any) -> bytes:
-    """The one way to write a JSON value: sorted keys, no spaces, exact floats."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def entry_hash(link: bytes, body: bytes) -> bytes:
-    """What an entry's signature signs."""
-    return hashlib.sha256(_DOMAIN + link + body).digest()
-
-
-def next_link(digest: bytes, signature: bytes) -> bytes:
-    """The link that the following entry builds on."""
-    return hashlib.sha256(digest + signature).digest()
+def _check_local(path: Path) -> None:
+    if (kind := file_system(path.parent)) in _NETWORK:
+        raise LedgerError(
+            f"{path} is on a network file system ({kind}), whose locks and flushes cannot be relied on: put the "
+            "site's state folder on a local disk."
+        )
 
 
 def _stored(*values: Any) -> None:
     if not all(isinstance(value, bytes) for value in values):
         raise LedgerError("The ledger holds a value of another type than was written: it was edited.")
-
-
-def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes, what: str) -> None:
-    """Raise LedgerError unless `signature` is the key's over `message`."""
-    try:
-        key.verify(signature, message)
-    except InvalidSignature:
-        raise LedgerError(
-            f"{what} is not signed by this site's key: it was edited, or the key is not its own."
-        ) from None
 
 
 class Chain(Generic[S]):
@@ -138,20 +97,22 @@ class Chain(Generic[S]):
     def __init__(self, path: Path, key: Ed25519PrivateKey, state: S) -> None:
         self.path, self._key, self._public = path, key, key.public_key()
         self._empty, self.state = type(state), state
-        self._anchor_path = path.with_name(path.name + ".anchor")
+        self._anchor = Anchor(path.with_name(path.name + ".anchor"), key)
         self.head = Head(0, ROOT)
         self._links: dict[int, bytes] = {}  # of the entries seen since the snapshot
         self._snapshot_seq = 0
         self._pid = os.getpid()
         self._lock = threading.RLock()
         with self._guarded():
-            anchored = self._read_anchor()
+            anchored = self._anchor.read()
             fresh = not path.exists()
             if fresh and anchored:
                 raise LedgerError(f"{path} is gone but its anchor is there: restore the newest ledger file.")
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_local(path)
             if fresh:
                 os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+                sync_folder(path.parent.parent)  # SQLite flushes the folder of the file, not the one above
             self._db = sqlite3.connect(
                 path, isolation_level=None, timeout=_BUSY_SECONDS, check_same_thread=False
             )
@@ -176,7 +137,7 @@ class Chain(Generic[S]):
                 self._catch_up()
                 self._renew_snapshot()
                 if self.head.seq == 1:  # so that whoever sees more than one entry finds an anchor
-                    self._write_anchor()
+                    self._anchor.write(self.head)
                 yield Transaction(self._db, self._append)
                 self._db.execute("COMMIT")
             except BaseException:
@@ -184,7 +145,7 @@ class Chain(Generic[S]):
                     self._db.execute("ROLLBACK")
                 self._forget()
                 raise
-            self._write_anchor()
+            self._anchor.write(self.head)
 
     def refresh(self) -> None:
         """Take in what other processes have appended."""
@@ -214,16 +175,14 @@ class Chain(Generic[S]):
         """The head as it is now, signed, for a peer to keep."""
         with self._guarded():
             self._catch_up()
-            return Receipt(self.head, self._key.sign(_receipt_message(self.head)))
+            return receipt_for(self.head, self._key)
 
     def check_receipt(self, receipt: Receipt) -> None:
         """Raise LedgerError if this file is older than, or another than, the one that gave the receipt.
 
         A receipt that this key did not sign is somebody else's, or made up, and says nothing.
         """
-        try:
-            self._public.verify(receipt.signature, _receipt_message(receipt.head))
-        except (InvalidSignature, OverflowError):
+        if not receipt_holds(receipt, self._public):
             return
         with self._guarded():
             self._catch_up()
@@ -248,9 +207,9 @@ class Chain(Generic[S]):
             LedgerError: an entry was edited, removed or inserted, the anchor or one of `receipts` is not met.
         """
         with self._guarded():
-            anchored = self._read_anchor()
+            anchored = self._anchor.read()
             if anchored is None:
-                raise LedgerError(f"The anchor {self._anchor_path} is missing.")
+                raise LedgerError(f"The anchor {self._anchor.path} is missing.")
             self._catch_up()
             expected = (*receipts, anchored, self.head)
             state, links = self._empty(), {0: ROOT}
@@ -281,7 +240,8 @@ class Chain(Generic[S]):
     def _prepare(self) -> None:
         if self._journal_mode() != "wal":
             raise LedgerError(f"{self.path} is on a file system without shared memory: use a local disk.")
-        self._db.execute("PRAGMA synchronous=FULL")
+        for pragma in ("synchronous=FULL", "fullfsync=ON", "checkpoint_fullfsync=ON"):  # the last two: macOS
+            self._db.execute(f"PRAGMA {pragma}")
         self._db.execute("BEGIN IMMEDIATE")  # fails now, not after training, where the file is read-only
         for statement in _SCHEMA:
             self._db.execute(statement)
@@ -362,7 +322,11 @@ class Chain(Generic[S]):
         )
         if not self._db.execute("SELECT 1 FROM entry WHERE seq = ?", (seq,)).fetchone():
             raise LedgerError(f"{self.path}: entry {seq} is missing.")
-        self.state = self._empty.from_json(json.loads(state))
+        try:
+            replayed = self._empty.from_json(json.loads(state))
+        except (KeyError, TypeError, ValueError):  # of another version: the entries say the same
+            return
+        self.state = replayed
         self.head, self._snapshot_seq = Head(seq, link), seq
         self._links[seq] = link
 
@@ -377,35 +341,13 @@ class Chain(Generic[S]):
         )
         self._snapshot_seq = self.head.seq
 
-    def _read_anchor(self) -> Head | None:
-        if not self._anchor_path.exists():
-            return None
-        for attempt in range(3):  # another process may be writing it at this moment
-            try:
-                return self._parse_anchor(self._anchor_path.read_bytes())
-            except LedgerError:
-                if attempt == 2:
-                    raise
-                time.sleep(0.02)
-        return None
-
-    def _parse_anchor(self, text: bytes) -> Head:
-        try:
-            value = json.loads(text)
-            head = Head(value["seq"], bytes.fromhex(value["link"]))
-            signature = bytes.fromhex(value["signature"])
-        except (ValueError, KeyError, TypeError):
-            raise LedgerError(f"The anchor {self._anchor_path} is not readable.") from None
-        check_signature(self._public, signature, _anchor_message(head), f"The anchor {self._anchor_path}")
-        return head
-
     def _check_anchor(self, anchored: Head | None) -> None:
         if anchored is None and self.head.seq == 1:  # created, but stopped before the anchor was written
-            self._write_anchor()
+            self._anchor.write(self.head)
         # An anchor may also have been created since it was looked for.
-        if anchored is None and self.head.seq > 1 and not self._anchor_path.exists():
+        if anchored is None and self.head.seq > 1 and not self._anchor.path.exists():
             raise LedgerError(
-                f"The anchor {self._anchor_path} is missing. Restore it: without it a ledger from a backup "
+                f"The anchor {self._anchor.path} is missing. Restore it: without it a ledger from a backup "
                 "would pass for the newest."
             )
         if anchored and anchored.seq > self.head.seq:
@@ -413,21 +355,6 @@ class Chain(Generic[S]):
                 f"{self.path} ends at entry {self.head.seq}, its anchor at {anchored.seq}: this is an old copy. "
                 "Restore the newest ledger file."
             )
-
-    def _write_anchor(self) -> None:
-        stored = self._read_anchor()
-        if stored and stored.seq >= self.head.seq:  # another process was faster
-            return
-        value = {
-            "seq": self.head.seq,
-            "link": self.head.link.hex(),
-            "signature": self._key.sign(_anchor_message(self.head)).hex(),
-        }
-        file = os.open(self._anchor_path, os.O_CREAT | os.O_WRONLY, 0o600)
-        try:
-            os.pwrite(file, canonical(value).ljust(_ANCHOR_BYTES), 0)
-        finally:
-            os.close(file)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -458,11 +385,3 @@ class Transaction:
 
 def _snapshot_message(seq: int, link: bytes, state: bytes) -> bytes:
     return hashlib.sha256(b"mmmed ledger snapshot 1" + seq.to_bytes(8, "big") + link + state).digest()
-
-
-def _anchor_message(head: Head) -> bytes:
-    return b"mmmed ledger anchor 1" + head.seq.to_bytes(8, "big") + head.link
-
-
-def _receipt_message(head: Head) -> bytes:
-    return b"mmmed ledger receipt 1" + head.seq.to_bytes(8, "big", signed=True) + head.link

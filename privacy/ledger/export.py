@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privacy.errors import LedgerError
-from privacy.ledger.chain import ROOT, canonical, check_signature, entry_hash, next_link
+from privacy.ledger.links import ROOT, canonical, check_signature, entry_hash, next_link
 from privacy.ledger.state import State
 
 

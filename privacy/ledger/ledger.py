@@ -15,9 +15,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import DpSgdEvent, epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
-from privacy.ledger.chain import Chain, Head, Receipt
+from privacy.ledger.chain import Chain
 from privacy.ledger.export import export
 from privacy.ledger.identity import DatasetIdentity, memberships
+from privacy.ledger.links import Head, Receipt
 from privacy.ledger.reservation import Reservation
 from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, Sublimit, token_hash
 

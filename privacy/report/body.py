@@ -16,7 +16,7 @@ from typing import Any
 from privacy.attack import AttackResult
 from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
-from privacy.ledger.chain import canonical
+from privacy.ledger.links import canonical
 from privacy.report import words
 from privacy.report.evaluations import evaluation_row, read_evaluations
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility

@@ -21,7 +21,7 @@ from privacy.accounting.pld import MIN_DELTA
 from privacy.errors import AccountingError, LedgerError, ReportError
 from privacy.ledger import Head, Ledger, Plan
 from privacy.ledger.admission import ORDERS
-from privacy.ledger.chain import canonical
+from privacy.ledger.links import canonical
 from privacy.versions import versions
 
 SCHEMA = "mmmed-privacy-statement/1"

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -20,8 +21,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.accounting import DpSgdEvent
+from privacy.disk import file_system
 from privacy.errors import BudgetExceeded, LedgerError
-from privacy.ledger import Budget, Ledger, Plan
+from privacy.ledger import Budget, Ledger, Plan, chain
 from tests.privacy.ledger.cohort import patients
 
 Open = Callable[[], Ledger]
@@ -98,6 +100,87 @@ def test_killed_while_it_is_created_leaves_a_ledger_or_none(tmp_path: Path, key:
         os.waitpid(child, 0)
         with Ledger.open(path, key, limit=Budget(1.0, 1e-5)) as ledger:
             ledger.verify()
+
+
+_TRACED = """
+import os, sys
+from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from privacy.accounting import DpSgdEvent
+from privacy.ledger import Budget, Ledger
+from tests.privacy.ledger.cohort import patients
+
+def done(what):
+    os.write(2, f"mark {what}\\n".encode())
+
+with Ledger.open(Path(sys.argv[1]), Ed25519PrivateKey.generate(), limit=Budget(8.0, 1e-5)) as ledger:
+    done("opened")
+    plan = ledger.plan(patients(1, 2), "run", DpSgdEvent(50.0, 0.01, 1000), 1e-5, 1.0)
+    done("planned")
+    for _ in range(3):
+        held = ledger.reserve(plan, 1, 5)
+        done("reserved")
+        held.commit(5)
+        done("committed")
+"""
+
+
+def test_every_entry_is_flushed_to_disk_before_it_counts(path: Path, tmp_path: Path) -> None:
+    """What the kernel was asked for, by strace: a power cut cannot be had in a test."""
+    trace = tmp_path / "trace"
+    calls = [
+        "strace",
+        "-f",
+        "-y",
+        "-s",
+        "200",
+        "-e",
+        "trace=fsync,fdatasync,pwrite64,write",
+        "-o",
+        str(trace),
+    ]
+    if shutil.which("strace") is None or subprocess.run(["strace", "true"], capture_output=True).returncode:
+        pytest.skip("strace is not installed, or may not trace here")
+    subprocess.run([*calls, sys.executable, "-c", _TRACED, str(path)], check=True, capture_output=True)
+    wal, unflushed, marks = f"<{path}-wal>", False, []
+    synced = set()
+    for line in trace.read_text().splitlines():
+        if "sync(" in line:
+            synced.add(line[line.index("<") + 1 : line.index(">")])
+            unflushed &= wal not in line
+        elif wal in line:
+            unflushed = True
+        elif "mark " in line:
+            marks.append((line.partition("mark ")[2].partition("\\")[0], unflushed))
+    assert marks == [(what, False) for what in ("opened", "planned", *("reserved", "committed") * 3)]
+    # The names as well: of the file, of its folder, and of its anchor.
+    assert {str(path.parent), str(path.parent.parent), f"{path}.anchor"} <= synced
+
+
+def test_the_database_is_told_to_flush(reopen: Open) -> None:
+    with reopen() as ledger:
+        found = {
+            name: ledger._chain._db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("journal_mode", "synchronous", "fullfsync", "checkpoint_fullfsync")
+        }
+    assert found == {"journal_mode": "wal", "synchronous": 2, "fullfsync": 1, "checkpoint_fullfsync": 1}
+
+
+def test_a_network_disk_is_refused(tmp_path: Path, reopen: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mountinfo"
+    share = tmp_path / "a share"
+    mounts.write_text(
+        "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+        f"40 22 0:40 / {str(share).replace(' ', chr(92) + '040')} rw - nfs4 server:/share rw\n"
+    )
+    assert file_system(share / "state", mounts) == "nfs4"
+    assert file_system(tmp_path, mounts) == "ext4"
+    assert file_system(tmp_path, tmp_path / "none") == ""
+    if Path("/proc/self/mountinfo").exists():
+        assert file_system(Path("/proc")) == "proc"
+    monkeypatch.setattr(chain, "file_system", lambda path: "nfs4")
+    with pytest.raises(LedgerError, match="local disk"):
+        reopen()
 
 
 def test_processes_at_once_share_one_plan_and_one_limit(path: Path, key: Ed25519PrivateKey) -> None:

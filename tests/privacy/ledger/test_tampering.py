@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import DpSgdEvent
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger import Budget, Head, Ledger, Receipt
-from privacy.ledger.chain import ROOT, Chain, _receipt_message, canonical, entry_hash, next_link
+from privacy.ledger.chain import Chain
+from privacy.ledger.links import ROOT, canonical, entry_hash, next_link, receipt_for
 from privacy.ledger.state import State
 from tests.privacy.ledger.cohort import patients
 
@@ -318,4 +319,4 @@ def test_a_receipt_from_before_a_snapshot_is_checked_in_full(snapshot: Path, reo
 
 
 def _signed(ledger: Ledger, head: Head) -> Receipt:
-    return Receipt(head, ledger._chain._key.sign(_receipt_message(head)))
+    return receipt_for(head, ledger._chain._key)

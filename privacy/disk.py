@@ -1,0 +1,33 @@
+"""What a file needs to survive a power cut, beyond being flushed itself, and on which kind of disk it lies."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_MOUNTS = Path("/proc/self/mountinfo")  # Linux, proc(5)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names of the files in a folder to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
+    """The type of the file system that `path` is on, such as "ext4"; "" where the system does not tell."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    place, best = path.resolve(), (-1, "")
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]))
+        if place.is_relative_to(point) and len(point.parts) >= best[0]:  # a later mount covers an earlier one
+            best = (len(point.parts), after.split()[0])
+    return best[1]
