@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,22 @@ import mmmed  # (declares the operator schemas before any test imports transform
 from mmmed.data.demo import generate
 
 assert mmmed.__version__
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all deployment tests to one worker, so that they share one federation; the others to whoever is free.
+
+    pytest-xdist's own ``loadgroup`` marks tests by an attribute of items that pytest 9.2 no longer reads, so that it
+    separates what it should keep together. The largest group starts first: the other worker is not left waiting.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneFederation(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "deployment" if nodeid.startswith("tests/deployment/") else nodeid
+
+    return OneFederation(config, log)
 
 
 @pytest.fixture(scope="session")

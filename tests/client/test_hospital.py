@@ -21,7 +21,8 @@ from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from privacy.errors import LedgerError, PolicyRefusal
-from privacy.keys import public_pem
+from privacy.keys import load_key, public_pem
+from privacy.ledger import Ledger
 from privacy.policy import TRAINING, sign_policy
 from privacy.report import read_statement
 from tests.client.requests import request
@@ -302,3 +303,20 @@ def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured
     (hospital.path / "officer.pub").write_text("no key")
     with pytest.raises(Exception, match=r"officer\.pub"):
         open_hospital(hospital.path, config, TRAINING, ["installed"])
+
+
+@pytest.mark.parametrize("runs", [30, pytest.param(1000, marks=pytest.mark.slow)])
+def test_however_many_runs_ask_they_spend_no_more_than_the_limit(
+    hospital: Hospital, configured: Configured, runs: int
+) -> None:
+    """Each is small enough for the policy; together they meet the limit, and all the rest are refused."""
+    config = configured(privacy={"target_epsilon": 4.0})
+    decisions: list[str] = []
+    for number in range(runs):
+        reply = app(request(config, **{"run-id": f"run-{number}"}), node(hospital))
+        decisions.append(str(reply.error.reason) if reply.has_error() else "answered")
+    first = decisions.index("budget-exhausted")
+    assert 0 < first < 20
+    assert set(decisions[:first]) == {"answered"} and set(decisions[first:]) == {"budget-exhausted"}
+    with Ledger.inspect(hospital.state / "ledger.db", load_key(hospital.state / "site.key")) as ledger:
+        assert ledger.spent(1e-3) <= hospital.rules["limit"]["epsilon"]

@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +19,23 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
 
 from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
 from client.log import refusals
 from client.progress import Progress
+from client.released import Released
 from client.site import ledger_file
 from mmmed.cli import main
+from mmmed.config import resolve
 from mmmed.deploy.certificates import create_key, make_request
 from mmmed.errors import DeployError
+from mmmed.models import build_model, trainable_state
 from privacy.keys import load_key
 from privacy.ledger import Ledger
+from server.checkpoint import load_checkpoint
 from server.deploy.control import Control
 from server.deploy.folder import Folder
 from server.deploy.runs import RunState, finished_rounds, states
@@ -60,13 +67,15 @@ def mmmed(*arguments: object, cwd: Path, check: bool = True) -> tuple[int, str]:
     return code, output.getvalue()
 
 
-def wait_for(condition: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
-    """Wait until `condition` holds."""
+def wait_for(
+    condition: Callable[[], bool], what: str, patience: float = PATIENCE, every: float = 0.1
+) -> None:
+    """Wait until `condition` holds, looking again after `every` seconds."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {patience:.0f} s in vain for {what}")
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def free_port() -> int:
@@ -163,10 +172,17 @@ class HospitalSite:
         self.name, self.path = name, home / name
         self.folder = Hospital(self.path, hospitals)
         self.folder.write_site(name=name, where={"site": where})
-        self.folder.sign(site=name)
+        roomy = {"epsilon": 100.0, "delta": 1e-3}  # many tests share these patients
+        self.folder.sign(
+            site=name,
+            limit=roomy,
+            period={"days": 365, **roomy},
+            purposes={"training": 100.0, "evaluation": 2.0},
+        )
         mmmed("site", "init", name, "--site", self.path, cwd=home)
         self.node = NodeFolder(self.path)
         self.request = self.node.path / f"{name}.request"
+        self.link: Link | None = None
         self._running: Background | None = None
 
     def __call__(self, *arguments: object, check: bool = True) -> str:
@@ -179,6 +195,10 @@ class HospitalSite:
         log.unlink(missing_ok=True)
         for old in self.node.log.glob("*"):
             old.unlink()
+        if kit is not None and self.link is not None:  # by way of the link
+            text = re.sub(r"^port = \d+$", f"port = {self.link.port}", kit.read_text(), flags=re.MULTILINE)
+            kit = self.path / "by-way.kit"
+            kit.write_text(text)
         arguments = ["site", "start", *([kit] if kit else []), "--site", self.path]
         self._running = Background(*arguments, cwd=self.path, log=log)
         if wait:
@@ -215,6 +235,19 @@ class HospitalSite:
         """How far it is in its round."""
         return Progress.read(self.folder.state)
 
+    def wait_until_training(self, run: RunHandle, server_round: int, step: int = 2) -> None:
+        """Wait until it is in the midst of a round."""
+
+        def there() -> bool:
+            now = self.training()
+            return (
+                now is not None
+                and (now.run_id, now.server_round) == (run.run_id, server_round)
+                and step <= now.step < now.steps
+            )
+
+        wait_for(there, f"{self.name} to train in round {server_round}", 2 * PATIENCE)
+
     def charged(self, run_id: str) -> int:
         """Steps charged to a run."""
         with Ledger.inspect(
@@ -248,6 +281,7 @@ class Federation:
     def start(self) -> None:
         """Start all, the sites with their kits."""
         self.coordinator.start()
+        self.south.link = Link(self.coordinator.port)
         for site in self.sites:
             site.start(self.coordinator.kit(site.name), wait=False)
         for site in self.sites:
@@ -259,6 +293,8 @@ class Federation:
         for site in self.sites:
             site.end()
         self.coordinator.end()
+        if self.south.link is not None:
+            self.south.link.close()
 
     def begin(self, *changes: str) -> RunHandle:
         """Start a run of a tiny model with these settings changed."""
@@ -295,7 +331,7 @@ class RunHandle:
 
     def wait(self) -> RunHandle:
         """Wait until it has ended well."""
-        wait_for(lambda: self._ended(), f"the end of run {self.name}", 2 * PATIENCE)
+        wait_for(lambda: self._ended(), f"the end of run {self.name}", 3 * PATIENCE, every=1.0)
         state = self.state()
         assert state.status == "finished:completed", (state, self.rounds())
         return self
@@ -322,9 +358,89 @@ class RunHandle:
         """The codes with which sites refused to train, all rounds together."""
         return [line["refused"] for r in self.rounds() for line in r["train"] if "refused" in line]
 
-    def model(self) -> dict[str, np.ndarray]:
-        """The final model's parameters."""
-        return load_file(self.folder / "model" / "model.safetensors")
+    def check_model(self, sites: list[HospitalSite]) -> None:
+        """The last round's model is that of the round before plus the mean of what these sites released for it."""
+        last = load_checkpoint(self.folder / "checkpoints")
+        assert last is not None
+        before = self.model_after(last.round - 1)
+        like = {name: torch.from_numpy(value) for name, value in before.items()}
+        kept = [
+            Released(site.folder.state / "released", self.run_id, last.round, like).read() for site in sites
+        ]
+        assert None not in kept, "a site has no answer to what the server sent"
+        for name, value in before.items():
+            updates = [answer[0][name].numpy() - value for answer in kept if answer is not None]
+            np.testing.assert_allclose(last.model[name], value + np.mean(updates, axis=0), atol=1e-5)
+
+    def model_after(self, number: int) -> dict[str, np.ndarray]:
+        """The trainable parameters after a round; 0 is before the first."""
+        if number == 0:
+            state = trainable_state(build_model(resolve(self.folder / "config.toml").config))
+            return {name: value.detach().numpy() for name, value in state.items()}
+        stored = load_file(self.folder / "checkpoints" / f"round-{number:05d}.safetensors")
+        return {name.removeprefix("model/"): v for name, v in stored.items() if name.startswith("model/")}
+
+
+class Link:
+    """A network connection to a port of this machine that can be cut in several ways.
+
+    ``mode`` is "pass", "break" (connections are accepted and closed: a broken handshake), "hole" (accepted and never
+    answered), "cut" (refused), or "slow" (some kB a second).
+    """
+
+    def __init__(self, target: int) -> None:
+        self.mode, self._target = "pass", target
+        self._open: list[socket.socket] = []
+        self._listener = self._listen(0)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def set(self, mode: str) -> None:
+        """Change the link; what is connected is cut."""
+        if "cut" in (mode, self.mode) and mode != self.mode:
+            self._listener.close()
+            if mode != "cut":
+                self._listener = self._listen(self.port)
+        self.mode = mode
+        while self._open:
+            one = self._open.pop()
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        """Cut for ever."""
+        self.set("cut")
+        self._target = 0
+
+    def _listen(self, port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def _serve(self) -> None:
+        while self._target:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                time.sleep(0.05)
+                continue
+            if self.mode == "break":
+                client.close()
+                continue
+            self._open.append(client)
+            if self.mode != "hole":
+                with contextlib.suppress(OSError):
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                    self._open.append(server)
+                    for pair in ((client, server), (server, client)):
+                        threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16384):
+                if self.mode == "slow":
+                    time.sleep(len(data) / 200_000)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def processes(*texts: str) -> list[int]:

@@ -25,8 +25,6 @@ from server.deploy.folder import Folder
 from server.deploy.sites import read_sites
 from tests.deployment.live import Coordinator, processes, wait_for
 
-pytestmark = pytest.mark.xdist_group("deployment")
-
 
 class SiteClient(FleetHttpClient):
     """A SuperNode's client, with a certificate."""

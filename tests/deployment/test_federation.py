@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from tests.deployment.live import Federation
-
-pytestmark = pytest.mark.xdist_group("deployment")
 
 
 def test_a_private_run_trains_charges_and_reports(federation: Federation) -> None:

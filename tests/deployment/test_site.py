@@ -1,0 +1,296 @@
+"""A site's own records and checks: audit log, approvals, kit, doctor."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from client.deploy.approval import Approvals
+from client.deploy.audit import AuditLog
+from client.deploy.doctor import Finding, examine
+from client.deploy.folder import NodeFolder
+from mmmed.config import RunConfig
+from mmmed.config.sources import to_json
+from mmmed.deploy.kit import Kit
+from mmmed.errors import ConfigError, DeployError
+from server.deploy.folder import Folder, Settings
+from server.deploy.provision import provision
+from server.deploy.sites import admit
+from tests.client.conftest import Hospital
+from tests.deployment.live import free_port, mmmed
+
+
+@pytest.fixture
+def site(tmp_path: Path, hospitals: Path) -> NodeFolder:
+    """A hospital that made its key and was admitted, but was never started."""
+    hospital = Hospital(tmp_path / "north", hospitals)
+    folder = NodeFolder(hospital.path)
+    request = folder.create("north")
+    federation = Folder(tmp_path / "federation")
+    provision(federation, Settings("localhost", port=free_port()))
+    admit(federation, request, "north")
+    return folder
+
+
+@pytest.fixture
+def kit(site: NodeFolder, tmp_path: Path) -> Path:
+    return tmp_path / "federation" / "kits" / "north.kit"
+
+
+# -- audit log ----------------------------------------------------------------------------------------------------
+
+
+def test_every_edit_of_the_audit_log_shows(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    for number in range(4):
+        log.append("asked", round=number)
+    whole = (tmp_path / "audit.jsonl").read_bytes()
+    head = log.head()
+    assert [entry["round"] for entry in log.entries()] == [0, 1, 2, 3]
+    lines = whole.splitlines(keepends=True)
+    for edited in (
+        whole.replace(b'"round": 1', b'"round": 7'),
+        b"".join(lines[:1] + lines[2:]),
+        b"".join([lines[1], lines[0], *lines[2:]]),
+        b"".join(lines[1:]),
+        whole[:-5],
+    ):
+        (tmp_path / "audit.jsonl").write_bytes(edited)
+        with pytest.raises(DeployError, match="line"):
+            log.entries()
+    (tmp_path / "audit.jsonl").write_bytes(b"".join(lines[:-1]))  # cutting off the end shows against the head
+    assert len(log.entries()) == 3 and log.head() != head
+
+
+def test_a_torn_last_line_is_cut_off_and_the_log_goes_on(tmp_path: Path) -> None:
+    log = AuditLog(tmp_path / "audit.jsonl")
+    log.append("asked", round=1)
+    with (tmp_path / "audit.jsonl").open("ab") as file:
+        file.write(b'{"time": "2026')
+    log.append("asked", round=2)
+    assert [entry["round"] for entry in log.entries()] == [1, 2]
+
+
+def _append_many(path: Path) -> None:
+    for number in range(40):
+        AuditLog(path).append("asked", round=number)
+
+
+def test_processes_that_append_at_once_keep_one_chain(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=_append_many, args=(tmp_path / "a",)) for _ in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert len(AuditLog(tmp_path / "a").entries()) == 160
+
+
+def _append_on_a_full_disk(path: Path, told: Path) -> None:
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, resource.RLIM_INFINITY))
+    try:
+        AuditLog(path).append("asked", round=2)
+    except DeployError as error:
+        os.write(1, b"")
+        told.write_text(str(error)[:30])
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_entry(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    AuditLog(path).append("asked", round=1)
+    process = multiprocessing.get_context("fork").Process(
+        target=_append_on_a_full_disk, args=(path, tmp_path / "t")
+    )
+    process.start()
+    process.join(60)
+    assert (tmp_path / "t").read_text()
+    AuditLog(path).append("asked", round=3)
+    assert [entry["round"] for entry in AuditLog(path).entries()] == [1, 3]
+
+
+# -- approvals ----------------------------------------------------------------------------------------------------
+
+CONFIG = to_json(RunConfig())
+
+
+def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> None:
+    runs = Approvals(tmp_path)
+    assert runs.decision("r1", CONFIG) == "waiting"
+    (seen,) = runs.all()
+    runs.decide(seen.name, "approved")
+    assert runs.decision("r1", CONFIG) == "approved"
+    other = to_json(RunConfig.model_validate({"privacy": {"target_epsilon": 9.0}}))
+    assert runs.decision("r1", other) == "waiting"
+    assert runs.decision("r2", CONFIG) == "waiting"
+    assert next(run for run in runs.all() if run.config == other).changes() == [
+        "privacy.target_epsilon = 9.0"
+    ]
+    runs.decide(seen.name, "denied")
+    assert runs.decision("r1", CONFIG) == "denied"
+
+
+def test_a_name_must_be_one_runs(tmp_path: Path) -> None:
+    runs = Approvals(tmp_path)
+    runs.decision("abc-1", CONFIG)
+    runs.decision("abc-2", CONFIG)
+    for name, why in (("abc", "several runs"), ("zzz", "no run")):
+        with pytest.raises(DeployError, match=why):
+            runs.decide(name, "approved")
+
+
+@given(st.text(max_size=80))
+def test_no_run_id_reaches_the_file_system(run_id: str) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        runs = Approvals(Path(folder) / "runs")
+        (Path(folder) / "runs").mkdir()
+        try:
+            runs.decision(run_id, CONFIG)
+        except ConfigError:
+            assert not list((Path(folder) / "runs").iterdir())
+        assert [path.name for path in Path(folder).iterdir()] == ["runs"]
+
+
+def test_runs_without_end_do_not_fill_the_disk(tmp_path: Path) -> None:
+    runs = Approvals(tmp_path)
+    for number in range(205):
+        assert runs.decision(f"run-{number}", "{}") == "waiting"
+    assert len(runs.all()) == 200
+
+
+# -- kit ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_kit_is_taken_if_it_is_for_this_key_name_and_software(
+    site: NodeFolder, kit: Path, tmp_path: Path
+) -> None:
+    site.join(kit)
+    assert site.kit() == Kit.read(kit)
+    good = kit.read_text()
+    for edit, why in (
+        (lambda text: text.replace('site = "north"', 'site = "south"'), "names 'north'"),
+        (lambda text: text.replace('flower = "1.41.0"', 'flower = "1.40.0"'), "same version"),
+        (lambda text: text.replace(Kit.read(kit).certificate, Kit.read(kit).server_ca), "not for the key"),
+    ):
+        (tmp_path / "bad.kit").write_text(edit(good))
+        with pytest.raises(DeployError, match=why):
+            site.join(tmp_path / "bad.kit")
+    assert site.kit() == Kit.read(kit)  # what was joined stays
+
+
+def test_a_site_that_has_not_joined_or_has_a_key_already_is_told_so(site: NodeFolder) -> None:
+    with pytest.raises(DeployError, match="has not joined"):
+        site.kit()
+    with pytest.raises(DeployError, match="there already"):
+        site.create("north")
+    code, told = mmmed("site", "start", "--site", site.site, cwd=site.site, check=False)
+    assert code == 2 and "has not joined" in told and "Traceback" not in told
+
+
+# -- doctor -------------------------------------------------------------------------------------------------------
+
+
+def bad(findings: list[Finding]) -> dict[str, Finding]:
+    return {finding.what: finding for finding in findings if finding.verdict == "bad"}
+
+
+Break = Callable[[NodeFolder], object]
+
+
+@pytest.mark.parametrize(
+    ("broken", "what", "mend"),
+    [
+        (lambda site: site.key.unlink(), "key", "site init"),
+        (lambda site: site.key.chmod(0o644), "key", "chmod 600"),
+        (lambda site: site.kit_file.unlink(), "software and kit", "mmmed site start"),
+        (lambda site: (site.site / "site-policy.toml.sig").unlink(), "policy and budget", ""),
+        (lambda site: (site.site / "site.toml").write_text("version = 2"), "data", ""),
+        (
+            lambda site: (
+                (site.site / "state").mkdir(exist_ok=True)
+                or (site.site / "state" / "ledger.db").write_text("x")
+            ),
+            "policy and budget",
+            "",
+        ),
+    ],
+)
+def test_doctor_names_what_is_broken(
+    site: NodeFolder, kit: Path, broken: Break, what: str, mend: str
+) -> None:
+    site.join(kit)
+    broken(site)
+    found = bad(examine(site))
+    assert what in found
+    assert mend in found[what].mend
+
+
+def test_doctor_tells_a_closed_port_and_an_unknown_name(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    assert "call out to localhost" in bad(examine(site))["port"].mend  # the coordinator is not up
+    text = kit.read_text().replace('address = "localhost"', 'address = "nowhere.invalid"')
+    site.kit_file.write_text(text)
+    assert "resolve" in bad(examine(site))["DNS"].mend
+
+
+def test_doctor_finds_the_wrong_authority_and_an_expired_server(
+    site: NodeFolder, kit: Path, tmp_path: Path
+) -> None:
+    """A real TLS server with a certificate of another authority, or one that has ended."""
+    import ssl
+    import threading
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from mmmed.deploy.certificates import load_key
+    from server.deploy.authority import Authority
+
+    site.join(kit)
+    federation = tmp_path / "federation"
+    (tmp_path / "other").mkdir()
+    other = Authority(tmp_path / "other")
+    other.create("elsewhere")
+    key = load_key(federation / "server.key").public_key()
+    for certificate, words in (
+        (other.issue_server(key, ["localhost"]), "TLS-inspecting"),
+        (Authority(federation / "ca").issue_server(key, ["localhost"], days=-1), "server renew"),
+    ):
+        (tmp_path / "shown.crt").write_bytes(certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(tmp_path / "shown.crt", federation / "server.key")
+        server = HTTPServer(("127.0.0.1", Kit.read(kit).port), BaseHTTPRequestHandler)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            assert words in bad(examine(site))["TLS"].mend
+        finally:
+            server.shutdown()
+            server.server_close()
+
+
+def test_doctor_makes_no_ledger_and_its_exit_code_tells(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    code, told = mmmed("site", "doctor", "--site", site.site, cwd=site.site, check=False)
+    assert code == 1 and "BAD" in told and "nothing charged yet" in told
+    assert not (site.site / "state" / "ledger.db").exists()
+
+
+def test_the_audit_command_verifies(site: NodeFolder) -> None:
+    AuditLog(site.audit).append("asked", round="1")
+    code, told = mmmed("site", "audit", "--site", site.site, cwd=site.site)
+    assert code == 0 and "whole" in told
+    entry = json.loads(site.audit.read_text())
+    site.audit.write_text(json.dumps(entry | {"before": "1" * 64}) + "\n")
+    code, told = mmmed("site", "audit", "--site", site.site, cwd=site.site, check=False)
+    assert code == 2 and "edited" in told

@@ -1,0 +1,183 @@
+"""Faults that take minutes: ``pytest -m slow tests/deployment``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from server.deploy.folder import Folder
+from server.deploy.sites import read_sites
+from tests.deployment.live import Federation, wait_for
+from tests.deployment.test_faults import CHEAP, LONG, check
+
+pytestmark = pytest.mark.slow
+
+
+def test_two_runs_at_once_both_end_well(federation: Federation) -> None:
+    first = federation.begin("federation.rounds=2", CHEAP)
+    second = federation.begin("federation.rounds=2", CHEAP, "training.seed=1")
+    first.wait()
+    second.wait()
+    check(federation, first, 2)
+    check(federation, second, 2)
+
+
+def test_a_run_is_held_until_it_is_approved_while_others_go_on(federation: Federation) -> None:
+    north = federation.north
+    north.folder.write_site(approval=True)
+    try:
+        held = federation.begin("federation.rounds=1", CHEAP)
+        wait_for(lambda: held.run_id[:12] in north("runs"), "the request for approval")
+        told = north("runs")
+        assert "waiting" in told and "privacy.target_epsilon = 1.0" in told
+        north("approve", held.run_id[:12])
+        held.wait()
+        check(federation, held, 1)
+        decisions = [entry.get("decision") for entry in north.audit()]
+        assert "awaiting-approval" in decisions
+        denied = federation.begin("federation.rounds=1", CHEAP)
+        wait_for(lambda: denied.run_id[:12] in north("runs"), "the request for approval")
+        north("deny", denied.run_id[:12])
+        denied.wait()
+        assert denied.refused() == ["not-approved"]
+        assert denied.rounds()[0]["changed"] is False  # south alone is too few
+    finally:
+        north.folder.write_site(approval=False)
+
+
+def test_a_site_joins_at_round_three(federation: Federation) -> None:
+    south = federation.south
+    south.end()
+    run = federation.begin("federation.rounds=4", "federation.min_sites=1", LONG, CHEAP)
+    run.wait_for_round(2)
+    south.start()
+    run.wait()
+    took_part = [sorted(line["site"] for line in r["train"] if "refused" not in line) for r in run.rounds()]
+    assert took_part[:2] == [["north"], ["north"]]
+    assert took_part[-1] == ["north", "south"]
+    assert all(record["changed"] for record in run.rounds())
+
+
+def test_a_slow_link_is_slow_and_nothing_else(federation: Federation) -> None:
+    assert federation.south.link is not None
+    federation.south.link.set("slow")
+    try:
+        run = federation.begin("federation.rounds=1", CHEAP)
+        run.wait()
+        check(federation, run, 1)
+    finally:
+        federation.south.link.set("pass")
+
+
+def test_a_black_hole_for_longer_than_a_site_is_missed_costs_no_round(federation: Federation) -> None:
+    south = federation.south
+    run = federation.begin("federation.rounds=2", LONG, CHEAP)
+    south.wait_until_training(run, 1)
+    assert south.link is not None
+    south.link.set("hole")
+    time.sleep(45)
+    south.link.set("pass")
+    run.wait()
+    check(federation, run, 2)
+
+
+def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: Federation) -> None:
+    """The backup knows one round of a run and lists a site that was revoked since."""
+    coordinator = federation.coordinator
+    run = federation.begin("federation.rounds=3", LONG, CHEAP)
+    run.wait_for_round(1)
+    backup = coordinator.home / "backup"
+    shutil.copytree(run.folder, backup / "run")  # as a backup job does, while the run goes on
+    shutil.copy(coordinator.folder / "sites.json", backup / "sites.json")
+    run.wait()
+    check(federation, run, 3)
+    charged = [site.charged(run.run_id) for site in federation.sites]
+    model = run.model_after(3)
+    if not any(site.name == "gone" and site.revoked for site in read_sites(Folder(coordinator.folder))):
+        coordinator("revoke", "gone")
+    coordinator.end()
+    shutil.rmtree(run.folder)
+    shutil.copytree(backup / "run", run.folder)
+    shutil.copy(backup / "sites.json", coordinator.folder / "sites.json")
+    coordinator.start()
+    wait_for(lambda: "gone       revoked" in coordinator("status"), "the revocation to be noticed")
+    wait_for(lambda: coordinator("status").count("online") >= 2, "the sites")
+    coordinator("resume", run.name)
+    run.wait()
+    assert [site.charged(run.run_id) for site in federation.sites] == charged
+    again = run.model_after(3)
+    assert all((again[name] == value).all() for name, value in model.items())
+
+
+@contextmanager
+def small_disk(at: Path, size: str) -> Iterator[None]:
+    """A file system of its own, so small that it can be filled."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    at.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", at], capture_output=True, check=False
+    )
+    if done.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", at], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte free."""
+    path = folder / "filler"
+    with path.open("wb") as file:
+        try:
+            while True:
+                file.write(b"\0" * 4096)
+                file.flush()
+        except OSError:
+            pass
+    return path
+
+
+def test_a_full_disk_at_the_server_stops_the_run_and_resume_ends_it(federation: Federation) -> None:
+    coordinator = federation.coordinator
+    runs = coordinator.folder / "runs"
+    with small_disk(runs, "40m"):
+        run = federation.begin("federation.rounds=2", LONG, CHEAP)
+        run.wait_for_round(1)
+        filler = fill(runs)
+        wait_for(lambda: run.state().status == "finished:failed", "the run to fail", 240)
+        filler.unlink()
+        coordinator("resume", run.name)
+        run.wait()
+        check(federation, run, 2)
+
+
+def test_a_full_disk_at_a_site_sends_nothing_and_charges_no_less_than_it_ran(federation: Federation) -> None:
+    south = federation.south
+    state = south.folder.state
+    south.end()
+    kept = state.with_name("state-kept")
+    state.rename(kept)
+    with small_disk(state, "30m"):
+        shutil.copytree(kept, state, dirs_exist_ok=True)
+        south.start()
+        filler = fill(state)
+        run = federation.begin("federation.rounds=1", "federation.min_sites=1", CHEAP).wait()
+        assert len(run.refused()) == 1
+        assert run.refused()[0] in ("ledger-unusable", "failed", "data-unusable")
+        filler.unlink()
+        good = federation.begin("federation.rounds=1", CHEAP).wait()
+        check(federation, good, 1)
+        south.end()
+        shutil.copytree(state, kept, dirs_exist_ok=True)
+    state.rmdir()
+    kept.rename(state)
+    south.start()
