@@ -74,7 +74,7 @@ def _private(
         reservation = ledger.reserve(plan, server_round, 1, limits)
         records = site.data.test
         tables = private_tables(
-            predict(model, records), records.labels, records.patient, plan.event.noise_multiplier
+            predict(model, records), records.labels, records.patient, plan.mechanism.noise_multiplier
         )
         reservation.commit(1)
         stated = sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False)
@@ -82,8 +82,8 @@ def _private(
             epsilon=ledger.spent(delta, run_id=name),
             planned_epsilon=plan.epsilon,
             delta=delta,
-            noise_multiplier=plan.event.noise_multiplier,
-            sampling_rate=plan.event.sampling_rate,
+            noise_multiplier=plan.mechanism.noise_multiplier,
+            sampling_rate=plan.mechanism.sampling_rate,
             steps=1,
             max_grad_norm=clip,
             statement=json.dumps(stated, separators=(",", ":")),

@@ -176,11 +176,11 @@ class _Round:
                 self._model,
                 make_optimizer(self._model, self._config.training),
                 self._config,
-                plan.event.noise_multiplier,
+                plan.mechanism.noise_multiplier,
             )
             limits = self._site.policy.sublimits(TRAINING, ledger.now())
             reservation = ledger.reserve(plan, self._round, self._steps, limits)
-            draws = _Counted(private_draws(records.patients, plan.event.sampling_rate, reservation.steps))
+            draws = _Counted(private_draws(records.patients, plan.mechanism.sampling_rate, reservation.steps))
             try:
                 self._train(step, draws, reservation.steps)
             finally:  # an interrupted round has used the draws it took, and no more
@@ -193,8 +193,8 @@ class _Round:
                 epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
                 planned_epsilon=plan.epsilon,
                 delta=privacy.delta,
-                noise_multiplier=plan.event.noise_multiplier,
-                sampling_rate=plan.event.sampling_rate,
+                noise_multiplier=plan.mechanism.noise_multiplier,
+                sampling_rate=plan.mechanism.sampling_rate,
                 steps=reservation.steps,
                 max_grad_norm=privacy.max_grad_norm,
                 statement=json.dumps(stated, separators=(",", ":")),
@@ -228,14 +228,14 @@ class _Round:
                 purpose=TRAINING,
                 sublimits=policy.sublimits(TRAINING, ledger.now()),
             )
-        policy.check_plan(TRAINING, plan.event.noise_multiplier, patients)  # it may have become stricter
+        policy.check_plan(TRAINING, plan.mechanism.noise_multiplier, patients)  # it may have become stricter
         asked = (
             self._rate,
             self._steps * self._config.federation.rounds,
             privacy.delta,
             privacy.max_grad_norm,
         )
-        signed = (plan.event.sampling_rate, plan.event.steps, plan.delta, plan.max_grad_norm)
+        signed = (plan.mechanism.sampling_rate, plan.mechanism.steps, plan.delta, plan.max_grad_norm)
         if not np.allclose(asked, signed, rtol=1e-6, atol=0) or plan.epsilon > privacy.target_epsilon:
             raise PlanError(
                 f"Run {self._run_id} asks for another mechanism than the one this site planned for it: rate, steps, "

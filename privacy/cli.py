@@ -45,22 +45,20 @@ def verify(
 @ledger_app.command("show")
 def ledger_show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
-    from privacy.report import shown
+    from privacy.report import mechanism_cells, shown
 
     with open_ledger(state) as ledger:
         limit = ledger.limit
         console = Console()
         console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
         spent = ledger.spent(limit.delta)
-        console.print(f"spent so far by the worst patient: {shown(spent)} (PLD, an odometer reading)")
+        console.print(f"spent so far by the worst patient: {shown(spent)} (an odometer reading)")
         table = Table(
             "run", "claimed epsilon", "noise multiplier", "sampling rate", "steps planned", "charged"
         )
         for one in ledger.plans():
             charged = sum(event.steps for event in ledger.events(one.run_id))
-            event = one.event
-            numbers = (f"{event.noise_multiplier:.4f}", f"{event.sampling_rate:.4g}", str(event.steps))
-            table.add_row(one.run_id[:12], shown(one.epsilon), *numbers, str(charged))
+            table.add_row(one.run_id[:12], shown(one.epsilon), *mechanism_cells(one.event), str(charged))
         console.print(table)
 
 

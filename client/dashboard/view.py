@@ -9,17 +9,17 @@ from pathlib import Path
 from client.log import refusals
 from client.progress import Progress
 from client.site import ledger_file
-from privacy.accounting import DpSgdEvent, epsilon
+from privacy.accounting import Event, claimed_epsilon
 from privacy.keys import load_key
 from privacy.ledger import Budget, Ledger, Plan
-from privacy.report import shown
+from privacy.report import mechanism_cells, shown
 
 _MOST_REFUSALS = 50
 
 
 @dataclass(frozen=True)
 class DatasetBudget:
-    """What one data set's plans add up to, by PLD at the limit's delta."""
+    """What one data set's plans add up to at the limit's delta, by PLD, or by RDP if one is a sweep."""
 
     name: str
     spent: float
@@ -77,20 +77,17 @@ def read_site(state: Path) -> SiteView:
 
 
 def _dataset(
-    name: str, plans: Sequence[Plan], charged: dict[str, tuple[DpSgdEvent, ...]], delta: float
+    name: str, plans: Sequence[Plan], charged: dict[str, tuple[Event, ...]], delta: float
 ) -> DatasetBudget:
-    spent = epsilon([event for plan in plans for event in charged[plan.run_id]], delta)
-    return DatasetBudget(name[:12], spent, epsilon([plan.event for plan in plans], delta), len(plans))
+    spent = claimed_epsilon([event for plan in plans for event in charged[plan.run_id]], delta)
+    return DatasetBudget(name[:12], spent, claimed_epsilon([plan.event for plan in plans], delta), len(plans))
 
 
-def _row(plan: Plan, charged: Sequence[DpSgdEvent]) -> tuple[str, ...]:
-    event = plan.event
+def _row(plan: Plan, charged: Sequence[Event]) -> tuple[str, ...]:
     return (
         plan.run_id[:12],
         shown(plan.epsilon),
-        f"{event.noise_multiplier:.4f}",
-        f"{event.sampling_rate:.4g}",
-        str(event.steps),
+        *mechanism_cells(plan.event),
         str(sum(one.steps for one in charged)),
         plan.purpose,
     )

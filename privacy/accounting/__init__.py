@@ -1,12 +1,14 @@
 """Accounting: mechanisms are frozen events, accountants interpret them.
 
-`epsilon` and `delta` are the truth (PLD); `adaptive_epsilon` holds when mechanisms were chosen after seeing
-earlier results; `account` puts everything side by side and raises when the accountants disagree.
+`epsilon` and `delta` are the truth (PLD); `claimed_epsilon` is that, or RDP where no PLD is known; `adaptive_epsilon`
+holds when mechanisms were chosen after seeing earlier results; `account` puts everything side by side and raises when
+the accountants disagree.
 """
 
-from privacy.accounting.calibrate import calibrate_noise_multiplier
+from privacy.accounting.calibrate import calibrate_noise_multiplier, calibrate_selection
+from privacy.accounting.claim import claimed_epsilon
 from privacy.accounting.crosscheck import CrossCheck, cross_check
-from privacy.accounting.events import DpSgdEvent, merge
+from privacy.accounting.events import DpSgdEvent, Event, SelectionEvent, event_from_json, merge
 from privacy.accounting.pld import Adjacency, delta, discretisation_error, epsilon
 from privacy.accounting.rdp import adaptive_epsilon, rdp
 from privacy.accounting.report import AccountingReport, account
@@ -17,14 +19,19 @@ __all__ = [
     "Adjacency",
     "CrossCheck",
     "DpSgdEvent",
+    "Event",
+    "SelectionEvent",
     "TradeOff",
     "account",
     "adaptive_epsilon",
     "calibrate_noise_multiplier",
+    "calibrate_selection",
+    "claimed_epsilon",
     "cross_check",
     "delta",
     "discretisation_error",
     "epsilon",
+    "event_from_json",
     "merge",
     "rdp",
     "trade_off",

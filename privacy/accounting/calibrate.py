@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
-from privacy.accounting.events import DpSgdEvent, merge
+from privacy.accounting.claim import claimed_epsilon
+from privacy.accounting.events import DpSgdEvent, SelectionEvent, merge
 from privacy.accounting.pld import epsilon
 from privacy.errors import AccountingError
 
@@ -47,6 +49,47 @@ def calibrate_noise_multiplier(
     if (used := epsilon(before, delta)) >= target_epsilon:
         raise AccountingError(f"Earlier releases already reach epsilon {used:.4f} of {target_epsilon}.")
     return _least(spent, target_epsilon) / RESOLUTION
+
+
+def calibrate_selection(
+    target_epsilon: float, delta: float, schedules: Sequence[tuple[float, int]], mean: float, shape: float
+) -> SelectionEvent:
+    """The best of a random number of trials, each with the least noise with which the whole keeps the target.
+
+    Args:
+        target_epsilon: above 0, for the whole selection.
+        delta: in [1e-10, 1).
+        schedules: sampling rate and steps of each mechanism that a trial may draw.
+        mean, shape: of the number of trials; see `SelectionEvent`.
+
+    Returns:
+        An event with one mechanism for each schedule, in order.
+
+    Raises:
+        AccountingError: a value is out of range, or no noise multiplier up to 16,384 keeps the target.
+    """
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise AccountingError(f"target_epsilon must be a finite number above 0. Found {target_epsilon!r}.")
+    goal = target_epsilon
+    while True:
+        solved = {
+            schedule: _trial(goal, delta, schedule, mean, shape) for schedule in dict.fromkeys(schedules)
+        }
+        event = SelectionEvent(tuple(solved[schedule] for schedule in schedules), mean, shape)
+        # Mechanisms that reach the goal at different orders cost a little more together.
+        if (spent := claimed_epsilon([event], delta)) <= target_epsilon:
+            return event
+        goal *= min(target_epsilon / spent, 0.999)
+
+
+def _trial(goal: float, delta: float, schedule: tuple[float, int], mean: float, shape: float) -> DpSgdEvent:
+    one = DpSgdEvent(1.0, *schedule)
+
+    def spent(ticks: int) -> float:
+        trial = replace(one, noise_multiplier=ticks / RESOLUTION)
+        return claimed_epsilon([SelectionEvent((trial,), mean, shape)], delta)
+
+    return replace(one, noise_multiplier=_least(spent, goal) / RESOLUTION)
 
 
 def _least(spent: Callable[[int], float], target: float) -> int:

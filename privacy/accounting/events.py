@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from privacy.errors import AccountingError
 
 VERSION = 1
 _MECHANISM = "poisson_subsampled_gaussian"
 _FIELDS = {"version", "mechanism", "noise_multiplier", "sampling_rate", "steps"}
+_SELECTION = "best_of_a_random_number_of_trials"
+_SELECTION_FIELDS = {"version", "mechanism", "trials", "mean", "shape", "steps"}
+_MOST_TRIALS = 10_000  # of the mean: beyond, nobody could run them
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,85 @@ class DpSgdEvent:
         return DpSgdEvent(float(value["noise_multiplier"]), float(value["sampling_rate"]), value["steps"])
 
 
-def merge(events: Iterable[DpSgdEvent]) -> tuple[DpSgdEvent, ...]:
-    """The same composition with one event per (noise multiplier, sampling rate), in order of first use."""
-    steps: dict[tuple[float, float], int] = {}
+@dataclass(frozen=True)
+class SelectionEvent:
+    """The best of a random number of trials is released, and nothing of the others, nor their number.
+
+    A trial draws one of several mechanisms by chance, runs it, and scores what it gave; trial and score are one
+    release. The number of trials is drawn beforehand, from the truncated negative binomial distribution of a mean and
+    a shape (Papernot and Steinke 2022, arXiv 2110.03620, Definition 1), independently of all data.
+
+    Attributes:
+        trials: the mechanisms that a trial may draw.
+        mean: expected number of trials, 1 or more.
+        shape: 0 for the logarithmic distribution, 1 for the geometric; any finite number, 0 or more.
+        steps: number of such selections, 0 or more.
+
+    Raises:
+        AccountingError: a value is out of range.
+    """
+
+    trials: tuple[DpSgdEvent, ...]
+    mean: float
+    shape: float
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.trials or not all(isinstance(trial, DpSgdEvent) for trial in self.trials):
+            raise AccountingError("trials must be one mechanism or more.")
+        if not 1 <= self.mean <= _MOST_TRIALS:
+            raise AccountingError(f"mean must be in [1, {_MOST_TRIALS}]. Found {self.mean!r}.")
+        if not 0 <= self.shape < math.inf:
+            raise AccountingError(f"shape must be a finite number, 0 or more. Found {self.shape!r}.")
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+            raise AccountingError(f"steps must be a whole number, 0 or more. Found {self.steps!r}.")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object that `event_from_json` of this and every later version reads."""
+        return {
+            "version": VERSION,
+            "mechanism": _SELECTION,
+            "trials": [trial.to_json() for trial in self.trials],
+            "mean": self.mean,
+            "shape": self.shape,
+            "steps": self.steps,
+        }
+
+    @staticmethod
+    def from_json(value: Mapping[str, Any]) -> SelectionEvent:
+        """The event that `to_json` wrote. Raises AccountingError for anything else."""
+        if not isinstance(value, Mapping) or set(value) != _SELECTION_FIELDS:
+            raise AccountingError(
+                f"A selection must have exactly the fields {sorted(_SELECTION_FIELDS)}. Found {value!r}."
+            )
+        if value["version"] != VERSION or value["mechanism"] != _SELECTION:
+            raise AccountingError(
+                f"A selection must be version {VERSION} of {_SELECTION!r}. "
+                f"Found version {value['version']!r} of {value['mechanism']!r}."
+            )
+        for name in ("mean", "shape"):
+            if isinstance(value[name], bool) or not isinstance(value[name], int | float):
+                raise AccountingError(f"{name} must be a number. Found {value[name]!r}.")
+        if not isinstance(value["trials"], list):
+            raise AccountingError(f"trials must be a list. Found {value['trials']!r}.")
+        trials = tuple(DpSgdEvent.from_json(trial) for trial in value["trials"])
+        return SelectionEvent(trials, float(value["mean"]), float(value["shape"]), value["steps"])
+
+
+Event = DpSgdEvent | SelectionEvent
+E = TypeVar("E", bound=Event)
+
+
+def event_from_json(value: Any) -> Event:
+    """The event, of whichever kind, that a `to_json` wrote. Raises AccountingError for anything else."""
+    selects = isinstance(value, Mapping) and value.get("mechanism") == _SELECTION
+    return SelectionEvent.from_json(value) if selects else DpSgdEvent.from_json(value)
+
+
+def merge(events: Iterable[E]) -> tuple[E, ...]:
+    """The same composition with one event per mechanism, in order of first use."""
+    steps: dict[E, int] = {}
     for event in events:
-        key = (event.noise_multiplier, event.sampling_rate)
+        key = replace(event, steps=0)
         steps[key] = steps.get(key, 0) + event.steps
-    return tuple(DpSgdEvent(sigma, rate, count) for (sigma, rate), count in steps.items() if count)
+    return tuple(replace(event, steps=count) for event, count in steps.items() if count)

@@ -5,9 +5,10 @@ A patient's spend is that of all plans on data sets they are in, each counted in
 * by the *adaptive* rule, if the RDP filter (Feldman and Zrnic 2021) over all plans and the new one, at orders
   fixed when the ledger was created, stays within the limit: valid even though plans are chosen after seeing
   the results of earlier ones; or else
-* by the *planned* rule, if none of these patients' data was ever used and the PLD epsilon of all plans signed
-  so far and the new one together stays within the limit: valid because all were fixed before any result. Once
-  a step was reserved only the adaptive rule can admit more, and what the planned rule let in is counted there.
+* by the *planned* rule, if none of these patients' data was ever used and what may be claimed (PLD; RDP where one of
+  them is a sweep) for all plans signed so far and the new one together stays within the limit: valid because all
+  were fixed before any result. Once a step was reserved only the adaptive rule can admit more, and what the planned
+  rule let in is counted there.
 
 A filter that stops when a PLD epsilon reaches the limit is not valid under adaptive choice (arXiv 2602.06756).
 """
@@ -15,8 +16,9 @@ A filter that stops when a PLD epsilon reaches the limit is not valid under adap
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon, merge
+from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, claimed_epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.state import Account, Budget
 
@@ -26,8 +28,14 @@ _SIGMA_TICKS = 10_000  # noise multipliers are charged on a grid of 1e-4
 _RATE_TICKS = 10**12
 
 
-def charged_event(event: DpSgdEvent) -> DpSgdEvent:
-    """The event as it is charged: noise multiplier rounded down to 1e-4, sampling rate up to 1e-12."""
+def charged_event(event: Event) -> Event:
+    """The event as it is charged: noise multipliers rounded down to 1e-4, sampling rates up to 1e-12."""
+    if isinstance(event, DpSgdEvent):
+        return _charged_steps(event)
+    return replace(event, trials=tuple(_charged_steps(trial) for trial in event.trials))
+
+
+def _charged_steps(event: DpSgdEvent) -> DpSgdEvent:
     ticks = round(event.noise_multiplier * _SIGMA_TICKS)
     if ticks / _SIGMA_TICKS > event.noise_multiplier:
         ticks -= 1
@@ -45,7 +53,7 @@ def filter_epsilon(accounts: Sequence[Account], limit: Budget, orders: Sequence[
 
 
 def admit(
-    event: DpSgdEvent,
+    event: Event,
     delta: float,
     earlier: Sequence[Sequence[Account]],
     limit: Budget,
@@ -80,7 +88,7 @@ def admit(
             continue
         rule, basis = PLANNED, "RDP filter over all runs"
         if planned and not any(account.touched for account in accounts):
-            bound, basis = epsilon(events, limit.delta), "PLD of all planned runs"
+            bound, basis = claimed_epsilon(events, limit.delta), "all planned runs together"
         if bound > limit.epsilon:
             raise BudgetExceeded(
                 f"With this run a patient's epsilon would reach {bound:.4g} ({basis}, delta {limit.delta:g}); "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.accounting import DpSgdEvent, epsilon, merge
+from privacy.accounting import Event, claimed_epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
 from privacy.ledger.chain import Chain
@@ -86,7 +87,7 @@ class Ledger:
         self,
         dataset: DatasetIdentity,
         run_id: str,
-        event: DpSgdEvent,
+        event: Event,
         delta: float,
         max_grad_norm: float,
         purpose: str = "training",
@@ -99,7 +100,7 @@ class Ledger:
         Args:
             dataset: whose data the run uses.
             run_id: a name that no other run has.
-            event: noise multiplier, sampling rate and steps of the whole run.
+            event: noise multiplier, sampling rate and steps of the whole run; or a sweep, which is one step.
             delta: the delta at which the run's epsilon is claimed.
             max_grad_norm: clipping norm.
             purpose: what the run is for.
@@ -115,7 +116,7 @@ class Ledger:
         same = (run_id, dataset.fingerprint, event, delta, max_grad_norm, purpose)
         if (known := self.find_plan(run_id)) is not None:
             return _unchanged(known, same)
-        claim = epsilon([event], delta)
+        claim = claimed_epsilon([event], delta)
         with self._chain.transaction() as work:
             if run_id in self._state.accounts:
                 return _unchanged(self._state.accounts[run_id].plan, same)
@@ -130,7 +131,7 @@ class Ledger:
     def check(
         self,
         dataset: DatasetIdentity,
-        event: DpSgdEvent,
+        event: Event,
         delta: float,
         sublimits: Sequence[Sublimit] = (),
     ) -> None:
@@ -304,7 +305,7 @@ class Ledger:
         self._chain.refresh()
         return dict(self._state.disclosed)
 
-    def events(self, run_id: str | None = None) -> tuple[DpSgdEvent, ...]:
+    def events(self, run_id: str | None = None) -> tuple[Event, ...]:
         """Everything charged, by all runs or one: reserved steps in full until committed lower.
 
         Raises:
@@ -315,15 +316,15 @@ class Ledger:
         return _charged(accounts)
 
     def spent(self, delta: float, run_id: str | None = None) -> float:
-        """PLD epsilon of what was charged: one run's, or the worst patient's over all runs.
+        """Epsilon (PLD; with a sweep, RDP) of what was charged: one run's, or the worst patient's over all runs.
 
         An odometer reading. What may be claimed is a run's `plan.epsilon`, and the limit over all runs.
         """
         if run_id is not None:
-            return epsilon(self.events(run_id), delta)
+            return claimed_epsilon(self.events(run_id), delta)
         self._chain.refresh()
         totals = {_charged(accounts) for accounts in self._combinations()}
-        return max((epsilon(events, delta) for events in totals), default=0.0)
+        return max((claimed_epsilon(events, delta) for events in totals), default=0.0)
 
     def filter_epsilon(self) -> float:
         """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full."""
@@ -333,7 +334,7 @@ class Ledger:
         )
         return max(values, default=0.0)
 
-    def admits(self, event: DpSgdEvent, delta: float) -> bool:
+    def admits(self, event: Event, delta: float) -> bool:
         """Whether a plan of `event` would be admitted on the patients who were spent most; signs nothing."""
         self._chain.refresh()
         try:
@@ -409,7 +410,7 @@ class Ledger:
     def _admit(
         self,
         dataset: DatasetIdentity,
-        event: DpSgdEvent,
+        event: Event,
         delta: float,
         sublimits: Sequence[Sublimit],
     ) -> str:
@@ -460,12 +461,8 @@ class Ledger:
         return found
 
 
-def _charged(accounts: Sequence[Account]) -> tuple[DpSgdEvent, ...]:
-    events = (account.plan.event for account in accounts)
-    return merge(
-        DpSgdEvent(event.noise_multiplier, event.sampling_rate, account.charged)
-        for account, event in zip(accounts, events, strict=True)
-    )
+def _charged(accounts: Sequence[Account]) -> tuple[Event, ...]:
+    return merge(replace(account.plan.event, steps=account.charged) for account in accounts)
 
 
 def _unchanged(known: Plan, same: tuple[object, ...]) -> Plan:

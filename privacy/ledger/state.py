@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from privacy.accounting import DpSgdEvent
-from privacy.errors import LedgerError
+from privacy.accounting import DpSgdEvent, Event, event_from_json
+from privacy.errors import AccountingError, LedgerError
 
 VERSION = 1
 Body = dict[str, Any]
@@ -36,9 +36,9 @@ class Plan:
     Attributes:
         run_id: the run.
         dataset: fingerprint of the data set.
-        event: all steps of the run, as charged (noise multiplier rounded down, sampling rate up).
+        event: all steps of the run, or a whole sweep, as charged (noise multiplier rounded down, sampling rate up).
         delta: the delta of `epsilon`.
-        epsilon: what is claimed for the run, by PLD. Stopping early never lowers it.
+        epsilon: what is claimed for the run, by PLD, or for the sweep, by RDP. Stopping early never lowers it.
         max_grad_norm: clipping norm C.
         purpose: what the run is for.
         rule: "adaptive" where the filter over all plans admitted it, "planned" where it was signed before any
@@ -47,12 +47,19 @@ class Plan:
 
     run_id: str
     dataset: str
-    event: DpSgdEvent
+    event: Event
     delta: float
     epsilon: float
     max_grad_norm: float
     purpose: str
     rule: str
+
+    @property
+    def mechanism(self) -> DpSgdEvent:
+        """The event of a training run or an evaluation. Raises LedgerError if the plan is a sweep's."""
+        if not isinstance(self.event, DpSgdEvent):
+            raise LedgerError(f"{self.run_id} is a sweep in this ledger: a run needs another name.")
+        return self.event
 
     def to_json(self) -> Body:
         """A JSON object that `from_json` reads."""
@@ -61,7 +68,7 @@ class Plan:
     @staticmethod
     def from_json(value: Body) -> Plan:
         """Read what `to_json` wrote."""
-        return Plan(**{**value, "event": DpSgdEvent.from_json(value["event"])})
+        return Plan(**{**value, "event": event_from_json(value["event"])})
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,7 @@ class State:
         try:
             kinds[body["kind"]](body)
             self.time = max(self.time, float(body["time"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AccountingError) as error:
             raise LedgerError(
                 f"The ledger holds an entry that this version cannot read ({body.get('kind')!r}: {error!r}). "
                 "Update the software."

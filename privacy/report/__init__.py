@@ -2,7 +2,7 @@
 
 from privacy.report.body import RunFacts, build_report
 from privacy.report.page import render_report, write_report
-from privacy.report.rounding import shown
+from privacy.report.rounding import mechanism_cells, shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
 from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement
 from privacy.report.verify import verify_report
@@ -16,6 +16,7 @@ __all__ = [
     "SiteSpending",
     "Statement",
     "build_report",
+    "mechanism_cells",
     "read_statement",
     "render_report",
     "shown",

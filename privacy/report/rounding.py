@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from privacy.accounting import DpSgdEvent, Event
+
 
 def shown(epsilon: float) -> str:
     """An epsilon with three digits, rounded up: what is printed is never below what was spent."""
@@ -13,3 +15,12 @@ def shown(epsilon: float) -> str:
 def percent(probability: float) -> str:
     """A probability in per cent with one decimal, rounded up, with a space that does not break."""
     return f"{math.ceil(probability * 1000 - 1e-9) / 10:g}\u00a0%"
+
+
+def mechanism_cells(event: Event) -> tuple[str, str, str]:
+    """Noise multiplier, sampling rate and steps of a plan for a table; of a sweep, the bounds over its trials."""
+    if isinstance(event, DpSgdEvent):
+        return f"{event.noise_multiplier:.4f}", f"{event.sampling_rate:.4g}", str(event.steps)
+    noise = min(trial.noise_multiplier for trial in event.trials)
+    rate = max(trial.sampling_rate for trial in event.trials)
+    return f"{noise:.4f} or more", f"{rate:.4g} or less", "1 sweep"

@@ -197,7 +197,7 @@ def test_plans_signed_before_any_access_share_the_limit_by_pld(reopen: Open) -> 
         rules = [_plan(ledger, f"run-{i}").rule for i in range(9)]
         assert epsilon([DpSgdEvent(1.5, 0.05, 200 * 9)], 1e-5) <= 8.0
         assert rules.count("planned") > 0
-        with pytest.raises(BudgetExceeded, match="PLD of all planned runs"):
+        with pytest.raises(BudgetExceeded, match="all planned runs together"):
             _plan(ledger, "run-9")
 
 
