@@ -7,8 +7,8 @@ Two domains of randomness live in a private training run, and they never meet:
   nothing here takes a seed, and no key outlives the call that drew it. There is no state that a fork,
   a pickle, a checkpoint, a log or a restored virtual machine could repeat.
 
-Method: an AES-256-CTR keystream under a fresh operating-system key per call, turned into normals by the
-Box-Muller transform in float64, released on a lattice so that the bits of a floating-point sum give
+Method: an AES-256-CTR keystream under a fresh operating-system key per call and thread, turned into normals by
+the Box-Muller transform in float64, released on a lattice so that the bits of a floating-point sum give
 nothing away (Mironov 2012, "On significance of the least significant bits for differential privacy").
 """
 
@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 
 from privacy.errors import NoiseError
 
-_CHUNK = 1 << 16  # normals per thread at a time: its halves are torch's own grain for one thread
+_CHUNK = 1 << 16  # normals at a time: the interpreter costs little beside them, and they stay in cache
 _WORD = 8  # bytes of keystream per uniform
 _MASK_63 = (1 << 63) - 1
 _MANTISSA, _ONE = (1 << 52) - 1, 0x3FF << 52  # 52 random bits below the exponent of 1.0: a uniform in [1, 2)
@@ -91,13 +94,10 @@ class PrivateRandom:
 
     def normal(self, n: int) -> np.ndarray:
         """`n` independent standard normals, float64, shape [n]."""
-        out = torch.empty(_count(n), dtype=torch.float64)
-        normals, done = _Normals(n, torch.device("cpu")), 0
-        while done < n:
-            part = normals.take(n - done)
-            out[done : done + part.numel()] = part
-            done += part.numel()
-        return out.numpy()
+        out = np.empty(_count(n))
+        for part, drawn in _Normals(n, torch.device("cpu")).beside(out):
+            part[:] = drawn
+        return out
 
     def bernoulli(self, n: int, p: float) -> np.ndarray:
         """`n` independent coins that are true with probability `p` in [0, 1], bool, shape [n].
@@ -136,40 +136,80 @@ class PrivateRandom:
         """
         step = lattice_step(std)
         several = [tensors] if isinstance(tensors, torch.Tensor) else list(tensors)
-        for tensor in several:
-            _check(tensor)
-        sizes: dict[torch.device, int] = {}
-        for tensor in several:
-            sizes[_device(tensor)] = sizes.get(_device(tensor), 0) + tensor.numel()
-        normals = {device: _Normals(size, device, std / step) for device, size in sizes.items()}
-        scratch = {device: torch.empty_like(drawn.ready) for device, drawn in normals.items()}
-        for tensor in several:
-            flat = tensor.view(-1) if tensor.is_contiguous() else tensor.reshape(-1)
-            done = 0
-            while done < flat.numel():
-                noise = normals[_device(tensor)].take(flat.numel() - done)
-                part = flat[done : done + noise.numel()]
-                lattice = scratch[_device(tensor)][: noise.numel()]
-                lattice.copy_(part).mul_(1.0 / step).round_()  # exactly, since the step is a power of two
-                part.copy_(lattice.add_(noise.round_()).mul_(step))
-                done += noise.numel()
-            if not tensor.is_contiguous():
-                tensor.copy_(flat.view(tensor.shape))
+        by_device: dict[torch.device, list[Any]] = {}
+        vectors = [_vector(tensor) for tensor in several]
+        for vector in vectors:
+            array = vector.numpy() if _library(vector.device) is np else vector
+            by_device.setdefault(vector.device, []).append(array)
+        for device, arrays in by_device.items():
+            _check_finite(arrays, device)
+        for device, arrays in by_device.items():
+            shares = _shares(arrays, torch.get_num_threads() if device.type == "cpu" else 1)
+            if len(shares) == 1:
+                _release(shares[0], std, step, device)
+            else:
+                with ThreadPoolExecutor(len(shares)) as pool:
+                    list(pool.map(_release, shares, repeat(std), repeat(step), repeat(device)))
+        for tensor, vector in zip(several, vectors, strict=True):
+            if vector.data_ptr() != tensor.data_ptr():
+                tensor.copy_(vector.view(tensor.shape))
 
 
-def _check(tensor: torch.Tensor) -> None:
+def _vector(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor's numbers as a vector where float64 is to be had, in a type that numpy has: a view if it can be."""
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
         raise NoiseError(f"Noise needs a dense floating-point tensor. Found {tensor.dtype}, {tensor.layout}.")
-    if tensor.numel() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(tensor)):  # NaN spreads
-        raise NoiseError(
-            f"A sum to be released (shape {tuple(tensor.shape)}) holds NaN or infinity: noise cannot "
-            "hide that. Check the learning rate and the inputs."
-        )
+    known = tensor.dtype in (torch.float32, torch.float64)
+    device = tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
+    return tensor.detach().to(device, tensor.dtype if known else torch.float64).reshape(-1)
 
 
-def _device(tensor: torch.Tensor) -> torch.device:
-    """Where its noise is computed: float64 is not to be had everywhere."""
-    return tensor.device if tensor.device.type in ("cpu", "cuda") else torch.device("cpu")
+def _library(device: torch.device) -> Any:
+    """Elementwise functions, of the same names in both libraries.
+
+    On a CPU numpy's are the faster ones, and they run beside each other in threads.
+    """
+    return np if device.type == "cpu" else torch
+
+
+def _check_finite(arrays: list[Any], device: torch.device) -> None:
+    for array in arrays:
+        if not bool(_library(device).isfinite(array).all()):
+            raise NoiseError(
+                f"A sum to be released ({len(array)} coordinates) holds NaN or infinity: noise cannot hide that. "
+                "Check the learning rate and the inputs."
+            )
+
+
+def _shares(arrays: list[Any], most: int) -> list[list[Any]]:
+    """All coordinates, in order, in at most `most` shares; each but the last is worth a thread."""
+    size = max(_CHUNK, math.ceil(sum(map(len, arrays)) / most))
+    shares: list[list[Any]] = [[]]
+    room = size
+    for array in arrays:
+        while len(array):
+            if room == 0:
+                shares.append([])
+                room = size
+            shares[-1].append(array[:room])
+            array, room = array[room:], room - len(shares[-1][-1])
+    return shares
+
+
+def _release(arrays: list[Any], std: float, step: float, device: torch.device) -> None:
+    """x <- g (rint(x / g) + rint(std z / g)) for every coordinate, in place."""
+    library, normals = _library(device), _Normals(sum(map(len, arrays)), device, std / step)
+    scratch = library.empty_like(normals.ready)
+    for array in arrays:
+        for part, noise in normals.beside(array):
+            lattice = scratch[: len(noise)]
+            lattice[:] = part
+            library.multiply(lattice, 1.0 / step, out=lattice)  # exactly, since the step is a power of two
+            library.round(lattice, out=lattice)
+            library.round(noise, out=noise)
+            library.add(lattice, noise, out=lattice)
+            library.multiply(lattice, step, out=lattice)
+            part[:] = lattice
 
 
 def _count(n: int) -> int:
@@ -186,6 +226,10 @@ def _keystream() -> CipherContext:
 class _Normals:
     """Normals of deviation `scale`, float64, by the Box-Muller transform of one keystream, each handed out once.
 
+    For uniform u, x and an angle a = 2 pi x, sqrt(-2 log u) (cos a, sin a) are two independent normals (Box and
+    Muller 1958). Both come from t = tan(a / 2): cos a = w - 1 and sin a = t w, with w = 2 / (1 + t^2). One tangent
+    costs less than a cosine and a sine.
+
     Buffers are made once and reused from chunk to chunk: fresh ones cost as much as the arithmetic.
 
     Args:
@@ -195,31 +239,48 @@ class _Normals:
     """
 
     def __init__(self, total: int, device: torch.device, scale: float = 1.0) -> None:
-        self._half = (min(total, _CHUNK * torch.get_num_threads()) + 1) // 2
-        size = 2 * self._half
-        self._stream, self._scale = _keystream(), scale
-        self._zeros = bytes(_WORD * size)
-        self._keys = bytearray(_WORD * size + 15)  # the cipher wants room for a block
-        self._radius = torch.empty(self._half, dtype=torch.float64, device=device)
-        self.ready = torch.empty(size, dtype=torch.float64, device=device)
-        self._used = size
+        self._library = _library(device)
+        half = (min(total, _CHUNK) + 1) // 2
+        self._stream, self._scale, self._half = _keystream(), scale, half
+        self._zeros = bytes(_WORD * 2 * half)
+        self._keys = bytearray(_WORD * 2 * half + 16)  # the cipher wants room for a block
+        self._device = device.type if device.type == "cpu" else device  # numpy knows the name alone
+        floats = {"dtype": self._library.float64, "device": self._device}
+        self._radius = self._library.empty(half, **floats)
+        self.ready = self._library.empty(2 * half, **floats)
+        self._used = 2 * half
 
-    def take(self, n: int) -> torch.Tensor:
-        """At least 1 and at most `n` (1 or more) normals, to be changed or copied before the next call."""
-        if self._used == self.ready.numel():
-            self._draw()
-        out = self.ready[self._used : self._used + n]
-        self._used += out.numel()
-        return out
+    def beside(self, vector: Any) -> Iterator[tuple[Any, Any]]:
+        """Consecutive parts of `vector`, each with as many normals, to be changed or copied before the next."""
+        done = 0
+        while done < len(vector):
+            if self._used == len(self.ready):
+                self._draw()
+            drawn = self.ready[self._used : self._used + len(vector) - done]
+            self._used += len(drawn)
+            yield vector[done : done + len(drawn)], drawn
+            done += len(drawn)
 
     def _draw(self) -> None:
-        half, radius = self._half, self._radius
+        library, half, radius = self._library, self._half, self._radius
         self._stream.update_into(self._zeros, self._keys)
-        words = torch.frombuffer(self._keys, dtype=torch.int64, count=2 * half).to(radius.device)
-        # sqrt(-2 scale^2 log u), u in (0, 1]
-        radius.copy_(words[:half].bitwise_and_(_MASK_63)).add_(1.0).mul_(2.0**-63)
-        radius.log_().mul_(-2.0 * self._scale**2).sqrt_()
-        angle = words[half:].bitwise_and_(_MANTISSA).bitwise_or_(_ONE).view(torch.float64).mul_(2.0 * math.pi)
-        torch.cos(angle, out=self.ready[:half]).mul_(radius)
-        torch.sin(angle, out=self.ready[half:]).mul_(radius)
+        words = library.asarray(np.frombuffer(self._keys, np.int64), device=self._device)
+        size, turn, first, second = words[:half], words[half : 2 * half], self.ready[:half], self.ready[half:]
+        radius[:] = library.bitwise_and(size, _MASK_63, out=size)
+        library.add(radius, 1.0, out=radius)
+        library.multiply(radius, 2.0**-63, out=radius)  # u in (0, 1]
+        library.log(radius, out=radius)
+        library.multiply(radius, -8.0 * self._scale**2, out=radius)
+        library.sqrt(radius, out=radius)  # twice the radius
+        library.bitwise_and(turn, _MANTISSA, out=turn)
+        library.bitwise_or(turn, _ONE, out=turn)
+        tangent = turn.view(library.float64)  # x in [1, 2)
+        library.multiply(tangent, math.pi, out=tangent)
+        library.tan(tangent, out=tangent)
+        library.multiply(tangent, tangent, out=first)
+        library.add(first, 1.0, out=first)
+        library.divide(radius, first, out=first)  # the radius times w
+        library.multiply(tangent, first, out=second)
+        library.multiply(radius, 0.5, out=radius)
+        library.subtract(first, radius, out=first)
         self._used = 0

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from privacy import noise
 from privacy.errors import NoiseError
-from privacy.noise import PrivateRandom, lattice_step, noise_std, sensitivity_inflation
+from privacy.noise import _CHUNK, PrivateRandom, lattice_step, noise_std, sensitivity_inflation
 
 DRAWS = 10_000_000
 ALARM = 1e-6  # false-alarm rate of each statistical test
@@ -44,13 +45,22 @@ def test_draws_are_normal_in_the_bulk_and_in_the_tails(draws: np.ndarray) -> Non
             assert stats.binomtest(int(tail.sum()), DRAWS, stats.norm.sf(edge)).pvalue > ALARM
 
 
-@pytest.mark.parametrize("lag", [1, 2, 1 << 14, (1 << 15) - 1, 1 << 15, 1 << 16, DRAWS // 2])
+@pytest.mark.parametrize("lag", [1, 2, 1 << 14, (1 << 15) - 1, 1 << 15, 1 << 16, 1 << 17, DRAWS // 2])
 def test_draws_are_independent_also_between_the_halves_and_chunks(draws: np.ndarray, lag: int) -> None:
     # Box-Muller makes two normals of one pair of uniforms: their values and their sizes must not correlate.
     bound = stats.norm.isf(ALARM / 2) / math.sqrt(DRAWS - lag)
     left, right = draws[:-lag], draws[lag:]
     assert abs(np.mean(left * right)) < bound
     assert abs(np.mean((left**2 - 1) * (right**2 - 1)) / 2) < bound
+
+
+def test_the_two_normals_of_a_pair_point_in_every_direction(draws: np.ndarray) -> None:
+    half = _CHUNK // 2
+    pairs = draws[: DRAWS // _CHUNK * _CHUNK].reshape(-1, 2, half)
+    angles = np.arctan2(pairs[:, 1], pairs[:, 0])
+    assert stats.chisquare(np.histogram(angles, bins=1024, range=(-math.pi, math.pi))[0]).pvalue > ALARM
+    large = np.hypot(pairs[:, 0], pairs[:, 1]) > 2.0  # and whatever their size
+    assert stats.chisquare(np.histogram(angles[large], bins=256, range=(-math.pi, math.pi))[0]).pvalue > ALARM
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 8])
@@ -200,6 +210,29 @@ def test_several_tensors_get_noise_of_their_own_and_none_is_changed_if_one_is_re
     with pytest.raises(NoiseError):
         PrivateRandom().add_gaussian_([kept, torch.tensor([math.nan, 0.0])], 1.0)
     assert not kept.any()
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+def test_threads_share_the_coordinates_and_draw_apart(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    tensors = [torch.zeros(n, dtype=torch.float64) for n in (3, 150_000, 0, 1, 131_072, 99_999)]
+    PrivateRandom().add_gaussian_(tensors, 1.0)
+    values = torch.cat(tensors).numpy()
+    bound = stats.norm.isf(ALARM / 2)
+    assert len(np.unique(values)) > 0.99 * len(values)
+    assert abs(values.mean()) < bound / math.sqrt(values.size)
+    assert abs(values.var() - 1) < bound * math.sqrt(2 / values.size)
+
+
+def test_other_devices_compute_the_same_distribution_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(noise, "_library", lambda _device: torch)
+    tensors = [torch.full((300_000,), 2.0), torch.zeros(7, 5, dtype=torch.bfloat16)]
+    PrivateRandom().add_gaussian_(tensors, 0.5)
+    values = (tensors[0].double().numpy() - 2.0) / 0.5
+    assert stats.kstest(values, "norm").pvalue > ALARM
+    assert (tensors[1] != 0).all()
+    with pytest.raises(NoiseError, match="NaN"):
+        PrivateRandom().add_gaussian_(torch.tensor([math.nan]), 1.0)
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0, math.nan, math.inf])
