@@ -23,6 +23,7 @@ from client.site import Site, ledger_file, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
+from mmmed.data.deidentify.keys import key_of
 from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.errors import ConfigError
@@ -167,6 +168,7 @@ def open_hospital(path: Path, run_config: str, purpose: str, apps: Sequence[str]
         key=load_or_create_key(folder.state / KEY),
         policy=signed.policy,
         simulated=False,
+        pseudonyms=key_of(folder.dataset),
     )
 
 

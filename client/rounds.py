@@ -228,6 +228,11 @@ class _Round:
                 purpose=TRAINING,
                 sublimits=policy.sublimits(TRAINING, ledger.now()),
             )
+        if plan.dataset != self._site.identity.fingerprint:
+            raise PlanError(
+                f"Run {self._run_id} was planned for other patients than the data set holds now: whoever came "
+                "would not be charged. Start a new run, or put back the data set of then."
+            )
         policy.check_plan(TRAINING, plan.mechanism.noise_multiplier, patients)  # it may have become stricter
         asked = (
             self._rate,

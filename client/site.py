@@ -28,6 +28,7 @@ class Site:
         state: folder of what it keeps between rounds: key, ledger, releases, progress, log.
         key: signs its ledger and its statements.
         policy: what its privacy officer allows.
+        pseudonyms: commitment to the key that named the patients at ingest; "" if they came with their names.
         simulated: the data are generated or public, on the researcher's own machine.
     """
 
@@ -39,6 +40,7 @@ class Site:
     key: Ed25519PrivateKey
     policy: Policy
     simulated: bool
+    pseudonyms: str = ""
 
     def ledger(self) -> Ledger:
         """Open the site's ledger.
@@ -59,7 +61,7 @@ class Site:
         return self._identity(self.held_out)
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
-        return dataset_identity(patients, derive_secret(self.key, b"patient digests"))
+        return dataset_identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
 
 
 def ledger_file(state: Path) -> Path:

@@ -51,6 +51,8 @@ def ledger_show(state: State) -> None:
         limit = ledger.limit
         console = Console()
         console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
+        if ledger.keys:
+            console.print(f"patients are named by keys {ledger.keys}")
         spent = ledger.spent(limit.delta)
         console.print(f"spent so far by the worst patient: {shown(spent)} (an odometer reading)")
         table = Table(

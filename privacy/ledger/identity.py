@@ -2,7 +2,8 @@
 
 A data set is its patients, not its folder or file names. The key stays at the site, so that nobody else can
 test whether a patient is in a fingerprint, and the same patient has the same digest in every data set of the
-site, so that overlap between data sets is found.
+site, so that overlap between data sets is found. Under another key everybody would be a stranger whom nothing was
+charged, so an identity says which keys it was made with, and the ledger pins them.
 """
 
 from __future__ import annotations
@@ -24,38 +25,40 @@ class DatasetIdentity:
     Attributes:
         fingerprint: SHA-256 (hex) of the sorted digests; equal for equal sets of patients.
         digests: one 16-byte HMAC-SHA256 per patient. They stay at the site.
+        keys: commitment to the keys that lead from a person to the digest, hexadecimal; equal for equal keys.
     """
 
     fingerprint: str
     digests: frozenset[bytes] = field(repr=False)
+    keys: str
 
     @staticmethod
-    def of(digests: Iterable[bytes]) -> DatasetIdentity:
-        """The identity of a set of digests."""
+    def of(digests: Iterable[bytes], keys: str) -> DatasetIdentity:
+        """The identity of a set of digests made with `keys`."""
         patients = frozenset(digests)
-        return DatasetIdentity(hashlib.sha256(b"".join(sorted(patients))).hexdigest(), patients)
+        return DatasetIdentity(hashlib.sha256(b"".join(sorted(patients))).hexdigest(), patients, keys)
 
     def to_bytes(self) -> bytes:
         """The sorted digests, concatenated."""
         return b"".join(sorted(self.digests))
 
     @staticmethod
-    def from_bytes(blob: bytes, fingerprint: str) -> DatasetIdentity:
+    def from_bytes(blob: bytes, fingerprint: str, keys: str) -> DatasetIdentity:
         """Read what `to_bytes` wrote. Raises LedgerError if it is not the data set of `fingerprint`."""
-        identity = DatasetIdentity.of(
-            blob[start : start + DIGEST_BYTES] for start in range(0, len(blob), DIGEST_BYTES)
-        )
+        starts = range(0, len(blob), DIGEST_BYTES)
+        identity = DatasetIdentity.of((blob[start : start + DIGEST_BYTES] for start in starts), keys)
         if identity.fingerprint != fingerprint or identity.to_bytes() != blob:
             raise LedgerError(f"The patient digests of data set {fingerprint[:12]} were changed.")
         return identity
 
 
-def dataset_identity(patient_ids: Iterable[str], key: bytes) -> DatasetIdentity:
+def dataset_identity(patient_ids: Iterable[str], key: bytes, pseudonyms: str = "") -> DatasetIdentity:
     """The identity of the data set of these patients (repeats count once).
 
     Args:
         patient_ids: the site's own patient identifiers.
         key: the site's secret of at least 16 bytes, the same for all its data sets for ever.
+        pseudonyms: if the identifiers are pseudonyms, a commitment to the key that they were made with.
 
     Raises:
         LedgerError: no patient, an empty or non-text id, or a key that is too short.
@@ -71,7 +74,8 @@ def dataset_identity(patient_ids: Iterable[str], key: bytes) -> DatasetIdentity:
         digests.add(hmac.digest(key, patient.strip().encode(), "sha256")[:DIGEST_BYTES])
     if not digests:
         raise LedgerError("A data set must have at least one patient.")
-    return DatasetIdentity.of(digests)
+    keys = hmac.digest(key, b"mmmed identity 1\0" + pseudonyms.encode(), "sha256")[:DIGEST_BYTES]
+    return DatasetIdentity.of(digests, keys.hex())
 
 
 def memberships(patients: frozenset[bytes], others: Mapping[str, frozenset[bytes]]) -> set[frozenset[str]]:

@@ -18,7 +18,8 @@ from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
 from privacy.ledger.chain import Chain
 from privacy.ledger.export import export
-from privacy.ledger.identity import DatasetIdentity, memberships
+from privacy.ledger.exposure import all_exposures, exposures
+from privacy.ledger.identity import DatasetIdentity
 from privacy.ledger.links import Head, Receipt
 from privacy.ledger.reservation import Reservation
 from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, Sublimit, token_hash
@@ -124,7 +125,7 @@ class Ledger:
             plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule)
             if dataset.fingerprint not in self._state.datasets:
                 work.store_cohort(dataset.fingerprint, dataset.to_bytes())
-                work.append(self._entry("dataset", fingerprint=dataset.fingerprint))
+                work.append(self._entry("dataset", fingerprint=dataset.fingerprint, keys=dataset.keys))
             work.append(self._entry("plan", plan=plan.to_json()))
         return plan
 
@@ -140,7 +141,14 @@ class Ledger:
         self._admit(dataset, charged_event(event), delta, sublimits)
 
     def record_policy(
-        self, text: str, limit: Budget, *, officer: str, replaces: str | None, countersigned: bool = False
+        self,
+        text: str,
+        limit: Budget,
+        *,
+        officer: str,
+        replaces: str | None,
+        countersigned: bool = False,
+        keys: str | None = None,
     ) -> None:
         """Record the site's policy and the limit it sets. `privacy.policy.adopt_policy` checks it first.
 
@@ -150,6 +158,8 @@ class Ledger:
             officer: public key of the officer who signed it, hexadecimal.
             replaces: the policy that is recorded now.
             countersigned: whether two officers signed, so that the limit may rise.
+            keys: what patients' digests are made with from now on. If it was something else before, every patient
+                counts as the one who was spent most, and no plan of before can be charged any more.
 
         Raises:
             LedgerError: the limit is above the recorded one, or the recorded policy is another.
@@ -159,7 +169,9 @@ class Ledger:
                 raise LedgerError("Another process has changed the recorded policy: try again.")
             if not countersigned:
                 self._check_lower(limit)
-            values = {"epsilon": limit.epsilon, "delta": limit.delta, "countersigned": countersigned}
+            values: Body = {"epsilon": limit.epsilon, "delta": limit.delta, "countersigned": countersigned}
+            if keys is not None:
+                values["keys"] = keys
             work.append(self._entry("policy", text=text, officer=officer, **values))
 
     def withdraw(self, run_id: str) -> None:
@@ -175,8 +187,7 @@ class Ledger:
                 raise LedgerError(f"Run {run_id} has reserved steps: its plan counts for ever.")
             if account.withdrawn:
                 return
-            patients = DatasetIdentity(account.plan.dataset, self._patients(account.plan.dataset))
-            for accounts in self._exposures(patients):
+            for accounts in self._exposures(self._patients(account.plan.dataset)):
                 touched = any(other.touched for other in accounts)
                 if touched and any(other.plan.rule == PLANNED for other in accounts):
                     raise LedgerError(
@@ -212,6 +223,10 @@ class Ledger:
                 raise LedgerError(f"Run {plan.run_id} has another plan in this ledger.")
             if account.withdrawn:
                 raise BudgetExceeded(f"The plan of run {plan.run_id} was withdrawn: start a new run.")
+            if account.generation != self._state.generation:
+                raise LedgerError(
+                    f"Run {plan.run_id} was planned before the keys of the patients' digests changed: start a new run."
+                )
             if (granted := min(steps, account.left)) < 1:
                 raise BudgetExceeded(
                     f"Run {plan.run_id} has used all {plan.event.steps} steps of its plan: start a new run."
@@ -271,6 +286,12 @@ class Ledger:
         """Public key, hexadecimal, of the officer who signed the recorded policy."""
         self._chain.refresh()
         return self._state.officer
+
+    @property
+    def keys(self) -> str | None:
+        """Commitment to the keys that patients' digests are made with; None before the first plan."""
+        self._chain.refresh()
+        return self._state.keys
 
     @property
     def head(self) -> Head:
@@ -359,7 +380,7 @@ class Ledger:
         if replayed.to_json() != self._state.to_json():
             raise LedgerError(f"The snapshot in {self._chain.path} is not what its entries add up to.")
         for fingerprint in self._state.datasets:
-            DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint)
+            DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint, "")
         return self._chain.head.seq
 
     def export(self) -> list[dict[str, Any]]:
@@ -374,6 +395,15 @@ class Ledger:
 
     def _entry(self, kind: str, **fields: Any) -> Body:
         return {"kind": kind, "time": self.now(), **fields}
+
+    def _check_keys(self, dataset: DatasetIdentity) -> None:
+        if self._state.keys not in (None, dataset.keys):
+            raise LedgerError(
+                f"The data set's patients are named by other keys ({dataset.keys}) than the patients in this ledger "
+                f"({self._state.keys}), so that nobody would be recognised. Ingest again with the key file that was "
+                f"kept (site-data.key). If it is lost, the privacy officer signs a policy with "
+                f'pseudonyms = "{dataset.keys}": then every patient counts as the one who was spent most.'
+            )
 
     def _account(self, run_id: str) -> Account:
         if run_id not in self._state.accounts:
@@ -414,51 +444,36 @@ class Ledger:
         delta: float,
         sublimits: Sequence[Sublimit],
     ) -> str:
-        exposures, orders = self._exposures(dataset), self._state.orders
-        rules = {admit(event, delta, exposures, self._state.limit, orders)}
+        self._check_keys(dataset)
+        kinds, orders = self._exposures(dataset.digests), self._state.orders
+        rules = {admit(event, delta, kinds, self._state.limit, orders)}
         for part in sublimits:
-            covered = [[each for each in accounts if part.covers(each)] for accounts in exposures]
+            covered = [[each for each in accounts if part.covers(each)] for accounts in kinds]
             rules.add(admit(event, delta, covered, part.budget, orders, part.name))
         return PLANNED if PLANNED in rules else ADAPTIVE
 
     def _readmit(self, account: Account, sublimits: Sequence[Sublimit]) -> None:
         plan, state = account.plan, self._state
-        exposures = self._exposures(DatasetIdentity(plan.dataset, self._patients(plan.dataset)))
+        kinds = self._exposures(self._patients(plan.dataset))
         for part in (Sublimit("the limit", state.limit), *sublimits):
             others = [
-                [each for each in accounts if each is not account and part.covers(each)]
-                for accounts in exposures
+                [each for each in accounts if each is not account and part.covers(each)] for accounts in kinds
             ]
             admit(plan.event, plan.delta, others, part.budget, state.orders, part.name, planned=False)
 
     def _patients(self, fingerprint: str) -> frozenset[bytes]:
         if fingerprint not in self._digests:
-            identity = DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint)
-            self._digests[fingerprint] = identity.digests
+            blob = self._chain.cohort(fingerprint)
+            self._digests[fingerprint] = DatasetIdentity.from_bytes(blob, fingerprint, "").digests
         return self._digests[fingerprint]
 
-    def _by_dataset(self) -> dict[str, list[Account]]:
-        plans: dict[str, list[Account]] = {}
-        for account in self._state.accounts.values():
-            if not account.withdrawn:
-                plans.setdefault(account.plan.dataset, []).append(account)
-        return plans
-
-    def _exposures(self, dataset: DatasetIdentity) -> list[list[Account]]:
-        """The plans that count for each kind of patient of `dataset`: those on any data set the patient is in."""
-        plans = self._by_dataset()
-        cohorts = {name: self._patients(name) for name in plans}
-        combinations = memberships(dataset.digests, cohorts)
-        return [
-            [account for name in plans if name in names for account in plans[name]] for names in combinations
-        ]
+    def _exposures(self, digests: frozenset[bytes]) -> list[list[Account]]:
+        """The plans that count for each kind of patient among `digests`."""
+        return exposures(self._state, self._patients, digests)
 
     def _combinations(self) -> list[list[Account]]:
         """The same for every patient of the site."""
-        found = []
-        for name in self._by_dataset():
-            found += self._exposures(DatasetIdentity(name, self._patients(name)))
-        return found
+        return all_exposures(self._state, self._patients)
 
 
 def _charged(accounts: Sequence[Account]) -> tuple[Event, ...]:

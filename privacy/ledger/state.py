@@ -101,6 +101,7 @@ class Account:
     Attributes:
         plan: the plan.
         terms: how often the limit or the policy had changed when it was signed.
+        generation: how often the keys of the patients' digests had changed when it was signed.
         used: when it was signed or last charged, seconds since the epoch.
         committed: steps of reservations that were committed.
         open: steps granted and hash of the holder's token, by id of each reservation not yet committed.
@@ -110,6 +111,7 @@ class Account:
 
     plan: Plan
     terms: int
+    generation: int
     used: float
     committed: int = 0
     open: dict[str, tuple[int, str]] = field(default_factory=dict)
@@ -147,6 +149,8 @@ class State:
         self.policy: str | None = None
         self.officer: str | None = None
         self.terms = 0
+        self.keys: str | None = None  # that patients' digests are made with
+        self.generation = 0
         self.time = 0.0
         self.accounts: dict[str, Account] = {}
         self.datasets: set[str] = set()
@@ -183,6 +187,8 @@ class State:
             "policy": self.policy,
             "officer": self.officer,
             "terms": self.terms,
+            "keys": self.keys,
+            "generation": self.generation,
             "time": self.time,
             "datasets": sorted(self.datasets),
             "disclosed": {run_id: list(names) for run_id, names in self.disclosed.items()},
@@ -190,6 +196,7 @@ class State:
                 {
                     "plan": account.plan.to_json(),
                     "terms": account.terms,
+                    "generation": account.generation,
                     "used": account.used,
                     "committed": account.committed,
                     "open": {name: list(value) for name, value in account.open.items()},
@@ -206,6 +213,7 @@ class State:
         state = cls()
         state.ledger_id, state.limit = value["ledger_id"], Budget(*value["limit"])
         state.policy, state.officer, state.terms = value["policy"], value["officer"], value["terms"]
+        state.keys, state.generation = value["keys"], value["generation"]
         state.orders, state.time, state.datasets = (
             tuple(value["orders"]),
             value["time"],
@@ -218,6 +226,7 @@ class State:
             state.accounts[plan.run_id] = Account(
                 plan,
                 item["terms"],
+                item["generation"],
                 item["used"],
                 item["committed"],
                 reservations,
@@ -240,15 +249,21 @@ class State:
         self.terms += 1
         self.policy, self.officer = body["text"], body["officer"]
         self.limit = Budget(body["epsilon"], body["delta"])
+        if body.get("keys") is not None:
+            self.generation += self.keys not in (None, body["keys"])
+            self.keys = str(body["keys"])
 
     def _dataset(self, body: Body) -> None:
+        if self.keys not in (None, body["keys"]):
+            raise ValueError(f"data set {body['fingerprint']} of other keys")
+        self.keys = str(body["keys"])
         self.datasets.add(body["fingerprint"])
 
     def _plan(self, body: Body) -> None:
         plan = Plan.from_json(body["plan"])
         if plan.run_id in self.accounts or plan.dataset not in self.datasets:
             raise ValueError(f"plan of run {plan.run_id}")
-        self.accounts[plan.run_id] = Account(plan, self.terms, float(body["time"]))
+        self.accounts[plan.run_id] = Account(plan, self.terms, self.generation, float(body["time"]))
 
     def _withdraw(self, body: Body) -> None:
         account = self.accounts[body["run_id"]]
@@ -258,6 +273,8 @@ class State:
 
     def _reserve(self, body: Body) -> None:
         account = self.accounts[body["run_id"]]
+        if account.generation != self.generation:
+            raise ValueError(f"reservation for run {body['run_id']} of before the keys changed")
         if account.withdrawn or not 0 < body["steps"] <= account.left or body["reservation"] in account.open:
             raise ValueError(f"reservation for run {body['run_id']}")
         account.open[body["reservation"]] = (body["steps"], body["holder"])

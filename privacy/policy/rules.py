@@ -1,7 +1,8 @@
 """The rules of a site's policy, and whether a run keeps them.
 
 A policy is a TOML file. Everything is stated: a key that is missing or unknown refuses the file, a model,
-metric or purpose that is not named is not allowed.
+metric or purpose that is not named is not allowed. One key may be left out: `pseudonyms`, which the refusal of a data
+set named by other keys tells. It carries what the most spent patient was spent over to everybody.
 
     version = 1
     site = "north"
@@ -76,6 +77,7 @@ _TABLES = {
     "evaluation": {"min_patients"},
 }
 _TOP = {"version", "site", "expires", "unit", "adjacency", "purposes", "metrics", *_TABLES}
+_OPTIONAL = "pseudonyms"
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class SitePolicy:
     min_evaluation_patients: int
     purposes: Mapping[str, float]
     metrics: Mapping[str, str]
+    pseudonyms: str | None = None
 
     @staticmethod
     def parse(text: str) -> SitePolicy:
@@ -143,6 +146,7 @@ class SitePolicy:
             value = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise PolicyError(f"The site policy is not TOML: {error}.") from None
+        pseudonyms = value.pop(_OPTIONAL, None)
         _keys("the site policy", value, _TOP)
         if value["version"] != VERSION:
             raise PolicyError(f"version must be {VERSION}. Found {value['version']!r}.")
@@ -172,6 +176,7 @@ class SitePolicy:
             min_evaluation_patients=_count("evaluation.min_patients", evaluation["min_patients"]),
             purposes={name: _positive(f"purposes.{name}", most) for name, most in purposes.items()},
             metrics={name: _choice(f"metrics.{name}", rule, _METRIC_RULES) for name, rule in metrics.items()},
+            pseudonyms=None if pseudonyms is None else _text(_OPTIONAL, pseudonyms),
         )
 
     def check(self, request: RunRequest, now: float) -> None:

@@ -126,6 +126,7 @@ def adopt_policy(ledger: Ledger, signed: SignedPolicy) -> SitePolicy:
             officer=signed.officer,
             replaces=before,
             countersigned=signed.countersigned,
+            keys=signed.policy.pseudonyms,
         )
     return signed.policy
 

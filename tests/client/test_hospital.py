@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, MessageType, RecordDict
@@ -20,6 +21,7 @@ from client.log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
+from mmmed.data.deidentify import SiteKey
 from privacy.errors import LedgerError, PolicyRefusal
 from privacy.keys import load_key, public_pem
 from privacy.ledger import Ledger
@@ -249,6 +251,43 @@ def test_patients_in_a_renamed_data_set_keep_their_spend(
     # another split: most of the patients were trained on before
     other = configured(federation={"rounds": 1}, training={"seed": 1, "batch_size": 8, "local_epochs": 1.0})
     assert refused(app(request(other, **{"run-id": "once more"}), node(hospital))) == Refusal.BUDGET
+
+
+def test_patients_named_by_another_key_are_refused_until_the_officer_signs_that(
+    hospital: Hospital, configured: Configured, hospitals: Path, tmp_path: Path
+) -> None:
+    hospital.sign(limit__epsilon=9.0)
+    config = configured(federation={"rounds": 1})
+    assert not app(request(config), node(hospital)).has_error()
+    again = tmp_path / "again"
+    shutil.copytree(hospitals, again)
+    table = pd.read_csv(again / "data.csv")
+    table["patient_id"] = [f"other-{name}" for name in table["patient_id"]]
+    table.to_csv(again / "data.csv", index=False)
+    SiteKey(bytes(range(32))).mark(again)
+    hospital.write_site(dataset=str(again))
+    assert refused(app(request(config, **{"run-id": "again"}), node(hospital))) == Refusal.LEDGER
+    said = refusals(hospital.state)[-1]
+    assert "named by other keys" in said
+    hospital.sign(pseudonyms=said.partition('pseudonyms = "')[2].partition('"')[0].removesuffix("\\"))
+    assert refused(app(request(config, **{"run-id": "again"}), node(hospital))) == Refusal.BUDGET
+    hospital.sign(by_two=True, limit__epsilon=40.0, purposes={"training": 40.0}, period__epsilon=40.0)
+    assert not app(request(config, **{"run-id": "once more"}), node(hospital)).has_error()
+
+
+def test_a_run_does_not_go_on_with_other_patients_than_it_was_planned_for(
+    hospital: Hospital, configured: Configured, hospitals: Path, tmp_path: Path
+) -> None:
+    assert not app(request(configured()), node(hospital)).has_error()
+    other = tmp_path / "other"
+    shutil.copytree(hospitals, other)
+    table = pd.read_csv(other / "data.csv")
+    table["patient_id"] = [f"new-{name}" for name in table["patient_id"]]  # as many, and others
+    table.to_csv(other / "data.csv", index=False)
+    hospital.write_site(dataset=str(other))
+    second = request(configured(), **{"server-round": 2})
+    assert refused(app(second, node(hospital))) == Refusal.PLAN
+    assert "planned for other patients" in refusals(hospital.state)[-1]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 import secrets
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmmed.errors import DataError
 
 _KEY_BYTES = 32
 _SHIFT_DAYS = (30, 3650)
+_MARK = "pseudonyms.json"  # in a data set: which key named its patients
 
 
 class SiteKey:
@@ -49,6 +51,21 @@ class SiteKey:
                 "backup: another key gives every patient another pseudonym"
             ) from error
 
+    def mark(self, dataset: Path) -> None:
+        """Leave word in a data set's folder that this key names its patients.
+
+        Raises `DataError` if another key named them: the same patient would be two.
+        """
+        commitment = self._digest("commitment", "")[:16].hex()
+        before = key_of(dataset)
+        if before and before != commitment:
+            raise DataError(
+                f"{dataset}: its patients were named by another site key. Ingest with the key file of then (--key), or "
+                "into another folder"
+            )
+        if not before:
+            (dataset / _MARK).write_text(json.dumps({"version": 1, "key": commitment}) + "\n")
+
     def pseudonym(self, kind: str, value: str) -> str:
         """80 bits in hexadecimal that stand for ``value``; ``kind`` keeps patients, studies and files apart."""
         return self._digest(kind, value)[:10].hex()
@@ -64,3 +81,18 @@ class SiteKey:
 
     def _digest(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._secret, f"{kind}\0{value}".encode(), hashlib.sha256)
+
+
+def key_of(dataset: Path) -> str:
+    """A commitment to the key that named a data set's patients; "" if they have the names that they came with.
+
+    Raises `DataError` if the data set says so in a way that cannot be read.
+    """
+    try:
+        return str(json.loads((dataset / _MARK).read_text())["key"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{dataset / _MARK}: cannot be read ({error!r}). Expected what `mmmed site ingest` wrote: ingest again"
+        ) from error

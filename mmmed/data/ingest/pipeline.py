@@ -98,16 +98,18 @@ def ingest(
     """Read, check, de-identify and pair everything in ``sources`` into the data set folder ``out``.
 
     ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
-    ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``review/`` shows what was masked and is for
-    human eyes at the site only. A run that was killed is gone on with by calling again.
-    ``progress(done, total)`` counts files of the data set.
+    ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
+    the patients; ``review/`` shows what was masked and is for human eyes at the site only. A run that was killed is
+    gone on with by calling again. ``progress(done, total)`` counts files of the data set.
 
-    Raises `DataError` if a source does not exist, another run works in ``out``, or nothing usable was found.
+    Raises `DataError` if a source does not exist, another run works in ``out``, another key named its patients, or
+    nothing usable was found.
     """
     state = out / ".ingest"
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         with FileLock(state / "lock", timeout=0):
+            key.mark(out)
             return _ingest(sources, out, state, key, options, progress)
     except Timeout as error:
         raise DataError(

@@ -21,6 +21,7 @@ from pydicom import Dataset, Sequence
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
+from mmmed.data.deidentify.keys import key_of
 from mmmed.data.image import read_image
 from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, deidentify, ingest
 from mmmed.data.ingest import sources as sources_module
@@ -71,6 +72,22 @@ def _reasons(report: IngestReport) -> dict[str, str]:
 
 def _pseudonym(patient: str) -> str:
     return KEY.pseudonym("patient", patient)
+
+
+def test_a_data_set_keeps_the_key_that_named_its_patients(tmp_path: Path) -> None:
+    _study(tmp_path / "a", 1, "MHH111111", "Muster^Erika")
+    _run([tmp_path / "a"], tmp_path / "out")
+    assert key_of(tmp_path / "out") == key_of(tmp_path / "out") != ""
+    table = (tmp_path / "out" / "data.parquet").read_bytes()
+    with pytest.raises(DataError, match="named by another site key"):
+        ingest([tmp_path / "a"], tmp_path / "out", key=SiteKey(bytes(32)), options=OPTIONS)
+    assert (tmp_path / "out" / "data.parquet").read_bytes() == table
+    ingest([tmp_path / "a"], tmp_path / "else", key=SiteKey(bytes(32)), options=OPTIONS)
+    assert key_of(tmp_path / "else") != key_of(tmp_path / "out")
+    assert key_of(tmp_path / "a") == ""
+    (tmp_path / "out" / "pseudonyms.json").write_text("[]")
+    with pytest.raises(DataError, match="ingest again"):
+        key_of(tmp_path / "out")
 
 
 # ---------------------------------------------------------------- the whole way
