@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mmmed.config import RunConfig
-from privacy.policy import EVALUATION, TRAINING, RunRequest
+from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.rounds does, whatever is asked
 INSTALLED = "installed"  # the site's own code, no bundle
@@ -18,7 +18,7 @@ def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
 
     Args:
         config: the run's configuration, as the server sent it.
-        purpose: "training" or "evaluation".
+        purpose: "training", "evaluation" or "tuning", which does both many times within the same epsilons.
         app: digest of the application bundle that brought it, "installed" for none.
     """
     training, privacy = config.training, config.privacy
@@ -28,7 +28,7 @@ def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
         adjacency=ADJACENCY,
         epsilon=_epsilon(config, purpose),
         delta=privacy.delta,
-        records_per_patient=training.records_per_patient if purpose == TRAINING else 1,
+        records_per_patient=1 if purpose == EVALUATION else training.records_per_patient,
         model=model_name(config),
         trainable=config.model.trainable,
         app=app,
@@ -49,7 +49,8 @@ def _epsilon(config: RunConfig, purpose: str) -> float:
     privacy = config.privacy
     if not privacy.enabled:
         return math.inf
-    return privacy.target_epsilon if purpose == TRAINING else privacy.metrics_epsilon
+    asked = {TRAINING: privacy.target_epsilon, EVALUATION: privacy.metrics_epsilon}
+    return max(asked.values()) if purpose == TUNING else asked[purpose]
 
 
 def _columns(config: RunConfig) -> frozenset[str]:

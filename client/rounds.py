@@ -53,7 +53,7 @@ def train_round(
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.
     """
-    model, data = _open_model(site, config)
+    model, data = open_model(site, config)
     load_parameters(model, incoming).to(device())
     released = Released(site.state / "released", run_id, server_round, incoming)
     if (before := released.read()) is not None:
@@ -73,7 +73,7 @@ def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[
     """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
     if len(site.data.test) == 0:
         return {}
-    model, data = _open_model(site, config)
+    model, data = open_model(site, config)
     load_parameters(model, incoming).to(device())
     probability, label = predict(model, data.test), data.test.labels
     chosen = probability[np.arange(len(label)), label]
@@ -101,7 +101,7 @@ def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalM
     return model
 
 
-def _open_model(site: Site, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
+def open_model(site: Site, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
     """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
     if config.model.trainable not in ("lora", "fusion-head"):
         return build_model(config), site.data
@@ -252,7 +252,7 @@ class _Round:
         training = self._config.training
         batches = patient_batches(self._records, self._config, self._seed("augmentation"))
         done = 0
-        pull = _proximal_pull(self._model, training.learning_rate * training.proximal_mu)
+        pull = proximal_pull(self._model, training.learning_rate * training.proximal_mu)
         correct = _corrected_by(self._model, training.learning_rate, self._drift)
 
         def after_step() -> None:
@@ -275,9 +275,13 @@ class _Round:
             order = order[size:]
 
     def _seed(self, purpose: str) -> int:
-        """Public randomness of this round at this site, the same in every engine."""
-        text = f"{self._config.training.seed}\x00{self._site.name}\x00{self._round}\x00{purpose}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+        return public_seed(self._config, self._site, self._round, purpose)
+
+
+def public_seed(config: RunConfig, site: Site, server_round: int, purpose: str) -> int:
+    """Public randomness of a round at a site, the same in every engine."""
+    text = f"{config.training.seed}\x00{site.name}\x00{server_round}\x00{purpose}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
 
 class _Counted:
@@ -293,7 +297,7 @@ class _Counted:
             yield draw
 
 
-def _proximal_pull(model: MultimodalModel, strength: float) -> Callable[[], None]:
+def proximal_pull(model: MultimodalModel, strength: float) -> Callable[[], None]:
     """FedProx (arXiv 1812.06127) as a decoupled step towards the round's start: it reads no data."""
     if strength == 0:
         return lambda: None

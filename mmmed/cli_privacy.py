@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmmed.cli_options import Assignments, ConfigFile
+from mmmed.cli_tune import tune
 from privacy.cli import app
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
     from privacy.accounting import DpSgdEvent
+
+app.command()(tune)
 
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")]
 
@@ -273,7 +276,7 @@ def _mechanism_of(run: Path, site: str | None) -> tuple[RunConfig, DpSgdEvent]:
         if site is not None and site not in stated:
             raise RunError(f"{run}: no statement of site {site!r}. Its sites are {', '.join(sorted(stated))}")
         name = site or max(stated, key=lambda one: stated[one].epsilon)
-        return folder.config, stated[name].event
+        return folder.config, stated[name].mechanism
 
 
 def _planned(config: RunConfig, patients: int | None) -> DpSgdEvent:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from privacy.accounting import DpSgdEvent
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
 from privacy.report import (
@@ -161,7 +162,8 @@ def _statement(text: object, site: str, run_id: str) -> dict[str, Any] | None:
         stated = read_statement(value)
     except (ValueError, RecursionError, ReportError):
         return None
-    return value if (stated.site, stated.run_id) == (site, run_id) else None
+    of_this_run = (stated.site, stated.run_id) == (site, run_id) and isinstance(stated.event, DpSgdEvent)
+    return value if of_this_run else None
 
 
 def _site(name: str, target: float, rounds: list[tuple[int, dict[str, Any]]]) -> SiteSpending:

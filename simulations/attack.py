@@ -92,7 +92,7 @@ def _bound(run: RunFolder) -> Callable[[float], float]:
     """The highest true-positive rate at a false-positive rate, for the worst of the sites that stated a plan."""
     if not run.config.privacy.enabled:
         return lambda rate: 1.0
-    curves = [trade_off([read_statement(value).event]) for value in signed_statements(run).values()]
+    curves = [trade_off([read_statement(value).mechanism]) for value in signed_statements(run).values()]
     return lambda rate: max((curve.true_positive_rate(rate) for curve in curves), default=1.0)
 
 

@@ -13,12 +13,14 @@ from simulations.simulate import CLIENT_APP, check_learnt, preflight, site_nodes
 
 
 def run_trial(config: RunConfig, folder: Path, workers: int) -> tuple[Path, Manifest]:
-    """Train `config` in a new folder; returns the folder of the final model and the data that it was trained on.
+    """Train `config` in a folder; returns the folder of the final model and the data that it was trained on.
+
+    A folder that holds a part of this run is continued.
 
     Raises:
         MmmedError, PrivacyError: as `simulations.simulate.start_run`.
     """
-    with RunFolder.create(folder, config) as run:
+    with RunFolder.create_or_open(folder, config) as run:
         manifest, _ = preflight(config, "inprocess")
         nodes = list(site_nodes(run, manifest).values())
         with InProcessGrid(CLIENT_APP, nodes, workers=min(workers, len(nodes))) as grid:

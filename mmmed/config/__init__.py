@@ -1,7 +1,7 @@
 """RunConfig: everything the members of a consortium agree on before a run, as one frozen tree.
 
 `schema` defines the tree, `sources` reads it from TOML, ``--set key=value`` and Flower's flat run config
-and remembers which source set each key.
+and remembers which source set each key, `vary` makes many of one.
 """
 
 from mmmed.config.schema import (
@@ -14,8 +14,10 @@ from mmmed.config.schema import (
     TrainingConfig,
 )
 from mmmed.config.sources import ResolvedConfig, from_flat, resolve, to_flat, to_toml
+from mmmed.config.vary import Candidate, combinations, parse_vary
 
 __all__ = [
+    "Candidate",
     "DataConfig",
     "FederationConfig",
     "ModelConfig",
@@ -24,7 +26,9 @@ __all__ = [
     "RunConfig",
     "TaskConfig",
     "TrainingConfig",
+    "combinations",
     "from_flat",
+    "parse_vary",
     "resolve",
     "to_flat",
     "to_toml",

@@ -81,13 +81,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
-def _parse_assignment(text: str) -> tuple[str, Any]:
+def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
+    """Key and value of a text ``section.key=value``; the value is TOML, or bare text.
+
+    Raises:
+        ConfigError: the text is not of this form, or the key is not known.
+    """
     key, separator, value = text.partition("=")
     key = key.strip()
     if not separator or not key:
-        raise ConfigError(f"--set {text}: expected section.key=value, such as --set privacy.target_epsilon=4")
+        raise ConfigError(
+            f"{option} {text}: expected section.key=value, such as {option} privacy.target_epsilon=4"
+        )
     if key not in known_keys():
-        raise _unknown(key, "--set")
+        raise _unknown(key, option)
     try:
         return key, tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
@@ -138,7 +145,7 @@ def resolve(
         put(_read_toml(toml), str(toml))
     put({key: value for key, value in (options or {}).items() if value is not None}, "command line")
     for text in assignments:
-        key, value = _parse_assignment(text)
+        key, value = parse_assignment(text)
         put({key: value}, "--set")
     return ResolvedConfig(_validate(flat, sources), sources)
 

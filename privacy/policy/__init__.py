@@ -5,7 +5,7 @@ ledger records the policy that holds. A new one may tighten it; one that widens 
 officer's signature as well.
 """
 
-from privacy.policy.rules import EVALUATION, TRAINING, RunRequest, SitePolicy
+from privacy.policy.rules import EVALUATION, TRAINING, TUNING, RunRequest, SitePolicy
 from privacy.policy.signing import (
     SignedPolicy,
     adopt_policy,
@@ -22,6 +22,7 @@ __all__ = [
     "EVALUATION",
     "SHOWN",
     "TRAINING",
+    "TUNING",
     "Policy",
     "RunRequest",
     "SignedPolicy",

@@ -33,7 +33,7 @@ set named by other keys tells. It carries what the most spent patient was spent 
     [evaluation]                         # each evaluation, of patients who were held out
     min_patients = 200
 
-    [purposes]                           # most epsilon by purpose, within the limit
+    [purposes]                           # most epsilon by purpose, within the limit; "tuning": a sweep at the site
     training = 8.0
     evaluation = 1.0
 
@@ -58,7 +58,7 @@ VERSION = 1
 _UNITS = ("patient", "study", "record")  # widest protection first
 _ADJACENCIES = ("replace_one", "add_remove")  # dearer first
 _METRIC_RULES = ("none", "private", "rounded")  # tightest first
-TRAINING, EVALUATION = "training", "evaluation"  # purposes
+TRAINING, EVALUATION, TUNING = "training", "evaluation", "tuning"  # purposes
 _DAY = 86_400.0  # seconds
 _TABLES = {
     "limit": {"epsilon", "delta"},
@@ -85,7 +85,7 @@ class RunRequest:
     """What is asked of a site, as the site itself reads it from the run's configuration; no data were touched.
 
     Attributes:
-        purpose: what the data are used for, "training" or "evaluation".
+        purpose: what the data are used for, "training", "evaluation" or "tuning".
         unit: unit of privacy.
         adjacency: neighbouring relation of `epsilon`.
         epsilon: the whole run's epsilon at `delta` for this purpose; infinite without privacy.

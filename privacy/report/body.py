@@ -116,7 +116,7 @@ def build_report(
     """
     stated = [read_statement(value) for value in statements]
     _check_distinct(stated, run)
-    plans = [(each.event, each.delta) for each in stated]
+    plans = [(each.mechanism, each.delta) for each in stated]
     distinct = list(dict.fromkeys(plans))
     accounting = [mechanism(event, delta) for event, delta in distinct]
     sites = [_site(each, run, distinct.index(plan)) for each, plan in zip(stated, plans, strict=True)]
@@ -124,7 +124,7 @@ def build_report(
     risk = _risk(accounting)
     tested = read_evaluations(evaluations, run.id)
     delta = max((each.delta for each in [*stated, *tested]), default=None)
-    events, extra = [each.event for each in stated], [each.event for each in tested]
+    events, extra = [each.mechanism for each in stated], [each.mechanism for each in tested]
     lines = joint(events, delta, extra) if delta is not None and events else []
     status = _status(run, sites, missing)
     audited = [_audit(value, stated) for value in audits]
@@ -175,7 +175,7 @@ def build_report(
 def _audit(value: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:
     """An audit, and the sites whose mechanism is the one that it audited."""
     result = AuditResult.from_json(value)
-    return {"sites": [each.site for each in stated if each.event == result.claim], "result": dict(value)}
+    return {"sites": [each.site for each in stated if each.mechanism == result.claim], "result": dict(value)}
 
 
 def _attack(
@@ -216,7 +216,7 @@ def _check_distinct(stated: Sequence[Statement], run: RunFacts) -> None:
 
 
 def _site(stated: Statement, run: RunFacts, index: int) -> dict[str, Any]:
-    event, delta = stated.event, stated.delta
+    event, delta = stated.mechanism, stated.delta
     plan = charged(event, event.steps, delta)
     return {
         "site": stated.site,
@@ -242,8 +242,8 @@ def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
         found.append(f"it claims epsilon {stated.epsilon:.6g}, but its plan costs {plan:.6g}")
     if plan > run.target_epsilon * (1 + _CLAIM_TOLERANCE):
         found.append(f"its plan costs epsilon {plan:.6g}, above the run's target {run.target_epsilon:.6g}")
-    if stated.steps > stated.event.steps:
-        found.append(f"it was charged {stated.steps} steps, above its plan's {stated.event.steps}")
+    if stated.steps > stated.mechanism.steps:
+        found.append(f"it was charged {stated.steps} steps, above its plan's {stated.mechanism.steps}")
     paid = {number for first, last, _ in stated.charged for number in range(first, last + 1)}
     received = {n for first, last in run.answered.get(stated.site, ()) for n in range(first, last + 1)}
     if unpaid := sorted(received - paid):

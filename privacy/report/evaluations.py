@@ -23,7 +23,7 @@ def read_evaluations(values: Sequence[Mapping[str, Any]], run_id: str) -> list[S
     for each in stated:
         if each.run_id != evaluation_id(run_id):
             raise ReportError(f"The statement of site {each.site} is not of an evaluation in run {run_id}.")
-        if each.event.sampling_rate != 1 or each.event.steps != 1:
+        if each.mechanism.sampling_rate != 1 or each.mechanism.steps != 1:
             raise ReportError(
                 f"The evaluation of site {each.site} is not one release of all held-out patients."
             )
@@ -34,7 +34,7 @@ def read_evaluations(values: Sequence[Mapping[str, Any]], run_id: str) -> list[S
 
 def evaluation_row(stated: Statement) -> dict[str, Any]:
     """A site's evaluation as the report lists it: its cost is recomputed from the signed event."""
-    cost = charged(stated.event, 1, stated.delta)
+    cost = charged(stated.mechanism, 1, stated.delta)
     problems = []
     if stated.epsilon < cost * (1 - _CLAIM_TOLERANCE):
         problems.append(f"it claims epsilon {stated.epsilon:.6g} for its evaluation, which costs {cost:.6g}")
@@ -42,7 +42,7 @@ def evaluation_row(stated: Statement) -> dict[str, Any]:
         problems.append("its evaluation was not charged")
     return {
         "site": stated.site,
-        "noise_multiplier": stated.event.noise_multiplier,
+        "noise_multiplier": stated.mechanism.noise_multiplier,
         "delta": stated.delta,
         "epsilon": number(cost),
         "rule": stated.rule,

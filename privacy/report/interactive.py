@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from privacy.planner import Setting
+from privacy.report.templates import render
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SYMBOLS = ("star", "circle", "square", "diamond")
+_CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808080"}}
+_SYMBOLS = ("star", "circle", "square", "diamond", "cross", "triangle-up", "x", "hexagon")
 
 
 def plan_page(asked: Setting, others: Sequence[Setting], title: str) -> str:
@@ -47,13 +50,73 @@ def plan_page(asked: Setting, others: Sequence[Setting], title: str) -> str:
     return page(figure, title)
 
 
-def page(figure: Figure, title: str) -> str:
-    """A figure as a whole page without anything to fetch."""
-    figure.update_layout(title=title, template="plotly_white", legend={"orientation": "h", "y": -0.2})
-    text: str = figure.to_html(full_html=True, include_plotlyjs=True, config={"displaylogo": False})
-    return text.replace(
-        "<head>", f'<head><title>{title}</title><meta name="viewport" content="width=device-width">', 1
+@dataclass(frozen=True)
+class Tried:
+    """A setting of a sweep, and how it did over its seeds."""
+
+    name: str
+    epsilon: float
+    mean: float
+    low: float
+    high: float
+    on_front: bool
+
+
+def pareto_page(tried: Sequence[Tried], *, seeds: int, delta: float) -> str:
+    """Utility against epsilon: a trace a setting with the range over seeds, and the front that none beats."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    front = sorted((one for one in tried if one.on_front), key=lambda one: one.epsilon)
+    figure.add_trace(
+        Scatter(
+            name="best",
+            mode="lines",
+            x=[one.epsilon for one in front],
+            y=[one.mean for one in front],
+            line={"shape": "hv", "width": 3, "color": "#888888"},
+            hoverinfo="skip",
+        )
     )
+    for number, name in enumerate(dict.fromkeys(one.name for one in tried)):
+        members = sorted((one for one in tried if one.name == name), key=lambda one: one.epsilon)
+        figure.add_trace(
+            Scatter(
+                name=name,
+                mode="markers",
+                x=[one.epsilon for one in members],
+                y=[one.mean for one in members],
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [one.high - one.mean for one in members],
+                    "arrayminus": [one.mean - one.low for one in members],
+                    "thickness": 1,
+                },
+                marker={
+                    "size": [12 if one.on_front else 8 for one in members],
+                    "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+                },
+                text=[
+                    f"{name}<br>epsilon {one.epsilon:g}: {one.mean:.3f}, from {one.low:.3f} to {one.high:.3f}"
+                    for one in members
+                ],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    figure.update_xaxes(title=f"epsilon of the whole run, delta {delta:g}", type="log")
+    figure.update_yaxes(title=f"AUROC within sites: mean and range of {seeds} seeds")
+    return page(figure, "Utility against epsilon")
+
+
+def page(figure: Figure, title: str) -> str:
+    """A figure as a whole page, light or dark as the reader's system is, with nothing to fetch and nowhere to send."""
+    figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2}, **_CLEAR)
+    text: str = figure.to_html(
+        full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True},
+        default_height="80vh",
+    )  # fmt: skip
+    return render("interactive.html", title=title, figure=text)
 
 
 def _described(one: Setting) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from privacy.accounting import DpSgdEvent, adaptive_epsilon
+from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, event_from_json
 from privacy.accounting.pld import MIN_DELTA
 from privacy.errors import AccountingError, LedgerError, ReportError
 from privacy.ledger import Head, Ledger, Plan
@@ -42,7 +42,7 @@ class Statement:
         site: the site's name.
         run_id: the run.
         rule: "planned" or "adaptive", the ledger's rule that admitted the plan.
-        event: the mechanism of the whole run, signed before any record was read.
+        event: the mechanism of the whole run, or sweep, signed before any record was read.
         delta: the delta of `epsilon`.
         epsilon: the plan's epsilon, which the site claims.
         max_grad_norm: clipping norm C.
@@ -57,7 +57,7 @@ class Statement:
     site: str
     run_id: str
     rule: str
-    event: DpSgdEvent
+    event: Event
     delta: float
     epsilon: float
     max_grad_norm: float
@@ -67,6 +67,13 @@ class Statement:
     time: str
     software: dict[str, str]
     key: str
+
+    @property
+    def mechanism(self) -> DpSgdEvent:
+        """The event of a training run or an evaluation. Raises ReportError if the statement is on a sweep."""
+        if not isinstance(self.event, DpSgdEvent):
+            raise ReportError(f"The statement of site {self.site} is on a sweep, not on a run.")
+        return self.event
 
     @property
     def steps(self) -> int:
@@ -171,7 +178,7 @@ def _parse(body: Mapping[str, Any]) -> Statement:
     )
     head = body["ledger"]
     _expect(isinstance(head, dict) and set(head) == {"seq", "link"}, "ledger", head)
-    event, delta = DpSgdEvent.from_json(body["event"]), _number(body, "delta")
+    event, delta = event_from_json(body["event"]), _number(body, "delta")
     _expect(MIN_DELTA <= delta < 1, "delta", delta)
     # Cheap, so that no site can make others compute for hours on a plan that bounds nothing.
     _expect(

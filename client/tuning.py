@@ -1,0 +1,264 @@
+"""A sweep over settings on a site's own patients, accounted as a whole: only its best trial is ever known.
+
+A trial draws one of the candidates by chance, trains it at this site with DP-SGD on the training patients, and scores
+it on the held-out patients by an AUROC from noised counts. How many trials there are is drawn beforehand, at random,
+and told to nobody. Released is the trial with the best score, its settings and its score; of the others nothing is
+written, printed or kept.
+
+What that costs is the theorem of Papernot and Steinke 2022 (arXiv 2110.03620; `privacy.accounting.rdp`). It bounds what
+the *whole* output of a trial tells, its score included, so the score must be private as well: a training patient's
+data enter a trial by DP-SGD alone, a held-out patient's by the noised counts alone, and each of the two groups is
+charged for its own mechanism. A score without noise would be an exact function of the held-out patients, and choosing
+by it a release of them that nobody accounts for.
+
+Both groups are charged for the whole sweep, durably, before the first trial. A sweep that is killed stays charged,
+cannot be continued, and has released nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from client.hospital import open_hospital
+from client.judge import INSTALLED, asked
+from client.mechanism import patient_batches, private_draws, private_step
+from client.rounds import device, open_model, proximal_pull, public_seed
+from client.site import Site
+from mmmed.config import Candidate, RunConfig
+from mmmed.config.sources import to_json
+from mmmed.errors import ConfigError
+from mmmed.inference.predict import predict
+from mmmed.models import MultimodalModel, save_model
+from mmmed.training import make_optimizer, train
+from privacy.accounting import DpSgdEvent, SelectionEvent, calibrate_selection, epsilon
+from privacy.accounting.stopping import draw_number_of_trials
+from privacy.errors import NoiseError, PlanError
+from privacy.ledger import evaluation_id
+from privacy.metrics import Estimate, estimate, private_tables, sensitivity, tables_shape
+from privacy.planning import check_delta, schedule
+from privacy.policy import EVALUATION, TRAINING, TUNING
+from privacy.report import sign_statement
+
+_FREE = ("training", "model")  # sections of which every key may vary, but for the split's seed
+_FREE_KEYS = ("privacy.max_grad_norm", "privacy.clipping", "federation.rounds")
+_SEED = "training.seed"
+FILE = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep will do, worked out before any record is used.
+
+    Attributes:
+        candidates: what a trial may draw.
+        steps_per_round: of each candidate.
+        training: what the training patients are charged; a mechanism for each candidate, in order.
+        scoring: what the held-out patients are charged.
+        sensitivity: of the counts from which a score is computed.
+        score_error: standard error of a score from its noise, were half the patients of each class.
+    """
+
+    candidates: tuple[Candidate, ...]
+    steps_per_round: tuple[int, ...]
+    training: SelectionEvent
+    scoring: SelectionEvent
+    sensitivity: float
+    score_error: float
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best trial. `score` is None where every trial's score was lost in its noise."""
+
+    candidate: Candidate
+    score: Estimate | None
+    epsilon: float
+    scoring_epsilon: float
+
+
+def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
+    """Open a hospital's folder for a sweep over `candidates`.
+
+    Raises:
+        PolicyError: its policy does not allow a candidate, or no tuning at all.
+        ConfigError: a key is varied that a sweep on patients' data cannot vary.
+    """
+    for key in candidates[0].settings:
+        if key == _SEED or not (key.split(".")[0] in _FREE or key in _FREE_KEYS):
+            raise ConfigError(
+                f"--vary {key}: a sweep at a site can vary training.* (but not {_SEED}, which splits the patients), "
+                f"model.*, {', '.join(_FREE_KEYS)}"
+            )
+    base = candidates[0].config
+    if not base.privacy.enabled:
+        raise ConfigError("privacy.enabled is false: a sweep on patients' data must be private")
+    site = open_hospital(folder, to_json(base), TUNING, [INSTALLED])
+    with site.ledger() as ledger:
+        for candidate in candidates:
+            site.policy.check(asked(candidate.config, TUNING, INSTALLED), ledger.now())
+    return site
+
+
+def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: float) -> Sweep:
+    """Solve the noise so that the whole sweep keeps privacy.target_epsilon and privacy.metrics_epsilon.
+
+    Args:
+        site: the opened site; only its numbers of patients are used.
+        candidates: what a trial may draw; `open_site` has checked them.
+        mean, shape: of the number of trials; see `SelectionEvent`.
+
+    Raises:
+        PlanError: delta or a batch size does not suit the site, or the score would be lost in its noise.
+        PolicyRefusal: too few patients, or too little noise, for the site's policy.
+        AccountingError: no noise keeps the target.
+    """
+    privacy = candidates[0].config.privacy
+    patients, held_out = site.data.train.patients, len(site.held_out)
+    check_delta(privacy.delta, max(patients, held_out))
+    plans = [
+        schedule(
+            patients=patients,
+            batch_size=each.config.training.batch_size,
+            local_epochs=each.config.training.local_epochs,
+        )
+        for each in candidates
+    ]
+    training = calibrate_selection(
+        privacy.target_epsilon,
+        privacy.delta,
+        [
+            (rate, steps * each.config.federation.rounds)
+            for (rate, steps), each in zip(plans, candidates, strict=True)
+        ],
+        mean,
+        shape,
+    )
+    scoring = calibrate_selection(privacy.metrics_epsilon, privacy.delta, [(1.0, 1)], mean, shape)
+    site.policy.check_plan(TRAINING, min(trial.noise_multiplier for trial in training.trials), patients)
+    site.policy.check_plan(EVALUATION, scoring.trials[0].noise_multiplier, held_out)
+    shape_of = tables_shape(len(candidates[0].config.task.classes))
+    moved = sensitivity(shape_of[0])
+    even = np.full(shape_of, held_out / (shape_of[1] * shape_of[2]))
+    expected = estimate(even, scoring.trials[0].noise_multiplier * moved)
+    if expected.noise_error is None:
+        raise PlanError(
+            f"The score of a trial would be lost in its noise (noise multiplier "
+            f"{scoring.trials[0].noise_multiplier:.2f}): the site holds too few patients out of training. Raise "
+            "privacy.metrics_epsilon, lower --trials, or hold out more patients (data.test_fraction)."
+        )
+    return Sweep(
+        tuple(candidates), tuple(steps for _, steps in plans), training, scoring, moved, expected.noise_error
+    )
+
+
+def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
+    """Charge the whole sweep, run it, and write the winner, and nothing else, to `out`.
+
+    ``out/model`` is the winner's model with its configuration, ``out/sweep.json`` its settings and score, and the
+    site's signed statements of what both groups of patients were charged.
+
+    Raises:
+        BudgetExceeded, LedgerError, PolicyRefusal: the site's privacy does not permit it; nothing was run.
+        ConfigError: `out` holds something, or cannot be written.
+    """
+    draft = _draft(out)
+    name = f"sweep-{uuid.uuid4().hex}"
+    delta = sweep.candidates[0].config.privacy.delta
+    clip = max(each.config.privacy.max_grad_norm for each in sweep.candidates)
+    trials = tuple(dict.fromkeys(sweep.training.trials))
+    with site.ledger() as ledger:
+        limits = site.policy.sublimits(TUNING, ledger.now())
+        charges = (
+            (site.identity, name, replace(sweep.training, trials=trials), clip),
+            (site.held_out_identity, evaluation_id(name), sweep.scoring, sweep.sensitivity),
+        )
+        for dataset, _, event, _ in charges:  # both or neither
+            ledger.check(dataset, event, delta, limits)
+        plans = [
+            ledger.plan(dataset, run, event, delta, norm, TUNING, limits)
+            for dataset, run, event, norm in charges
+        ]
+        for plan in plans:
+            ledger.reserve(plan, 1, 1, limits)  # never committed lower: from here on it counts whole
+        stated = [
+            sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False) for plan in plans
+        ]
+    number, model, score = _best(site, sweep)
+    candidate = sweep.candidates[number]
+    save_model(draft / "model", model, _at_trials_noise(candidate.config, sweep.training.trials[number]))
+    found = {
+        "settings": dict(candidate.settings),
+        "score": None if score is None else score.to_json(),
+        "statements": stated,
+    }
+    (draft / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    draft.rename(out)
+    return Winner(candidate, score, plans[0].epsilon, plans[1].epsilon)
+
+
+def _draft(out: Path) -> Path:
+    """A folder beside `out`, which will become it: made now, so that what cannot be written is not charged."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is there already. Name a new or empty folder for the winner")
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    return draft
+
+
+def _best(site: Site, sweep: Sweep) -> tuple[int, MultimodalModel, Estimate | None]:
+    """Candidate, model and score of the best of a random number of trials. The first of equals is kept."""
+    best: tuple[int, MultimodalModel, Estimate | None] | None = None
+    for _ in range(draw_number_of_trials(sweep.training.mean, sweep.training.shape)):
+        number = secrets.randbelow(len(sweep.candidates))
+        trial = (number, *_trial(site, sweep, number))
+        if best is None or _rank(trial[2]) > _rank(best[2]):
+            best = trial
+    assert best is not None  # one trial or more is drawn
+    return best
+
+
+def _rank(score: Estimate | None) -> float:
+    return float("-inf") if score is None or score.auroc is None else score.auroc
+
+
+def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Estimate | None]:
+    """Train one candidate and score it. A model that broke (NaN) has no score."""
+    config, event = sweep.candidates[number].config, sweep.training.trials[number]
+    model, data = open_model(site, config)
+    model.to(device())
+    try:
+        for one in range(1, config.federation.rounds + 1):
+            _train_round(site, config, model, event, one, sweep.steps_per_round[number])
+        probability = np.nan_to_num(
+            predict(model, data.test)
+        )  # one patient's value moves one patient's count
+        noise = sweep.scoring.trials[0].noise_multiplier
+        tables = private_tables(probability, data.test.labels, data.test.patient, noise)
+    except NoiseError:
+        return model, None
+    return model, estimate(tables, noise * sweep.sensitivity)
+
+
+def _train_round(
+    site: Site, config: RunConfig, model: MultimodalModel, event: DpSgdEvent, number: int, steps: int
+) -> None:
+    _, data = open_model(site, config)
+    step = private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
+    draws = private_draws(data.train.patients, event.sampling_rate, steps)
+    batches = patient_batches(data.train, config, public_seed(config, site, number, "augmentation"))
+    pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
+    train(model, step, draws, batches, after_step=pull)
+
+
+def _at_trials_noise(config: RunConfig, trial: DpSgdEvent) -> RunConfig:
+    """The configuration whose run has the noise for which the settings were found: a trial's, not the sweep's."""
+    spent = epsilon([trial], config.privacy.delta)
+    privacy = config.privacy.model_copy(update={"target_epsilon": spent})
+    return config.model_copy(update={"privacy": privacy})

@@ -1,0 +1,68 @@
+"""Settings to try: every combination of the values that a few keys may take."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmmed.config.schema import RunConfig
+from mmmed.config.sources import parse_assignment, resolve
+from mmmed.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One combination.
+
+    Attributes:
+        settings: the varied keys, ``section.key``, and their values here.
+        config: the whole configuration with them.
+    """
+
+    settings: Mapping[str, Any]
+    config: RunConfig
+
+
+def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Read texts ``section.key=value,value,...``; values are TOML, or bare words.
+
+    Raises:
+        ConfigError: a text is not of this form, a key is not known, or named twice.
+    """
+    varied: dict[str, list[Any]] = {}
+    for text in texts:
+        key, _, listed = text.partition("=")
+        try:
+            values: Sequence[Any] = tomllib.loads(f"v = [{listed}]")["v"]
+        except tomllib.TOMLDecodeError:
+            values = [parse_assignment(f"{key}={word}", "--vary")[1] for word in listed.split(",")]
+        key, _ = parse_assignment(f"{key}=0" if listed.strip() else text, "--vary")
+        if key in varied:
+            raise ConfigError(f"--vary {text}: {key} is varied twice: give all its values at once")
+        if not values or len({repr(value) for value in values}) < len(values):
+            raise ConfigError(f"--vary {text}: expected values that differ, such as {key}=1,2")
+        varied[key] = list(values)
+    return varied
+
+
+def combinations(
+    varied: Mapping[str, Sequence[Any]], toml: Path | None = None, assignments: Iterable[str] = ()
+) -> list[Candidate]:
+    """Every combination of the values, over the configuration of a file and of ``--set`` assignments.
+
+    Raises:
+        ConfigError: a key is also assigned, or a combination is not a valid configuration.
+    """
+    fixed = list(assignments)
+    for text in fixed:
+        if (key := parse_assignment(text)[0]) in varied:
+            raise ConfigError(f"{key} is both set and varied: leave out one")
+    found = []
+    for values in itertools.product(*varied.values()):
+        settings = dict(zip(varied, values, strict=True))
+        found.append(Candidate(settings, resolve(toml, fixed, settings).config))
+    return found

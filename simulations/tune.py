@@ -1,0 +1,160 @@
+"""`mmmed privacy tune` on generated or public data: whole simulated runs over a grid of settings, for free.
+
+Every trial is a run in a folder of its own, named by its configuration: a finished one is not run again, an interrupted
+one is continued. Seeds change the split, the initialisation and the augmentation; noise is fresh in every trial anyway.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmmed.config import Candidate, RunConfig
+from mmmed.config.sources import to_json
+from mmmed.errors import RunError
+from mmmed.inference.evaluate import evaluate
+from mmmed.inference.sites import predict_sites
+from mmmed.models import load_model
+from privacy.report.interactive import Tried, pareto_page
+from server.run_folder import write_atomic
+from simulations.trial import run_trial
+
+EPSILON = "privacy.target_epsilon"
+_METRIC = "within_site"  # ranks patients of one site only: knowing the site does not help
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A setting and how it did: AUROC of held-out patients, within sites, one value a seed."""
+
+    settings: Mapping[str, Any]
+    epsilon: float
+    delta: float
+    auroc: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.auroc)
+
+
+def sweep(
+    candidates: Sequence[Candidate],
+    *,
+    seeds: int,
+    out: Path,
+    workers: int,
+    progress: Callable[[str], None] = lambda line: None,
+) -> list[Outcome]:
+    """Train every candidate with every seed, and write ``sweep.csv`` and ``pareto.html`` to `out` as they finish.
+
+    Args:
+        candidates: the settings to try.
+        seeds: runs of each, with training.seed and the following numbers.
+        out: folder of the results and of all runs; one of an earlier sweep is gone on with.
+        workers: processes that train sites.
+        progress: is told a line a trial.
+
+    Raises:
+        MmmedError, PrivacyError: a candidate cannot be run. What was finished before stays.
+    """
+    outcomes: list[Outcome] = []
+    total, done = len(candidates) * seeds, 0
+    for candidate in candidates:
+        found = []
+        for seed in range(seeds):
+            config = _with_seed(candidate.config, seed)
+            found.append(_auroc(config, out / "trials" / _name(config), workers))
+            done += 1
+            progress(
+                f"{done}/{total}  {described(candidate.settings)}, seed {config.training.seed}: {found[-1]:.3f}"
+            )
+        privacy = candidate.config.privacy
+        outcomes.append(Outcome(candidate.settings, privacy.target_epsilon, privacy.delta, tuple(found)))
+        write_atomic(out / "sweep.csv", to_csv(outcomes))
+        write_atomic(out / "pareto.html", _page(outcomes))
+    return outcomes
+
+
+def front(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Those that no other beats at the same or a smaller epsilon, by ascending epsilon."""
+    kept: list[Outcome] = []
+    for one in sorted(outcomes, key=lambda each: (each.epsilon, -each.mean)):
+        if not kept or one.mean > kept[-1].mean:
+            kept.append(one)
+    return kept
+
+
+def described(settings: Mapping[str, Any]) -> str:
+    """Settings in one line; keys without their section."""
+    return ", ".join(f"{key.split('.', 1)[1]} {value}" for key, value in settings.items()) or "as configured"
+
+
+def to_csv(outcomes: Sequence[Outcome]) -> str:
+    """A table with one row a setting."""
+    text, best = io.StringIO(), front(outcomes)
+    writer = csv.writer(text, lineterminator="\n")
+    keys = [key for key in outcomes[0].settings if key != EPSILON]
+    writer.writerow(["epsilon", "delta", *keys, "seeds", "auroc_mean", "auroc_low", "auroc_high", "on_front"])
+    for one in outcomes:
+        values = (one.settings[key] for key in keys)
+        numbers = (len(one.auroc), f"{one.mean:.4f}", f"{min(one.auroc):.4f}", f"{max(one.auroc):.4f}")
+        writer.writerow([f"{one.epsilon:g}", f"{one.delta:g}", *values, *numbers, one in best])
+    return text.getvalue()
+
+
+def _page(outcomes: Sequence[Outcome]) -> str:
+    best = front(outcomes)
+    return pareto_page(
+        [
+            Tried(
+                described({key: value for key, value in one.settings.items() if key != EPSILON}),
+                one.epsilon,
+                one.mean,
+                min(one.auroc),
+                max(one.auroc),
+                one in best,
+            )
+            for one in outcomes
+        ],
+        seeds=len(outcomes[0].auroc),
+        delta=outcomes[0].delta,
+    )
+
+
+def _auroc(config: RunConfig, folder: Path, workers: int) -> float:
+    """AUROC of a trial; the run is found, continued or done."""
+    kept = folder / "evaluation.json"
+    if not kept.is_file():
+        with contextlib.redirect_stdout(io.StringIO()):  # what is left out is the same in every trial
+            model_folder, manifest = run_trial(config, folder, workers)
+        model, _ = load_model(model_folder)
+        evaluation = evaluate(
+            predict_sites(model, config, manifest.root), resamples=0
+        )  # seeds show the spread
+        write_atomic(kept, json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    try:
+        value = json.loads(kept.read_text(encoding="utf-8"))["auroc"][_METRIC]["value"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{kept}: not a trial's evaluation: {error!r}. Delete the file to make it anew"
+        ) from error
+    if not isinstance(value, float):
+        raise RunError(f"{kept}: no AUROC, since no site holds out patients of both classes. Hold out more")
+    return value
+
+
+def _with_seed(config: RunConfig, number: int) -> RunConfig:
+    training = config.training.model_copy(update={"seed": config.training.seed + number})
+    return config.model_copy(update={"training": training})
+
+
+def _name(config: RunConfig) -> str:
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
