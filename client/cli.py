@@ -26,6 +26,8 @@ KeyFile = Annotated[
     Path, typer.Option("--key", help="The site's secret for pseudonyms; made at first use. Keep a backup.")
 ]
 
+Dataset = Annotated[Path, typer.Argument(help="Data set folder.")]
+
 
 @app.command()
 def fetch(
@@ -108,7 +110,7 @@ def deidentify(
 
 @app.command()
 def check(
-    dataset: Annotated[Path, typer.Argument(help="Data set folder.")],
+    dataset: Dataset,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of a run.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
     page: Annotated[Path | None, typer.Option(help="Also write a page with pictures; keep it here.")] = None,
@@ -126,6 +128,38 @@ def check(
         print(f"page: {page}")
     if not result.trainable:
         sys.exit(1)
+
+
+@app.command()
+def images(dataset: Dataset) -> None:
+    """Say how many images with masked text wait for approval, and where to look at them."""
+    from mmmed.data.ingest import put_in_order
+
+    print(put_in_order(dataset).summary())
+
+
+@app.command("approve-images")
+def approve_images(
+    dataset: Dataset,
+    items: Annotated[
+        list[str] | None, typer.Argument(help="Names of images to approve, as the review pages show them.")
+    ] = None,
+    reject: Annotated[
+        list[str] | None, typer.Option(help="Name of an image that stays out for ever (repeat).")
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Approve all that wait, but for those rejected.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="Who has looked at them.", show_default="the user")] = "",
+) -> None:
+    """Record which images with masked text a human has approved; only these become part of the data set."""
+    from mmmed.data.ingest import decide
+
+    if not (items or reject or every):
+        raise typer.BadParameter(
+            "name images to approve, --reject some, or say --all after you have seen every page"
+        )
+    print(decide(dataset, items or (), reject or (), rest=every, by=by).summary())
 
 
 @contextmanager

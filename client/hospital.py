@@ -11,6 +11,7 @@ learn from, which the policy must list.
 
 from __future__ import annotations
 
+import logging
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from client.site import Site, ledger_file, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
+from mmmed.data.approvals import waiting_note
 from mmmed.data.deidentify.keys import key_of
 from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
@@ -32,6 +34,8 @@ from privacy.errors import LedgerError, PolicyError
 from privacy.keys import load_or_create_key, load_public_key
 from privacy.ledger import Ledger
 from privacy.policy import SignedPolicy, load_policy, open_ledger
+
+log = logging.getLogger(__name__)
 
 FILE = "site.toml"
 POLICY = "site-policy.toml"
@@ -139,8 +143,11 @@ class SiteFolder:
         return config.model_copy(update={"data": changed})
 
     def manifest(self, config: RunConfig) -> Manifest:
-        """The table of studies as a run may use it. `config` is of `data_config`."""
-        return read_manifest(self.dataset, config.data, config.task)
+        """The table of studies as a run may use it. `config` is of `data_config`. Says in the log that images wait."""
+        manifest = read_manifest(self.dataset, config.data, config.task)
+        if manifest.waiting:
+            log.warning(waiting_note(manifest.root, manifest.waiting))
+        return manifest
 
 
 def open_hospital(path: Path, run_config: str, purpose: str, apps: Sequence[str]) -> Site:

@@ -10,6 +10,7 @@ from pathlib import Path
 from client.simulated import POLICY, check_site, read_trial_policy, simulated_manifest
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
+from mmmed.data.approvals import waiting_note
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
@@ -74,6 +75,8 @@ def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]
         )
     for site, count in manifest.unlabelled.items():
         print(f"{site}: {count} rows without {config.task.label} are left out")
+    if manifest.waiting:
+        print(waiting_note(manifest.root, manifest.waiting))
     return manifest, {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
 
 

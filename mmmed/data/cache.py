@@ -115,6 +115,21 @@ class Cache:
             index.execute("DELETE FROM rows WHERE format = ? AND slot = ?", (form.name, slot))
             index.commit()
 
+    def erase(self, form: Form, digests: Sequence[str]) -> None:
+        """Overwrite and drop the rows of files with these SHA-256 digests, in hexadecimal."""
+        if not digests or not self.pixel_file(form).is_file():
+            return
+        with FileLock(self.folder / "lock"), self._index() as index:
+            known = self._rows(index, form)
+            found = [digest for digest in map(bytes.fromhex, digests) if digest in known]
+            index.executemany(
+                "DELETE FROM rows WHERE format = ? AND digest = ?", [(form.name, digest) for digest in found]
+            )
+            index.commit()
+            with _open_for_writing(self.pixel_file(form)) as file:
+                for digest in found:
+                    os.pwrite(file, bytes(_row_bytes(form)), known[digest][0] * _row_bytes(form))
+
     def pixel_file(self, form: Form) -> Path:
         return self.folder / f"{form.name}.pixels"
 

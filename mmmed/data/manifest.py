@@ -18,10 +18,10 @@ import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
+from mmmed.data.approvals import check_approved, waiting_note
 from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
 
-MANIFEST_VERSION = 1
 TABLES = ("data.parquet", "data.csv")
 _PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
 LISTED = 5  # so many examples of a problem are named in an error
@@ -39,11 +39,13 @@ class Manifest:
             index into the task's classes), ``row`` (int64, from 0, in the table) and, if a fold column is
             configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
+        waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
     """
 
     root: Path
     records: pd.DataFrame
     unlabelled: Mapping[str, int] = field(default_factory=dict)
+    waiting: int = 0
 
     @property
     def sites(self) -> list[str]:
@@ -57,7 +59,7 @@ class Manifest:
             raise DataError(
                 f"{self.root}: no record of site '{site}'. Sites present: {', '.join(self.sites)}"
             )
-        return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)})
+        return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting)
 
 
 def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
@@ -65,11 +67,26 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
 
     Raises:
         DataError: table or column missing, row malformed, label outside the classes, one class only, a
-            patient in two sites, a file missing, a named modality nowhere. The message names the file, the
-            column or the row (1 is the first row under the header).
+            patient in two sites, a file missing, a named modality nowhere, an image with masked text that is not
+            approved, or all images wait for approval. The message names the file, the column or the row (1 is the
+            first row under the header).
     """
     path = table_file(root, data)
     frame = read_table(path)
+    waiting = check_approved(root, frame[data.image].map(_text) if data.image in frame.columns else ())
+    try:
+        records, unlabelled = _records(frame, root, path, data, task)
+    except DataError as error:
+        if waiting:
+            raise DataError(f"{error}\nNote: {waiting_note(root, waiting)}") from error
+        raise
+    return Manifest(root, records, unlabelled, waiting)
+
+
+def _records(
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: TaskConfig
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
     columns |= {name: getattr(data, name) for name in (*FILES, "text", "fold") if getattr(data, name)}
     for name, column in columns.items():
@@ -96,7 +113,7 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
     for name in FILES:
         _check_files(records[name], name, root, path)
     records["row"] = records.index
-    return Manifest(root, records.reset_index(drop=True), unlabelled)
+    return records.reset_index(drop=True), unlabelled
 
 
 def table_file(root: Path, data: DataConfig) -> Path:
@@ -176,6 +193,8 @@ def _identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
 def _labelled(records: pd.DataFrame, task: TaskConfig, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without."""
     empty = records["label"].map(_text) == ""
+    if records.empty:
+        raise DataError(f"{path}: has no row: nothing to learn from")
     if empty.all():
         raise DataError(
             f"{path}: column '{task.label}' is empty in every row: no labels. Name another with task.label"

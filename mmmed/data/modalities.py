@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from mmmed.config import DataConfig
+from mmmed.data.approvals import Approvals
 from mmmed.data.batch import Input
 from mmmed.data.cache import Cache
 from mmmed.data.image import ImageForm
@@ -69,14 +70,16 @@ def open_modalities(
 ) -> dict[str, Modality]:
     """The modalities that the configuration names, of all records of `manifest`; files are preprocessed into `cache`.
 
+    Images that were approved once and rejected later are erased from it.
+
     Raises:
         DataError: unreadable files.
     """
 
     def image() -> Modality:
-        paths = _paths(manifest, "image")
-        images = Cache(cache).open(paths, ImageForm(data.image_size, data.image_channels))
-        return Modality(images, _there(paths))
+        paths, form = _paths(manifest, "image"), ImageForm(data.image_size, data.image_channels)
+        Cache(cache).erase(form, Approvals.load(manifest.root).rejected())
+        return Modality(Cache(cache).open(paths, form), _there(paths))
 
     def text() -> Modality:
         if tokenizer is None:

@@ -7,11 +7,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from mmmed.cli import main
+from tests.mmmed.data.dicom_files import dicom, save
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -89,3 +92,31 @@ def test_a_bad_request_is_told(
     code, _, err = mmmed(*arguments)
     assert code == 2 and "Traceback" not in err
     assert all(word in err for word in words), err
+
+
+def test_masked_images_wait_until_they_are_approved(mmmed: Command, films: Path, tmp_path: Path) -> None:
+    image = Image.new("L", (256, 256), 90)
+    ImageDraw.Draw(image).text(
+        (6, 6), "Muster, Erika 2.1.1930", fill=255, font=ImageFont.load_default(size=18)
+    )
+    save(dicom(np.asarray(image), PatientID="MHH1"), films / "text.dcm")
+    (tmp_path / "ingest.toml").write_text('site = "here"')
+    (tmp_path / "site.toml").write_text('version = 1\nname = "here"\ndataset = "my data"')
+    code, out, err = mmmed("ingest", films, "--out", "my data", "--config", "ingest.toml")
+    assert code == 0, err
+    assert "3 rows" in out and out.rstrip().splitlines()[-1].startswith(
+        "  mmmed site approve-images 'my data' --all"
+    )
+    _, out, _ = mmmed("doctor", "--site", ".")
+    assert "images" in out and "< 10" in out and "mmmed site images" in " ".join(out.split())
+    code, out, _ = mmmed("images", "my data")
+    assert code == 0 and "1 wait, 0 approved, 0 rejected" in out and "index.html" in out
+    code, _, err = mmmed("approve-images", "my data")
+    assert code == 2 and "--all" in err
+    code, _, err = mmmed("approve-images", "my data", "Erika")
+    assert code == 2 and "no image with masked text is named Erika" in err
+    code, out, _ = mmmed("approve-images", "my data", "--all")
+    assert code == 0 and "0 wait, 1 approved" in out
+    assert len(pd.read_parquet(tmp_path / "my data" / "data.parquet")) == 4
+    _, out, _ = mmmed("doctor", "--site", ".")
+    assert "approval" not in out

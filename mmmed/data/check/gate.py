@@ -8,9 +8,11 @@ import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
+from mmmed.data.approvals import waiting_note
 from mmmed.data.check.measures import measure_images, measure_texts, measure_values
-from mmmed.data.check.result import CheckResult, Plot, rounded
+from mmmed.data.check.result import CheckResult, Plot
 from mmmed.data.check.suspects import shortcut_auroc
+from mmmed.data.counts import rounded
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 
@@ -26,6 +28,8 @@ def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
     except DataError as error:
         result.problems.append(str(error))
         return result
+    if manifest.waiting:
+        result.warnings.append(waiting_note(root, manifest.waiting))
     records = manifest.records
     table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
     _count(manifest, result)
@@ -51,6 +55,7 @@ def _count(manifest: Manifest, result: CheckResult) -> None:
             "rows without a label, left out",
             f"{rounded(left_out)} ({left_out / (left_out + len(records)):.0%})",
         ),
+        ("images that wait for approval, in no record", rounded(manifest.waiting)),
         ("records a patient, at most", rounded(int(records.groupby("patient").size().max()))),
     ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +52,3 @@ class CheckResult:
             lines += [section, *(f"  {name:36} {value}" for name, value in facts)]
         lines += [f"warning: {one}" for one in self.warnings] + [f"problem: {one}" for one in self.problems]
         return "\n".join(lines)
-
-
-def rounded(count: int) -> str:
-    """A count to two digits, and nothing exact below ten."""
-    if count < 10:
-        return "< 10" if count else "0"
-    digits = 10 ** max(1, math.floor(math.log10(count)) - 1)
-    return f"about {round(count / digits) * digits:,}"

@@ -27,6 +27,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from mmmed.data.deidentify.keys import SiteKey
 
 METHOD = "mmmed: PS3.15 2026c Basic Profile"
+MASKED = "mmmed: text masked in the pixels"  # a second method of a copy whose pixels were changed
 OPTIONS = (  # PS3.16 CID 7050
     ("113100", "Basic Application Confidentiality Profile"),
     ("113101", "Clean Pixel Data Option"),
@@ -55,7 +56,7 @@ def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
     pseudonym = key.pseudonym("patient", patient)
     clean.PatientID = clean.PatientName = pseudonym
     clean.PatientIdentityRemoved = "YES"
-    clean.DeidentificationMethod = METHOD
+    clean.DeidentificationMethod = [METHOD, MASKED] if was_masked(dataset) else METHOD
     clean.DeidentificationMethodCodeSequence = Sequence(_code(*option) for option in OPTIONS)
     clean.LongitudinalTemporalInformationModified = "MODIFIED"
     clean.file_meta = FileMetaDataset()
@@ -63,6 +64,12 @@ def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
     clean.file_meta.MediaStorageSOPClassUID = clean.SOPClassUID
     clean.file_meta.MediaStorageSOPInstanceUID = clean.SOPInstanceUID
     return clean
+
+
+def was_masked(dataset: Dataset) -> bool:
+    """Whether it is a copy that says that text was masked in it, which a human has to approve before it is used."""
+    said = dataset.get("DeidentificationMethod")
+    return MASKED in (said if isinstance(said, MultiValue) else [said])
 
 
 def patient_key(dataset: Dataset) -> str:

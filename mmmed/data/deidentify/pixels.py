@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 _SIDES = (736, 1600)  # pixels of the longer side at which the detector looks; small print needs the larger
 _TALLEST = 0.12  # of the longer side: what is taller is anatomy that looks like a letter
 _LARGEST_MASKED = 0.25  # an image that is text to this share cannot be cleared by masking
-_THUMBNAIL = 384
 
 Box = tuple[int, int, int, int]
 
@@ -88,28 +84,6 @@ def find_text(pixels: np.ndarray) -> tuple[Box, ...]:
                 right, bottom = np.minimum(np.ceil(high) + 1, (width, height)).astype(int)
                 found.append((int(left), int(top), int(right), int(bottom)))
     return tuple(found)
-
-
-def before_and_after(before: np.ndarray, cleared: Cleared) -> np.ndarray:
-    """Thumbnails of an image and of what was made of it, side by side: uint8 (H, W). They show identifiers."""
-    return np.concatenate([_thumbnail(before), _thumbnail(cleared.pixels)], axis=1)
-
-
-def contact_sheet(pairs: Sequence[np.ndarray], path: Path, columns: int = 3) -> None:
-    """One PNG of `before_and_after` pairs for a human to approve, readable by its owner alone."""
-    blank = np.zeros_like(pairs[0])
-    rows = [list(pairs[start : start + columns]) for start in range(0, len(pairs), columns)]
-    sheet = np.concatenate([np.concatenate(row + [blank] * (columns - len(row)), axis=1) for row in rows])
-    path.touch(mode=0o600)
-    Image.fromarray(sheet).save(path, format="PNG")
-
-
-def _thumbnail(pixels: np.ndarray) -> np.ndarray:
-    gray = Image.fromarray((pixels.mean(0).clip(0, 1) * 255).astype(np.uint8))
-    gray.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    out = np.full((_THUMBNAIL + 4, _THUMBNAIL + 4), 64, np.uint8)
-    out[: gray.height, : gray.width] = np.asarray(gray)
-    return out
 
 
 @functools.cache

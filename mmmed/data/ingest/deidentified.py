@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from mmmed.data.deidentify.header import deidentify_header
+from mmmed.data.deidentify.header import MASKED, METHOD, deidentify_header
 from mmmed.data.deidentify.keys import SiteKey
 from mmmed.data.deidentify.pixels import Box, clear_text
 from mmmed.data.dicom.file import open_dicom
@@ -108,6 +108,8 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> int:
         boxes += cleared.boxes
     clean = deidentify_header(dataset, key)
     _set_pixels(clean, dataset, boxes)
+    if boxes:
+        clean.DeidentificationMethod = [METHOD, MASKED]
     target = out / clean.PatientID / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = target / f"part-{key.pseudonym('item', instance.sop)}"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from mmmed.data.deidentify.pixels import Cleared, before_and_after, clear_text
+from mmmed.data.deidentify.header import was_masked
+from mmmed.data.deidentify.pixels import Cleared, clear_text
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.pixels import frame, modality_values
 from mmmed.data.dicom.series import Geometry
 from mmmed.data.image import read_image
+from mmmed.data.ingest.sheets import draw_pair, masked_picture, open_review, pair_picture
 from mmmed.data.ingest.sources import Found
 from mmmed.data.volume import MAX_VOXELS
 from mmmed.errors import DataError
@@ -32,6 +35,7 @@ class Written:
         spacing: millimetres along the shape, 0 if unknown.
         fingerprint: 256 bits in hexadecimal that stay alike for alike images; "" for volumes.
         masked: boxes of text that were blackened.
+        sha256: of the file if text was masked in it, so that a human must approve it; else "".
     """
 
     file: str
@@ -39,6 +43,7 @@ class Written:
     spacing: tuple[float, ...]
     fingerprint: str
     masked: int
+    sha256: str = ""
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -51,13 +56,15 @@ class Written:
 def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     """Decode the first frame, clear it of text and write it as an 8-bit PNG of what a display shows.
 
-    An image that was changed leaves a pair of thumbnails in ``review``. Raises `DataError` if it cannot be
-    read.
+    An image in which text was masked, here or in the copy that it is, goes into the review folder with a picture of
+    it before and after. Raises `DataError` if it cannot be read.
     """
+    masked_before = False
     spacing: tuple[float, ...] = (0.0, 0.0)
     if dicom:
         dataset = open_dicom(found.path)
         pixels = frame(dataset, found.origin)
+        masked_before = was_masked(dataset)
         given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
         if given and len(given) == 2:
             spacing = (float(given[0]), float(given[1]))
@@ -66,13 +73,19 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
         if (pixels == pixels[:1]).all():
             pixels = pixels[:1]
     cleared = clear_text(np.ascontiguousarray(pixels))
-    if cleared.boxes:
-        _write_png(before_and_after(pixels, cleared), out / "review" / f"{item}.png", private=True)
-    file = f"images/{item}.png" if cleared.clear else ""
-    if cleared.clear:
-        _write_png(_eight_bits(cleared), out / file)
     shape = (pixels.shape[1], pixels.shape[2])
-    return Written(file, shape, spacing, fingerprint(pixels), len(cleared.boxes))
+    if not cleared.clear:
+        return Written("", shape, spacing, fingerprint(pixels), len(cleared.boxes))
+    file, png = f"images/{item}.png", _encoded(Image.fromarray(_eight_bits(cleared)), "PNG")
+    if not cleared.boxes and not masked_before:
+        _write(png, out / file)
+        return Written(file, shape, spacing, fingerprint(pixels), 0)
+    open_review(out)
+    _write(png, masked_picture(out, item))
+    _write(_encoded(draw_pair(pixels, cleared), "JPEG"), pair_picture(out, item), mode=0o600)
+    return Written(
+        file, shape, spacing, fingerprint(pixels), len(cleared.boxes), hashlib.sha256(png).hexdigest()
+    )
 
 
 def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:
@@ -152,10 +165,15 @@ def _eight_bits(cleared: Cleared) -> np.ndarray:
     return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
 
 
-def _write_png(pixels: np.ndarray, target: Path, *, private: bool = False) -> None:
+def _encoded(image: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def _write(content: bytes, target: Path, mode: int = 0o666) -> None:
     target.parent.mkdir(exist_ok=True, mode=0o700)
     temporary = target.with_name(f"part-{target.name}")
-    Image.fromarray(pixels).save(temporary, format="PNG")
-    if private:
-        os.chmod(temporary, 0o600)  # noqa: PTH101
+    temporary.touch(mode)
+    temporary.write_bytes(content)
     temporary.replace(target)

@@ -9,25 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
-from PIL import Image
 
+from mmmed.data.approvals import STATE, Approvals, review_folder
 from mmmed.data.deidentify.keys import SiteKey
-from mmmed.data.deidentify.pixels import contact_sheet
 from mmmed.data.ingest.doubts import look_alikes, two_people
 from mmmed.data.ingest.items import Written
 from mmmed.data.ingest.journal import Journal
 from mmmed.data.ingest.notes import attach
 from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.plan import Item, dicom_items, table_items
-from mmmed.data.ingest.rows import COLUMNS, TABLE, missing_shares, study_table
+from mmmed.data.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
+from mmmed.data.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.data.ingest.scan import scan
+from mmmed.data.ingest.sheets import masked_picture, pair_picture
 from mmmed.data.ingest.sources import Found, Skipped, clear_workspace, find_files
 from mmmed.errors import DataError
 
-_PAIRS_A_SHEET = 60
 Progress = Callable[[int, int], None]
 
 
@@ -40,7 +38,7 @@ class IngestReport:
         rows, patients, studies, images, volumes, audio, waveforms, notes: how many there are in it.
         skipped: what was left out, with reasons.
         quarantined: images in which text may be left; they are not in the data set.
-        sheets: contact sheets of changed images, for a human to approve and then delete.
+        review: images in which text was masked, by what a human has decided; what waits is in no table.
         replaced: identifiers replaced in notes, by kind.
         missing: value or label -> share of the studies in which it is empty.
         unusable: value -> what was written but is no number in a known unit within its range.
@@ -48,6 +46,7 @@ class IngestReport:
     """
 
     table: Path
+    review: Review
     rows: int = 0
     patients: int = 0
     studies: int = 0
@@ -58,7 +57,6 @@ class IngestReport:
     notes: int = 0
     skipped: list[Skipped] = field(default_factory=list)
     quarantined: list[Skipped] = field(default_factory=list)
-    sheets: list[Path] = field(default_factory=list)
     replaced: Counter[str] = field(default_factory=Counter)
     missing: dict[str, float] = field(default_factory=dict)
     unusable: dict[str, Counter[str]] = field(default_factory=dict)
@@ -81,8 +79,8 @@ class IngestReport:
                 for reason, count in counts.most_common()
                 if count
             ),
-            *(f"  approve, then delete: {sheet}" for sheet in self.sheets),
             *(f"  warning: {warning}" for warning in self.warnings),
+            *self.review.next_steps(),
         ]
         return "\n".join(lines)
 
@@ -99,26 +97,16 @@ def ingest(
 
     ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
     ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
-    the patients; ``review/`` shows what was masked and is for human eyes at the site only. A run that was killed is
-    gone on with by calling again. ``progress(done, total)`` counts files of the data set.
+    the patients. Images in which text was masked wait beside it until a human approves them
+    (`mmmed.data.ingest.review`). A run that was killed is gone on with by calling again. ``progress(done, total)``
+    counts files of the data set.
 
-    Raises `DataError` if a source does not exist, another run works in ``out``, another key named its patients, or
-    nothing usable was found.
+    Raises `DataError` if a source does not exist, another run works in ``out``, another key named its patients, the
+    record of approvals cannot be read, or nothing usable was found.
     """
-    state = out / ".ingest"
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(state / "lock", timeout=0):
-            key.mark(out)
-            return _ingest(sources, out, state, key, options, progress)
-    except Timeout as error:
-        raise DataError(
-            f"{out}: another run is writing this data set; wait for it or choose another folder"
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{out}: cannot be written ({error.strerror or error}); free space or allow writing"
-        ) from error
+    with exclusive(out):
+        key.mark(out)
+        return _ingest(sources, out, out / STATE, key, options, progress)
 
 
 def _ingest(
@@ -129,42 +117,51 @@ def _ingest(
     options: IngestOptions,
     progress: Progress | None,
 ) -> IngestReport:
+    decided = Approvals.load(out)
     workspace = state / "unpacked"
     clear_workspace(workspace)
     try:
         found = scan(_outside(find_files(sources, workspace), out), options)
         notes = attach(found, options)
-        report = IngestReport(out / TABLE, skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced)
+        report = IngestReport(
+            out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
+        )
         report.unusable = notes.unusable
         items = [
             *dicom_items(found, key, report.skipped),
             *table_items(found, notes, key, report.skipped),
         ]
         with Journal(state / "journal.jsonl") as journal:
-            _write_all(items, out, journal, options.workers, report, progress)
-            table = study_table(_made(items, journal.done, report), found, notes, key, options)
-            if table.empty:
+            _write_all(items, out, journal, decided, options.workers, report, progress)
+            made = list(_made(items, journal.done, report))
+            entries = list(study_entries(made, found, notes, key, options))
+            if not entries:
                 raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
-            _write_table(table, report)
+            masked = {written.file: written.sha256 for _, written in made if written.sha256}
+            Approvals(masked).save_masked(out)
+            write_entries(entries, options, out / STUDIES)
+            report.review, table = settle(out)
+            _count(table, report)
             report.missing = missing_shares(table, options)
             report.warnings += [
                 *two_people(found, key),
                 *look_alikes(items, journal.done, key),
                 *(f"label {one}: empty in every study" for one in options.labels if report.missing[one] == 1),
             ]
-        _remove_strangers(out, {name for column in COLUMNS.values() for name in table[column]}, items)
-        report.sheets = _sheets(out / "review")
+        remove_strangers(out, table, report.review.waiting)
     finally:
         clear_workspace(workspace)
     return report
 
 
 def _outside(files: Iterator[Found | Skipped], out: Path) -> Iterator[Found | Skipped]:
-    """Leave the data set itself alone if it lies below a source; unpacked archives excepted."""
-    own, unpacked = out.resolve(), (out / ".ingest" / "unpacked").resolve()
+    """Leave the data set itself and its review alone if they lie below a source; unpacked archives excepted."""
+    own, waiting, unpacked = out.resolve(), review_folder(out), (out / STATE / "unpacked").resolve()
     for file in files:
         if isinstance(file, Found):
             resolved = file.path.resolve()
+            if resolved.is_relative_to(waiting):
+                continue
             if resolved.is_relative_to(own) and not resolved.is_relative_to(unpacked):
                 continue
         yield file
@@ -174,12 +171,13 @@ def _write_all(
     items: list[Item],
     out: Path,
     journal: Journal,
+    decided: Approvals,
     workers: int,
     report: IngestReport,
     progress: Progress | None,
 ) -> None:
     """Write what the journal does not have; one item's failure is its own."""
-    pending = [item for item in items if not _is_written(item, journal, out)]
+    pending = [item for item in items if not _is_written(item, journal.done.get(item.name), out, decided)]
     done = len(items) - len(pending)
 
     def attempt(item: Item) -> Skipped | None:
@@ -209,9 +207,17 @@ def _write_all(
                     progress(done, len(items))
 
 
-def _is_written(item: Item, journal: Journal, out: Path) -> bool:
-    written = journal.done.get(item.name)
-    return written is not None and (not written.file or (out / written.file).is_file())
+def _is_written(item: Item, written: Written | None, out: Path, decided: Approvals) -> bool:
+    """Whether what was made of an item is still there, as far as it has to be."""
+    if written is None or not written.file:
+        return written is not None
+    if not written.sha256:
+        return (out / written.file).is_file()
+    status = Approvals({written.file: written.sha256}, decided.decisions).status(written.file)
+    waits = masked_picture(out, item.name).is_file()
+    if status == "approved":
+        return waits or (out / written.file).is_file()
+    return status == "rejected" or (waits and pair_picture(out, item.name).is_file())
 
 
 def _made(
@@ -228,36 +234,10 @@ def _made(
             yield item, written
 
 
-def _write_table(table: pd.DataFrame, report: IngestReport) -> None:
-    temporary = report.table.with_name(f"part-{report.table.name}")
-    table.to_parquet(temporary, index=False)
-    temporary.replace(report.table)
+def _count(table: pd.DataFrame, report: IngestReport) -> None:
     report.rows, report.patients = len(table), table["patient_id"].nunique()
     report.studies = table["study_id"].nunique()
     files = {column: int((table[column].drop_duplicates() != "").sum()) for column in COLUMNS.values()}
     report.images, report.volumes = files["image"], files["volume"]
     report.audio, report.waveforms = files["audio"], files["waveform"]
     report.notes = int(table.loc[table["text"] != "", "study_id"].nunique())
-
-
-def _remove_strangers(out: Path, kept: set[str], items: list[Item]) -> None:
-    """Remove files of earlier runs that the table does not name any more: their source is gone."""
-    for folder in COLUMNS:
-        for file in (out / folder).glob("*"):
-            if f"{folder}/{file.name}" not in kept:
-                file.unlink()
-    names = {f"{item.name}.png" for item in items}
-    for file in (out / "review").glob("*.png"):
-        if file.name not in names:
-            file.unlink()
-
-
-def _sheets(folder: Path) -> list[Path]:
-    pairs = sorted(folder.glob("*.png"))
-    sheets = []
-    for number, start in enumerate(range(0, len(pairs), _PAIRS_A_SHEET), start=1):
-        sheets.append(folder / f"sheet-{number}.png")
-        contact_sheet(
-            [np.asarray(Image.open(pair)) for pair in pairs[start : start + _PAIRS_A_SHEET]], sheets[-1]
-        )
-    return sheets

@@ -73,20 +73,19 @@ def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped])
         read = [file]
         if file.origin.lower().endswith(WFDB_HEADER):
             read += filter(None, (found.beside(file, name) for name in signal_files(file)))
-        name = key.pseudonym("item", "\0".join(map(_state, read)))
+        name = key.pseudonym("item", "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read))
         yield Item(name, (file,), notes.studies[study].patient, study, {}, _file_writer(file, found))
 
 
 def _state(file: Found) -> str:
-    """What changes when a file does. Members of archives are unpacked anew in every run."""
+    """What changes when the content of a file does; see `find_files` for members of archives."""
     stat = file.path.stat()
-    when = stat.st_mtime_ns if str(file.path) == file.origin else 0
-    return f"{absolute(file.origin)}\0{stat.st_size}\0{when}"
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 
 def _dicom_item(key: SiteKey, identity: str, instances: list[Instance], write: Writer) -> Item:
-    sizes = "\0".join(str(one.found.path.stat().st_size) for one in instances)
-    name = key.pseudonym("item", f"{identity}\0{sizes}")
+    states = "\0".join(_state(one.found) for one in instances)
+    name = key.pseudonym("item", f"{identity}\0{states}")
     first = instances[0]
     return Item(name, tuple(one.found for one in instances), first.patient, first.study, first.facts, write)
 

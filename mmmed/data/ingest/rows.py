@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,33 +19,87 @@ from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.plan import Item
 from mmmed.data.ingest.reports import Patient
 from mmmed.data.ingest.scan import Scan
+from mmmed.errors import DataError
 
 TABLE = "data.parquet"
 COLUMNS = {"images": "image", "volumes": "volume", "audio": "audio", "waveforms": "waveform"}  # by folder
+_NAMES = ("patient_id", "study_id", "site")
+_CODED = ("modality", "view", "body_part", "laterality")
+_FACTS = (*_CODED, "sex", "age", "study_date", "shape", "spacing_mm")
+_FIXED = (*_NAMES, *COLUMNS.values(), "text", *_FACTS)
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
 
 Made = tuple[Item, Written]
 
 
-def study_table(
+@dataclass(frozen=True)
+class StudyEntry:
+    """All that the data set knows of one study; JSON can hold it.
+
+    Attributes:
+        shared: columns that are alike in all its rows.
+        facts: what the study itself says of those columns that files say, too.
+        files: (path below the data set, what the file says), in order.
+        stands_alone: a row without any file is worth having.
+    """
+
+    shared: dict[str, Any]
+    facts: dict[str, Any]
+    files: list[tuple[str, dict[str, Any]]]
+    stands_alone: bool
+
+
+def study_entries(
     made: Iterable[Made], found: Scan, notes: Notes, key: SiteKey, options: IngestOptions
-) -> pd.DataFrame:
-    """One row an image or volume; sounds and waveforms of its study beside it; studies of notes and values alone."""
+) -> Iterator[StudyEntry]:
+    """Studies with files, and those of notes and values alone."""
     by_study: dict[str, list[Made]] = defaultdict(list)
     for item, written in made:
         by_study[item.study].append((item, written))
-    rows = []
     for study in dict.fromkeys([*by_study, *notes.studies]):
         files = by_study[study]
         entry = notes.studies.get(study) or StudyNotes(files[0][0].patient)
-        shared = _shared(study, entry, found.patients[entry.patient], key, options)
-        if files or entry.text or any(entry.values.get(column) is not None for column in options.values):
-            rows += [_row(shared, together, entry, key) for together in _together(files)]
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        return frame
-    for column in options.values:
-        frame[column] = frame[column].astype("float64")
+        patient = found.patients[entry.patient]
+        stands_alone = bool(entry.text) or any(
+            entry.values.get(column) is not None for column in options.values
+        )
+        if files or stands_alone:
+            yield StudyEntry(
+                _shared(study, entry, key, options),
+                _facts(None, None, entry, patient, key),
+                [(written.file, _facts(item, written, entry, patient, key)) for item, written in files],
+                stands_alone,
+            )
+
+
+def write_entries(entries: Iterable[StudyEntry], options: IngestOptions, path: Path) -> None:
+    """Write studies as lines of JSON below a line that names the columns of their table, all or nothing."""
+    kept = [column for table in options.tables for column in table.keep]
+    columns = list(dict.fromkeys([*_FIXED, *kept, *options.values, *options.labels]))
+    temporary = path.with_name(f"part-{path.name}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"columns": columns, "numbers": ["age", *options.values]}) + "\n")
+        for entry in entries:
+            file.write(json.dumps(asdict(entry)) + "\n")
+    temporary.replace(path)
+
+
+def study_table(path: Path, without: Container[str]) -> pd.DataFrame:
+    """The table of the studies that `write_entries` wrote.
+
+    One row an image or volume; sounds and waveforms of its study beside it; studies of notes and values alone. The
+    files ``without`` are as if they had never been. Raises `DataError` if ``path`` is missing or damaged.
+    """
+    rows: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8") as file:
+            header = json.loads(next(file))
+            for line in file:
+                rows += _rows(StudyEntry(**json.loads(line)), without)
+        frame = pd.DataFrame(rows, columns=header["columns"])
+        frame = frame.astype(dict.fromkeys(header["numbers"], "float64"))
+    except (OSError, StopIteration, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: missing or damaged ({type(error).__name__}); ingest again") from error
     return frame.sort_values(["patient_id", "study_id", *COLUMNS.values()], ignore_index=True)
 
 
@@ -52,53 +109,57 @@ def missing_shares(table: pd.DataFrame, options: IngestOptions) -> dict[str, flo
     return {column: float(studies[column].isna().mean()) for column in (*options.values, *options.labels)}
 
 
-def _together(files: list[Made]) -> Iterator[dict[str, Made]]:
+_File = tuple[str, dict[str, Any]]
+
+
+def _rows(entry: StudyEntry, without: Container[str]) -> Iterator[dict[str, Any]]:
+    files = [(file, facts) for file, facts in entry.files if file not in without]
+    if not files and not entry.stands_alone:
+        return
+    for together in _together(files):
+        first = next(iter(together.values()), ("", entry.facts))
+        _, facts = together.get("image") or together.get("volume") or first
+        names = {column: together[column][0] if column in together else "" for column in COLUMNS.values()}
+        yield {**entry.shared, **facts, **names}
+
+
+def _together(files: list[_File]) -> Iterator[dict[str, _File]]:
     """Files of a study that stand in one row, by column; the shorter lists start again from their beginning."""
-    lists: dict[str, list[tuple[str, Made]]] = defaultdict(list)
-    for item, written in files:
-        column = COLUMNS[written.file.partition("/")[0]]
+    lists: dict[str, list[tuple[str, _File]]] = defaultdict(list)
+    for file, facts in files:
+        column = COLUMNS[file.partition("/")[0]]
         group = "picture" if column in ("image", "volume") else column
-        lists[group].append((column, (item, written)))
+        lists[group].append((column, (file, facts)))
     for number in range(max(map(len, lists.values()), default=1)):
         yield dict(one[number % len(one)] for one in lists.values())
 
 
-def _shared(
-    study: str, entry: StudyNotes, patient: Patient, key: SiteKey, options: IngestOptions
-) -> dict[str, object]:
-    """What all rows of a study have in common."""
+def _shared(study: str, entry: StudyNotes, key: SiteKey, options: IngestOptions) -> dict[str, Any]:
     kept = [column for table in options.tables for column in table.keep]
     return {
+        **{column: entry.values.get(column) for column in (*kept, *options.values, *options.labels)},
         "patient_id": key.pseudonym("patient", entry.patient),
         "study_id": key.pseudonym("study", study),
         "site": options.site,
         "text": entry.text,
-        "sex": next(iter(patient.sexes)) if len(patient.sexes) == 1 else "",
-        **{column: entry.values.get(column) for column in (*kept, *options.values, *options.labels)},
-        "age": entry.values.get("age", _age(patient, entry.date)),
     }
 
 
-def _row(
-    shared: dict[str, object], together: dict[str, Made], entry: StudyNotes, key: SiteKey
-) -> dict[str, object]:
-    item, written = next(iter(together.values()), (None, None))
-    if picture := together.get("image") or together.get("volume"):
-        item, written = picture
-    facts = item.facts if item is not None else {}
-    files = {column: together[column][1].file if column in together else "" for column in COLUMNS.values()}
-    row = (
-        {name: shared[name] for name in ("patient_id", "study_id", "site")} | files | {"text": shared["text"]}
-    )
-    for name in ("modality", "view", "body_part", "laterality"):
-        row[name] = facts.get(name, "")
-    row["sex"] = facts.get("sex") or shared["sex"]
-    row["age"] = float(facts["age"]) if facts.get("age") else shared["age"]
-    day = facts.get("study_date") or entry.date
-    row["study_date"] = shift_date(day, key.shift_days(entry.patient))
-    row["shape"] = json.dumps(written.shape if written else ())
-    row["spacing_mm"] = json.dumps([round(v, 4) for v in written.spacing] if written else ())
-    return row | {name: value for name, value in shared.items() if name not in row}
+def _facts(
+    item: Item | None, written: Written | None, entry: StudyNotes, patient: Patient, key: SiteKey
+) -> dict[str, Any]:
+    """Columns that may differ between files of a study: what the file says, else what is known of the study."""
+    said = item.facts if item is not None else {}
+    sex = next(iter(patient.sexes)) if len(patient.sexes) == 1 else ""
+    day = said.get("study_date") or entry.date
+    return {
+        **{name: said.get(name, "") for name in _CODED},
+        "sex": said.get("sex") or sex,
+        "age": float(said["age"]) if said.get("age") else entry.values.get("age", _age(patient, entry.date)),
+        "study_date": shift_date(day, key.shift_days(entry.patient)),
+        "shape": json.dumps(written.shape if written else ()),
+        "spacing_mm": json.dumps([round(v, 4) for v in written.spacing] if written else ()),
+    }
 
 
 def _age(patient: Patient, day: str) -> float | None:

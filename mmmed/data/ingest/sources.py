@@ -50,6 +50,7 @@ class Skipped:
 def find_files(sources: Sequence[Path], workspace: Path) -> Iterator[Found | Skipped]:
     """All files below the sources in a stable order; archives are unpacked into ``workspace``.
 
+    An unpacked file has its checksum as its time, so that size and time tell whether it has changed since another run.
     Raises `DataError` if a source does not exist.
     """
     for source in sources:
@@ -148,6 +149,9 @@ def _unpack(archive: Path, workspace: Path) -> Iterator[Found | Skipped]:
                     target.unlink(missing_ok=True)
                     yield Skipped(origin, f"damaged or encrypted archive member ({type(error).__name__})")
                     continue
+                os.utime(
+                    target, ns=(member.CRC, member.CRC)
+                )  # alike in every run for as long as the content is
                 yield Found(target, origin)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         yield Skipped(str(archive), f"not a readable zip archive ({type(error).__name__})")

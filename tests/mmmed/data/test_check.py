@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.check import CheckResult, check, write_page
-from mmmed.data.check.result import rounded
+from mmmed.data.counts import rounded
 
 TASK = TaskConfig(label="finding")
 

@@ -16,7 +16,7 @@ from pydicom import Dataset, Sequence
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.deidentify.header import deidentify_header, shift_date
 from mmmed.data.deidentify.notes import Scrubber
-from mmmed.data.deidentify.pixels import before_and_after, clear_text, contact_sheet, find_text, mask
+from mmmed.data.deidentify.pixels import clear_text, find_text, mask
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
@@ -295,14 +295,12 @@ def _film(
     return np.asarray(image, dtype=np.float32)[None] / 255, tuple(int(v) for v in box)
 
 
-def test_burned_in_text_is_masked_and_the_rest_untouched(tmp_path: Path) -> None:
+def test_burned_in_text_is_masked_and_the_rest_untouched() -> None:
     film, (left, top, right, bottom) = _film("Muster, Erika 02.01.1930 MHH123456")
     cleared = clear_text(film)
     assert cleared.clear and (cleared.pixels[:, top:bottom, left:right] == 0).all()
     changed = cleared.pixels != film
     assert changed.mean() < 0.04 and find_text(cleared.pixels) == ()
-    contact_sheet([before_and_after(film, cleared)], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").stat().st_mode & 0o077 == 0
 
 
 def test_a_film_without_text_and_its_side_marker_are_left_alone() -> None:

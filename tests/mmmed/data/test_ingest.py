@@ -23,7 +23,7 @@ from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.deidentify.keys import key_of
 from mmmed.data.image import read_image
-from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, deidentify, ingest
+from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, decide, deidentify, ingest
 from mmmed.data.ingest import sources as sources_module
 from mmmed.data.ingest.fhir import Named, fhir_resources
 from mmmed.data.ingest.options import LabelOptions, TableOptions
@@ -152,7 +152,7 @@ def test_every_source_becomes_one_table_without_identifiers(hospital: Path, tmp_
     assert list(table.set_index("patient_id").effusion[[first.name, second.name, third.name]]) == [0, 1, 0]
     assert first["view"] == "PA" and first.modality == "CR" and first.site == "north"
     assert first.study_date != "20200310" and len(first.study_date) == 8
-    assert report.replaced["NAME"] >= 4 and report.quarantined == [] and report.sheets == []
+    assert report.replaced["NAME"] >= 4 and report.quarantined == [] and report.review.waiting == ()
     reasons = _reasons(report)
     assert "segmentation" in reasons["seg.dcm"] and "not a supported kind" in reasons["readme.md"]
     assert "another patient" in reasons["labs.csv row 2"] and "broken.dcm" in reasons
@@ -249,10 +249,11 @@ def test_burned_in_text_is_masked_and_pages_of_text_are_quarantined(tmp_path: Pa
         ImageDraw.Draw(page).text((2, row), "Erika Muster, born 23.03.1953, MHH1", fill=255, font_size=22)
     save(dicom(np.asarray(page), PatientID="B"), tmp_path / "in" / "page.dcm")
     report, table = _run([tmp_path / "in"], tmp_path / "out")
-    assert len(table) == 1 and [q.origin.endswith("page.dcm") for q in report.quarantined] == [True]
+    assert len(table) == 0 and [q.origin.endswith("page.dcm") for q in report.quarantined] == [True]
+    decide(tmp_path / "out", report.review.waiting)
+    table = pd.read_parquet(report.table)
     masked = np.asarray(Image.open(tmp_path / "out" / table.image[0]))
     assert (masked[10:26, 10:120] == 0).all() and (masked[60:] > 0).any()
-    assert len(report.sheets) == 1 and report.sheets[0].stat().st_mode & 0o077 == 0
     assert len(list((tmp_path / "out" / "images").iterdir())) == 1
 
 
