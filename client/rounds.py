@@ -134,6 +134,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
         rounds=config.federation.rounds,
         target_epsilon=config.privacy.target_epsilon,
         delta=config.privacy.delta,
+        largest_delta=site.policy.largest_delta,
     )
 
 

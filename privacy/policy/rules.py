@@ -179,6 +179,11 @@ class SitePolicy:
             pseudonyms=None if pseudonyms is None else _text(_OPTIONAL, pseudonyms),
         )
 
+    @property
+    def largest_delta(self) -> float:
+        """The largest delta that any run may ask: what must be below 1 / patients, whatever a run asks."""
+        return self.run.delta
+
     def check(self, request: RunRequest, now: float) -> None:
         """Raise PolicyRefusal, naming the first rule that `request` breaks. Needs no data.
 

@@ -16,6 +16,11 @@ class SimulationPolicy:
 
     limit: Budget
 
+    @property
+    def largest_delta(self) -> float:
+        """The limit's."""
+        return self.limit.delta
+
     def check(self, request: RunRequest, now: float) -> None:
         """Allow."""
 

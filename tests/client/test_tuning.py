@@ -45,24 +45,23 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def clinic(tmp_path: Path) -> Hospital:
+def make_clinic(path: Path, patients: int) -> Hospital:
     """A hospital with a table of numbers alone, whose policy allows a sweep."""
     rng = np.random.default_rng(0)
-    label = rng.integers(0, 2, PATIENTS)
-    data = tmp_path / "table"
-    data.mkdir()
+    label = rng.integers(0, 2, patients)
+    data = path / "table"
+    data.mkdir(parents=True)
     pd.DataFrame(
         {
-            "patient_id": [f"P{i}" for i in range(PATIENTS)],
-            "study_id": [f"S{i}" for i in range(PATIENTS)],
+            "patient_id": [f"P{i}" for i in range(patients)],
+            "study_id": [f"S{i}" for i in range(patients)],
             "site": "north",
             "finding": label,
             "x": np.clip(rng.normal(2 * label - 1, 0.7), -3, 3),
-            "age": rng.uniform(20, 90, PATIENTS),
+            "age": rng.uniform(20, 90, patients),
         }
     ).to_csv(data / "data.csv", index=False)
-    made = Hospital(tmp_path / "north", data)
+    made = Hospital(path / "north", data)
     made.write_site(where={})
     made.sign(
         limit={"epsilon": 20.0, "delta": 1e-3}, period={"days": 365, "epsilon": 20.0, "delta": 1e-3},
@@ -70,6 +69,11 @@ def clinic(tmp_path: Path) -> Hospital:
         run__columns=["finding", "x", "age"], run__epsilon=12.0, by_two=True,
     )  # fmt: skip
     return made
+
+
+@pytest.fixture
+def clinic(tmp_path: Path) -> Hospital:
+    return make_clinic(tmp_path, PATIENTS)
 
 
 def tried(*vary: str, **changes: str) -> list[Candidate]:
