@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.nn import functional
 _SIDES = (736, 1600)  # pixels of the longer side at which the detector looks; small print needs the larger
 _TALLEST = 0.12  # of the longer side: what is taller is anatomy that looks like a letter
 _LARGEST_MASKED = 0.25  # an image that is text to this share cannot be cleared by masking
+_SAME = 0.05  # of the range of the display: text of less contrast is none that anybody would read
+_AROUND = 0.05  # of the longer side
 
 Box = tuple[int, int, int, int]
 
@@ -39,16 +42,60 @@ class Cleared:
 
 def clear_text(pixels: np.ndarray) -> Cleared:
     """Mask the text in an image, float32 (C, H, W) in [0, 1], and look again whether any is left."""
-    boxes = find_text(pixels)
-    if not boxes:
-        return Cleared(pixels, (), True)
-    masked = mask(pixels, boxes)
-    left = find_text(masked)
-    if left:
-        boxes, masked = boxes + left, mask(masked, left)
-        left = find_text(masked)
-    share = np.mean(mask(np.ones_like(pixels[:1]), boxes) == 0)
-    return Cleared(masked, boxes, not left and bool(share <= _LARGEST_MASKED))
+    boxes, clear = clear_frames([pixels])
+    return Cleared(mask(pixels, boxes) if boxes else pixels, boxes, clear)
+
+
+def clear_frames(frames: Iterable[np.ndarray]) -> tuple[tuple[Box, ...], bool]:
+    """Boxes that leave no text in any frame, each float32 (C, H, W) in [0, 1], and whether all are clear then.
+
+    Text may come and go within a clip, so all of every frame is looked at but for what is masked already, and for
+    what differs nowhere by more than `_SAME` from what was looked at before: of most ultrasound clips, the frame
+    around the moving part.
+    """
+    boxes: tuple[Box, ...] = ()
+    seen: np.ndarray | None = None
+    for frame in frames:
+        shown = mask(frame, boxes)
+        left, top, right, bottom = region = _unseen(shown, seen)
+        if left == right:
+            continue
+        part = shown[:, top:bottom, left:right]
+        for _ in range(2):
+            found = find_text(part, max(shown.shape[1:]))
+            part = mask(part, found)
+            boxes += tuple((left + a, top + b, left + c, top + d) for a, b, c, d in found)
+            if not found:
+                break
+        else:
+            if find_text(part, max(shown.shape[1:])):
+                return boxes, False
+        seen = mask(_seen(seen, shown, region), boxes)
+    share = 0.0 if seen is None else np.mean(mask(np.ones_like(seen[:1]), boxes) == 0)
+    return boxes, bool(share <= _LARGEST_MASKED)
+
+
+def _unseen(shown: np.ndarray, seen: np.ndarray | None) -> Box:
+    """What of a frame has to be looked at, and as much around it as a few letters take; empty if nothing."""
+    height, width = shown.shape[1:]
+    if seen is None:
+        return 0, 0, width, height
+    rows, columns = np.nonzero((np.abs(shown - seen) > _SAME).any(axis=0))
+    if not len(rows):
+        return 0, 0, 0, 0
+    around = round(_AROUND * max(height, width))
+    return (
+        int(max(columns.min() - around, 0)), int(max(rows.min() - around, 0)),
+        int(min(columns.max() + 1 + around, width)), int(min(rows.max() + 1 + around, height)),
+    )  # fmt: skip
+
+
+def _seen(seen: np.ndarray | None, shown: np.ndarray, region: Box) -> np.ndarray:
+    """What was looked at last of each pixel, so that slow changes add up."""
+    left, top, right, bottom = region
+    now = shown.copy() if seen is None else seen
+    now[:, top:bottom, left:right] = shown[:, top:bottom, left:right]
+    return now
 
 
 def mask(pixels: np.ndarray, boxes: tuple[Box, ...]) -> np.ndarray:
@@ -59,10 +106,13 @@ def mask(pixels: np.ndarray, boxes: tuple[Box, ...]) -> np.ndarray:
     return out
 
 
-def find_text(pixels: np.ndarray) -> tuple[Box, ...]:
-    """Boxes around text of two or more characters in an image, float32 (C, H, W) in [0, 1]."""
+def find_text(pixels: np.ndarray, longest: int = 0) -> tuple[Box, ...]:
+    """Boxes around text of two or more characters in an image, float32 (C, H, W) in [0, 1].
+
+    ``longest`` is the longer side of the image of which ``pixels`` are a part, in pixels.
+    """
     height, width = pixels.shape[1:]
-    longest = max(height, width)
+    longest = longest or max(height, width)
     sides = _SIDES if longest > _SIDES[0] else _SIDES[:1]
     found: list[Box] = []
     for side in sides:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pydicom import Dataset
 
 from mmmed.data.deidentify.header import MASKED, METHOD, deidentify_header
 from mmmed.data.deidentify.keys import SiteKey
-from mmmed.data.deidentify.pixels import Box, clear_text
+from mmmed.data.deidentify.pixels import Box, clear_frames
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.data.ingest.options import IngestOptions
@@ -42,9 +43,9 @@ def deidentify(
 ) -> DeidentifyReport:
     """Write a de-identified copy of every DICOM image into ``out``/patient/study/object.dcm.
 
-    Headers follow `deidentify.header`; burned-in text is blackened in every frame; pixels are stored
-    uncompressed, so that no comment of a compressed stream survives. Structured reports, waveforms,
-    presentation states and all that is no image are left out with a reason, as is an image whose text
+    Headers follow `deidentify.header`; every frame is looked at for burned-in text, which is blackened in all of
+    them; pixels are stored uncompressed, so that no comment of a compressed stream survives. Structured reports,
+    waveforms, presentation states and all that is no image are left out with a reason, as is an image whose text
     cannot be cleared.
     """
     workspace = out / ".unpacked"
@@ -100,12 +101,10 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> int:
         raise DataError(
             f"{instance.found.origin}: {frames} frames are too many to hold at once; split the object"
         )
-    boxes: list[Box] = []
-    for index in sorted({0, frames // 2, frames - 1}):  # text may come and go within a clip
-        cleared = clear_text(shown if index == 0 else frame(dataset, instance.found.origin, index))
-        if not cleared.clear:
-            raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
-        boxes += cleared.boxes
+    rest = (frame(dataset, instance.found.origin, index) for index in range(1, frames))
+    boxes, clear = clear_frames(itertools.chain([shown], rest))
+    if not clear:
+        raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
     clean = deidentify_header(dataset, key)
     _set_pixels(clean, dataset, boxes)
     if boxes:
@@ -118,7 +117,7 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> int:
     return len(boxes)
 
 
-def _set_pixels(clean: Dataset, source: Dataset, boxes: list[Box]) -> None:
+def _set_pixels(clean: Dataset, source: Dataset, boxes: Sequence[Box]) -> None:
     """Put the decoded stored values in place, boxes black, uncompressed little endian."""
     pixels = source.pixel_array.copy()
     colour = int(source.SamplesPerPixel) == 3

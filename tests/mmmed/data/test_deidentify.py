@@ -14,12 +14,15 @@ from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, Sequence
 
 from mmmed.data.deidentify import SiteKey
+from mmmed.data.deidentify import pixels as pixels_module
 from mmmed.data.deidentify.header import deidentify_header, shift_date
 from mmmed.data.deidentify.notes import Scrubber
-from mmmed.data.deidentify.pixels import clear_text, find_text, mask
+from mmmed.data.deidentify.pixels import clear_frames, clear_text, find_text, mask
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
+from simulations.bench.deidentify import LARGEST_MASKED, measure_films, read_truth
+from simulations.bench.deidentify import main as bench
 from tests.mmmed.data.dicom_files import dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -310,6 +313,56 @@ def test_a_film_without_text_and_its_side_marker_are_left_alone() -> None:
         assert cleared.clear and cleared.boxes == () and cleared.pixels is film
 
 
+def _clip(count: int, noise: float = 0.0) -> list[np.ndarray]:
+    """Frames of a round sector that moves, on black."""
+    y, x = np.mgrid[:256, :256]
+    inside = (x - 128) ** 2 + (y - 140) ** 2 < 90**2
+    draw = np.random.default_rng(0)
+    frames = [inside * (0.4 + 0.2 * np.sin(x / 9 + n) * np.cos(y / 11)) for n in range(count)]
+    return [(f + noise * draw.normal(size=f.shape)).clip(0, 1).astype(np.float32)[None] for f in frames]
+
+
+def _write_on(frame: np.ndarray, text: str, at: tuple[int, int], value: float) -> tuple[int, int, int, int]:
+    image = Image.new("L", frame.shape[:0:-1])
+    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(size=18)
+    canvas.text(at, text, fill=255, font=font)
+    frame[0] += (value - frame[0]) * np.asarray(image) / 255
+    return tuple(int(v) for v in canvas.textbbox(at, text, font=font))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("at", [(4, 4), (70, 120)])
+def test_text_in_one_frame_of_a_clip_is_found(at: tuple[int, int]) -> None:
+    frames = _clip(12)
+    left, top, right, bottom = _write_on(
+        frames[4], "Muster, Erika", at, 1.0
+    )  # neither first, middle nor last
+    boxes, clear = clear_frames(iter(frames))
+    assert clear and mask(np.ones((1, 256, 256), np.float32), boxes)[0, top:bottom, left:right].max() == 0
+
+
+def test_text_that_comes_slowly_is_found() -> None:
+    frames = [frame.copy() for frame in _clip(1) * 9]
+    for number, frame in enumerate(frames):
+        left, top, right, bottom = _write_on(frame, "Muster, Erika", (4, 4), 0.04 * number)
+    boxes, clear = clear_frames(frames)
+    assert clear and mask(np.ones((1, 256, 256), np.float32), boxes)[0, top:bottom, left:right].max() == 0
+
+
+def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[int] = []
+
+    def counted(pixels: np.ndarray, longest: int = 0) -> tuple[tuple[int, int, int, int], ...]:
+        looked.append(pixels[0].size)
+        return ()
+
+    monkeypatch.setattr(pixels_module, "find_text", counted)
+    assert clear_frames(_clip(1, noise=0.005) * 300) == ((), True) and looked == [256 * 256]
+    looked.clear()
+    frames = _clip(5)
+    clear_frames(frames)  # in the others, the sector and a margin
+    assert len(looked) == 5 and all(size <= (180 + 2 * 14) ** 2 for size in looked[1:])
+
+
 def test_an_image_that_is_mostly_text_is_not_clear() -> None:
     page = Image.new("L", (500, 500))
     for row in range(0, 500, 24):
@@ -322,47 +375,53 @@ def test_an_image_that_is_mostly_text_is_not_clear() -> None:
 # ---------------------------------------------------------------- ground truth
 
 
-@pytest.fixture
-def phi_files(medical_data: Path) -> list[dict[str, str]]:
-    root = medical_data / "dicom_mini"
-    with (root / "synthetic_phi.csv").open() as table:
-        return [{**row, "file": str(root / row["file"])} for row in csv.DictReader(table)]
+def test_no_invented_identifier_survives_and_clean_film_stays(medical_data: Path) -> None:
+    truths = read_truth(medical_data / "dicom_mini" / "synthetic_phi.csv")
+    flags = [
+        str(pydicom.dcmread(t.file, stop_before_pixels=True).BurnedInAnnotation) for t in truths if t.boxes
+    ]
+    assert len(truths) == 24 and len(flags) == 12 and flags.count("NO") == 4
+    films = measure_films(truths)
+    assert {what: tally.survive for what, tally in films.tallies.items()} == dict.fromkeys(films.tallies, 0)
+    assert {what: tally.identifiers for what, tally in films.tallies.items()} == {
+        **{f"header: {kind}": 24 for kind in ("name", "id", "accession", "birth_date", "study_date")},
+        "comment: name": 24, "comment: study_date": 24, "pixels: burned-in text": 12,
+    }  # fmt: skip
+    assert films.quarantined == 0 and films.clean_masked <= LARGEST_MASKED
 
 
-def test_no_invented_identifier_survives_in_header_or_comment(phi_files: list[dict[str, str]]) -> None:
-    for row in phi_files:
-        source = pydicom.dcmread(row["file"])
-        header = _texts(deidentify_header(source, KEY)).lower()
-        comment = Scrubber(
-            names=[str(source.PatientName)], ids=[source.PatientID, source.AccessionNumber],
-            dates=[source.PatientBirthDate],
-        ).scrub(source.PatientComments).text.lower()  # fmt: skip
-        for text in (header, comment):
-            for part in (*row["invented_name"].split("^"), row["invented_id"], row["invented_accession"]):
-                assert not re.search(rf"\b{part.lower()}\b", text)
-            assert row["invented_birth_date"] not in text and row["invented_study_date"] not in text
+def test_the_report_tells_what_survives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    film, (left, top, right, bottom) = _film("Muster, Erika 02.01.1930")
+    pixels = (film[0] * 255).astype(np.uint8)
+    save(
+        dicom(pixels, PatientID="MHH1", PatientName="Muster^Erika", StudyDescription="Muster"),
+        tmp_path / "f.dcm",
+    )
+    table = tmp_path / "truth.csv"
+
+    def report(box: object) -> tuple[int, dict[str, dict[str, object]]]:
+        with table.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["file", "name", "id", "burned_box_xyxy"])
+            writer.writerow(["f.dcm", "Muster^Erika", "MHH1", json.dumps(box)])
+        code = bench(["--truth", str(table), "--notes", "26", "--json", str(tmp_path / "x.json")])
+        found = json.loads((tmp_path / "x.json").read_text())
+        assert found["films"]["films"] == 1
+        return code, {row["where and what"]: row for row in found["rows"]}
+
+    code, rows = report([left, top, right, bottom])
+    assert rows["pixels: burned-in text"]["survive"] == rows["header: name"]["survive"] == 0
+    assert rows["header: id"]["identifiers"] == 1
+    code, rows = report([[left, top, right, bottom], [200, 300, 280, 320]])  # one that nobody could find
+    assert code == 1 and rows["pixels: burned-in text"]["recall"] == 0.5
+    table.write_text("file\nabsent.dcm\n")
+    with pytest.raises(SystemExit):
+        bench(["--truth", str(table)])
+    assert "no file" in capsys.readouterr().err
 
 
-def test_burned_in_text_recall_and_precision(phi_files: list[dict[str, str]]) -> None:
-    found = clean = clean_masked = 0
-    for row in phi_files:
-        film = read_image(Path(row["file"]), channels=1)
-        cleared = clear_text(film)
-        masked = mask(np.ones_like(film), cleared.boxes)[0] == 0
-        truth = np.zeros_like(masked)
-        if row["burned_box_xyxy"]:
-            left, top, right, bottom = json.loads(row["burned_box_xyxy"])
-            truth[top : bottom + 1, left : right + 1] = True
-            assert masked[truth].all(), row["file"]
-            found += 1
-        assert cleared.clear
-        clean += int((~truth).sum())
-        clean_masked += int((masked & ~truth).sum())
-    assert found == 12 and clean_masked / clean <= 0.02
-
-
-def test_ultrasound_with_patient_bar_is_cleared(phi_files: list[dict[str, str]], tmp_path: Path) -> None:
-    scan = Path(phi_files[0]["file"]).parents[1] / "corpus" / "deid_GREYSCALE_IMAGE.dcm"
+def test_ultrasound_with_patient_bar_is_cleared(medical_data: Path, tmp_path: Path) -> None:
+    scan = medical_data / "dicom_mini" / "corpus" / "deid_GREYSCALE_IMAGE.dcm"
     cleared = clear_text(read_image(scan, channels=1))
     assert cleared.clear and len(cleared.boxes) >= 10
     assert save(deidentify_header(pydicom.dcmread(scan), KEY), tmp_path / "x.dcm").exists()

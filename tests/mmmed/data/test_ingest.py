@@ -318,6 +318,21 @@ def test_compressed_and_colour_objects_are_copied_uncompressed(tmp_path: Path) -
         assert (before != after).mean() < 0.1  # all but masked text
 
 
+def test_text_in_one_frame_of_a_clip_is_blackened_in_the_copy(tmp_path: Path) -> None:
+    frames = np.zeros((9, 256, 256), np.uint8)
+    frames[:, 60:200, 60:200] = np.arange(9)[:, None, None] * 9 + 60
+    text = Image.fromarray(frames[2])
+    ImageDraw.Draw(text).text((6, 6), "Muster, Erika 2.1.1930", fill=255, font_size=18)
+    frames[2] = np.asarray(text)
+    save(dicom(frames, PatientID="A", sop_class="1.2.840.10008.5.1.4.1.1.3.1"), tmp_path / "in" / "clip.dcm")
+    report = deidentify([tmp_path / "in"], tmp_path / "out", key=KEY)
+    assert (report.written, report.masked, report.skipped) == (1, 1, [])
+    [copy] = (tmp_path / "out").rglob("*.dcm")
+    pixels = pydicom.dcmread(copy).pixel_array
+    assert pixels.shape == frames.shape and pixels[2, :24].max() == 0
+    np.testing.assert_array_equal(pixels[:, 60:], frames[:, 60:])
+
+
 # ---------------------------------------------------------------- again, and after a kill
 
 
