@@ -117,6 +117,12 @@ def report(
     tuned_on_public: Annotated[
         bool, typer.Option("--tuned-on-public", help="State that settings were chosen on public data alone.")
     ] = False,
+    sweep_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--tuned-by", help="sweep.json of a site's own sweep, by which settings were chosen; repeat."
+        ),
+    ] = None,
     audit_files: Annotated[
         list[Path] | None,
         typer.Option("--audit", help="Result of an audit; repeat.", show_default="the run folder's"),
@@ -127,19 +133,24 @@ def report(
 ) -> None:
     """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
     from privacy.cli import read_json
-    from privacy.report import write_report
+    from privacy.report import sweep_statements, write_report
     from server.run_folder import RunFolder
     from server.spending import privacy_report as build
 
-    if untuned and tuned_on_public:
-        raise typer.BadParameter("--untuned and --tuned-on-public exclude each other")
+    tunings = {"none": untuned, "public": tuned_on_public, "accounted": bool(sweep_files)}
+    chosen = [name for name, said in tunings.items() if said]
+    if len(chosen) > 1:
+        raise typer.BadParameter("--untuned, --tuned-on-public and --tuned-by exclude each other")
     with RunFolder.open(run) as folder:
         own_audit, own_attack = folder.report / "audit.json", folder.report / "attack.json"
         files = audit_files or [own_audit] * own_audit.is_file()
         attacked = attack_file or (own_attack if own_attack.is_file() else None)
         body = build(
             folder,
-            tuning="none" if untuned else "public" if tuned_on_public else "unknown",
+            tuning=chosen[0] if chosen else "unknown",
+            sweeps=[
+                statement for file in sweep_files or () for statement in sweep_statements(read_json(file))
+            ],
             audits=[read_json(file) for file in files],
             attack=None if attacked is None else read_json(attacked),
         )

@@ -100,15 +100,17 @@ def privacy_report(
     tuning: str = "unknown",
     audits: Sequence[Mapping[str, Any]] = (),
     attack: Mapping[str, Any] | None = None,
+    sweeps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The full report of all finished rounds, with the newest valid statement of each site. Takes seconds.
 
     Args:
         folder: the run.
         tuning: "none" if no earlier run on these patients influenced its settings, "public" if runs on public or
-            generated data alone did, else "unknown".
+            generated data alone did, "accounted" if `sweeps` did, else "unknown".
         audits: results of `mmmed privacy audit`.
         attack: the result of `mmmed privacy attack` on the run's model.
+        sweeps: the statements of sites on their sweeps, as `mmmed privacy tune` writes them.
 
     Raises:
         ReportError: two sites sign with the same key, or an audit or attack does not belong to the run.
@@ -139,7 +141,7 @@ def privacy_report(
         utility=utility,
     )
     signed = [statements[site] for site in sorted(statements)]
-    return build_report(signed, facts, _evaluations(folder), audits, attack)
+    return build_report(signed, facts, _evaluations(folder), audits, attack, sweeps)
 
 
 def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from privacy.report.page import render_report, write_report
 from privacy.report.rounding import mechanism_cells, shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
 from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement
+from privacy.report.sweeps import sweep_statements
 from privacy.report.verify import verify_report
 from privacy.versions import versions
 
@@ -21,6 +22,7 @@ __all__ = [
     "render_report",
     "shown",
     "sign_statement",
+    "sweep_statements",
     "verify_report",
     "versions",
     "write_report",

@@ -1,8 +1,8 @@
 """The full report as JSON: what was stated, and everything that follows from it.
 
-`statements` (signed by the sites), and `run`, `audits` and `attack` (stated by whoever made the report, signed by no
-site) are the inputs; all the rest is computed from them by `build_report`, which is how `verify_report` finds an
-edit. The JSON Schema is `schema.json` in this package.
+The statements of runs, evaluations and sweeps (signed by the sites), and `run`, `audits` and `attack` (stated by
+whoever made the report, signed by no site) are the inputs; all the rest is computed from them by `build_report`, which
+is how `verify_report` finds an edit. The JSON Schema is `schema.json` in this package.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from privacy.report.evaluations import evaluation_row, read_evaluations
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
+from privacy.report.sweeps import read_sweeps, sweep_row
 
-SCHEMA = "mmmed-privacy-report/2"
+SCHEMA = "mmmed-privacy-report/3"
 UNSIGNED = ("run", "audits", "attack")
 _BOUND_TOLERANCE = 1e-3  # between an attack's bound and the report's, computed on two machines
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
@@ -40,8 +41,8 @@ class RunFacts:
         rounds: rounds that the run asks for.
         answered: by site, (first, last) runs of the rounds whose update the server received, ascending.
         generated: when the report was made, RFC 3339.
-        tuning: "none", "public" or "unknown": whether settings were chosen by looking at earlier runs on these
-            patients, or on public or generated data alone.
+        tuning: "none", "public", "accounted" or "unknown": whether settings were chosen by looking at earlier runs on
+            these patients, on public or generated data alone, or by sweeps that the sites signed for.
         software: versions at the server.
         utility: (round, mean AUROC that the sites showed), where they may show it: generated or public data.
     """
@@ -94,6 +95,7 @@ def build_report(
     evaluations: Sequence[Mapping[str, Any]] = (),
     audits: Sequence[Mapping[str, Any]] = (),
     attack: Mapping[str, Any] | None = None,
+    sweeps: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The report of a run.
 
@@ -104,9 +106,10 @@ def build_report(
         audits: results of `mmmed privacy audit`.
         attack: the result of `mmmed privacy attack` on the run's model. It tells how many patients there are, so
             only a report on data that are shown anyway takes it.
+        sweeps: the statements of sites whose patients the settings were found on, for tuning "accounted".
 
     Returns:
-        A JSON object of schema `mmmed-privacy-report/2`. A site whose part is missing or does not add up is
+        A JSON object of schema `mmmed-privacy-report/3`. A site whose part is missing or does not add up is
         reported as such, and the status is then "incomplete".
 
     Raises:
@@ -128,11 +131,15 @@ def build_report(
     lines = joint(events, delta, extra) if delta is not None and events else []
     status = _status(run, sites, missing)
     audited = [_audit(value, stated) for value in audits]
+    tuned = [sweep_row(each) for each in read_sweeps(sweeps)]
+    if bool(tuned) != (run.tuning == "accounted"):
+        raise ReportError("A report lists sweeps if, and only if, its tuning is said to be accounted.")
     body = {
         "schema": SCHEMA,
         "run": run.to_json(),
         "statements": [dict(value) for value in statements],
         "evaluation_statements": [dict(value) for value in evaluations],
+        "sweep_statements": [dict(value) for value in sweeps],
         "not_signed_by_sites": list(UNSIGNED),
         "summary": {
             "status": status,
@@ -162,7 +169,7 @@ def build_report(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
         "not_covered": list(words.NOT_COVERED),
-        "tuning": {"method": run.tuning, "epsilon": None if run.tuning == "unknown" else 0},
+        "tuning": {"method": run.tuning, "epsilon": _tuning_cost(run.tuning, tuned), "sweeps": tuned},
         "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
         "assumptions": list(words.ASSUMPTIONS),
         "checklist": [
@@ -170,6 +177,13 @@ def build_report(
         ],
     }  # fmt: skip
     return body | {"digest": digest(body)}
+
+
+def _tuning_cost(tuning: str, sweeps: Sequence[Mapping[str, Any]]) -> float | str | None:
+    """The dearest sweep's epsilon; 0 where no patient's data were looked at; None where nobody says."""
+    if tuning == "unknown":
+        return None
+    return max((row["epsilon"] for row in sweeps), key=float, default=0)
 
 
 def _audit(value: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:

@@ -32,12 +32,11 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     try:
         sealed = digest(body)
         facts = RunFacts.from_json(body.get("run"))
-        statements = body.get("statements")
-        evaluations = body.get("evaluation_statements")
-        if not isinstance(statements, list) or not isinstance(evaluations, list):
-            raise ReportError("The report's part 'statements' or 'evaluation_statements' is not a list.")
+        statements, evaluations, sweeps = (
+            _listed(body, name) for name in ("statements", "evaluation_statements", "sweep_statements")
+        )
         audits = [audit["result"] for audit in body.get("audits", [])]
-        expected = build_report(statements, facts, evaluations, audits, body.get("attack"))
+        expected = build_report(statements, facts, evaluations, audits, body.get("attack"), sweeps)
     except (ReportError, AccountingError) as error:
         return [str(error)]
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
@@ -46,7 +45,7 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")
     for site in expected["sites"]:
         findings += [f"site {site['site']}: {problem}" for problem in site["problems"]]
-    for row in expected["evaluations"]:
+    for row in [*expected["evaluations"], *expected["tuning"]["sweeps"]]:
         findings += [f"site {row['site']}: {problem}" for problem in row["problems"]]
     findings += [f"site {site}: no valid statement" for site in expected["sites_without_statement"]]
     for audit in expected["audits"]:
@@ -55,8 +54,15 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         )
     if expected["attack"] is not None and not expected["attack"]["passed"]:
         findings.append("the attack did better than the mechanism permits")
-    findings += _foreign_keys([*statements, *evaluations], keys) if keys is not None else []
+    findings += _foreign_keys([*statements, *evaluations, *sweeps], keys) if keys is not None else []
     return findings[:_MOST_FINDINGS]
+
+
+def _listed(body: Mapping[str, Any], name: str) -> list[Any]:
+    part = body.get(name)
+    if not isinstance(part, list):
+        raise ReportError(f"The report's part {name!r} is not a list.")
+    return part
 
 
 def _foreign_keys(statements: list[Any], keys: Mapping[str, str]) -> Iterator[str]:

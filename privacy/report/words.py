@@ -34,6 +34,11 @@ TUNING = {
     "public": (
         "The researcher states that settings were chosen on public or generated data alone, which costs nothing."
     ),
+    "accounted": (
+        "Settings were chosen by sweeps on patients of the sites that signed for them. The cost is that of each whole "
+        "sweep: a random number of trials, of which the best alone was kept (Papernot and Steinke 2022, by RDP). It "
+        "comes on top of what this run cost; each site's ledger counts both under its limit."
+    ),
     "unknown": (
         "Not stated. If settings were chosen by looking at earlier runs on the same patients, those runs spent "
         "budget too: each site's ledger counts them, this report does not."
@@ -152,6 +157,9 @@ def checklist(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]
     return rows
 
 
+_COVERED = {"unknown": "unknown", "accounted": "by an epsilon of its own"}
+
+
 def data_access(metrics_shown: list[str], evaluated: list[str], tuning: str) -> list[dict[str, str]]:
     """Every way in which the run read patients' records, and whether epsilon covers it."""
     if metrics_shown:
@@ -181,6 +189,6 @@ def data_access(metrics_shown: list[str], evaluated: list[str], tuning: str) -> 
             "nothing computed",
             "the last round's model is the result; no site's data chose it",
         ),
-        ("choice of settings", "unknown" if tuning == "unknown" else "nothing computed", TUNING[tuning]),
+        ("choice of settings", _COVERED.get(tuning, "nothing computed"), TUNING[tuning]),
     )
     return [{"access": access, "covered": covered, "how": how} for access, covered, how in rows]
