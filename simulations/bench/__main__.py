@@ -11,7 +11,7 @@ BENCHMARKS = {
     "common": "one private task as a bare loop, in process with mmmed, and as plain Flower on Ray",
     "accounting": "epsilon of long and of mixed compositions: time and discretisation error",
     "audit": "how often the empirical audit flags correct code, and its lower bounds",
-    "report": "the cost of a privacy report, and its epsilons beside other accountants",
+    "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",

@@ -21,11 +21,13 @@ from privacy.accounting import (
 )
 from privacy.accounting.pld import clear_caches
 from privacy.errors import AccountingError
-from tests.oracles.accounting import composed_epsilon, gaussian_delta, gaussian_epsilon, subsampled_delta
+from simulations.bench.bracket import bracket
+from tests.oracles.accounting import gaussian_delta, gaussian_epsilon, subsampled_delta
 
 SIGMAS = st.floats(0.5, 20)
 RATES = st.floats(1e-3, 1.0)
 DELTAS = st.sampled_from([1e-3, 1e-5, 1e-7])
+_ORACLE = 2e-6  # relative; how well the middle of a bracket of 0.1 % knows the truth
 
 
 def test_the_common_task_costs_3_139() -> None:
@@ -33,9 +35,8 @@ def test_the_common_task_costs_3_139() -> None:
     rounds = [DpSgdEvent(1.0, 1 / 7, 7)] * 3
     value = epsilon(rounds, 1e-3)
     assert value == pytest.approx(3.139, rel=1e-3)
-    lower, upper = composed_epsilon([(1.0, 1 / 7, 21)], 1e-3, h=5e-4)
-    assert lower <= value <= upper
-    assert upper - lower < 0.02
+    truth = bracket([(1.0, 1 / 7, 21)], 1e-3, gap=0.001)
+    assert truth.middle * (1 - _ORACLE) <= value <= truth.lower * 1.01
     assert epsilon(rounds[:1], 1e-3) < 2.6 < value
 
 
@@ -80,10 +81,33 @@ def test_one_sampled_step_is_exact_from_above(sigma: float, rate: float, level: 
     [[(1.0, 0.1, 20), (2.0, 0.3, 10)], [(0.7, 0.02, 30), (3.0, 1.0, 2), (1.5, 0.5, 4)]],
 )
 def test_a_composition_of_different_mechanisms_is_bracketed(segments: list[tuple[float, float, int]]) -> None:
-    lower, upper = composed_epsilon(segments, 1e-5, h=2e-4)
     value = epsilon([DpSgdEvent(*segment) for segment in segments], 1e-5)
-    assert lower <= value <= upper
-    assert upper - lower < 0.02 * value
+    truth = bracket(segments, 1e-5, gap=0.001 * value)
+    assert truth.middle * (1 - _ORACLE) <= value <= truth.lower * 1.01
+
+
+@settings(max_examples=12, deadline=None)
+@given(sigma=st.floats(0.6, 8), rate=st.floats(0.01, 1.0), steps=st.integers(1, 60), at=DELTAS)
+def test_it_is_within_one_percent_of_an_independent_accountant_and_never_below_the_truth(
+    sigma: float, rate: float, steps: int, at: float
+) -> None:
+    value = epsilon([DpSgdEvent(sigma, rate, steps)], at)
+    assume(0.05 < value < 60)
+    truth = bracket([(sigma, rate, steps)], at, gap=0.001 * value)
+    assert truth.upper - truth.lower < 0.002 * value
+    assert max(truth.lower, truth.middle * (1 - _ORACLE)) <= value <= 1.01 * truth.lower
+
+
+@settings(max_examples=20, deadline=None)
+@given(sigma=st.floats(0.6, 8), steps=st.integers(1, 60), at=DELTAS)
+def test_the_independent_accountant_holds_the_exact_gaussian_between_its_bounds(
+    sigma: float, steps: int, at: float
+) -> None:
+    exact = gaussian_epsilon(at, math.sqrt(steps) / sigma)
+    assume(exact > 0.05)
+    found = bracket([(sigma, 1.0, steps)], at, gap=0.001 * exact)
+    assert found.lower <= exact <= found.upper
+    assert found.middle == pytest.approx(exact, rel=_ORACLE)
 
 
 @settings(max_examples=8, deadline=None)
