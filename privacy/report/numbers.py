@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.accounting import DpSgdEvent, TradeOff, account, epsilon, merge, trade_off
+from privacy.accounting import DpSgdEvent, TradeOff, account, epsilon, merge, pld, trade_off
 from privacy.accounting.pld import MIN_DELTA
 from privacy.report.statement import Rounds
 
@@ -118,6 +118,13 @@ def _epsilon(events: tuple[DpSgdEvent, ...], delta: float) -> float:
 @lru_cache(maxsize=1024)
 def _trade_off(events: tuple[DpSgdEvent, ...]) -> TradeOff:
     return trade_off(events)
+
+
+def clear_caches() -> None:
+    """Forget every number, so that its cost can be measured."""
+    for cached in (_mechanism, _epsilon, _trade_off):
+        cached.cache_clear()
+    pld.clear_caches()
 
 
 def _worst(compositions: Sequence[tuple[DpSgdEvent, ...]], delta: float) -> dict[str, Any]:

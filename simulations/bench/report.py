@@ -20,6 +20,7 @@ from privacy.errors import AccountingError
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.planning import plan_training
 from privacy.report import RunFacts, build_report, render_report, sign_statement, verify_report, versions
+from privacy.report.numbers import clear_caches
 from simulations.bench.bracket import bracket
 from simulations.bench.measure import Row, parser, publish
 
@@ -66,9 +67,10 @@ def _cost(sites: int, rounds: int) -> list[Row]:
     body = build_report(statements, facts)
     page = render_report(body)
     found.append({"what": "build and draw", "cpu_s": time.process_time() - start, "kB": len(page) // 1000})
+    clear_caches()  # as somebody else would
     start = time.process_time()
     problems = verify_report(body)
-    found.append({"what": "verify again", "cpu_s": time.process_time() - start, "kB": 0})
+    found.append({"what": "verify", "cpu_s": time.process_time() - start, "kB": 0})
     if problems:
         raise AccountingError(f"The benchmark's report does not verify: {problems[0]}")
     return found
