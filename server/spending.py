@@ -7,12 +7,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+
+from mmmed.config import RunConfig
 from privacy.accounting import DpSgdEvent
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
+from privacy.metrics import tables_shape
 from privacy.report import (
     MAX_BYTES,
     EpsilonReport,
+    Pooled,
     RunFacts,
     SiteRound,
     SiteSpending,
@@ -139,20 +144,49 @@ def privacy_report(
         tuning=tuning,
         software=versions(),
         utility=utility,
+        subject=_subject(config),
+        pooled=_pooled(folder),
     )
     signed = [statements[site] for site in sorted(statements)]
     return build_report(signed, facts, _evaluations(folder), audits, attack, sweeps)
 
 
+def _subject(config: RunConfig) -> dict[str, str]:
+    """What the run trains, and on what, in words."""
+    data, model, training = config.data, config.model, config.training
+    named = [name for name in (data.image, data.volume, data.text, *data.numbers, *data.categories) if name]
+    return {
+        "predicts": f"{config.task.label}: {', '.join(config.task.classes)}",
+        "reads the columns": ", ".join(named),
+        "model": f"{model.image} for images, {model.text} for text, {model.fusion} fusion",
+        "trained part": model.trainable,
+        "records of a patient in a step": f"{training.records_per_patient} at most",
+    }
+
+
 def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
     """The statements of the sites that released noised counts of their held-out patients."""
+    found = _evaluated(folder)
+    return [found[site][0] for site in sorted(found)]
+
+
+def _pooled(folder: RunFolder) -> Pooled | None:
+    """The sum of those counts, of the sites that stated what they cost."""
+    shape = tables_shape(len(folder.config.task.classes))
+    tables = {site: np.array(table) for site, (_, table) in sorted(_evaluated(folder).items()) if table}
+    fitting = {site: table for site, table in tables.items() if table.shape == shape}
+    return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0)) if fitting else None
+
+
+def _evaluated(folder: RunFolder) -> dict[str, tuple[dict[str, Any], Any]]:
+    """By site, its statement on its evaluation and the noised counts that it released."""
     found = {}
     for record in folder.rounds():
         for line in record.get("evaluate", ()):
             text = line.get("released", {}).get(_STATEMENT)
             if (statement := _statement(text, line["site"], evaluation_id(folder.run_id))) is not None:
-                found[line["site"]] = statement
-    return [found[site] for site in sorted(found)]
+                found[line["site"]] = (statement, line.get("tables"))
+    return found
 
 
 def _statement(text: object, site: str, run_id: str) -> dict[str, Any] | None:

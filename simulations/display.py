@@ -153,6 +153,9 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
         table.add_row(name, hidden, epsilon, _number(evaluation.sites.get(name, math.nan)))
     console.print(table)
     show_evaluation(evaluation)
+    told = [record["pooled"] for record in run.rounds() if "pooled" in record]
+    if told:
+        console.print(f"told under privacy: {pooled_line(told[-1])}")
     if run.config.privacy.enabled:
         console.print(
             f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "

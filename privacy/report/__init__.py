@@ -1,6 +1,7 @@
 """The privacy report of a run: what was spent, by whom, and how anybody can check it."""
 
 from privacy.report.body import RunFacts, build_report
+from privacy.report.evaluations import Pooled
 from privacy.report.page import render_report, write_report
 from privacy.report.rounding import mechanism_cells, shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
@@ -12,6 +13,7 @@ from privacy.versions import versions
 __all__ = [
     "MAX_BYTES",
     "EpsilonReport",
+    "Pooled",
     "RunFacts",
     "SiteRound",
     "SiteSpending",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from privacy.attack import AttackResult
@@ -18,7 +18,7 @@ from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
 from privacy.ledger.links import canonical
 from privacy.report import words
-from privacy.report.evaluations import evaluation_row, read_evaluations
+from privacy.report.evaluations import Pooled, evaluation_row, read_evaluations, results
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
@@ -45,6 +45,8 @@ class RunFacts:
             these patients, on public or generated data alone, or by sweeps that the sites signed for.
         software: versions at the server.
         utility: (round, mean AUROC that the sites showed), where they may show it: generated or public data.
+        subject: what was trained and on what, in words, by what it is called.
+        pooled: the sum of the noised counts that sites released of their held-out patients, if any did.
     """
 
     id: str
@@ -56,23 +58,29 @@ class RunFacts:
     tuning: str
     software: Mapping[str, str]
     utility: Sequence[tuple[int, float]] = ()
+    subject: Mapping[str, str] = field(default_factory=dict)
+    pooled: Pooled | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads."""
         answered = {site: [list(run) for run in runs] for site, runs in sorted(self.answered.items())}
         utility = [list(point) for point in self.utility]
-        return asdict(self) | {"answered": answered, "software": dict(self.software), "utility": utility}
+        plain = {"software": dict(self.software), "subject": dict(self.subject)}
+        pooled = None if self.pooled is None else self.pooled.to_json()
+        return {**vars(self), **plain, "answered": answered, "utility": utility, "pooled": pooled}
 
     @staticmethod
     def from_json(value: Any) -> RunFacts:
         """Read what `to_json` wrote. Raises ReportError for anything else."""
         try:
-            facts = RunFacts(**value)
+            pooled = None if value["pooled"] is None else Pooled.from_json(value["pooled"])
+            facts = RunFacts(**{**value, "pooled": pooled})
+            words_only = (facts.id, facts.generated, *facts.software.values(), *facts.subject.values())
             answered = {
                 site: tuple((first, last) for first, last in runs) for site, runs in facts.answered.items()
             }
             valid = (
-                all(isinstance(text, str) for text in (facts.id, facts.generated, *facts.software.values()))
+                all(isinstance(text, str) for text in words_only)
                 and isinstance(facts.private, bool)
                 and math.isfinite(facts.target_epsilon)
                 and facts.target_epsilon > 0
@@ -81,7 +89,7 @@ class RunFacts:
                 and all(0 < first <= last < 10**6 for runs in answered.values() for first, last in runs)
                 and all(number > 0 and 0 <= value <= 1 for number, value in facts.utility)
             )
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
             raise ReportError(f"The report's part 'run' is not readable: {error!r}.") from None
         if not valid:
             raise ReportError("The report's part 'run' holds a value out of range.")
@@ -161,6 +169,7 @@ def build_report(
         "sites": sites,
         "sites_without_statement": missing,
         "evaluations": [evaluation_row(each) for each in tested],
+        "results": None if run.pooled is None else results(run.pooled, tested),
         "accounting": accounting,
         "audits": audited,
         "attack": None if attack is None else _attack(attack, stated, run, risk),

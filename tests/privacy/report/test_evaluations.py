@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -17,7 +19,9 @@ import privacy.report
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
-from privacy.report import build_report, render_report, sign_statement, verify_report
+from privacy.metrics import estimate
+from privacy.report import Pooled, build_report, render_report, sign_statement, verify_report
+from privacy.report.body import digest
 from tests.privacy.report.test_verify import FACTS
 
 Body = dict[str, Any]
@@ -63,6 +67,61 @@ def test_the_report_lists_what_was_released_and_what_it_cost(
     assert verify_report(body) == []
     page = render_report(body)
     assert "Counts released of held-out patients" in page
+
+
+def _tables(patients: int) -> np.ndarray:
+    """Counts of a fair model without noise: (1, 2, 10)."""
+    scores = np.linspace(0.05, 0.95, 10)
+    share = np.full(10, patients / 10)
+    return np.stack([share * (1 - scores), share * scores])[None]
+
+
+def test_pooled_results_are_shown_with_their_errors_and_computed_again(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    pooled = Pooled(("north", "south"), _tables(3000))
+    facts = replace(FACTS, answered={}, pooled=pooled, subject={"predicts": "finding: 0, 1"})
+    trained, tested = [state_run("north"), state_run("south")], [evaluated("north"), evaluated("south")]
+    body = json.loads(json.dumps(build_report(trained, facts, tested), allow_nan=False))
+    schema = json.loads((Path(privacy.report.__file__).parent / "schema.json").read_text())
+    jsonschema.validate(body, schema)
+    assert verify_report(body) == []
+    expected = estimate(
+        pooled.tables, math.sqrt(2 * 5.0**2)
+    )  # of two sites that state a noise multiplier of 5
+    results = body["results"]
+    assert (results["auroc"], results["low"], results["high"]) == (
+        expected.auroc,
+        expected.low,
+        expected.high,
+    )
+    page = render_report(body)
+    assert f"{expected.low:.3f} to {expected.high:.3f}" in page and "Predicts: finding: 0, 1" in page
+    for change in (
+        lambda b: b["results"].update(auroc=0.99),
+        lambda b: b["results"].update(low=0.9),
+        lambda b: b.update(results=None),
+        lambda b: b["run"]["pooled"]["tables"][0][0].__setitem__(3, 1.0),
+        lambda b: b["run"]["pooled"]["sites"].pop(),
+        lambda b: b["run"].update(pooled=None),
+        lambda b: b["run"].update(pooled={"sites": ["north"], "tables": [[1.0]]}),
+    ):
+        edited = copy.deepcopy(body)
+        change(edited)
+        edited["digest"] = digest(edited)
+        assert verify_report(edited), change
+    for sites in (("north", "west"), (), ("north", "north")):
+        with pytest.raises(ReportError, match="pooled results"):
+            build_report(trained, replace(facts, pooled=Pooled(sites, _tables(3000))), tested)
+
+
+def test_results_of_too_few_patients_are_not_told(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    facts = replace(FACTS, answered={}, pooled=Pooled(("north",), _tables(100)))
+    body = build_report([state_run("north")], facts, [evaluated("north")])
+    assert body["results"]["auroc"] is None and verify_report(body) == []
+    assert "Not told: too few patients" in render_report(body)
 
 
 def test_an_edit_or_an_uncharged_release_is_found(
