@@ -106,6 +106,10 @@ def deidentify(
     print(f"{report.written} copies in {out}, text masked in {report.masked}")
     for reason, count in Counter(one.reason for one in report.skipped).most_common():
         print(f"  left out {count:5}  {reason}")
+    if report.page is not None:
+        print(
+            f"look at what was masked, delete copies that are not clear, then the folder of these pages:\n  {report.page}"
+        )
 
 
 @app.command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ def _seen(seen: np.ndarray | None, shown: np.ndarray, region: Box) -> np.ndarray
     return now
 
 
-def mask(pixels: np.ndarray, boxes: tuple[Box, ...]) -> np.ndarray:
+def mask(pixels: np.ndarray, boxes: Sequence[Box]) -> np.ndarray:
     """A copy with the boxes black."""
     out = pixels.copy()
     for left, top, right, bottom in boxes:

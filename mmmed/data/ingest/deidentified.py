@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from pydicom import Dataset
@@ -18,6 +18,7 @@ from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.scan import Instance, scan
+from mmmed.data.ingest.sheets import copied_pages, write_pair
 from mmmed.data.ingest.sources import Skipped, clear_workspace, find_files
 from mmmed.errors import DataError
 
@@ -26,11 +27,18 @@ _MAX_FRAMES_SAMPLES = 8 * MAX_SAMPLES
 
 @dataclass
 class DeidentifyReport:
-    """How many copies were written, how many of them with masked text, and what was left out and why."""
+    """What came of the sources.
+
+    Attributes:
+        written, masked: how many copies were written, and how many of them with masked text.
+        skipped: what was left out, and why.
+        page: shows the masked ones before and after, for a human to look at; None if there are none.
+    """
 
     written: int = 0
     masked: int = 0
     skipped: list[Skipped] = field(default_factory=list)
+    page: Path | None = None
 
 
 def deidentify(
@@ -46,7 +54,7 @@ def deidentify(
     Headers follow `deidentify.header`; every frame is looked at for burned-in text, which is blackened in all of
     them; pixels are stored uncompressed, so that no comment of a compressed stream survives. Structured reports,
     waveforms, presentation states and all that is no image are left out with a reason, as is an image whose text
-    cannot be cleared.
+    cannot be cleared. The review folder beside ``out`` shows what was masked.
     """
     workspace = out / ".unpacked"
     clear_workspace(workspace)
@@ -63,7 +71,7 @@ def deidentify(
             if one.kind != "image"
         ]
 
-        def attempt(instance: Instance) -> int | Skipped:
+        def attempt(instance: Instance) -> _Copy | Skipped:
             origin = instance.found.origin
             try:
                 return _copy(instance, out, key)
@@ -74,15 +82,19 @@ def deidentify(
             except Exception as error:  # a hostile file must not stop the others
                 return Skipped(origin, f"cannot be de-identified ({type(error).__name__})")
 
+        masked: dict[str, str] = {}
         with ThreadPoolExecutor(workers) as pool:
             for number, result in enumerate(pool.map(attempt, images), start=1):
                 if isinstance(result, Skipped):
                     report.skipped.append(result)
                 else:
                     report.written += 1
-                    report.masked += result > 0
+                    if result.masked:
+                        masked[result.path.stem] = str(result.path.relative_to(out))
                 if progress is not None:
                     progress(number, len(images))
+        report.masked = len(masked)
+        report.page = copied_pages(out, masked) if masked else None
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written ({error.strerror or error}); free space or allow writing"
@@ -92,29 +104,42 @@ def deidentify(
     return report
 
 
-def _copy(instance: Instance, out: Path, key: SiteKey) -> int:
-    """Write one copy; returns how many boxes were masked."""
+class _Copy(NamedTuple):
+    path: Path
+    masked: bool
+
+
+def _copy(instance: Instance, out: Path, key: SiteKey) -> _Copy:
+    """Write one copy, and the pair of pictures of one that was masked."""
     dataset = open_dicom(instance.found.path)
-    shown = frame(dataset, instance.found.origin)
+    brightest = frame(dataset, instance.found.origin)
     frames = int(dataset.get("NumberOfFrames") or 1)
-    if frames * shown.size > _MAX_FRAMES_SAMPLES:
+    if frames * brightest.size > _MAX_FRAMES_SAMPLES:
         raise DataError(
             f"{instance.found.origin}: {frames} frames are too many to hold at once; split the object"
         )
-    rest = (frame(dataset, instance.found.origin, index) for index in range(1, frames))
-    boxes, clear = clear_frames(itertools.chain([shown], rest))
+
+    def all_frames() -> Iterator[np.ndarray]:
+        yield brightest.copy()
+        for index in range(1, frames):
+            shown = frame(dataset, instance.found.origin, index)
+            np.maximum(brightest, shown, out=brightest)
+            yield shown
+
+    boxes, clear = clear_frames(all_frames())
     if not clear:
         raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
     clean = deidentify_header(dataset, key)
     _set_pixels(clean, dataset, boxes)
+    item = key.pseudonym("item", instance.sop)
     if boxes:
         clean.DeidentificationMethod = [METHOD, MASKED]
+        write_pair(out, item, brightest, boxes)
     target = out / clean.PatientID / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = target / f"part-{key.pseudonym('item', instance.sop)}"
+    temporary = target / f"part-{item}"
     clean.save_as(temporary, enforce_file_format=True)
-    temporary.replace(target / f"{key.pseudonym('item', instance.sop)}.dcm")
-    return len(boxes)
+    return _Copy(temporary.replace(target / f"{item}.dcm"), bool(boxes))
 
 
 def _set_pixels(clean: Dataset, source: Dataset, boxes: Sequence[Box]) -> None:

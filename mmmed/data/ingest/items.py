@@ -19,7 +19,7 @@ from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.pixels import frame, modality_values
 from mmmed.data.dicom.series import Geometry
 from mmmed.data.image import read_image
-from mmmed.data.ingest.sheets import draw_pair, masked_picture, open_review, pair_picture
+from mmmed.data.ingest.sheets import masked_picture, write_pair
 from mmmed.data.ingest.sources import Found
 from mmmed.data.volume import MAX_VOXELS
 from mmmed.errors import DataError
@@ -76,13 +76,12 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     shape = (pixels.shape[1], pixels.shape[2])
     if not cleared.clear:
         return Written("", shape, spacing, fingerprint(pixels), len(cleared.boxes))
-    file, png = f"images/{item}.png", _encoded(Image.fromarray(_eight_bits(cleared)), "PNG")
+    file, png = f"images/{item}.png", _png(_eight_bits(cleared))
     if not cleared.boxes and not masked_before:
         _write(png, out / file)
         return Written(file, shape, spacing, fingerprint(pixels), 0)
-    open_review(out)
+    write_pair(out, item, pixels, cleared.boxes)
     _write(png, masked_picture(out, item))
-    _write(_encoded(draw_pair(pixels, cleared), "JPEG"), pair_picture(out, item), mode=0o600)
     return Written(
         file, shape, spacing, fingerprint(pixels), len(cleared.boxes), hashlib.sha256(png).hexdigest()
     )
@@ -91,7 +90,8 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
 def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:
     """Stack slices after the modality LUT (Hounsfield units for CT) and write NIfTI with the affine.
 
-    Text is looked for in the brightest values along the slices; a volume with text is not taken.
+    Text is looked for in the brightest values along the slices; a volume with text is not taken, nor one with slices
+    in which it was masked before.
     """
     height, width = geometry.slices[0].shape
     shape = (height, width, len(geometry.slices))
@@ -103,6 +103,10 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
         if one.file != opened:
             opened, dataset = one.file, open_dicom(files[one.file].path)
         assert dataset is not None
+        if was_masked(dataset):
+            raise DataError(
+                f"{files[one.file].origin}: text was masked in this slice; volumes with text are not taken"
+            )
         values = modality_values(dataset, files[one.file].origin, one.frame)
         if values.shape != (height, width):
             raise DataError(
@@ -165,15 +169,14 @@ def _eight_bits(cleared: Cleared) -> np.ndarray:
     return values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)
 
 
-def _encoded(image: Image.Image, kind: str) -> bytes:
+def _png(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind)
+    Image.fromarray(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _write(content: bytes, target: Path, mode: int = 0o666) -> None:
+def _write(content: bytes, target: Path) -> None:
     target.parent.mkdir(exist_ok=True, mode=0o700)
     temporary = target.with_name(f"part-{target.name}")
-    temporary.touch(mode)
     temporary.write_bytes(content)
     temporary.replace(target)

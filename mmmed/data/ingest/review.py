@@ -29,7 +29,7 @@ from mmmed.data.ingest.sheets import (
     masked_picture,
     open_review,
     pair_picture,
-    write_pages,
+    waiting_pages,
 )
 from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
@@ -151,7 +151,7 @@ def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
     table.to_parquet(temporary, index=False)
     temporary.replace(dataset / TABLE)
     if waiting:
-        write_pages(dataset, [_item(file) for file in waiting])
+        waiting_pages(dataset, [_item(file) for file in waiting])
     else:
         close_review(dataset)
     names = (tuple(map(_item, approvals.of_status(status))) for status in ("waiting", "approved", "rejected"))

@@ -6,7 +6,8 @@ Pictures "before" show identifiers. They lie in the review folder alone, which o
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmmed.data.approvals import review_folder
-from mmmed.data.deidentify.pixels import Box, Cleared
+from mmmed.data.deidentify.pixels import Box, mask
 
 PAGE = "index.html"
 _SIDE = 768  # pixels of the longer side of each of a pair
@@ -42,16 +43,21 @@ def open_review(dataset: Path) -> None:
         (folder / name).mkdir(mode=0o700, exist_ok=True)
 
 
-def draw_pair(before: np.ndarray, cleared: Cleared) -> Image.Image:
-    """The image, float32 (C, H, W) in [0, 1], and what was made of it, side by side; what was masked is outlined."""
-    left, right = (_shown(pixels, cleared.boxes) for pixels in (before, cleared.pixels))
+def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
+    """Show an image, float32 (C, H, W) in [0, 1], beside the same with the boxes masked, which are outlined."""
+    open_review(dataset)
+    left, right = (_outlined(pixels, boxes) for pixels in (before, mask(before, boxes)))
     pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width + _GAP, 0))
-    return pair
+    target = pair_picture(dataset, item)
+    temporary = target.with_name(f"part-{target.name}")
+    temporary.touch(mode=0o600)
+    pair.save(temporary, "JPEG")
+    temporary.replace(target)
 
 
-def _shown(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
+def _outlined(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
     values = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     image = Image.fromarray(np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1))
     scale = min(1, _SIDE / max(image.size))
@@ -63,15 +69,42 @@ def _shown(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
     return image
 
 
-def write_pages(dataset: Path, items: Sequence[str]) -> Path:
-    """Pages of all pairs that wait, `PAGE` first; returns it. They load nothing but the pictures beside them."""
-    folder = review_folder(dataset)
-    parts = [items[start : start + _PAIRS_A_PAGE] for start in range(0, len(items), _PAIRS_A_PAGE)]
-    names = [PAGE, *(f"page-{number}.html" for number in range(2, len(parts) + 1))]
+def waiting_pages(dataset: Path, items: Sequence[str]) -> Path:
+    """Pages of all images that wait, `PAGE` first; returns it."""
+    shown = []
+    for item in items:
+        picture = pair_picture(dataset, item)
+        place = f"pairs/{picture.name}" if picture.is_file() else f"masked/{item}.png"
+        shown.append(Shown(item, place, f"masked/{item}.png"))
     command = f"mmmed site approve-images {shlex.quote(str(dataset.resolve()))}"
+    return _write_pages(review_folder(dataset), shown, command)
+
+
+def copied_pages(out: Path, copies: Mapping[str, str]) -> Path:
+    """Pages of masked copies, (name of a pair -> path of the copy below ``out``); other pairs are removed."""
+    folder = review_folder(out)
+    for pair in (folder / "pairs").iterdir():
+        if pair.stem not in copies:
+            pair.unlink()
+    shown = [Shown(copy, f"pairs/{item}.jpg", f"pairs/{item}.jpg") for item, copy in sorted(copies.items())]
+    return _write_pages(folder, shown, "")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair on a page: its label, its picture, and what a click opens, by paths below the review folder."""
+
+    label: str
+    picture: str
+    link: str
+
+
+def _write_pages(folder: Path, shown: Sequence[Shown], command: str) -> Path:
+    """The pages load nothing but the pictures beside them."""
+    parts = [shown[start : start + _PAIRS_A_PAGE] for start in range(0, len(shown), _PAIRS_A_PAGE)]
+    names = [PAGE, *(f"page-{number}.html" for number in range(2, len(parts) + 1))]
     for number, (name, part) in enumerate(zip(names, parts, strict=True)):
-        shown = [(item, pair_picture(dataset, item).is_file()) for item in part]
-        page = _PAGE.render(shown=shown, names=names, number=number, total=len(items), command=command)
+        page = _PAGE.render(shown=part, names=names, number=number, total=len(shown), command=command)
         (folder / name).touch(mode=0o600)
         (folder / name).write_text(page, encoding="utf-8")
     for stale in folder.glob("page-*.html"):
@@ -110,25 +143,34 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 {% if loop.index0 == number %}<b>{{ loop.index }}</b>{% else %}<a href="{{ name }}">{{ loop.index }}</a>{% endif %}
 {% endfor %}</nav>{% endif %}
 {% endmacro %}
-<h1>{{ total }} image{{ "s" if total > 1 }} with masked text wait{{ "s" if total == 1 }} for approval</h1>
+<h1>{{ total }} {{ "image" if command else "copied image" }}{{ "s" if total > 1 }} with masked text
+{{- " to approve" if command else " to look at" }}</h1>
+{% if command %}
 <p class="warn">This page shows identifiers of patients. It stays on this machine; each pair is deleted when it is
 decided on.</p>
 <p>Left the image as it came, right as it would be trained on; what was masked is outlined in red. A click shows the
 right one in full size. Reject an image in which anything that tells who the patient is can still be read, or whose
-anatomy is covered. Until then it is in no data set; what is rejected stays out.</p>
+anatomy is covered. Until it is approved an image is in no data set; what is rejected stays out.</p>
 <pre>{{ command }} ITEM ITEM ... --reject ITEM --reject ITEM ...</pre>
 <p>When you have looked at every page: all that are left, but for what you reject.</p>
 <pre>{{ command }} --all --reject ITEM ...</pre>
+{% else %}
+<p class="warn">This page shows identifiers of patients. It stays on this machine: delete its folder when you have looked at
+every page.</p>
+<p>Left the image as it came, right its copy; what was masked is outlined in red. Of a clip each point is shown as bright as
+it gets in any frame. Delete the copies in which anything that tells who the patient is can still be read.</p>
+{% endif %}
 {{ pages() }}
 <main>
-{% for item, paired in shown %}
-<figure><a href="masked/{{ item }}.png"><img alt="before and after" loading="lazy"
- src="{{ "pairs" if paired else "masked" }}/{{ item }}.{{ "jpg" if paired else "png" }}"></a>
-<figcaption><code>{{ item }}</code>{% if not paired %} (how it came is not shown any more){% endif %}</figcaption></figure>
+{% for one in shown %}
+<figure><a href="{{ one.link }}"><img alt="before and after" loading="lazy" src="{{ one.picture }}"></a>
+<figcaption><code>{{ one.label }}</code></figcaption></figure>
 {% endfor %}
 </main>
+{% if command %}
 <details><summary>Approve the {{ shown | length }} images of this page</summary>
-<pre>{{ command }}{% for item, _ in shown %} {{ item }}{% endfor %}</pre></details>
+<pre>{{ command }}{% for one in shown %} {{ one.label }}{% endfor %}</pre></details>
+{% endif %}
 {{ pages() }}
 </body></html>
 """)  # noqa: E501

@@ -21,6 +21,7 @@ from pydicom import Dataset, Sequence
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
+from mmmed.data.deidentify.header import MASKED, METHOD
 from mmmed.data.deidentify.keys import key_of
 from mmmed.data.image import read_image
 from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, decide, deidentify, ingest
@@ -197,6 +198,21 @@ def test_ct_slices_become_a_volume_in_hounsfield_units(tmp_path: Path) -> None:
     assert "missing slices" in str(caught.value)
 
 
+def test_slices_in_which_text_was_masked_before_become_no_volume(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    base = dicom(draw.integers(0, 2000, (16, 20)).astype(np.int16), sop_class=CT)
+    for number in range(4):
+        ds = dicom(draw.integers(0, 2000, (16, 20)).astype(np.int16), sop_class=CT)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = base.StudyInstanceUID, base.SeriesInstanceUID
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing = [1, 1]
+        if number == 2:
+            ds.DeidentificationMethod = [METHOD, MASKED]
+        save(ds, tmp_path / "in" / f"{number}.dcm")
+    with pytest.raises(DataError, match="text was masked in this slice"):
+        _run([tmp_path / "in"], tmp_path / "out")
+
+
 def test_table_images_and_patients_without_images(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     rgb = np.stack([_film(1), _film(2), _film(3)], axis=-1)
@@ -330,6 +346,13 @@ def test_text_in_one_frame_of_a_clip_is_blackened_in_the_copy(tmp_path: Path) ->
     [copy] = (tmp_path / "out").rglob("*.dcm")
     pixels = pydicom.dcmread(copy).pixel_array
     assert pixels.shape == frames.shape and pixels[2, :24].max() == 0
+    assert (
+        report.page is not None
+        and f"<code>{copy.relative_to(tmp_path / 'out')}</code>" in report.page.read_text()
+    )
+    pair = np.asarray(Image.open(report.page.parent / "pairs" / f"{copy.stem}.jpg").convert("L"))
+    assert (pair[8:22, 8:150] > 200).sum() > 100  # the text of the third frame is shown
+    assert report.page.parent.stat().st_mode & 0o077 == 0
     np.testing.assert_array_equal(pixels[:, 60:], frames[:, 60:])
 
 

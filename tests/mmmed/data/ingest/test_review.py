@@ -26,7 +26,7 @@ from mmmed.data.ingest import IngestOptions, IngestReport, decide, deidentify, i
 from mmmed.data.ingest import review as review_module
 from mmmed.data.ingest.options import TableOptions
 from mmmed.data.ingest.review import Review
-from mmmed.data.ingest.sheets import write_pages
+from mmmed.data.ingest.sheets import waiting_pages
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.modalities import open_modalities
 from mmmed.errors import DataError
@@ -148,14 +148,14 @@ def test_what_waits_is_shown_and_the_next_command_is_told(root: Path) -> None:
 
 def test_thousands_of_pairs_are_paged(root: Path) -> None:
     items = [f"{number:020x}" for number in range(130)]
-    write_pages(root / "data", items)
+    waiting_pages(root / "data", items)
     pages = [
         (review_folder(root / "data") / name).read_text()
         for name in ("index.html", "page-2.html", "page-3.html")
     ]
     assert [page.count("<figcaption>") for page in pages] == [60, 60, 10]
     assert all(items[n] in "".join(pages) for n in range(130)) and 'href="page-2.html"' in pages[0]
-    write_pages(root / "data", items[:3])
+    waiting_pages(root / "data", items[:3])
     assert not list(review_folder(root / "data").glob("page-*.html"))
 
 
