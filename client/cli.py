@@ -77,6 +77,10 @@ def ingest(
         Path, typer.Option("--config", "-c", help="TOML file that states site, columns, units and labels.")
     ],
     key: KeyFile = Path("site-data.key"),
+    files: Annotated[
+        Path | None,
+        typer.Option(help="Also list every file and why it was left out; it names files, keep it here."),
+    ] = None,
 ) -> None:
     """Read, check, de-identify and pair everything into one data set. Killed half-way, it goes on when repeated."""
     from mmmed.data.deidentify.keys import SiteKey
@@ -85,7 +89,8 @@ def ingest(
 
     options = load_options(config)
     with _progress("files") as progress:
-        report = run(sources, out, key=SiteKey.load_or_create(key), options=options, progress=progress)
+        secret = SiteKey.load_or_create(key)
+        report = run(sources, out, key=secret, options=options, files=files, progress=progress)
     print(report.summary())
 
 

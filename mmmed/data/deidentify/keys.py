@@ -80,7 +80,8 @@ class SiteKey:
         return -(low + int.from_bytes(self._digest("days", patient)[:8], "big") % (high - low + 1))
 
     def _digest(self, kind: str, value: str) -> bytes:
-        return hmac.digest(self._secret, f"{kind}\0{value}".encode(), hashlib.sha256)
+        text = f"{kind}\0{value}".encode("utf-8", "surrogatepass")  # file names may be no UTF-8
+        return hmac.digest(self._secret, text, hashlib.sha256)
 
 
 def key_of(dataset: Path) -> str:

@@ -142,7 +142,7 @@ class Scrubber:
         known: list[tuple[str, str]] = [("ID", pattern) for value in ids if (pattern := _id_pattern(value))]
         known += [("DATE", pattern) for value in dates if (pattern := _date_pattern(value))]
         known += [("NAME", pattern) for value in names for pattern in _name_patterns(value)]
-        known.sort(key=lambda entry: -len(entry[1]))
+        known.sort(key=lambda entry: (-len(entry[1]), entry))  # in the same order in every run
         self._known = [(kind, re.compile(pattern, re.I)) for kind, pattern in dict.fromkeys(known)]
 
     def scrub(self, text: str) -> Scrubbed:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -138,6 +139,8 @@ def find_text(pixels: np.ndarray, longest: int = 0) -> tuple[Box, ...]:
 
 @functools.cache
 def _detector() -> Any:
+    # Its runtime would write an id of this machine into the home folder and report its use to its maker.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     from rapidocr import RapidOCR  # takes a second to import; only those who clean pixels wait for it
 
     detector = RapidOCR(

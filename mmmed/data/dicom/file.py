@@ -28,11 +28,19 @@ def is_dicom(path: Path) -> bool:
 
 
 def open_dicom(path: Path, *, pixels: bool = True) -> Dataset:
-    """Read a DICOM file; without ``pixels`` the parser stops before the pixel data.
+    """Read a DICOM object; without ``pixels`` the parser stops before the pixel data.
 
     Files without preamble or file meta information (bare data sets of old archives) are read too, if they
     hold a SOP class. Raises `DataError` if the file is no DICOM, is damaged, or would not fit in memory.
     """
+    dataset = parse_dicom(path, pixels=pixels)
+    if "SOPClassUID" not in dataset:
+        raise DataError(f"{path}: not a DICOM object (it has no SOP Class UID); export it again")
+    return dataset
+
+
+def parse_dicom(path: Path, *, pixels: bool = True) -> Dataset:
+    """Read a DICOM file of any kind, a DICOMDIR too. Raises as `open_dicom`."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB; split the object or leave it out")
     try:
@@ -40,8 +48,6 @@ def open_dicom(path: Path, *, pixels: bool = True) -> Dataset:
         if prefixed:
             _refuse_zip_bomb(path)
         dataset = dcmread(path, stop_before_pixels=not pixels, force=not prefixed)
-        if "SOPClassUID" not in dataset:
-            raise DataError(f"{path}: not a DICOM object (it has no SOP Class UID); export it again")
         _complete_transfer_syntax(dataset)
     except (DataError, OSError):
         raise

@@ -24,6 +24,8 @@ from mmmed.data.ingest.sources import Found
 from mmmed.data.volume import MAX_VOXELS
 from mmmed.errors import DataError
 
+_MOST_MM = 1000.0  # between pixels; what is larger is damage
+
 
 @dataclass(frozen=True)
 class Written:
@@ -66,7 +68,7 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
         pixels = frame(dataset, found.origin)
         masked_before = was_masked(dataset)
         given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-        if given and len(given) == 2:
+        if given and len(given) == 2 and all(0 < float(mm) < _MOST_MM for mm in given):
             spacing = (float(given[0]), float(given[1]))
     else:
         pixels = read_image(found.path, channels=3)
@@ -135,14 +137,21 @@ def copy_nifti(found: Found, item: str, out: Path) -> Written:
                 f"{found.origin}: NIfTI of shape {shape}; expected three dimensions of two or more, "
                 f"at most {MAX_VOXELS:,} voxels"
             )
-        volume = np.asarray(image.dataobj, dtype=np.float32)
         affine = np.asarray(image.affine, dtype=np.float64)
+        spacing = tuple(float(mm) for mm in np.linalg.norm(affine[:3, :3], axis=0))
+        if not all(0 < mm < _MOST_MM for mm in spacing) or not np.isfinite(affine).all():
+            raise DataError(
+                f"{found.origin}: voxels of {spacing} mm; expected positive sizes. Correct the affine"
+            )
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+        if not np.isfinite(volume).any():
+            raise DataError(f"{found.origin}: no voxel has a finite value")
     except DataError:
         raise
     except Exception as error:  # the reader raises whatever it stumbles over
         raise DataError(f"{found.origin}: not a readable NIfTI file ({type(error).__name__})") from error
-    spacing = tuple(float(v) for v in np.linalg.norm(affine[:3, :3], axis=0))
-    return Written(_write_nifti(np.nan_to_num(volume), affine, item, out), shape, spacing, "", 0)
+    volume[~np.isfinite(volume)] = 0
+    return Written(_write_nifti(volume, affine, item, out), shape, spacing, "", 0)
 
 
 def _write_nifti(volume: np.ndarray, affine: np.ndarray, item: str, out: Path) -> str:
@@ -151,7 +160,7 @@ def _write_nifti(volume: np.ndarray, affine: np.ndarray, item: str, out: Path) -
     target = out / file
     target.parent.mkdir(mode=0o700, exist_ok=True)
     temporary = target.with_name(f"part-{target.name}")
-    exact = np.abs(volume).max(initial=0) < 2**15 and np.array_equal(volume, volume.astype(np.int16))
+    exact = all(np.abs(plane).max() < 2**15 and (plane == plane.astype(np.int16)).all() for plane in volume)
     nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, affine), temporary)
     temporary.replace(target)
     return file

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from mmmed.data.ingest.fhir import Named
 from mmmed.data.ingest.reports import Patient, Report
-from mmmed.data.ingest.scan import Scan, absolute
+from mmmed.data.ingest.scan import Scan
+from mmmed.data.ingest.sources import absolute
 
 Match = tuple[str, tuple[str, ...]]
 

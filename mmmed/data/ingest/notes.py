@@ -78,7 +78,11 @@ def attach(scan: Scan, options: IngestOptions) -> Notes:
             notes.studies.setdefault(study, StudyNotes(patient, date=index.date(study)))
     reader = _Reader(scan, options, notes)
     for report, patient, study in matched:
-        reader.read(report, patient, study)
+        try:
+            reader.read(report, patient, study)
+        except Exception as error:  # what is written in a report can be anything
+            notes.skipped.append(Skipped(report.origin, f"cannot be read ({type(error).__name__})"))
+            continue
         if report.file and not index.is_object(report.file):
             notes.files.append((report, study))
     for entry in notes.studies.values():

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +16,7 @@ from mmmed.data.ingest.journal import Journal
 from mmmed.data.ingest.notes import attach
 from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.plan import Item, dicom_items, table_items
+from mmmed.data.ingest.report import IngestReport
 from mmmed.data.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
 from mmmed.data.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.data.ingest.scan import scan
@@ -29,68 +27,13 @@ from mmmed.errors import DataError
 Progress = Callable[[int, int], None]
 
 
-@dataclass
-class IngestReport:
-    """What came of the sources. It names files of the hospital: it stays with the engineer.
-
-    Attributes:
-        table: the data set's table of studies.
-        rows, patients, studies, images, volumes, audio, waveforms, notes: how many there are in it.
-        skipped: what was left out, with reasons.
-        quarantined: images in which text may be left; they are not in the data set.
-        review: images in which text was masked, by what a human has decided; what waits is in no table.
-        replaced: identifiers replaced in notes, by kind.
-        missing: value or label -> share of the studies in which it is empty.
-        unusable: value -> what was written but is no number in a known unit within its range.
-        warnings: what a human should look into.
-    """
-
-    table: Path
-    review: Review
-    rows: int = 0
-    patients: int = 0
-    studies: int = 0
-    images: int = 0
-    volumes: int = 0
-    audio: int = 0
-    waveforms: int = 0
-    notes: int = 0
-    skipped: list[Skipped] = field(default_factory=list)
-    quarantined: list[Skipped] = field(default_factory=list)
-    replaced: Counter[str] = field(default_factory=Counter)
-    missing: dict[str, float] = field(default_factory=dict)
-    unusable: dict[str, Counter[str]] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def summary(self) -> str:
-        """A few lines for the terminal."""
-        reasons = Counter(re.sub(r"\d+", "N", one.reason) for one in self.skipped)
-        lines = [
-            f"{self.table}: {self.rows} rows, {self.patients} patients, {self.studies} studies, "
-            f"{self.images} images, {self.volumes} volumes, {self.audio} sounds, {self.waveforms} waveforms, "
-            f"{self.notes} studies with notes",
-            *(f"  left out {count:5}  {reason}" for reason, count in reasons.most_common()),
-            *(f"  quarantined {one.origin}: {one.reason}" for one in self.quarantined),
-            *(f"  replaced in notes {count:5}  {kind}" for kind, count in self.replaced.most_common()),
-            *(f"  empty in {share:4.0%} of studies: {column}" for column, share in self.missing.items()),
-            *(
-                f"  {column}: {count} {reason}"
-                for column, counts in self.unusable.items()
-                for reason, count in counts.most_common()
-                if count
-            ),
-            *(f"  warning: {warning}" for warning in self.warnings),
-            *self.review.next_steps(),
-        ]
-        return "\n".join(lines)
-
-
 def ingest(
     sources: Sequence[Path],
     out: Path,
     *,
     key: SiteKey,
     options: IngestOptions,
+    files: Path | None = None,
     progress: Progress | None = None,
 ) -> IngestReport:
     """Read, check, de-identify and pair everything in ``sources`` into the data set folder ``out``.
@@ -98,15 +41,18 @@ def ingest(
     ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
     ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
     the patients. Images in which text was masked wait beside it until a human approves them
-    (`mmmed.data.ingest.review`). A run that was killed is gone on with by calling again. ``progress(done, total)``
-    counts files of the data set.
+    (`mmmed.data.ingest.review`). ``files`` is to list what became of every file (`IngestReport.write_files`),
+    whether something is usable or not. A run that was killed is gone on with by calling again.
+    ``progress(done, total)`` counts files of the data set.
 
-    Raises `DataError` if a source does not exist, another run works in ``out``, another key named its patients, the
-    record of approvals cannot be read, or nothing usable was found.
+    Raises `DataError` if a source does not exist, another run works in ``out``, ``out`` holds other files, another key
+    named its patients, the record of approvals cannot be read, or nothing usable was found.
     """
+    if out.is_dir() and not (out / STATE).is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: holds files that are no data set of ours; name a new or an empty folder")
     with exclusive(out):
         key.mark(out)
-        return _ingest(sources, out, out / STATE, key, options, progress)
+        return _ingest(sources, out, out / STATE, key, options, files, progress)
 
 
 def _ingest(
@@ -115,6 +61,7 @@ def _ingest(
     state: Path,
     key: SiteKey,
     options: IngestOptions,
+    files: Path | None,
     progress: Progress | None,
 ) -> IngestReport:
     decided = Approvals.load(out)
@@ -134,13 +81,20 @@ def _ingest(
         with Journal(state / "journal.jsonl") as journal:
             _write_all(items, out, journal, decided, options.workers, report, progress)
             made = list(_made(items, journal.done, report))
+            used = {file.origin for item, _ in made for file in item.files}
+            report.account(found.files_found, found.read | used)
             entries = list(study_entries(made, found, notes, key, options))
             if not entries:
+                report.write_files(files)
                 raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
             masked = {written.file: written.sha256 for _, written in made if written.sha256}
             Approvals(masked).save_masked(out)
             write_entries(entries, options, out / STUDIES)
             report.review, table = settle(out)
+            report.hold(
+                {file.origin for item, _ in made if item.name in report.review.waiting for file in item.files}
+            )
+            report.write_files(files)
             _count(table, report)
             report.missing = missing_shares(table, options)
             report.warnings += [
@@ -180,9 +134,10 @@ def _write_all(
     pending = [item for item in items if not _is_written(item, journal.done.get(item.name), out, decided)]
     done = len(items) - len(pending)
 
-    def attempt(item: Item) -> Skipped | None:
+    def attempt(item: Item) -> str:
+        """Why it failed, or ""."""
         if journal.is_deadly(item.name):
-            return Skipped(item.files[0].origin, "the decoder died on it, twice: convert the image")
+            return "the decoder died on it, twice: convert the image"
         journal.begin(item.name)
         try:
             journal.finish(item.name, item.write(item.name, out))
@@ -190,18 +145,18 @@ def _write_all(
             journal.finish(item.name, None)
             known = isinstance(error, DataError)
             reason = str(error) if known else f"cannot be read ({type(error).__name__})"
-            for file in item.files[:1]:
+            for file in item.files:
                 reason = reason.removeprefix(f"{file.origin}: ").removeprefix(f"{file.path}: ")
-            return Skipped(item.files[0].origin, reason)
-        return None
+            return reason
+        return ""
 
     suspects = [item for item in pending if journal.is_suspect(item.name)]
     others = [item for item in pending if not journal.is_suspect(item.name)]
     for threads, batch in ((1, suspects), (workers, others)):
         with ThreadPoolExecutor(threads) as pool:
-            for failure in pool.map(attempt, batch):
-                if failure is not None:
-                    report.skipped.append(failure)
+            for item, reason in zip(batch, pool.map(attempt, batch), strict=True):
+                if reason:
+                    report.skipped += [Skipped(file.origin, reason) for file in item.files]
                 done += 1
                 if progress is not None:
                     progress(done, len(items))
@@ -227,9 +182,9 @@ def _made(
     for item in items:
         written = done.get(item.name)
         if written is not None and not written.file:
-            report.quarantined.append(
-                Skipped(item.files[0].origin, "text in the pixels could not be cleared")
-            )
+            report.quarantined += [
+                Skipped(file.origin, "text in the pixels could not be cleared") for file in item.files
+            ]
         elif written is not None:
             yield item, written
 

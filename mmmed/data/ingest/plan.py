@@ -13,7 +13,7 @@ from mmmed.data.dicom.file import is_dicom
 from mmmed.data.dicom.series import geometry
 from mmmed.data.ingest.items import Written, copy_nifti, write_image, write_volume
 from mmmed.data.ingest.notes import Notes
-from mmmed.data.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan, absolute
+from mmmed.data.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
 from mmmed.data.ingest.signals import (
     signal_files,
     write_audio,
@@ -21,7 +21,7 @@ from mmmed.data.ingest.signals import (
     write_dicom_waveform,
     write_wfdb,
 )
-from mmmed.data.ingest.sources import Found, Skipped
+from mmmed.data.ingest.sources import Found, Skipped, absolute
 
 Writer = Callable[[str, Path], Written]
 
@@ -63,23 +63,41 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
 
 
 def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
-    """Files that reports name."""
-    for report, study in notes.files:
-        file = found.file(report.file)
+    """Files that reports name; one that rows of several patients name is nobody's."""
+    named = [(report, study, found.file(report.file)) for report, study in notes.files]
+    owners: dict[str, set[str]] = defaultdict(set)
+    for _, study, file in named:
+        if file is not None:
+            owners[file.origin].add(notes.studies[study].patient)
+    taken: set[str] = set()
+    for report, study, file in named:
         if file is None:
             origin = f"{report.origin} ({Path(report.file).name})"
             skipped.append(Skipped(origin, "names a file that is not among the sources"))
             continue
+        problem = ""
+        if len(owners[file.origin]) > 1:
+            problem = "names a file that is named for another patient, too"
+        elif file.origin in taken:
+            problem = "names a file that another row has named"
+        if problem:
+            skipped.append(Skipped(report.origin, problem))
+            continue
+        taken.add(file.origin)
         read = [file]
         if file.origin.lower().endswith(WFDB_HEADER):
             read += filter(None, (found.beside(file, name) for name in signal_files(file)))
-        name = key.pseudonym("item", "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read))
-        yield Item(name, (file,), notes.studies[study].patient, study, {}, _file_writer(file, found))
+        identity = "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read)
+        name = key.pseudonym("item", identity)
+        yield Item(name, tuple(read), notes.studies[study].patient, study, {}, _file_writer(file, found))
 
 
 def _state(file: Found) -> str:
-    """What changes when the content of a file does; see `find_files` for members of archives."""
-    stat = file.path.stat()
+    """What changes when the content of a file does; see `find_files` for members of archives. "" if it is gone."""
+    try:
+        stat = file.path.stat()
+    except OSError:
+        return ""
     return f"{stat.st_size}\0{stat.st_mtime_ns}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from mmmed.data.ingest.fhir import Named, fhir_resources
 from mmmed.data.ingest.options import IngestOptions
 from mmmed.data.ingest.reports import Patient, Report, text_file
 from mmmed.data.ingest.signals import signal_files
-from mmmed.data.ingest.sources import Found, Skipped
+from mmmed.data.ingest.sources import Found, Skipped, absolute
 from mmmed.data.ingest.structured import coded_content
 from mmmed.data.ingest.tables import table_rows
 from mmmed.errors import DataError
@@ -77,6 +76,8 @@ class Scan:
         named: FHIR resources by the names that others refer to them with.
         files: files that are no data of their own accord, by absolute origin: images, sounds, WFDB records.
         patients: what headers say of patients, by patient id.
+        files_found: origins of all files.
+        read: origins of those of which something other than an image or a signal was taken.
     """
 
     instances: list[Instance] = field(default_factory=list)
@@ -85,6 +86,8 @@ class Scan:
     named: list[Named] = field(default_factory=list)
     files: dict[str, Found] = field(default_factory=dict)
     patients: dict[str, Patient] = field(default_factory=lambda: defaultdict(Patient))
+    files_found: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
 
     def file(self, origin: str) -> Found | None:
         """A file that a table or record names; WFDB records may be named without their ending."""
@@ -95,11 +98,6 @@ class Scan:
         return self.file(str(Path(file.origin).parent / name))
 
 
-def absolute(origin: str) -> str:
-    """One spelling for the name of a file, links not followed."""
-    return os.path.abspath(origin)  # noqa: PTH100
-
-
 def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
     """Read the headers of all files; nothing in one file stops the others."""
     result = Scan()
@@ -108,12 +106,16 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
         if isinstance(file, Skipped):
             result.skipped.append(file)
         else:
+            result.files_found.append(file.origin)
+            told = len(result.reports) + len(result.named)
             try:
                 _scan_file(file, options, result, seen)
             except (DataError, OSError) as error:
                 result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
             except Exception as error:  # a header can hold anything
                 result.skipped.append(Skipped(file.origin, f"damaged ({type(error).__name__})"))
+            if len(result.reports) + len(result.named) > told:
+                result.read.add(file.origin)
     _place_loose_files(result)
     return result
 

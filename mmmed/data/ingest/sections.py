@@ -32,9 +32,10 @@ _BEFORE = re.compile(
     re.I,
 )
 _AFTER = re.compile(
-    r"^[^.;]{0,40}\b(?:is|was|are|were)?\s*(?:ruled out|excluded|absent|resolved|not seen|unlikely|ausgeschlossen)\b",
+    r"[^.;]{0,40}\b(?:is|was|are|were)?\s*(?:ruled out|excluded|absent|resolved|not seen|unlikely|ausgeschlossen)\b",
     re.I,
 )
+_REACH = 100  # characters: the longest trigger and what may stand between it and the finding
 _PIVOT = re.compile(r"\b(?:but|however|although|except|aber|jedoch)\b", re.I)  # fmt: skip
 
 
@@ -56,6 +57,7 @@ def finding_stated(text: str, pattern: re.Pattern[str]) -> bool:
     for sentence in _SENTENCE.split(text):
         for clause in _PIVOT.split(sentence):
             for match in pattern.finditer(clause):
-                if not _BEFORE.search(clause[: match.start()]) and not _AFTER.search(clause[match.end() :]):
+                near = max(0, match.start() - _REACH)
+                if not _BEFORE.search(clause, near, match.start()) and not _AFTER.match(clause, match.end()):
                     return True
     return False

@@ -33,6 +33,9 @@ _RATES = (1.0, 400_000.0)
 _BLOCK = 1 << 18
 _HEADER_BYTES = 1 << 20
 _MOST_MISSING = 0.25
+_FORMAT = re.compile(
+    r"\d{1,6}(?:x(\d{1,6}))?(?::\d{1,9})?(?:\+\d{1,9})?"
+)  # with samples a frame, skew, offset
 _LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 # Lead numbers of MDC (IEEE 11073-10102) and SCP-ECG (EN 1064) agree.
 _LEAD_NUMBERS = {1: "I", 2: "II", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF"} | {
@@ -102,8 +105,8 @@ def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, o
 
     with tempfile.TemporaryDirectory() as folder:
         samples, channels = _copy_record(found, beside, Path(folder))
-        if samples * channels > MAX_VALUES or channels > MAX_CHANNELS:
-            raise DataError(f"{found.origin}: declares {channels} channels of {samples:,} samples: too many")
+        if samples > MAX_VALUES or channels > MAX_CHANNELS:
+            raise DataError(f"{found.origin}: declares {channels} channels, {samples:,} samples: too many")
         try:
             record = wfdb.rdrecord(str(Path(folder) / "record"))
             values, rate = np.asarray(record.p_signal, dtype=np.float32).T, float(record.fs)
@@ -142,10 +145,15 @@ def _header(found: Found) -> tuple[list[str], list[list[str]]]:
 
 
 def _copy_record(found: Found, beside: Callable[[str], Found | None], folder: Path) -> tuple[int, int]:
-    """Write the header anew, with links to its signal files; returns samples and channels."""
+    """Write the header anew, with links to its signal files; returns samples of all channels, and channels."""
     record, signals = _header(found)
     files: dict[str, str] = {}
+    values = 0
     for signal in signals:
+        form = _FORMAT.fullmatch(signal[1]) if len(signal) > 1 else None
+        if form is None:
+            raise DataError(f"{found.origin}: not a WFDB header that states the formats of its signals")
+        values += int(record[3]) * int(form[1] or 1)
         if signal[0] not in files:
             data = beside(signal[0])
             if data is None:
@@ -156,7 +164,7 @@ def _copy_record(found: Found, beside: Callable[[str], Found | None], folder: Pa
     (folder / "record.hea").write_text(
         "\n".join(" ".join(line) for line in [["record", *record[1:4]], *signals]) + "\n"
     )
-    return int(record[3]), len(signals)
+    return values, len(signals)
 
 
 def _multiplex(dataset: Dataset, found: Found) -> tuple[Dataset, np.ndarray]:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pyarrow import parquet
 
 from mmmed.data.ingest.codes import Findings, code
 from mmmed.data.ingest.options import TableOptions
 from mmmed.data.ingest.reports import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
 from mmmed.data.ingest.sources import Found, Skipped
+
+_CSV: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding_errors": "replace"}
+_TOGETHER = 1024  # rows of Parquet unpacked at once
+_MOST_ROWS = 20_000_000
 
 
 def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) -> Iterator[Report | Skipped]:
@@ -20,26 +26,58 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"table larger than {MAX_TEXT_BYTES >> 20} MiB: split it")
             return
-        if found.path.suffix.lower() == ".parquet":
-            frame = pd.read_parquet(found.path)
-        else:
-            frame = pd.read_csv(found.path, dtype=str, keep_default_na=False, encoding_errors="replace")
+        packed = found.path.suffix.lower() == ".parquet"
+        names = _parquet_columns(found.path) if packed else _csv_columns(found.path)
+        missing = [column for column in options.columns if column not in names]
+        if missing:
+            yield Skipped(found.origin, f"table without column {', '.join(missing)} (named in [[tables]])")
+            return
+        taken = [*options.keep, *(name for name in labels if name in names and name not in options.keep)]
+        wanted = list(dict.fromkeys([*options.columns, *taken]))
+        rows = _parquet_rows(found.path, wanted) if packed else _csv_rows(found.path, wanted)
     except Exception as error:  # the parsers raise whatever they stumble over
         yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
         return
-    missing = [column for column in options.columns if column not in frame.columns]
-    if missing:
-        yield Skipped(found.origin, f"table without column {', '.join(missing)} (named in [[tables]])")
-        return
-    taken = [*options.keep, *(name for name in labels if name in frame.columns and name not in options.keep)]
-    wanted = list(dict.fromkeys([*options.columns, *taken]))
-    for number, row in enumerate(frame[wanted].to_dict("records"), start=1):
-        cells = {str(column): _cell(value) for column, value in row.items()}
+    if not rows:
+        yield Skipped(found.origin, "table without rows")
+    for number, row in enumerate(rows, start=1):
+        cells = {column: _cell(row[column]) for column in wanted}
         yield _report(cells, options, taken, found, number)
 
 
+def _csv_columns(path: Path) -> list[str]:
+    return list(pd.read_csv(path, nrows=0, **_CSV).columns)
+
+
+def _csv_rows(path: Path, wanted: list[str]) -> Sequence[Mapping[str, object]]:
+    frame = pd.read_csv(path, usecols=wanted, **_CSV)
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def _parquet_columns(path: Path) -> list[str]:
+    with parquet.ParquetFile(path) as file:
+        return list(file.schema_arrow.names)
+
+
+def _parquet_rows(path: Path, wanted: list[str]) -> Sequence[Mapping[str, object]]:
+    """Rows with whole numbers as such (pandas turns those of a column with gaps to 7.0). Repeated cells take next to
+    nothing in a file, so what is unpacked is counted."""
+    rows: list[Mapping[str, object]] = []
+    unpacked = 0
+    with parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_TOGETHER, columns=wanted, use_threads=False):
+            unpacked += batch.nbytes
+            if unpacked > 4 * MAX_TEXT_BYTES or len(rows) > _MOST_ROWS:
+                raise ValueError("too large")
+            rows += batch.to_pylist()
+    return rows
+
+
 def _cell(value: object) -> str:
-    return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
+    """A cell as text; a missing value is "", and so is a list or another that is no single value."""
+    if value is None or value != value or isinstance(value, list | dict | bytes):  # (NaN differs from itself)
+        return ""
+    return str(value).strip()
 
 
 def _report(

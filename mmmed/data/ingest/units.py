@@ -15,6 +15,7 @@ _SPELLINGS = {  # what laboratories print, and what UCUM calls it
     "iu/ml": "[IU]/mL", "miu/l": "m[IU]/L", "mval/l": "meq/L", "meq/l": "meq/L", "g/l": "g/L",
     "years": "a", "year": "a", "jahre": "a",
 }  # fmt: skip
+_LONGEST = 64  # characters of a unit; the parser's time grows with them
 _NUMBER = re.compile(r"([<>]=?|≤|≥)?\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3})?)")
 
 
@@ -73,6 +74,8 @@ def _unit(text: str) -> tuple[float, Any]:
     unit = text.strip().replace("µ", "u").replace("μ", "u")
     if not unit:
         raise NotUsable("without a unit")
+    if len(unit) > _LONGEST:
+        raise NotUsable("in an unknown unit")
     unit = _SPELLINGS.get(unit.casefold(), unit)
     try:
         found = _registry().from_ucum(unit)
