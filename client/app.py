@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Context, Message
@@ -92,6 +93,7 @@ class _Request:
     text: str
     config: RunConfig
     receipt: str
+    frozen: Mapping[str, str]
 
 
 def _read(message: Message) -> _Request:
@@ -99,14 +101,18 @@ def _read(message: Message) -> _Request:
         fields = message.content.config_records["config"]
         run_id, server_round = str(fields["run-id"]), int(str(fields["server-round"]))
         text, receipt = str(fields["run-config"]), str(fields.get("ledger-receipt", ""))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"request lacks its run, round or configuration: {error}") from error
-    return _Request(run_id, server_round, text, from_flat(flat_from_json(text)), receipt)
+        frozen = {str(part): str(digest) for part, digest in json.loads(str(fields["frozen-parts"])).items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"request lacks its run, round, configuration or frozen parts: {error}") from error
+    return _Request(run_id, server_round, text, from_flat(flat_from_json(text)), receipt, frozen)
 
 
 def _open(context: Context, request: _Request, purpose: str) -> Site:
-    """The site, if its policy allows the request and its ledger is the one that the server has seen last."""
-    site = open_site(context.node_config, request.text, purpose)
+    """The site, if its policy allows the request and its frozen weights are the server's.
+
+    Its ledger must be the one that the server has seen last.
+    """
+    site = open_site(context.node_config, request.text, purpose, request.frozen)
     if request.receipt:
         with site.ledger() as ledger:
             ledger.check_receipt(Receipt.from_json(request.receipt))

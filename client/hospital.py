@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.judge import INSTALLED, asked
+from client.model import check_weights
 from client.site import Site, ledger_file, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
@@ -150,11 +151,13 @@ class SiteFolder:
         return manifest
 
 
-def open_hospital(path: Path, run_config: str, purpose: str, apps: Sequence[str]) -> Site:
+def open_hospital(
+    path: Path, run_config: str, purpose: str, apps: Sequence[str], frozen: Mapping[str, str] | None
+) -> Site:
     """Open the site of a folder, for a request that its policy allows. See `client.node.open_site`.
 
     `apps` are the names of the bundle that brought the request. No code of a bundle ever runs here, so that a policy
-    that names "installed" allows any.
+    that names "installed" allows any. `frozen` is None for what the site does on its own, without a server.
     """
     folder = SiteFolder(path)
     config = from_flat(flat_from_json(run_config))
@@ -162,6 +165,8 @@ def open_hospital(path: Path, run_config: str, purpose: str, apps: Sequence[str]
     allowed = (name for name in (INSTALLED, *apps) if name in signed.policy.apps)
     with folder.ledger(signed) as ledger:
         signed.policy.check(asked(config, purpose, next(allowed, apps[0])), ledger.now())
+    if frozen is not None:
+        check_weights(config, frozen)
     config = folder.data_config(config)
     manifest = folder.manifest(config)
     patients, others = split_patients(manifest, config)

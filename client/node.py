@@ -1,6 +1,7 @@
 """From a node's own configuration to its site, opened for a request that the site's policy allows.
 
-The policy is judged before any record is read. From the server comes no more than the run's configuration.
+The policy is judged, then the frozen weights are compared with the server's, before any record is read. From the
+server comes no more than the run's configuration and its digests.
 """
 
 from __future__ import annotations
@@ -11,17 +12,16 @@ from pathlib import Path
 from client.hospital import SiteFolder, open_hospital
 from client.hospital import state_of as hospital_state
 from client.judge import INSTALLED
-from client.simulated import POLICY, open_partition
+from client.simulated import POLICY, open_partition, partition_name
 from client.simulated import state_of as simulated_state
 from client.site import Site
 from mmmed.errors import DataError
-from privacy.policy import EVALUATION
 
 SITE_DIR = "site-dir"
 APP = "app"  # names of the bundle that brought the run, by which the policy may know it; set by the runner
 
 
-def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
+def open_site(node: Mapping[str, object], run_config: str, purpose: str, frozen: Mapping[str, str]) -> Site:
     """Open the site that a node's own configuration names, for one request.
 
     Args:
@@ -29,22 +29,26 @@ def open_site(node: Mapping[str, object], run_config: str, purpose: str) -> Site
             ``num-partitions`` in a simulation.
         run_config: JSON of the run configuration's flat form.
         purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
+        frozen: the server's digests of what is not trained, `mmmed.models.frozen_digests`.
 
     Raises:
         PolicyError: the site's policy is missing, not signed as it must be, or does not allow the request.
+        WeightsDiffer: what is not trained is not the same here as at the server.
         DataError: the site's data cannot be used as the run asks.
         ConfigError: the run configuration is not valid.
     """
     if SITE_DIR in node:
-        return open_hospital(_folder(node), run_config, purpose, str(node.get(APP, INSTALLED)).split())
-    return open_partition(node, run_config, purpose)
+        return open_hospital(
+            _folder(node), run_config, purpose, str(node.get(APP, INSTALLED)).split(), frozen
+        )
+    return open_partition(node, run_config, purpose, frozen)
 
 
 def site_name(node: Mapping[str, object], run_config: str) -> str:
     """The site's name. At a hospital no data are opened for it."""
     if SITE_DIR in node:
         return SiteFolder(_folder(node)).config.name
-    return open_partition(node, run_config, EVALUATION).name
+    return partition_name(node, run_config)
 
 
 def shows_everything(node: Mapping[str, object]) -> bool:

@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client.judge import METRICS
-from mmmed.errors import ConfigError, DataError, ModelError
+from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
 from privacy.errors import (
     BudgetExceeded,
     LedgerError,
@@ -42,6 +42,7 @@ class Refusal(StrEnum):
     LEDGER = "ledger-unusable"
     DATA = "data-unusable"
     MODEL = "model-refused"
+    WEIGHTS = "weights-differ"
     REQUEST = "request-invalid"
     HELD = "awaiting-approval"
     DENIED = "not-approved"
@@ -58,6 +59,7 @@ _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
     (SigningKeyError, Refusal.LEDGER),
     (PrivacyError, Refusal.PLAN),
     (DataError, Refusal.DATA),
+    (WeightsDiffer, Refusal.WEIGHTS),
     (ModelError, Refusal.MODEL),
     (ConfigError, Refusal.REQUEST),
 )

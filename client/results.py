@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from client.judge import METRICS
+from client.model import device, open_model
 from client.release import PrivateTables, Results, Rounded, Shown, Spending
 from client.released import Released
-from client.rounds import Parameters, device, evaluate_round, load_parameters
+from client.rounds import Parameters, evaluate_round, load_parameters
 from client.site import Site
 from mmmed.config import RunConfig
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
-from mmmed.models import build_model
 from privacy.accounting import calibrate_noise_multiplier
 from privacy.errors import PlanError, PolicyRefusal
 from privacy.ledger import evaluation_id
@@ -56,7 +56,8 @@ def _private(
     site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
 ) -> PrivateTables:
     """The same request gets the same answer again; another one finds the run's only release spent."""
-    model = load_parameters(build_model(config), incoming).to(device())
+    model, data = open_model(site.data, config)
+    load_parameters(model, incoming).to(device())
     name = evaluation_id(run_id)
     kept = Released(site.state / "released", name, server_round, incoming)
     if (before := kept.read()) is not None and before[1] is not None:
@@ -72,7 +73,7 @@ def _private(
         limits = site.policy.sublimits(EVALUATION, ledger.now())
         plan = ledger.plan(site.held_out_identity, name, event, delta, clip, EVALUATION, limits)
         reservation = ledger.reserve(plan, server_round, 1, limits)
-        records = site.data.test
+        records = data.test
         tables = private_tables(
             predict(model, records), records.labels, records.patient, plan.mechanism.noise_multiplier
         )
@@ -94,9 +95,10 @@ def _private(
 
 
 def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -> Rounded:
-    model = load_parameters(build_model(config), incoming).to(device())
+    model, data = open_model(site.data, config)
+    load_parameters(model, incoming).to(device())
     site.policy.check_plan(EVALUATION, math.inf, len(site.held_out))
-    records = site.data.test
+    records = data.test
     label = records.labels
     for index in range(len(config.task.classes)):
         if len(np.unique(records.patient[label == index])) < _MIN_OF_CLASS:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 
 import numpy as np
 import torch
 
 from client.mechanism import patient_batches, private_draws, private_step
+from client.model import device, open_model
 from client.progress import Progress
 from client.release import Spending
 from client.released import Released
 from client.site import Site
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json, to_json
-from mmmed.data.loader import Records, SiteData
+from mmmed.config import RunConfig
+from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
-from mmmed.models import FrozenEncoders, MultimodalModel, build_model, trainable_state
-from mmmed.paths import cache_home
+from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan
@@ -53,7 +50,7 @@ def train_round(
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.
     """
-    model, data = open_model(site, config)
+    model, data = open_model(site.data, config)
     load_parameters(model, incoming).to(device())
     released = Released(site.state / "released", run_id, server_round, incoming)
     if (before := released.read()) is not None:
@@ -73,7 +70,7 @@ def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[
     """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
     if len(site.data.test) == 0:
         return {}
-    model, data = open_model(site, config)
+    model, data = open_model(site.data, config)
     load_parameters(model, incoming).to(device())
     probability, label = predict(model, data.test), data.test.labels
     chosen = probability[np.arange(len(label)), label]
@@ -99,26 +96,6 @@ def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalM
             raise ConfigError(f"parameter {name}: holds a value that is not finite")
         own[name].copy_(value)
     return model
-
-
-def open_model(site: Site, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
-    """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
-    if config.model.trainable not in ("lora", "fusion-head"):
-        return build_model(config), site.data
-    model, data = _without_frozen_encoders(site.data, to_json(config))
-    return copy.deepcopy(model), data
-
-
-@lru_cache(maxsize=16)
-def _without_frozen_encoders(data: SiteData, run_config: str) -> tuple[MultimodalModel, SiteData]:
-    config = from_flat(flat_from_json(run_config))
-    model = build_model(config).to(device())
-    return model, FrozenEncoders(model, config, cache_home() / "features").site(data)
-
-
-def device() -> torch.device:
-    """The GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def local_plan(site: Site, config: RunConfig) -> TrainingPlan:

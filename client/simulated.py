@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from client.judge import INSTALLED, asked
+from client.model import check_weights
 from client.site import Site, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
@@ -29,17 +30,20 @@ STATE_DIR = "MMMED_STATE_DIR"
 POLICY = "policy"  # of the node's configuration: a policy file to try
 
 
-def open_partition(node: Mapping[str, object], run_config: str, purpose: str) -> Site:
-    """Open the site that ``partition-id`` numbers. See `client.site.open_site`."""
-    partition, count = node.get("partition-id"), node.get("num-partitions")
-    if not isinstance(partition, int) or not isinstance(count, int):
-        raise DataError(
-            "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
-        )
+def open_partition(
+    node: Mapping[str, object], run_config: str, purpose: str, frozen: Mapping[str, str]
+) -> Site:
+    """Open the site that ``partition-id`` numbers. See `client.node.open_site`."""
     config = from_flat(flat_from_json(run_config))
     policy = _policy(node, config)
     policy.check(asked(config, purpose, INSTALLED), time.time())
-    return replace(_open(run_config, partition, count, state_of(node)), policy=policy)
+    check_weights(config, frozen)
+    return replace(_partition(node, run_config), policy=policy)
+
+
+def partition_name(node: Mapping[str, object], run_config: str) -> str:
+    """The name of the site that ``partition-id`` numbers."""
+    return _partition(node, run_config).name
 
 
 def state_of(node: Mapping[str, object]) -> Path:
@@ -120,6 +124,15 @@ def _policy(node: Mapping[str, object], config: RunConfig) -> Policy:
 
 def _permissive(config: RunConfig) -> SimulationPolicy:
     return SimulationPolicy(Budget(config.privacy.target_epsilon, config.privacy.delta))
+
+
+def _partition(node: Mapping[str, object], run_config: str) -> Site:
+    partition, count = node.get("partition-id"), node.get("num-partitions")
+    if not isinstance(partition, int) or not isinstance(count, int):
+        raise DataError(
+            "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
+        )
+    return _open(run_config, partition, count, state_of(node))
 
 
 @lru_cache(maxsize=64)

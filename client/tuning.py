@@ -29,7 +29,8 @@ import numpy as np
 from client.hospital import open_hospital
 from client.judge import INSTALLED, asked
 from client.mechanism import patient_batches, private_draws, private_step
-from client.rounds import device, open_model, proximal_pull, public_seed
+from client.model import device, open_model
+from client.rounds import proximal_pull, public_seed
 from client.site import Site
 from mmmed.config import Candidate, RunConfig
 from mmmed.config.sources import to_json
@@ -99,7 +100,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     base = candidates[0].config
     if not base.privacy.enabled:
         raise ConfigError("privacy.enabled is false: a sweep on patients' data must be private")
-    site = open_hospital(folder, to_json(base), TUNING, [INSTALLED])
+    site = open_hospital(folder, to_json(base), TUNING, [INSTALLED], frozen=None)
     with site.ledger() as ledger:
         for candidate in candidates:
             site.policy.check(asked(candidate.config, TUNING, INSTALLED), ledger.now())
@@ -231,7 +232,7 @@ def _rank(score: Estimate | None) -> float:
 def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Estimate | None]:
     """Train one candidate and score it. A model that broke (NaN) has no score."""
     config, event = sweep.candidates[number].config, sweep.training.trials[number]
-    model, data = open_model(site, config)
+    model, data = open_model(site.data, config)
     model.to(device())
     try:
         for one in range(1, config.federation.rounds + 1):
@@ -249,7 +250,7 @@ def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Esti
 def _train_round(
     site: Site, config: RunConfig, model: MultimodalModel, event: DpSgdEvent, number: int, steps: int
 ) -> None:
-    _, data = open_model(site, config)
+    _, data = open_model(site.data, config)
     step = private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
     draws = private_draws(data.train.patients, event.sampling_rate, steps)
     batches = patient_batches(data.train, config, public_seed(config, site, number, "augmentation"))

@@ -5,6 +5,7 @@ MmmedError              shown at the command line without a traceback, exit code
 │   └── WireError       tensors that came over the network
 ├── DataError           a table, row, image or note
 ├── ModelError          a model name, weight file or architecture
+│   └── WeightsDiffer   what is not trained here is not what the server has
 ├── RunError            a run folder: in use, incomplete, not resumable
 └── DeployError         a federation's or site's keys, certificates, kits, processes
 
@@ -36,6 +37,10 @@ class DataError(MmmedError):
 
 class ModelError(MmmedError):
     """A model cannot be built, loaded or trained privately as asked."""
+
+
+class WeightsDiffer(ModelError):
+    """A part of the model that is not trained, and so does not travel, is not the one that the server has."""
 
 
 class RunError(MmmedError):

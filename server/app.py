@@ -23,14 +23,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what Flower's run config describes."""
-    from server.federate import federate  # torch and the models only once the run is known to be valid
+    from mmmed.models import build_model  # torch and the models only once the run is known to be valid
+    from server.federate import federate
     from server.run_folder import RunFolder
 
     settings = dict(context.run_config)
     path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
     config = from_flat(settings)
+    model = build_model(config)  # before the folder: what cannot be built leaves nothing behind
     with RunFolder.create_or_open(path, config) as folder:
-        federate(grid, folder)
+        federate(grid, folder, model)
 
 
 def _run_folder(name: str) -> Path:

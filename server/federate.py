@@ -1,30 +1,39 @@
-"""A whole run at the server: build the model, run the rounds, save what came out."""
+"""A whole run at the server: run the rounds, save what came out."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from flwr.serverapp import Grid
 
-from mmmed.models import build_model, save_model, trainable_state
+from mmmed.errors import RunError, WeightsDiffer
+from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.rounds import Rounds
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, write_atomic
 from server.spending import SpendingLog
 
 
-def federate(grid: Grid, folder: RunFolder, on_event: OnEvent = ignore) -> Path:
+def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: OnEvent = ignore) -> Path:
     """Run (or continue) the run that the folder describes; returns the folder of the final model.
 
-    The caller holds the run folder open. Ctrl-C or a kill leaves it so that the same call continues it.
+    Ctrl-C or a kill leaves the folder so that the same call continues it.
+
+    Args:
+        grid: where the sites are.
+        folder: the run's, held open by the caller.
+        model: `build_model` of the folder's configuration; the caller builds it before it makes the folder, so that
+            what cannot be built leaves nothing behind. Changed in place.
+        on_event: told what happens.
 
     Raises:
-        ModelError: the configured model cannot be built.
-        RunError: too few sites, or a checkpoint that does not fit.
+        RunError: too few sites, a checkpoint that does not fit, or other frozen weights than the run began with.
     """
-    model = build_model(folder.config)
+    frozen = frozen_digests(model, folder.config)
+    _keep_frozen(folder, frozen)
     initial = {key: value.detach().cpu().float().numpy() for key, value in trainable_state(model).items()}
 
     spending = SpendingLog(folder)
@@ -35,7 +44,7 @@ def federate(grid: Grid, folder: RunFolder, on_event: OnEvent = ignore) -> Path:
             spending.report().write(folder.report)
         on_event(event)
 
-    final = Rounds(grid, folder, watch).run(initial)
+    final = Rounds(grid, folder, watch, frozen).run(initial)
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in final.items()}, strict=False)
     partial = folder.path / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -43,3 +52,15 @@ def federate(grid: Grid, folder: RunFolder, on_event: OnEvent = ignore) -> Path:
     shutil.rmtree(folder.model, ignore_errors=True)
     partial.rename(folder.model)
     return folder.model
+
+
+def _keep_frozen(folder: RunFolder, frozen: dict[str, str]) -> None:
+    """Note the digests of what is not trained; a run that began with others would go on with another encoder."""
+    path = folder.path / "frozen.json"
+    if not path.exists():
+        write_atomic(path, json.dumps(frozen, indent=2) + "\n")
+        return
+    try:
+        check_frozen(frozen, json.loads(path.read_text(encoding="utf-8")), folder.config)
+    except (OSError, ValueError, AttributeError, WeightsDiffer) as error:
+        raise RunError(f"{path}: the run cannot go on: {error}") from error

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -49,15 +49,22 @@ _SETTLE = 1.0  # seconds for which the number of nodes must not change before th
 
 
 class Rounds:
-    """Runs the rounds of ``folder.config`` over a grid, telling ``on_event`` what happens."""
+    """Runs the rounds of ``folder.config`` over a grid, telling ``on_event`` what happens.
 
-    def __init__(self, grid: Grid, folder: RunFolder, on_event: OnEvent) -> None:
+    ``frozen`` are the digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with
+    their own.
+    """
+
+    def __init__(
+        self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str] | None = None
+    ) -> None:
         self.grid = grid
         self.folder = folder
         self.config: RunConfig = folder.config
         self.on_event = on_event
         self._optimizer = ServerOptimizer(folder.config.federation)
         self._run_config = json.dumps(to_flat(folder.config))
+        self._frozen = json.dumps(dict(frozen or {}))
         federation = folder.config.federation
         self._control: Arrays | None = None  # SCAFFOLD's c
         self._average: Arrays = {}  # over rounds, with `federation.ema`: only noised models are read
@@ -240,6 +247,7 @@ class Rounds:
                 "server-round": number,
                 "run-id": self.folder.run_id,
                 "run-config": self._run_config,
+                "frozen-parts": self._frozen,
                 "ledger-receipt": self._receipts.of(node),
             }
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_sites
-from mmmed.models import load_model
+from mmmed.models import MultimodalModel, build_model, load_model
 from server.federate import federate
 from server.run_folder import RunFolder, write_atomic
 from simulations.display import Display, show_evaluation, show_results
@@ -39,12 +41,12 @@ def start_run(
     """
     if policy is not None:
         read_trial_policy(policy)
-    manifest, patients = preflight(config, engine)
+    prepared = preflight(config, engine)
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with RunFolder.create(path, config) as run:
         if policy is not None:
             write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
-        _drive(run, manifest, patients, engine, workers)
+        _drive(run, prepared, engine, workers)
     return path
 
 
@@ -55,18 +57,27 @@ def resume_run(folder: Path, *, engine: str, workers: int | None) -> None:
         RunError: the folder holds no run, or is in use.
     """
     with RunFolder.open(folder) as run:
-        manifest, patients = preflight(run.config, engine)
-        _drive(run, manifest, patients, engine, workers)
+        _drive(run, preflight(run.config, engine), engine, workers)
 
 
-def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]:
-    """Read all data and check that every site can take part; returns the patients that each site trains on.
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs, found in order: the model, the table of all sites, the patients that each trains on."""
+
+    model: MultimodalModel
+    manifest: Manifest
+    patients: Mapping[str, int]
+
+
+def preflight(config: RunConfig, engine: str) -> Prepared:
+    """Build the model, read all data and check that every site can take part.
 
     Raises:
-        DataError, PlanError, ConfigError: what is wrong, where, and how to mend it.
+        ModelError, DataError, PlanError, ConfigError: what is wrong, where, and how to mend it.
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
+    model = build_model(config)
     manifest = simulated_manifest(config)
     if len(manifest.sites) < config.federation.min_sites:
         raise ConfigError(
@@ -77,25 +88,26 @@ def preflight(config: RunConfig, engine: str) -> tuple[Manifest, dict[str, int]]
         print(f"{site}: {count} rows without {config.task.label} are left out")
     if manifest.waiting:
         print(waiting_note(manifest.root, manifest.waiting))
-    return manifest, {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
+    patients = {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
+    return Prepared(model, manifest, patients)
 
 
-def _drive(
-    run: RunFolder, manifest: Manifest, patients: dict[str, int], engine: str, workers: int | None
-) -> None:
-    nodes = site_nodes(run, manifest)
+def _drive(run: RunFolder, prepared: Prepared, engine: str, workers: int | None) -> None:
+    nodes, model = site_nodes(run, prepared.manifest), prepared.model
     processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
     with Display(run.config, {name: Path(str(node["state-dir"])) for name, node in nodes.items()}) as display:
         own = list(nodes.values())
         if engine == "ray":
-            run_on_ray(lambda grid: federate(grid, run, display), CLIENT_APP, own, actors=max(1, processes))
+            run_on_ray(
+                lambda grid: federate(grid, run, model, display), CLIENT_APP, own, actors=max(1, processes)
+            )
         else:
             with InProcessGrid(CLIENT_APP, own, workers=processes) as grid:
-                federate(grid, run, display)
+                federate(grid, run, model, display)
     check_learnt(run)
-    evaluation = _evaluate(run.model, run.config, manifest.root)
+    evaluation = _evaluate(run.model, run.config, prepared.manifest.root)
     write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    show_results(run, evaluation, patients)
+    show_results(run, evaluation, prepared.patients)
 
 
 def site_nodes(run: RunFolder, manifest: Manifest) -> dict[str, dict[str, Scalar]]:

@@ -20,10 +20,10 @@ def run_trial(config: RunConfig, folder: Path, workers: int) -> tuple[Path, Mani
     Raises:
         MmmedError, PrivacyError: as `simulations.simulate.start_run`.
     """
+    prepared = preflight(config, "inprocess")
     with RunFolder.create_or_open(folder, config) as run:
-        manifest, _ = preflight(config, "inprocess")
-        nodes = list(site_nodes(run, manifest).values())
+        nodes = list(site_nodes(run, prepared.manifest).values())
         with InProcessGrid(CLIENT_APP, nodes, workers=min(workers, len(nodes))) as grid:
-            model = federate(grid, run)
+            model = federate(grid, run, prepared.model)
         check_learnt(run)
-    return model, manifest
+    return model, prepared.manifest

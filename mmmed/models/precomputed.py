@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,8 @@ from mmmed.data.batch import Input
 from mmmed.data.features import FeatureFile, FeatureRows
 from mmmed.data.loader import Records, SiteData
 from mmmed.data.modalities import Modality
+from mmmed.models.frozen import frozen_digest
 from mmmed.models.multimodal import MultimodalModel
-
-VERSION = 1  # raise it whenever an encoder of equal weights gives other features
 
 
 class Precomputed(nn.Module):
@@ -47,7 +45,7 @@ class FrozenEncoders:
         self._encoders: Mapping[str, nn.Module] = {
             name: model.encoder(name).eval() for name in model.modalities if model.frozen(name)
         }
-        self._digests = {name: encoder_digest(encoder) for name, encoder in self._encoders.items()}
+        self._digests = {name: frozen_digest(encoder) for name, encoder in self._encoders.items()}
         for name, encoder in self._encoders.items():
             setattr(model, name, Precomputed(cast(int, encoder.width)))
 
@@ -88,12 +86,3 @@ class FrozenEncoders:
             present = present.any(1, keepdim=True)
         rows = FeatureRows(modality, encode, file, view=view, views=views)
         return Modality(rows, present, fixed_views=views)
-
-
-def encoder_digest(encoder: nn.Module) -> str:
-    """Hex digest of an encoder's architecture and of all its parameters and buffers."""
-    digest = hashlib.sha256(f"{VERSION} {encoder!r}".encode())
-    for name, value in sorted(encoder.state_dict().items()):
-        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]

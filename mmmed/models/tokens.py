@@ -6,6 +6,8 @@ package: a vocabulary learnt from a site's notes would leak their words.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +36,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"model.text: {name} holds no tokenizer that transformers can load: {error}"
         ) from error
+
+
+def tokenizer_digest(name: str) -> str:
+    """Hex digest of the vocabulary of the text encoder `name`: which token has which number."""
+    vocabulary = json.dumps(load_tokenizer(name).get_vocab(), sort_keys=True)
+    return hashlib.sha256(vocabulary.encode()).hexdigest()[:32]
 
 
 def model_folder(name: str) -> Path:

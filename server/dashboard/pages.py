@@ -26,6 +26,7 @@ _MEANING = {
     "ledger-unusable": "the site's ledger cannot be trusted or written",
     "data-unusable": "the site's data do not fit the run",
     "model-refused": "the model cannot be built or is not allowed there",
+    "weights-differ": "its encoder or tokenizer is not the coordinator's: install the same version",
     "no-reply": "no answer in time",
     "expired": "no answer in time",
     "node-unavailable": "the site went offline",

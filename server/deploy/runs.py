@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mmmed.config import RunConfig, resolve, to_flat
 from mmmed.errors import DeployError
+from mmmed.models import build_model
 from server.deploy.bundle import RUN_FOLDER, app_bundle
 from server.deploy.control import Control, FlowerRun
 from server.deploy.folder import Folder
@@ -43,9 +44,11 @@ def begin(folder: Folder, config: RunConfig) -> str:
 
     Raises:
         DeployError: the SuperLink does not answer or refuses.
+        ModelError: the model cannot be built here; nothing has been written then.
     """
     with Control(folder) as control:
-        control.nodes()  # before a run folder is made: is there a SuperLink at all?
+        control.nodes()  # before a run folder is made: is there a SuperLink at all, and can the model be built?
+        build_model(config)
         name = _free_name(folder)
         RunFolder.create(folder.runs / name, config).close()
         _submit(folder, control, name, config)

