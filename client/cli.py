@@ -113,7 +113,7 @@ def deidentify(
         print(f"  left out {count:5}  {reason}")
     if report.page is not None:
         print(
-            f"look at what was masked, delete copies that are not clear, then the folder of these pages:\n  {report.page}"
+            f"look at what was masked; delete copies that are not clear, then these pages:\n  {report.page}"
         )
 
 
