@@ -26,6 +26,9 @@ class Stacked(Use):
     def _products(self) -> list[Product]:
         return [Product(left, right) for left, right in zip(self.lefts, self.rights, strict=True)]
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {str(i): tensor for i, tensor in enumerate((*self.lefts, *self.rights))}
+
     def map(self, change: Any) -> Stacked:
         return Stacked(tuple(map(change, self.lefts)), tuple(map(change, self.rights)))
 

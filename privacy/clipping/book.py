@@ -36,7 +36,8 @@ class Book:
     Args:
         parameters: the trainable parameters by name.
         units: the batch's units, any order.
-        memory_share: bytes of per-unit gradients that may be kept, as a share of the inputs that operators saw.
+        memory_share: bytes that kept gradients may take beyond what they are made of, as a share of the inputs that
+                operators saw.
         shared_ids: tables known to be looked up with ids that all records share; kept from batch to batch.
         groups: parts of the model that have norms of their own; one if None.
     """
@@ -55,7 +56,7 @@ class Book:
         self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
         self._memory_share = memory_share
         self._inputs: dict[int, int] = {}  # bytes by address
-        self._kept_bytes = 0
+        self._extra_bytes = 0  # that kept gradients take beyond what they were made of
         self._shared_ids = shared_ids
         self._as_given = units
         self._entries: dict[str, _Entry] = {}
@@ -196,18 +197,17 @@ class Book:
 
     def _settle(self, entry: _Entry, use: Use) -> None:
         """Take the squared norms of a parameter's only use, in the cheapest way."""
-        numel, itemsize = entry.parameter.numel(), entry.parameter.element_size()
-        room = int(self._memory_share * sum(self._inputs.values())) - self._kept_bytes
-        way = choose(use.cost(self.units), numel, self.units.count, itemsize, room)
+        unit_bytes, held = entry.parameter.nbytes, use.held
+        kept = unit_bytes * self.units.count
+        room = int(self._memory_share * sum(self._inputs.values())) - self._extra_bytes
+        way = choose(use.cost(self.units), kept, held, room)
         if way == "keep":
             entry.kept, entry.uses = use.per_unit(self.units), []
             entry.squares = squared_norms(entry.kept)
-            self._kept_bytes += entry.kept.numel() * entry.kept.element_size()
+            self._extra_bytes += max(0, kept - held)
         else:
             entry.uses = [use]
-            entry.squares = (
-                use.ghost(self.units) if way == "ghost" else self._in_parts([use], numel * itemsize)
-            )
+            entry.squares = use.ghost(self.units) if way == "ghost" else self._in_parts([use], unit_bytes)
 
     def _resettle(self, entry: _Entry) -> None:
         """Take the squared norms of the sum of several uses."""
@@ -222,7 +222,7 @@ class Book:
         if len(uses) == 1:
             self._settle(entry, uses[0])
         else:
-            entry.squares = self._in_parts(uses, entry.parameter.numel() * entry.parameter.element_size())
+            entry.squares = self._in_parts(uses, entry.parameter.nbytes)
 
     def _in_parts(self, uses: list[Use], unit_bytes: int) -> torch.Tensor:
         """Squared norms [P] of the sum of uses, from gradients of a few units at a time."""

@@ -23,7 +23,7 @@ from privacy.clipping.validate import trainable
 from privacy.errors import UntrackedParameter
 
 # The backward pass frees the inputs of one layer after another, which makes room for that much.
-MEMORY_SHARE = 1.0
+MEMORY_SHARE = 0.5
 
 
 class BookkeepingEngine:
@@ -33,8 +33,8 @@ class BookkeepingEngine:
         """
         Args:
             model: in training or evaluation mode.
-            memory_share: bytes of per-unit gradients that may be kept through a backward pass, as a share of the
-                bytes of the layers' inputs.
+            memory_share: bytes that per-unit gradients may take through a backward pass, beyond what they are made
+                of, as a share of the bytes of the layers' inputs.
         """
         self._parameters = trainable(model)
         self._memory_share = memory_share

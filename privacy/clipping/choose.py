@@ -18,16 +18,15 @@ from privacy.clipping.use import Cost
 Way = Literal["keep", "ghost", "recompute"]
 
 
-def choose(cost: Cost, numel: int, units: int, itemsize: int, room: int) -> Way:
+def choose(cost: Cost, kept: int, held: int, room: int) -> Way:
     """
     Args:
         cost: of each way, per unit.
-        numel: numbers in one unit's gradient.
-        units: P.
-        itemsize: bytes of a number.
-        room: bytes that may still be kept.
+        kept: bytes of the units' gradients.
+        held: bytes of what they are made of, which the other two ways hold.
+        room: bytes that keeping may still take beyond that.
     """
     ways: dict[Way, float] = {"recompute": cost.gradient + 0.8 * cost.keep, "ghost": cost.ghost}
-    if numel * units * itemsize <= room:
+    if kept - held <= room:
         ways["keep"] = cost.keep
     return min(reversed(ways), key=lambda way: ways[way])

@@ -54,8 +54,17 @@ class Geometry:
 
     @property
     def unfolds(self) -> bool:
-        """Whether it is a matrix product of unfolded patches (one or two dimensions, one group)."""
-        return not self.transposed and self.groups == 1 and len(self.stride) <= 2
+        """Whether it is a matrix product of unfolded patches."""
+        return not self.transposed and self.groups == 1
+
+    def patches(self, x: torch.Tensor) -> torch.Tensor:
+        """What each output of x [N, C, *S] sees, in the order of the weight's numbers: [N, L, C K]."""
+        x = F.pad(x, [side for size in reversed(self.padding) for side in (size, size)])
+        sizes = zip(self.weight[2:], self.dilation, self.stride, strict=True)
+        for dimension, (kernel, dilation, stride) in enumerate(sizes, start=2):
+            x = x.unfold(dimension, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
+        n = len(self.stride)  # x is now a view [N, C, *L, *K]
+        return x.movedim(1, n + 1).flatten(1, n).flatten(2)
 
 
 @dataclass(frozen=True)
@@ -102,19 +111,9 @@ class Convolution(Use):
     def ghost(self, units: Units) -> torch.Tensor:
         if self._dense(units):
             return self._ghost_by_shifts()
-        geometry, m = self.geometry, self.x.shape[1]
-        gradient, x = self.gradient.flatten(0, 1).flatten(2), self.x.flatten(0, 1)
-        flat = len(geometry.stride) == 1
-        kernel, dilation, padding, stride = (
-            (1, *sizes) if flat else tuple(sizes)
-            for sizes in (geometry.weight[2:], geometry.dilation, geometry.padding, geometry.stride)
-        )
-        if flat:
-            x, padding = x.unsqueeze(2), (0, padding[1])
-        patches = F.unfold(wide(x), kernel, dilation, padding, stride)  # [R m, C K, L]
-        left, right = (t.transpose(1, 2).reshape(len(self.x), -1, t.shape[1]) for t in (gradient, patches))
-        assert left.shape[1] == right.shape[1] == m * patches.shape[2]
-        return Product(left, right).ghost(units)
+        outputs = self.gradient.flatten(3).transpose(2, 3).flatten(1, 2)  # [R, m L, O]
+        patches = self.geometry.patches(wide(self.x).flatten(0, 1))
+        return Product(outputs, patches.reshape(*outputs.shape[:2], -1)).ghost(units)
 
     def _dense(self, units: Units) -> bool:
         """Whether neighbouring patches overlap as shifts of one image: one 2D image a unit, steps of one."""

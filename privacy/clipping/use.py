@@ -60,14 +60,19 @@ class Use(ABC):
         """Fewer uses with the same sum of gradients, where the form allows it."""
         return uses
 
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is held, by name."""
+        pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
+
+    @property
+    def held(self) -> int:
+        """Bytes that it holds until the factors are known."""
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         """The use with every tensor changed."""
-        tensors = {
-            field.name: change(value)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), torch.Tensor)
-        }
-        return replace(self, **tensors)
+        return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,8 @@
 All systems run in one process on one thread, in turn, so that a change of the machine meets all of them; a ratio
 is the median over turns. A step is forward, backward, clipping and the optimiser's move; the noise, the same for
 all, is a row of its own. Memory is the peak above the idle process, each system in a fork of its own, before
-anything is timed.
+anything is timed; large blocks go back to the system when they are freed there, so that the peak is what was held
+and not how the heap fell to pieces.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import copy
 import ctypes
 import functools
 import itertools
+import json
 import multiprocessing
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -33,12 +36,13 @@ from privacy.clipping.opacus import HooksEngine, _HooksModule, _OpacusEngine
 from privacy.dpsgd import PrivateStep
 from privacy.errors import PrivacyError
 from privacy.noise import PrivateRandom
-from simulations.bench.measure import Row, parser, publish
+from simulations.bench.measure import MeasurementError, Row, parser, publish
 
 ORDINARY = "ordinary"
 NOISE = "noise alone"
 SYSTEMS = (ORDINARY, "bookkeeping", "hooks", "ghost", "functorch", NOISE)
 _CLASSES = 3
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's mallopt
 
 Losses = Callable[[nn.Module], torch.Tensor]
 
@@ -80,7 +84,7 @@ def _image_case(image: Literal["resnet18", "densenet121", "efficientnet-b0"], si
     return Case(model.train(), losses, torch.arange(batch))
 
 
-def _volume_case(batch: int, size: int = 32) -> Case:
+def _volume_case(batch: int, size: int) -> Case:
     """The encoder of a 3D U-Net, as MONAI builds its levels."""
     widths = (1, 16, 32, 64, 128)
     levels = [
@@ -96,7 +100,7 @@ def _volume_case(batch: int, size: int = 32) -> Case:
     return Case(model.train(), losses, torch.arange(batch))
 
 
-def _bert_case(batch: int, tokens: int = 128) -> Case:
+def _bert_case(batch: int, tokens: int) -> Case:
     from transformers import BertConfig, BertModel
 
     bert = BertConfig(
@@ -110,7 +114,7 @@ def _bert_case(batch: int, tokens: int = 128) -> Case:
     )
 
 
-def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full", size: int = 128) -> Case:
+def _fusion_case(batch: int, size: int, per_patient: int = 1, trainable: str = "full") -> Case:
     tokens = 64
     model = build_model(_config("resnet18", 64, size, trainable))
     units = torch.arange(batch) // per_patient
@@ -125,18 +129,26 @@ def _fusion_case(batch: int, per_patient: int = 1, trainable: str = "full", size
     return Case(model.train(), lambda m: F.cross_entropy(m(data), data.label, reduction="none"), units)
 
 
-CASES: dict[str, Callable[[int], Case]] = {
-    "fusion (ResNet18 128 px + text)": lambda batch: _fusion_case(batch),
-    "fusion (ResNet18 224 px + text)": lambda batch: _fusion_case(batch, size=224),
-    "fusion, 4 records a patient": lambda batch: _fusion_case(batch, per_patient=4),
-    "fusion, norms and biases only": lambda batch: _fusion_case(batch, trainable="norm-bias"),
-    "fusion, LoRA in the text encoder": lambda batch: _fusion_case(batch, trainable="lora"),
-    "fusion, frozen encoders": lambda batch: _fusion_case(batch, trainable="fusion-head"),
-    "ResNet18 128 px": lambda batch: _image_case("resnet18", 128, batch),
-    "DenseNet121 128 px": lambda batch: _image_case("densenet121", 128, batch),
-    "EfficientNet-B0 128 px": lambda batch: _image_case("efficientnet-b0", 128, batch),
-    "3D U-Net encoder 32^3": lambda batch: _volume_case(batch),
-    "BERT-mini 128 tokens": lambda batch: _bert_case(batch),
+@dataclass(frozen=True)
+class Setup:
+    """How a case is built from a batch and a size, the sizes that are run if none is asked for, and their unit."""
+
+    build: Callable[[int, int], Case]
+    sizes: tuple[int, ...]
+    unit: str = "px"
+
+
+CASES: dict[str, Setup] = {
+    "fusion": Setup(lambda batch, size: _fusion_case(batch, size), (128, 224)),
+    "fusion, 4 records a patient": Setup(lambda b, size: _fusion_case(b, size, per_patient=4), (128,)),
+    "fusion, norms and biases": Setup(lambda b, size: _fusion_case(b, size, trainable="norm-bias"), (128,)),
+    "fusion, LoRA": Setup(lambda b, size: _fusion_case(b, size, trainable="lora"), (128,)),
+    "fusion, frozen encoders": Setup(lambda b, size: _fusion_case(b, size, trainable="fusion-head"), (128,)),
+    "ResNet18": Setup(lambda batch, size: _image_case("resnet18", size, batch), (128,)),
+    "DenseNet121": Setup(lambda batch, size: _image_case("densenet121", size, batch), (128,)),
+    "EfficientNet-B0": Setup(lambda batch, size: _image_case("efficientnet-b0", size, batch), (128,)),
+    "3D U-Net encoder": Setup(lambda batch, size: _volume_case(batch, size), (32,), "voxels"),
+    "BERT-mini": Setup(lambda batch, size: _bert_case(batch, size), (128,), "tokens"),
 }
 
 
@@ -170,30 +182,41 @@ def _stepper(case: Case, system: str) -> Callable[[], None]:
     )
     if system == "functorch":
         step._engine = _FunctorchEngine(model)
+    step._probed = True  # the check of the first batch is no part of a step
     return lambda: step(lambda: case.losses(model), case.units)
 
 
-def _memory_of(case: Case, system: str) -> float | None:
-    """Peak MB (1e6 bytes) above the idle process in two steps; None if the system refuses the case."""
+def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
+    """Peak MB (1e6 bytes) above the idle process in two steps, or why there is none."""
     context = multiprocessing.get_context("fork")
     receive, send = context.Pipe(duplex=False)
 
     def child() -> None:
+        c = ctypes.CDLL(None)
+        c.mallopt(_MMAP_THRESHOLD, 1 << 20)
         try:
             take_step = _stepper(case, system)
-            ctypes.CDLL(None).malloc_trim(0)  # what is free already would hide what the step takes
+            c.malloc_trim(0)  # what is free already would hide what the step takes
+            room = _status("VmSize") + limit_mb * 1_000_000
+            resource.setrlimit(resource.RLIMIT_AS, (room, room))
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far is the parent's
             idle = _status("VmRSS")
             take_step()
             take_step()
             send.send((_status("VmHWM") - idle) / 1e6)
         except PrivacyError:
-            send.send(None)
+            send.send("refused")
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and "memory" not in str(error):
+                raise
+            send.send("does not fit")
 
     process = context.Process(target=child)
     process.start()
     process.join()
-    peak: float | None = receive.recv() if receive.poll() else None
+    if not receive.poll():
+        raise MeasurementError(f"{system}: the process that measures memory ended with {process.exitcode}")
+    peak: float | str = receive.recv()
     return peak
 
 
@@ -204,13 +227,12 @@ def _status(key: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {key}")
 
 
-def compare(name: str, case: Case, repeats: int) -> list[Row]:
-    """One row a system that accepts the case: median CPU-seconds a step, ratio to ordinary, peak memory."""
-    records = len(case.units)
-    memory = {system: _memory_of(case, system) for system in SYSTEMS}
-    steps = {system: _stepper(case, system) for system in SYSTEMS if memory[system] is not None}
+def compare(name: str, case: Case, repeats: int, limit_mb: int) -> list[Row]:
+    """One row a system: median CPU-seconds a step, ratio to ordinary, peak memory; or a note why there are none."""
+    memory = {system: _memory_of(case, system, limit_mb) for system in SYSTEMS}
+    steps = {system: _stepper(case, system) for system in SYSTEMS if not isinstance(memory[system], str)}
     for take_step in steps.values():
-        take_step()  # private steps check the model in their first
+        take_step()
     seconds: dict[str, list[float]] = {system: [] for system in steps}
     for _ in range(repeats):
         for system, take_step in steps.items():
@@ -218,26 +240,38 @@ def compare(name: str, case: Case, repeats: int) -> list[Row]:
             take_step()
             seconds[system].append(time.thread_time() - start)
     rows: list[Row] = []
-    for system, own in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(own, seconds[ORDINARY], strict=True))
-        rows.append(
-            {
-                "case": name,
-                "batch": records,
-                "system": system,
-                "cpu_s": round(statistics.median(own), 4),
-                "ratio": round(ratio, 3),
-                "peak_mb": round(memory[system] or 0.0, 1),
-            }
-        )
+    for system, peak in memory.items():
+        row: Row = {"case": name, "batch": len(case.units), "system": system}
+        if isinstance(peak, str):
+            rows.append(row | {"cpu_s": None, "ratio": None, "peak_mb": None, "note": peak})
+            continue
+        own = seconds[system]
+        base = seconds.get(ORDINARY)
+        ratio = statistics.median(a / b for a, b in zip(own, base, strict=True)) if base else None
+        measured = {
+            "cpu_s": round(statistics.median(own), 4),
+            "ratio": None if ratio is None else round(ratio, 3),
+            "peak_mb": round(peak, 1),
+        }
+        rows.append(row | measured | {"note": ""})
     return rows
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run, print a table, and write the rows to a file if asked."""
+    """Run, print a table, and write the rows to a file if asked. Cases that the file has are not run again."""
     options = parser("dpsgd", (__doc__ or "").splitlines()[0], repeats=7)
     options.add_argument(
         "--batch", type=int, action="append", help="records in a batch; may be repeated (default: 16)"
+    )
+    options.add_argument(
+        "--size", type=int, help="pixels, voxels or tokens a side, in place of each case's own sizes"
+    )
+    options.add_argument(
+        "--memory",
+        type=int,
+        default=6000,
+        metavar="MB",
+        help="leave out what needs more than this (default: %(default)s)",
     )
     options.add_argument(
         "--plot", type=Path, metavar="FILE", help="also draw the rows there (PNG, SVG; needs matplotlib)"
@@ -248,10 +282,17 @@ def main(argv: list[str] | None = None) -> int:
     arguments: Any = options.parse_args(argv)
     torch.set_num_threads(1)
     found: list[Row] = []
+    if arguments.json is not None and arguments.json.exists():
+        found = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]
     for name, batch in itertools.product(arguments.case or CASES, arguments.batch or [16]):
-        torch.manual_seed(0)
-        found += compare(name, CASES[name](batch), arguments.repeats)
-        publish("One step, one thread", found, arguments.json)
+        setup = CASES[name]
+        for size in (arguments.size,) if arguments.size else setup.sizes:
+            label = f"{name}, {size} {setup.unit}"
+            if any((row["case"], row["batch"]) == (label, batch) for row in found):
+                continue
+            torch.manual_seed(0)
+            found += compare(label, setup.build(batch, size), arguments.repeats, arguments.memory)
+            publish("One step, one thread", found, arguments.json)
     if arguments.plot is not None:
         draw(found, arguments.plot)
     return 0
@@ -261,6 +302,7 @@ def draw(found: list[Row], file: Path) -> None:
     """Time and memory of each system over those of the ordinary step, a group of bars a case and batch."""
     from matplotlib.figure import Figure
 
+    found = [row for row in found if row["ratio"] is not None]
     groups = list(dict.fromkeys((row["case"], row["batch"]) for row in found))
     systems = [name for name in SYSTEMS if name not in (ORDINARY, NOISE)]
     ordinary = {(row["case"], row["batch"]): row for row in found if row["system"] == ORDINARY}

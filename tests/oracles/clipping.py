@@ -28,8 +28,8 @@ def clipped_sum(
 ) -> Expected:
     """`record_loss(model, r)` is the scalar loss of record r computed on that record alone.
 
-    `bounds`: for "per-group", the clipping norm of the parameters whose names start with each key; `factors` are
-    then the last group's.
+    `bounds`: for "per-group", the clipping norm of the parameters whose names' first parts are each key; `factors`
+    are then the last group's.
     """
     model = copy.deepcopy(model).double()
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -45,7 +45,7 @@ def clipped_sum(
         }
         norm = sum(g.square().sum() for g in gradient.values()).sqrt()
         for prefix, bound in (bounds or {"": max_grad_norm}).items():
-            own = [name for name in gradient if name.startswith(prefix)]
+            own = [name for name in gradient if f"{name}.".startswith(f"{prefix}." if prefix else "")]
             size = sum(gradient[name].square().sum() for name in own).sqrt()
             if clipping == "automatic":
                 factor = bound / (size + 0.01)

@@ -15,8 +15,9 @@ from torch import nn
 from privacy.clipping import book
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import Clipped
-from privacy.clipping.rules import clip_factors
+from privacy.clipping.rules import Groups, clip_factors, group_factors
 from privacy.clipping.units import Units
+from privacy.clipping.validate import trainable
 from tests.oracles.clipping import clipped_sum
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
@@ -59,7 +60,7 @@ def check(
     call: Call = lambda model, *inputs: model(*inputs),
     tolerance: float | None = None,
 ) -> Clipped:
-    """Assert that norms and clipped sums agree, relative to the largest."""
+    """Assert that norms and clipped sums agree, relative to the largest. Groups are the model's children, evenly."""
 
     def cast(kind: torch.dtype) -> tuple[torch.Tensor, ...]:
         return tuple(x.to(kind) if x.is_floating_point() else x for x in inputs)
@@ -71,18 +72,25 @@ def check(
         return record_losses(call, reference, exact, slice(r, r + 1)).sum()
 
     bound = float(clipped_sum(model, one_record, units, 1.0).norms.median()) or 1.0  # about half are clipped
-    expected = clipped_sum(model, one_record, units, bound, clipping)
+    groups = Groups(trainable(model)) if clipping == "per-group" else None
+    bounds = groups and {name.partition(".")[0]: bound / groups.count**0.5 for name in groups.of}
+    expected = clipped_sum(model, one_record, units, bound, clipping, bounds)
     mine = cast(dtype)
+
+    def factors(norms: torch.Tensor) -> torch.Tensor:
+        if groups is not None:
+            return group_factors(norms, bound, groups)
+        return clip_factors(norms, bound, clipping)  # type: ignore[arg-type]
+
     with forced(way):
         found = BookkeepingEngine(model).clipped(
-            lambda: record_losses(call, model, mine, slice(None)),
-            Units.of(units),
-            lambda norms: clip_factors(norms, bound, clipping),  # type: ignore[arg-type]
+            lambda: record_losses(call, model, mine, slice(None)), Units.of(units), factors, groups
         )
     limit = TOLERANCE[dtype] if tolerance is None else tolerance
     norm_error = (found.norms.double() - expected.norms).abs().max() / expected.norms.max().clamp(min=1e-300)
     assert float(norm_error) <= limit, f"norms differ by {float(norm_error):.1e}"
-    scale = (expected.factors * expected.norms).sum().clamp(min=1e-300)  # the clipped gradients may cancel
+    sizes = expected.factors * expected.norms if groups is None else expected.norms.clamp(max=bound)
+    scale = sizes.sum().clamp(min=1e-300)  # the clipped gradients may cancel
     assert found.sums.keys() == expected.sums.keys()
     for name, value in expected.sums.items():
         assert found.sums[name].dtype == dtype

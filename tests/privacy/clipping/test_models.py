@@ -28,6 +28,7 @@ from mmmed.data.batch import Batch, Input
 from mmmed.models import build_model
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
+from privacy.clipping.validate import trainable
 from tests.privacy.clipping.agreement import check
 
 R = 3
@@ -118,18 +119,27 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
 }
 
 
+def see(model: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    out = model(pixels)
+    return out if isinstance(out, torch.Tensor) else out.last_hidden_state
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", IMAGE_MODELS)
-def test_image_models(name: str, unit: str) -> None:
+def test_image_models(name: str, unit: str, kind: torch.dtype) -> None:
     torch.manual_seed(0)
     build, pixels = IMAGE_MODELS[name]
     model = build().eval()  # EfficientNet's drop-connect is random in training
+    check(model, (pixels,), UNITS[unit], dtype=kind, call=see)
 
-    def call(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        out = m(x)
-        return out if isinstance(out, torch.Tensor) else out.last_hidden_state
 
-    check(model, (pixels,), UNITS[unit], call=call)
+@pytest.mark.parametrize("clipping", ["automatic", "per-group"])
+@pytest.mark.parametrize("name", IMAGE_MODELS)
+def test_image_models_clipped_otherwise(name: str, clipping: str) -> None:
+    torch.manual_seed(0)
+    build, pixels = IMAGE_MODELS[name]
+    check(build().eval(), (pixels,), UNITS["patients"], clipping=clipping, call=see)
 
 
 TEXT_MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -150,53 +160,94 @@ TEXT_MODELS: dict[str, Callable[[], nn.Module]] = {
 }  # fmt: skip
 
 
+def read(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+    out = model(input_ids=ids, attention_mask=(ids > 0).long())
+    return out.logits if hasattr(out, "logits") else out.last_hidden_state
+
+
 @pytest.mark.parametrize("kind", [torch.float64, torch.float32])
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("name", TEXT_MODELS)
 def test_text_models(name: str, unit: str, kind: torch.dtype) -> None:
     torch.manual_seed(0)
-
-    def call(m: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-        out = m(input_ids=ids, attention_mask=(ids > 0).long())
-        return out.logits if hasattr(out, "logits") else out.last_hidden_state
-
-    check(TEXT_MODELS[name](), (IDS,), UNITS[unit], dtype=kind, call=call)
+    check(TEXT_MODELS[name](), (IDS,), UNITS[unit], dtype=kind, call=read)
 
 
-def test_gradient_checkpointing_changes_nothing() -> None:
+@pytest.mark.parametrize("clipping", ["automatic", "per-group"])
+@pytest.mark.parametrize("name", TEXT_MODELS)
+def test_text_models_clipped_otherwise(name: str, clipping: str) -> None:
     torch.manual_seed(0)
-    model = BertModel(BertConfig(**TEXT)).double().train()
-    results = []
-    for checkpointed in (False, True):
-        if checkpointed:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        results.append(
-            BookkeepingEngine(model).clipped(
-                lambda: model(input_ids=IDS).last_hidden_state.square().sum((1, 2)),
-                Units.of(UNITS["patients"]),
-                torch.ones_like,
-            )
-        )
-    assert torch.allclose(results[0].norms, results[1].norms, rtol=1e-12)
-    for name, value in results[0].sums.items():
-        assert torch.allclose(value, results[1].sums[name], rtol=1e-9, atol=1e-12), name
+    check(TEXT_MODELS[name](), (IDS,), UNITS["patients"], clipping=clipping, call=read)
 
 
-def test_checkpointed_blocks_against_the_definition() -> None:
+ADAPTED = {
+    "BERT": ["query", "value"],
+    "RoBERTa": ["query", "dense"],
+    "DistilBERT": ["q_lin", "v_lin"],
+    "GPT-2 with its tied head": ["c_attn"],  # a Conv1D
+    "ViT": ["q_proj", "v_proj"],
+}
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("clipping", ["flat", "per-group"])
+@pytest.mark.parametrize("name", ADAPTED)
+def test_low_rank_adapters_of_peft(name: str, clipping: str, kind: torch.dtype) -> None:
+    peft = pytest.importorskip("peft", reason="peft is in the extra 'pretrained'")
     torch.manual_seed(0)
-    model = nn.ModuleList([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))])
+    image = name in IMAGE_MODELS
+    base = IMAGE_MODELS[name][0]() if image else TEXT_MODELS[name]()
+    turned = {"fan_in_fan_out": True} if "GPT-2" in name else {}
+    config = peft.LoraConfig(r=2, target_modules=ADAPTED[name], lora_dropout=0.0, **turned)
+    model = peft.get_peft_model(base, config).get_base_model()
+    for parameter in trainable(model).values():  # adapters start at 0, where half of their gradients vanish
+        nn.init.normal_(parameter, std=0.1)
+    assert all("lora_" in parameter for parameter in trainable(model))
+    inputs, call = (IMAGE_MODELS[name][1], see) if image else (IDS, read)
+    check(model, (inputs,), UNITS["patients"], dtype=kind, clipping=clipping, call=call)
 
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["BERT", "RoBERTa", "GPT-2 with its tied head", "ViT"])
+def test_checkpointed_encoders_against_the_definition(name: str, kind: torch.dtype) -> None:
+    torch.manual_seed(0)
+    image = name in IMAGE_MODELS
+    model = (IMAGE_MODELS[name][0]() if image else TEXT_MODELS[name]()).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    inputs, call = (IMAGE_MODELS[name][1], see) if image else (IDS, read)
+    check(model, (inputs,), UNITS["patients"], dtype=kind, call=call)
+
+
+def blocks() -> nn.ModuleList:
+    torch.manual_seed(0)
+    return nn.ModuleList([nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 4))])
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_blocks_against_the_definition(reentrant: bool) -> None:
     def call(m: nn.ModuleList, x: torch.Tensor) -> torch.Tensor:
-        return checkpoint(m[1], m[0](x), use_reentrant=False)  # type: ignore[no-any-return]
+        return checkpoint(m[1], m[0](x), use_reentrant=reentrant)  # type: ignore[no-any-return]
 
-    check(model, (images(4)[:, 0],), UNITS["patients"], call=call)
+    check(blocks(), (images(4)[:, 0],), UNITS["patients"], call=call)
 
 
-@pytest.mark.parametrize("trainable", ["full", "norm-bias", "fusion-head"])
-def test_the_fusion_model(trainable: str) -> None:
+@pytest.mark.parametrize(
+    ("part", "kind", "clipping"),
+    [
+        ("full", torch.float64, "flat"),
+        ("full", torch.float32, "flat"),
+        ("full", torch.float64, "automatic"),
+        ("full", torch.float64, "per-group"),
+        ("norm-bias", torch.float64, "flat"),
+        ("lora", torch.float64, "flat"),
+        ("lora", torch.float32, "per-group"),
+        ("fusion-head", torch.float64, "flat"),
+    ],
+)
+def test_the_fusion_model(part: str, kind: torch.dtype, clipping: str) -> None:
     config = RunConfig.model_validate(
         {
-            "model": {"image_width": 8, "fusion_dim": 16, "fusion_heads": 2, "trainable": trainable},
+            "model": {"image_width": 8, "fusion_dim": 16, "fusion_heads": 2, "trainable": part},
             "data": {"image_size": 32, "text_tokens": 8},
         }
     )
@@ -205,7 +256,7 @@ def test_the_fusion_model(trainable: str) -> None:
         "image": Input(images(32).clamp(0, 1), torch.tensor([[True], [False], [True]])),
         "text": Input(words, torch.tensor([[True], [True], [False]]).repeat(1, 8)),
     }
-    check_fusion(build_model(config), inputs)
+    check_fusion(build_model(config), inputs, kind, clipping)
 
 
 @pytest.mark.parametrize("name", ["resnet10", "resnet18"])
@@ -239,7 +290,12 @@ def test_a_model_of_everything(fusion: str) -> None:
     check_fusion(build_model(config), inputs)
 
 
-def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
+def check_fusion(
+    model: nn.Module,
+    inputs: dict[str, Input],
+    kind: torch.dtype = torch.float64,
+    clipping: str = "flat",
+) -> None:
     """Compare with the definition, patients as units."""
 
     def call(m: nn.Module, *flat: torch.Tensor) -> torch.Tensor:
@@ -249,7 +305,7 @@ def check_fusion(model: nn.Module, inputs: dict[str, Input]) -> None:
 
     nn.init.normal_(model.head.weight)  # the linear fusion's starts at zero, which would hide all before it
     flat = [tensor for one in inputs.values() for tensor in (one.values, one.present)]
-    check(model.train(), tuple(flat), UNITS["patients"], call=call)
+    check(model.train(), tuple(flat), UNITS["patients"], dtype=kind, clipping=clipping, call=call)
 
 
 def test_autocast_stays_close_and_bounds_what_it_releases() -> None:

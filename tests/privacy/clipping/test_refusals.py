@@ -242,18 +242,20 @@ def test_nothing_is_booked_below_the_lowest_trainable_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cost", "numel", "room", "way"),
+    ("cost", "room", "way"),
     [
-        (Cost(gradient=1e9, keep=1e8, ghost=1e3), 10**6, 1 << 40, "ghost"),  # few positions, a large layer
-        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 10**4, 1 << 40, "keep"),  # many positions, a small layer
-        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 10**4, 10**4, "recompute"),  # no memory left
-        (Cost(gradient=1e9, keep=1e6), 10**4, 0, "recompute"),  # no ghost norm
+        (Cost(gradient=1e9, keep=1e8, ghost=1e3), 1000, "ghost"),  # few positions, a large layer
+        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 600, "keep"),  # many positions, a small layer
+        (Cost(gradient=1e9, keep=1e6, ghost=1e12), 599, "recompute"),  # no memory left
+        (Cost(gradient=1e9, keep=1e6), 0, "recompute"),  # no ghost norm
     ],
 )
-def test_the_way_to_a_norm_follows_the_shapes_and_the_memory(
-    cost: Cost, numel: int, room: int, way: str
-) -> None:
-    assert choose(cost, numel, units=16, itemsize=4, room=room) == way
+def test_the_way_to_a_norm_follows_the_shapes_and_the_memory(cost: Cost, room: int, way: str) -> None:
+    assert choose(cost, kept=1000, held=400, room=room) == way
+
+
+def test_what_takes_no_more_memory_kept_than_booked_is_kept() -> None:
+    assert choose(Cost(gradient=1e9, keep=1e6, ghost=1e12), kept=1000, held=1000, room=0) == "keep"
 
 
 def test_the_memory_share_does_not_change_the_result() -> None:
