@@ -11,6 +11,7 @@ from rich.table import Table
 from mmmed.config import ModelConfig, RunConfig
 from mmmed.models import build_model
 from privacy.accounting import DpSgdEvent, epsilon
+from privacy.ledger import Budget
 from privacy.planner import Setting
 from privacy.planning import TrainingPlan
 from privacy.report import shown
@@ -34,7 +35,7 @@ def show_plan(
     solved: TrainingPlan,
     settings: Sequence[Setting],
     sizes: Mapping[str, int],
-    allowed: tuple[float | None] | None,
+    allowed: tuple[Budget, float | None] | None,
 ) -> None:
     """Print it all.
 
@@ -43,7 +44,7 @@ def show_plan(
         solved: the plan that it gives.
         settings: what that is worth, then the alternatives, best first.
         sizes: trained parameters by trainable set.
-        allowed: the least noise multiplier that a ledger admits as asked, None in it if none does; None without ledger.
+        allowed: a ledger's limit, and the least noise multiplier that it admits as asked, if any; None without ledger.
     """
     console, privacy = Console(), config.privacy
     title = f"Ways to spend epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g}"
@@ -55,10 +56,11 @@ def show_plan(
         "records",
         "noise multiplier",
         "epsilon",
+        "in a ledger" if allowed is None else f"ledger then, of {allowed[0].epsilon:g}",
         "passes",
         "signal / noise",
     ]
-    headings += ["ledger"] * (allowed is not None)
+    headings += [""] * (allowed is not None)
     for heading in headings:
         table.add_column(heading, justify="left" if not heading else "right")
     for number, one in enumerate(settings[: _SHOWN + 1]):
@@ -69,16 +71,24 @@ def show_plan(
             str(one.records_per_patient),
             f"{one.noise_multiplier:.4f}",
             shown(one.epsilon),
+            shown(one.ledger_epsilon),
             f"{one.passes:.3g}",
             f"{one.signal_to_noise:.3g}",
             *(["admits" if one.admitted else "refuses"] * (allowed is not None)),
         )
     console.print(table)
     worth, best = settings[0], max(settings, key=lambda one: one.signal_to_noise)
+    trained = sizes[config.model.trainable]
+    update = worth.update_signal_to_noise(solved.steps_per_round, trained)
     console.print(
         f"As asked: {solved.steps_per_round} steps in each of {solved.rounds} rounds, noise multiplier "
-        f"{worth.noise_multiplier:.4f}. Records: of a patient, in a step; they cost compute and no budget. "
-        f"Signal / noise is for one coordinate.{_more(len(settings))}"
+        f"{worth.noise_multiplier:.4f}; the signal of a round's update of {trained:,} parameters is expected to be "
+        f"{update:.2g} times as long as its noise, at most.{_more(len(settings))}"
+    )
+    console.print(
+        "epsilon: the claim, by PLD. Ledger: what all runs together come to for the worst patient by the filter that "
+        "admits further runs. Records: of a patient, in a step, at most; they cost compute and no budget. Passes: over "
+        "the patients' records. Signal / noise: of the whole run, for one coordinate, at most."
     )
     carried = Table(title="What can be trained", title_justify="left")
     for heading in ("trainable set", "parameters", "as asked", "best setting"):
@@ -92,7 +102,7 @@ def show_plan(
         "trained parameters on pretrained features."
     )
     if allowed is not None:
-        console.print(_left(worth, privacy.delta, allowed[0]))
+        console.print(_left(worth, privacy.delta, allowed[1]))
 
 
 def _verdict(size: int, one: Setting) -> str:

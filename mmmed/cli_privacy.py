@@ -47,7 +47,8 @@ def plan(
     spread: Annotated[
         float,
         typer.Option(
-            min=0, help="Squared length of what is a record's own in its gradient, over what all share."
+            min=0,
+            help="How much of a record's gradient is its own: its squared length over that of what all share.",
         ),
     ] = 9.0,
     json_file: JsonFile = None,
@@ -62,7 +63,8 @@ def plan(
     from mmmed.cli_plan import show_plan, trainable_sizes
     from mmmed.config import resolve
     from privacy.cli import open_ledger
-    from privacy.planner import alternatives, asked, least_admitted_noise, to_csv, with_ledger
+    from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
+    from privacy.planning import plan_training
     from privacy.report.interactive import plan_page
 
     given = {
@@ -74,16 +76,15 @@ def plan(
     }
     chosen = resolve(config, assignments or (), given).config
     target, at = chosen.privacy.target_epsilon, chosen.privacy.delta
-    solved, worth = asked(
+    solved = plan_training(
         patients=patients,
         batch_size=chosen.training.batch_size,
         local_epochs=chosen.training.local_epochs,
         rounds=chosen.federation.rounds,
-        records=chosen.training.records_per_patient,
-        spread=spread,
         target_epsilon=target,
         delta=at,
     )
+    worth = setting(solved.event, at, patients, chosen.training.records_per_patient, spread)
     settings = [worth, *alternatives(patients=patients, target_epsilon=target, delta=at, spread=spread)]
     allowed = None
     with open_ledger(ledger) if ledger else nullcontext() as opened:
@@ -92,8 +93,8 @@ def plan(
             def admits(event: DpSgdEvent) -> bool:
                 return opened.admits(event, at)
 
-            settings = with_ledger(settings, admits)
-            allowed = (least_admitted_noise(worth.sampling_rate, worth.steps, admits),)
+            settings = with_ledger(settings, admits, opened.filter_epsilon)
+            allowed = (opened.limit, least_admitted_noise(worth.sampling_rate, worth.steps, admits))
     sizes = trainable_sizes(chosen)
     show_plan(chosen, solved, settings, sizes, allowed)
     title = f"Ways to spend epsilon {target:g} at delta {at:g} on {patients} patients"

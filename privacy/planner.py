@@ -18,9 +18,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
+from privacy.accounting import DpSgdEvent, adaptive_epsilon, calibrate_noise_multiplier, epsilon
 from privacy.errors import AccountingError
-from privacy.planning import TrainingPlan, check_delta, plan_training
+from privacy.ledger.admission import ORDERS
+from privacy.planning import check_delta
 
 RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
 STEPS = (10, 30, 100, 300)
@@ -37,7 +38,8 @@ class Setting:
         sampling_rate, steps, noise_multiplier: the mechanism of the whole run.
         records_per_patient: records of a patient in a step, at most.
         epsilon: what it costs (PLD), never above the budget.
-        signal_to_noise: sqrt(T) q N / (sigma sqrt(1 + spread / k)), for one coordinate.
+        ledger_epsilon: where a ledger's filter stands after it: an empty ledger's, or that of a site (`with_ledger`).
+        signal_to_noise: of the whole run, for one coordinate: sqrt(T) q N / (sigma sqrt(1 + spread / k)).
         passes: expected passes over the patients' records, q T k: what it costs in compute.
         admitted: whether the site's ledger would admit it; None if none was asked.
     """
@@ -47,14 +49,24 @@ class Setting:
     records_per_patient: int
     noise_multiplier: float
     epsilon: float
+    ledger_epsilon: float
     signal_to_noise: float
     passes: float
     admitted: bool | None = None
 
     @property
+    def event(self) -> DpSgdEvent:
+        """The mechanism."""
+        return DpSgdEvent(self.noise_multiplier, self.sampling_rate, self.steps)
+
+    @property
     def largest_dimension(self) -> int:
-        """Parameters for which noise and signal are equally long: (signal_to_noise)^2."""
+        """Parameters for which noise and signal of the whole run are equally long: (signal_to_noise)^2."""
         return int(self.signal_to_noise**2)
+
+    def update_signal_to_noise(self, steps: int, parameters: int) -> float:
+        """Length of the signal over that of the noise in an update of so many steps and parameters."""
+        return self.signal_to_noise * math.sqrt(steps / self.steps / parameters)
 
 
 def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, spread: float = 0.0) -> Setting:
@@ -67,32 +79,10 @@ def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, sp
         records,
         event.noise_multiplier,
         epsilon([event], delta),
+        adaptive_epsilon([event], delta, ORDERS),
         signal * agreeing,
         event.sampling_rate * event.steps * records,
     )
-
-
-def asked(
-    *,
-    patients: int,
-    batch_size: int,
-    local_epochs: float,
-    rounds: int,
-    target_epsilon: float,
-    delta: float,
-    records: int = 1,
-    spread: float = 0.0,
-) -> tuple[TrainingPlan, Setting]:
-    """The mechanism that a run's configuration gives at a site, and what it is worth. Raises as `plan_training`."""
-    plan = plan_training(
-        patients=patients,
-        batch_size=batch_size,
-        local_epochs=local_epochs,
-        rounds=rounds,
-        target_epsilon=target_epsilon,
-        delta=delta,
-    )
-    return plan, setting(plan.event, delta, patients, records, spread)
 
 
 def alternatives(
@@ -106,6 +96,8 @@ def alternatives(
     spread: float = SPREAD,
 ) -> list[Setting]:
     """Settings over a grid of rates, steps and records at the same budget, best signal-to-noise first.
+
+    Of settings that are equal to three digits the one with the fewest passes comes first.
 
     Settings that no noise multiplier makes private enough are left out.
 
@@ -122,14 +114,22 @@ def alternatives(
                 continue
             event = DpSgdEvent(noise, rate, count)
             found += [setting(event, delta, patients, each, spread) for each in records]
-    return sorted(found, key=lambda one: -one.signal_to_noise)
+    return sorted(
+        found, key=lambda one: (-float(f"{one.signal_to_noise:.3g}"), one.passes)
+    )  # equal: the cheaper
 
 
-def with_ledger(settings: Sequence[Setting], admits: Callable[[DpSgdEvent], bool]) -> list[Setting]:
-    """The settings, each with what a ledger says of it."""
-    events = [DpSgdEvent(one.noise_multiplier, one.sampling_rate, one.steps) for one in settings]
-    answers = {event: admits(event) for event in dict.fromkeys(events)}
-    return [replace(one, admitted=answers[event]) for one, event in zip(settings, events, strict=True)]
+def with_ledger(
+    settings: Sequence[Setting],
+    admits: Callable[[DpSgdEvent], bool],
+    stands: Callable[[DpSgdEvent], float],
+) -> list[Setting]:
+    """The settings, each with whether a ledger admits it, and where its filter would then stand."""
+    events = dict.fromkeys(one.event for one in settings)
+    answers = {event: (admits(event), stands(event)) for event in events}
+    return [
+        replace(one, admitted=answers[one.event][0], ledger_epsilon=answers[one.event][1]) for one in settings
+    ]
 
 
 def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent], bool]) -> float | None:

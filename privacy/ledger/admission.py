@@ -47,9 +47,12 @@ def _charged_steps(event: DpSgdEvent) -> DpSgdEvent:
     return DpSgdEvent(ticks / _SIGMA_TICKS, rate / _RATE_TICKS, event.steps)
 
 
-def filter_epsilon(accounts: Sequence[Account], limit: Budget, orders: Sequence[int]) -> float:
-    """Where the adaptive filter stands: an upper bound whatever was chosen when, all plans in full."""
-    return adaptive_epsilon(merge(account.plan.event for account in accounts), limit.delta, orders)
+def filter_epsilon(
+    accounts: Sequence[Account], limit: Budget, orders: Sequence[int], more: Sequence[Event] = ()
+) -> float:
+    """Where the adaptive filter stands: an upper bound whatever was chosen when, all plans, and `more`, in full."""
+    events = [*(account.plan.event for account in accounts), *more]
+    return adaptive_epsilon(merge(events), limit.delta, orders)
 
 
 def admit(
@@ -83,11 +86,11 @@ def admit(
         raise BudgetExceeded(f"The run's delta {delta:g} is above the limit's {limit.delta:g}: lower it.")
     rule = ADAPTIVE
     for accounts in earlier:
-        events = merge([*(account.plan.event for account in accounts), event])
-        if (bound := adaptive_epsilon(events, limit.delta, orders)) <= limit.epsilon:
+        if (bound := filter_epsilon(accounts, limit, orders, [event])) <= limit.epsilon:
             continue
         rule, basis = PLANNED, "RDP filter over all runs"
         if planned and not any(account.touched for account in accounts):
+            events = [*(account.plan.event for account in accounts), event]
             bound, basis = claimed_epsilon(events, limit.delta), "all planned runs together"
         if bound > limit.epsilon:
             raise BudgetExceeded(

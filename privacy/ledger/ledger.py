@@ -347,13 +347,19 @@ class Ledger:
         totals = {_charged(accounts) for accounts in self._combinations()}
         return max((claimed_epsilon(events, delta) for events in totals), default=0.0)
 
-    def filter_epsilon(self) -> float:
-        """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full."""
+    def filter_epsilon(self, *more: Event) -> float:
+        """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full.
+
+        With `more`, where it would stand if the worst patient were in these as well.
+        """
         self._chain.refresh()
-        values = (
-            filter_epsilon(each, self._state.limit, self._state.orders) for each in self._combinations()
+        charged, limit, orders = (
+            [charged_event(event) for event in more],
+            self._state.limit,
+            self._state.orders,
         )
-        return max(values, default=0.0)
+        values = (filter_epsilon(each, limit, orders, charged) for each in self._combinations() or [[]])
+        return max(values)
 
     def admits(self, event: Event, delta: float) -> bool:
         """Whether a plan of `event` would be admitted on the patients who were spent most; signs nothing."""

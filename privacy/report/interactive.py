@@ -12,7 +12,19 @@ from privacy.report.templates import render
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_CLEAR = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": "#808080"}}
+_NO_COLOUR = "rgba(0,0,0,0)"
+_CLEAR = {
+    "paper_bgcolor": _NO_COLOUR,
+    "plot_bgcolor": _NO_COLOUR,
+    "font": {"color": "#808080"},
+    "modebar": {"bgcolor": _NO_COLOUR},
+}
+_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["sendChartToCloud", "select2d", "lasso2d"],  # the first uploads what is shown
+}
+_DODGE = 1.02  # so that settings at one epsilon do not hide each other
 _SYMBOLS = ("star", "circle", "square", "diamond", "cross", "triangle-up", "x", "hexagon")
 
 
@@ -47,7 +59,11 @@ def plan_page(asked: Setting, others: Sequence[Setting], title: str) -> str:
         )
     figure.update_xaxes(title="passes over the records", type="log")
     figure.update_yaxes(title="signal / noise of the whole run, one coordinate", type="log")
-    return page(figure, title)
+    return page(
+        figure,
+        title,
+        "All keep the same budget. Signal / noise is an upper bound, to compare settings by: training sees less of it.",
+    )
 
 
 @dataclass(frozen=True)
@@ -78,13 +94,15 @@ def pareto_page(tried: Sequence[Tried], *, seeds: int, delta: float) -> str:
             hoverinfo="skip",
         )
     )
-    for number, name in enumerate(dict.fromkeys(one.name for one in tried)):
+    names = list(dict.fromkeys(one.name for one in tried))
+    for number, name in enumerate(names):
         members = sorted((one for one in tried if one.name == name), key=lambda one: one.epsilon)
+        aside = _DODGE ** (number - (len(names) - 1) / 2)
         figure.add_trace(
             Scatter(
                 name=name,
                 mode="markers",
-                x=[one.epsilon for one in members],
+                x=[one.epsilon * aside for one in members],
                 y=[one.mean for one in members],
                 error_y={
                     "type": "data",
@@ -104,19 +122,27 @@ def pareto_page(tried: Sequence[Tried], *, seeds: int, delta: float) -> str:
                 hovertemplate="%{text}<extra></extra>",
             )
         )
-    figure.update_xaxes(title=f"epsilon of the whole run, delta {delta:g}", type="log")
+    levels = sorted({one.epsilon for one in tried})
+    figure.update_xaxes(
+        title=f"epsilon of the whole run, delta {delta:g}",
+        type="log",
+        tickvals=levels,
+        ticktext=[f"{level:g}" for level in levels],
+    )
     figure.update_yaxes(title=f"AUROC within sites: mean and range of {seeds} seeds")
-    return page(figure, "Utility against epsilon")
+    return page(
+        figure,
+        "Utility against epsilon",
+        "Each mark is a setting; the line is the best mean at an epsilon or below. The best of many settings looks a "
+        "little better than it is, the more so where the ranges overlap.",
+    )
 
 
-def page(figure: Figure, title: str) -> str:
+def page(figure: Figure, title: str, note: str) -> str:
     """A figure as a whole page, light or dark as the reader's system is, with nothing to fetch and nowhere to send."""
     figure.update_layout(template="plotly_white", legend={"orientation": "h", "y": -0.2}, **_CLEAR)
-    text: str = figure.to_html(
-        full_html=False, include_plotlyjs=True, config={"displaylogo": False, "responsive": True},
-        default_height="80vh",
-    )  # fmt: skip
-    return render("interactive.html", title=title, figure=text)
+    text: str = figure.to_html(full_html=False, include_plotlyjs=True, config=_CONFIG, default_height="75vh")
+    return render("interactive.html", title=title, note=note, figure=text)
 
 
 def _described(one: Setting) -> str:

@@ -6,9 +6,11 @@ import math
 
 import pytest
 
-from privacy.accounting import DpSgdEvent, epsilon
+from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon
 from privacy.errors import PlanError
-from privacy.planner import alternatives, asked, least_admitted_noise, setting, to_csv, with_ledger
+from privacy.ledger.admission import ORDERS
+from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
+from privacy.planning import plan_training
 
 
 def test_alternatives_keep_the_budget_and_are_ranked() -> None:
@@ -21,15 +23,20 @@ def test_alternatives_keep_the_budget_and_are_ranked() -> None:
         expected = math.sqrt(one.steps) * one.sampling_rate * 400 / one.noise_multiplier
         expected /= math.sqrt(1 + 9 / one.records_per_patient)
         assert one.signal_to_noise == pytest.approx(expected)
-    signals = [one.signal_to_noise for one in found]
-    assert signals == sorted(signals, reverse=True)
+    ranks = [(-float(f"{one.signal_to_noise:.3g}"), one.passes) for one in found]
+    assert ranks == sorted(ranks)
 
 
 def test_what_is_asked_is_the_plan_that_a_site_would_sign() -> None:
-    plan, worth = asked(patients=300, batch_size=64, local_epochs=2, rounds=3, target_epsilon=8, delta=1e-3)
+    plan = plan_training(patients=300, batch_size=64, local_epochs=2, rounds=3, target_epsilon=8, delta=1e-3)
+    worth = setting(plan.event, 1e-3, 300)
     assert plan.sampling_rate == 0.25 and plan.steps_per_round == 8
-    assert worth.steps == 24 and worth.epsilon <= 8
+    assert worth.event == plan.event and worth.steps == 24 and worth.epsilon <= 8
+    assert worth.ledger_epsilon == adaptive_epsilon([plan.event], 1e-3, ORDERS) > worth.epsilon
     assert worth.largest_dimension == int(worth.signal_to_noise**2)
+    whole = worth.update_signal_to_noise(24, worth.largest_dimension)
+    assert whole == pytest.approx(1, rel=1e-2)  # by definition
+    assert worth.update_signal_to_noise(8, worth.largest_dimension) == pytest.approx(whole / math.sqrt(3))
 
 
 def test_more_patients_or_budget_help_and_more_noise_hurts() -> None:
@@ -59,6 +66,8 @@ def test_the_least_noise_that_a_ledger_admits_is_found() -> None:
 
 def test_the_table_has_every_setting() -> None:
     found = alternatives(patients=400, target_epsilon=4.0, delta=1e-4, rates=(0.5,), steps=(10,))
-    rows = list(csv.DictReader(io.StringIO(to_csv(with_ledger(found, lambda event: True)))))
-    assert len(rows) == 3 and {row["admitted"] for row in rows} == {"True"}
+    rows = list(
+        csv.DictReader(io.StringIO(to_csv(with_ledger(found, lambda event: True, lambda event: 5.0))))
+    )
+    assert len(rows) == 3 and {(row["admitted"], row["ledger_epsilon"]) for row in rows} == {("True", "5.0")}
     assert [float(row["noise_multiplier"]) for row in rows] == [one.noise_multiplier for one in found]

@@ -92,6 +92,10 @@ def test_plan_draws_lists_and_asks_the_ledger(mmmed: Command, state: Path, tmp_p
     assert table.read_text().count("\n") > 40 and "False" in table.read_text()
     text = page.read_text()
     assert "Plotly.newPlot" in text and 'src="http' not in text  # the library is inside
+    assert (
+        "default-src 'none'" in text and '"modeBarButtonsToRemove": ["sendChartToCloud"' in text
+    )  # nothing leaves
+    assert "ledger then, of 8" in out and "a round's update of" in out
     code, _, err = mmmed("privacy", "plan", "--patients", "300", "--ledger", tmp_path)
     assert code == 2 and "ledger.db" in err and "Traceback" not in err
 

@@ -42,6 +42,7 @@ def test_a_sweep_is_planned_reserved_and_read_again_like_a_run(reopen: Open, key
         assert ledger.events("sweep") == (SWEEP,)
         assert ledger.spent(1e-5) == plan.epsilon
         assert ledger.filter_epsilon() == adaptive_epsilon([SWEEP, RUN], 1e-5, ORDERS)
+        assert ledger.filter_epsilon(RUN) == adaptive_epsilon([SWEEP, RUN, RUN], 1e-5, ORDERS)
         assert (
             verify_export(json.loads(json.dumps(ledger.export())), key.public_key()).accounts["sweep"].plan
             == plan
