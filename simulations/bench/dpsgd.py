@@ -42,6 +42,7 @@ ORDINARY = "ordinary"
 NOISE = "noise alone"
 SYSTEMS = (ORDINARY, "bookkeeping", "hooks", "ghost", "functorch", NOISE)
 _CLASSES = 3
+_NO_MEMORY = ("memory", "could not create a primitive")  # as torch and as oneDNN say it
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's mallopt
 
 Losses = Callable[[nn.Module], torch.Tensor]
@@ -207,7 +208,7 @@ def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
         except PrivacyError:
             send.send("refused")
         except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and "memory" not in str(error):
+            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
                 raise
             send.send("does not fit")
 
