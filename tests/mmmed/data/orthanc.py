@@ -96,6 +96,10 @@ class Orthanc:
             )
             urllib.request.urlopen(request).close()
 
+    def send_over_tls(self, tls: bool = True) -> None:
+        """From the next start on, what we ask to be sent comes over TLS, or in clear."""
+        self._configuration["DicomModalities"]["us"]["UseDicomTls"] = tls  # type: ignore[index]
+
     def require_password(self) -> None:
         """From the next start on, HTTP wants one of the registered users."""
         self._configuration["AuthenticationEnabled"] = True

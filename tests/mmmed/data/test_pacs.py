@@ -265,9 +265,13 @@ def test_tls_and_credentials(films: list[Path], tmp_path: Path) -> None:
         server.start().fill(films[:5])
         server.stop()
         server.require_password()
+        server.send_over_tls()
         server.start()
         dicoms = server.dicom.replace("dicom:", "dicoms:")
         assert _fetch(dicoms, Access(ca=trusted, cert=ours), EVERYTHING, tmp_path / "a").received == 5
+        move = Access(ca=trusted, cert=ours, move_to=f"127.0.0.1:{server.move_port}")
+        assert _fetch(dicoms, move, EVERYTHING, tmp_path / "moved").received == 5
+        assert _content(_received(tmp_path / "moved")) == _content(_received(tmp_path / "a"))
         with _tls_proxy(server.web, theirs) as web:
             assert (
                 _fetch(web, Access(ca=trusted, credentials=password), EVERYTHING, tmp_path / "b").received
@@ -283,6 +287,13 @@ def test_tls_and_credentials(films: list[Path], tmp_path: Path) -> None:
             _fetch(dicoms, Access(ca=trusted), EVERYTHING, tmp_path / "f")
         with pytest.raises(DataError, match="dicoms://"):
             _fetch(server.dicom, Access(timeout=5), EVERYTHING, tmp_path / "g")
+        server.stop()
+        server.send_over_tls(False)
+        server.start()
+        untrusted = _fetch(
+            dicoms, move, EVERYTHING, tmp_path / "h"
+        )  # sends in clear, so we do not listen to it
+        assert untrusted.received == 0 and untrusted.incomplete and not _received(tmp_path / "h")
     finally:
         server.stop()
 

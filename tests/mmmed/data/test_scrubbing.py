@@ -11,8 +11,10 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
 
+from mmmed.data.deidentify import SiteKey
 from mmmed.data.deidentify.entities import EntityModel
 from mmmed.data.deidentify.notes import Scrubber
+from mmmed.data.ingest import ingest, load_options
 from mmmed.errors import DataError
 from simulations.bench.deidentify import measure_notes
 from simulations.bench.planted import planted_notes
@@ -95,6 +97,32 @@ def test_a_model_finds_names_that_no_rule_does(model: Path) -> None:
         "the chest film . " * 60 + "Zander saw " + "the film . " * 60
     )
     assert "Zander" not in long.text and long.counts["NAME"] == 1  # a note longer than the model's window
+
+
+def test_ingest_asks_the_model_of_the_site(model: Path, tmp_path: Path) -> None:
+    """As a hospital engineer types it: the name that no header, title or pattern tells is found by the model alone."""
+    (tmp_path / "notes.csv").write_text("pid,acc,note\nMHH1,A1,Zander saw the chest film. MHH1 too\n")
+    tables = '[[tables]]\npatient = "pid"\nstudy = "acc"\ntext = "note"\n'
+    texts = {}
+    for name, line in (("with", f'name_model = "{model}"\n'), ("without", "")):
+        (tmp_path / "site.toml").write_text(f'site = "north"\n{line}{tables}')
+        options = load_options(tmp_path / "site.toml")
+        report = ingest([tmp_path / "notes.csv"], tmp_path / name, key=SiteKey(bytes(32)), options=options)
+        texts[name] = pd.read_parquet(report.table)["text"][0]
+        assert report.replaced["NAME"] == (name == "with") and report.replaced["ID"] == 1
+    assert texts == {
+        "with": "[NAME] saw the chest film. [ID] too", "without": "Zander saw the chest film. [ID] too",
+    }  # fmt: skip
+    assert not any(
+        b"zander" in path.read_bytes().lower() for path in (tmp_path / "with").rglob("*") if path.is_file()
+    )
+    (tmp_path / "site.toml").write_text(f'site = "north"\nname_model = "{tmp_path}/absent"\n{tables}')
+    with pytest.raises(DataError, match="absent: no model"):
+        ingest(
+            [tmp_path / "notes.csv"], tmp_path / "other", key=SiteKey(bytes(32)),
+            options=load_options(tmp_path / "site.toml"),
+        )  # fmt: skip
+    assert not (tmp_path / "other" / "data.parquet").exists()
 
 
 def test_folders_that_hold_no_such_model_are_refused(model: Path, tmp_path: Path) -> None:
