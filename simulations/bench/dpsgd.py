@@ -204,7 +204,8 @@ def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
             idle = _status("VmRSS")
             take_step()
             take_step()
-            send.send((_status("VmHWM") - idle) / 1e6)
+            peak = (_status("VmHWM") - idle) / 1e6
+            send.send("does not fit" if peak > limit_mb else peak)  # free heap is no part of the limit above
         except PrivacyError:
             send.send("refused")
         except (RuntimeError, MemoryError) as error:
@@ -217,8 +218,8 @@ def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
     process.join()
     if not receive.poll():
         raise MeasurementError(f"{system}: the process that measures memory ended with {process.exitcode}")
-    peak: float | str = receive.recv()
-    return peak
+    found: float | str = receive.recv()
+    return found
 
 
 def _status(key: str) -> int:
