@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from client.log import refusals
 from client.progress import Progress
 from client.site import ledger_file
-from privacy.accounting import Event, claimed_epsilon
+from privacy.accounting import Event
 from privacy.keys import load_key
 from privacy.ledger import Budget, Ledger, Plan
 from privacy.report import mechanism_cells, shown
@@ -19,7 +20,7 @@ _MOST_REFUSALS = 50
 
 @dataclass(frozen=True)
 class DatasetBudget:
-    """What one data set's plans add up to at the limit's delta, by PLD, or by RDP if one is a sweep."""
+    """What the data set's worst patient was spent at the limit's delta, all data sets counted; rounded up."""
 
     name: str
     spent: float
@@ -63,12 +64,12 @@ def read_site(state: Path) -> SiteView:
         charged = {plan.run_id: ledger.events(plan.run_id) for plan in plans}
         return SiteView(
             limit=limit,
-            spent=ledger.spent(limit.delta),
+            spent=float(shown(ledger.spent(limit.delta))),
             entries=ledger.head.seq,
             head=ledger.head.link.hex(),
             datasets=tuple(
-                _dataset(name, [plan for plan in plans if plan.dataset == name], charged, limit.delta)
-                for name in dict.fromkeys(plan.dataset for plan in plans)
+                _dataset(ledger, name, count, limit.delta)
+                for name, count in Counter(plan.dataset for plan in plans).items()
             ),
             plans=tuple(_row(plan, charged[plan.run_id]) for plan in reversed(plans)),
             refusals=tuple(_refusal(line) for line in reversed(refusals(state)[-_MOST_REFUSALS:])),
@@ -76,11 +77,9 @@ def read_site(state: Path) -> SiteView:
         )
 
 
-def _dataset(
-    name: str, plans: Sequence[Plan], charged: dict[str, tuple[Event, ...]], delta: float
-) -> DatasetBudget:
-    spent = claimed_epsilon([event for plan in plans for event in charged[plan.run_id]], delta)
-    return DatasetBudget(name[:12], spent, claimed_epsilon([plan.event for plan in plans], delta), len(plans))
+def _dataset(ledger: Ledger, name: str, runs: int, delta: float) -> DatasetBudget:
+    charged, planned = ledger.used(name, delta)
+    return DatasetBudget(name[:12], float(shown(charged)), float(shown(planned)), runs)
 
 
 def _row(plan: Plan, charged: Sequence[Event]) -> tuple[str, ...]:

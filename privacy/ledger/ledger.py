@@ -22,7 +22,7 @@ from privacy.ledger.exposure import all_exposures, exposures
 from privacy.ledger.identity import DatasetIdentity
 from privacy.ledger.links import Head, Receipt
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, State, Sublimit, token_hash
+from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, Rounds, State, Sublimit, token_hash
 
 
 class Ledger:
@@ -336,6 +336,15 @@ class Ledger:
         accounts = list(self._state.accounts.values()) if run_id is None else [self._account(run_id)]
         return _charged(accounts)
 
+    def charged_rounds(self, run_id: str) -> Rounds:
+        """Steps charged to a run in each round, as (first round, last round, steps in each), ascending.
+
+        Raises:
+            LedgerError: the ledger has no such run.
+        """
+        self._chain.refresh()
+        return self._account(run_id).runs
+
     def spent(self, delta: float, run_id: str | None = None) -> float:
         """Epsilon (PLD; with a sweep, RDP) of what was charged: one run's, or the worst patient's over all runs.
 
@@ -346,6 +355,19 @@ class Ledger:
         self._chain.refresh()
         totals = {_charged(accounts) for accounts in self._combinations()}
         return max((claimed_epsilon(events, delta) for events in totals), default=0.0)
+
+    def used(self, dataset: str, delta: float) -> tuple[float, float]:
+        """(charged, planned): epsilon of the worst patient of a data set, by its fingerprint, all data sets counted.
+
+        The first is an odometer reading, the second what all their plans together may claim.
+        """
+        self._chain.refresh()
+        kinds = self._exposures(self._patients(dataset))
+        planned = (merge(account.plan.event for account in accounts) for accounts in kinds)
+        return (
+            max((claimed_epsilon(_charged(accounts), delta) for accounts in kinds), default=0.0),
+            max((claimed_epsilon(events, delta) for events in planned), default=0.0),
+        )
 
     def filter_epsilon(self, *more: Event) -> float:
         """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full.

@@ -13,6 +13,7 @@ from privacy.errors import AccountingError, LedgerError
 
 VERSION = 1
 Body = dict[str, Any]
+Rounds = tuple[tuple[int, int, int], ...]  # (first round, last round, steps in each), ascending
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Account:
         generation: how often the keys of the patients' digests had changed when it was signed.
         used: when it was signed or last charged, seconds since the epoch.
         committed: steps of reservations that were committed.
-        open: steps granted and hash of the holder's token, by id of each reservation not yet committed.
+        open: round, steps granted and hash of the holder's token, by id of each reservation not yet committed.
+        rounds: steps charged in each round.
         touched: whether any step was ever reserved.
         withdrawn: whether it was given up before any step.
     """
@@ -114,14 +116,26 @@ class Account:
     generation: int
     used: float
     committed: int = 0
-    open: dict[str, tuple[int, str]] = field(default_factory=dict)
+    open: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    rounds: dict[int, int] = field(default_factory=dict)
     touched: bool = False
     withdrawn: bool = False
 
     @property
     def charged(self) -> int:
         """Steps charged: what is not committed counts in full."""
-        return self.committed + sum(steps for steps, _ in self.open.values())
+        return self.committed + sum(steps for _, steps, _ in self.open.values())
+
+    @property
+    def runs(self) -> Rounds:
+        """Steps charged in each round, neighbours with as many steps together."""
+        found: list[tuple[int, int, int]] = []
+        for number, steps in sorted(self.rounds.items()):
+            if found and found[-1][1:] == (number - 1, steps):
+                found[-1] = (found[-1][0], number, steps)
+            else:
+                found.append((number, number, steps))
+        return tuple(found)
 
     @property
     def left(self) -> int:
@@ -200,6 +214,7 @@ class State:
                     "used": account.used,
                     "committed": account.committed,
                     "open": {name: list(value) for name, value in account.open.items()},
+                    "rounds": [list(run) for run in account.runs],
                     "touched": account.touched,
                     "withdrawn": account.withdrawn,
                 }
@@ -222,7 +237,10 @@ class State:
         state.disclosed = {run_id: tuple(names) for run_id, names in value["disclosed"].items()}
         for item in value["accounts"]:
             plan = Plan.from_json(item["plan"])
-            reservations = {name: (steps, holder) for name, (steps, holder) in item["open"].items()}
+            reservations = {
+                name: (number, steps, holder) for name, (number, steps, holder) in item["open"].items()
+            }
+            rounds = {n: steps for first, last, steps in item["rounds"] for n in range(first, last + 1)}
             state.accounts[plan.run_id] = Account(
                 plan,
                 item["terms"],
@@ -230,6 +248,7 @@ class State:
                 item["used"],
                 item["committed"],
                 reservations,
+                rounds,
                 item["touched"],
                 item["withdrawn"],
             )
@@ -277,16 +296,19 @@ class State:
             raise ValueError(f"reservation for run {body['run_id']} of before the keys changed")
         if account.withdrawn or not 0 < body["steps"] <= account.left or body["reservation"] in account.open:
             raise ValueError(f"reservation for run {body['run_id']}")
-        account.open[body["reservation"]] = (body["steps"], body["holder"])
+        number, steps = int(body["round"]), body["steps"]
+        account.open[body["reservation"]] = (number, steps, body["holder"])
+        account.rounds[number] = account.rounds.get(number, 0) + steps
         account.touched, account.used = True, float(body["time"])
 
     def _commit(self, body: Body) -> None:
         account = self.accounts[body["run_id"]]
-        steps, holder = account.open[body["reservation"]]
+        number, steps, holder = account.open[body["reservation"]]
         if token_hash(body["token"]) != holder or not 0 <= body["steps"] <= steps:
             raise ValueError(f"commit for run {body['run_id']}")
         del account.open[body["reservation"]]
         account.committed += body["steps"]
+        account.rounds[number] -= steps - body["steps"]
 
     def _disclose(self, body: Body) -> None:
         if body["run_id"] in self.disclosed:

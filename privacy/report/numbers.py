@@ -13,7 +13,7 @@ import numpy as np
 
 from privacy.accounting import DpSgdEvent, TradeOff, account, epsilon, merge, pld, trade_off
 from privacy.accounting.pld import MIN_DELTA
-from privacy.report.statement import Rounds
+from privacy.ledger.state import Rounds
 
 COURSE_POINTS = 12
 _FALSE_POSITIVES = (*np.round(np.geomspace(1e-3, 0.1, 13), 6).tolist(), *np.linspace(0.15, 1.0, 18).tolist())

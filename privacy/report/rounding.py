@@ -9,6 +9,8 @@ from privacy.accounting import DpSgdEvent, Event
 
 def shown(epsilon: float) -> str:
     """An epsilon with three digits, rounded up: what is printed is never below what was spent."""
+    if math.isinf(epsilon):
+        return "infinity"
     return f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
 
 

@@ -8,7 +8,7 @@ nothing of the site's other runs, and of its size no more than the sampling rate
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, event_from_json
 from privacy.accounting.pld import MIN_DELTA
-from privacy.errors import AccountingError, LedgerError, ReportError
+from privacy.errors import AccountingError, ReportError
 from privacy.ledger import Head, Ledger, Plan
 from privacy.ledger.admission import ORDERS
 from privacy.ledger.links import canonical
+from privacy.ledger.state import Rounds
 from privacy.versions import versions
 
 SCHEMA = "mmmed-privacy-statement/1"
@@ -30,8 +31,6 @@ _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
-
-Rounds = tuple[tuple[int, int, int], ...]  # (first round, last round, steps in each), ascending
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def sign_statement(
         "delta": plan.delta,
         "epsilon": plan.epsilon,
         "max_grad_norm": plan.max_grad_norm,
-        "charged": [list(run) for run in charged_rounds(ledger.export(), plan.run_id)],
+        "charged": [list(run) for run in ledger.charged_rounds(plan.run_id)],
         "metrics_shown": metrics_shown,
         "ledger": {"seq": head.seq, "link": head.link.hex()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,32 +137,6 @@ def read_statement(value: Any) -> Statement:
         return _parse(body)
     except (KeyError, TypeError, ValueError, OverflowError, AccountingError) as error:
         raise ReportError(f"The statement of site {body.get('site')!r} is not readable: {error!r}.") from None
-
-
-def charged_rounds(entries: Iterable[Mapping[str, Any]], run_id: str) -> Rounds:
-    """Steps charged to a run in each round, from an exported ledger; open reservations count in full."""
-    open_steps: dict[str, tuple[int, int]] = {}
-    for entry in entries:
-        body = entry["body"]
-        if body.get("run_id") != run_id:
-            continue
-        if body["kind"] == "reserve":
-            open_steps[body["reservation"]] = (body["round"], body["steps"])
-        elif body["kind"] == "commit":
-            number, reserved = open_steps[body["reservation"]]
-            if body["steps"] > reserved:
-                raise LedgerError(f"Round {number} of run {run_id} was committed above its reservation.")
-            open_steps[body["reservation"]] = (number, body["steps"])
-    steps: dict[int, int] = {}
-    for number, count in open_steps.values():
-        steps[number] = steps.get(number, 0) + count
-    runs: list[tuple[int, int, int]] = []
-    for number, count in sorted(steps.items()):
-        if runs and runs[-1][1] == number - 1 and runs[-1][2] == count:
-            runs[-1] = (runs[-1][0], number, count)
-        else:
-            runs.append((number, number, count))
-    return tuple(runs)
 
 
 def _parse(body: Mapping[str, Any]) -> Statement:

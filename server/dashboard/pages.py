@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from fastapi.responses import HTMLResponse
 
 from mmmed.errors import RunError
 from mmmed.web import Section, page
+from privacy.errors import ReportError
+from privacy.report import shown
 from server.dashboard.figures import against_round, rows
 from server.dashboard.runs import REPORTS, RunView, read_runs
 
@@ -100,7 +102,7 @@ def consortium_section(root: Path, online: SitesOnline | None = None) -> Section
 def _row(run: RunView) -> list[Any]:
     epsilon = "no privacy" if not run.config.privacy.enabled else "-"
     if not math.isnan(run.worst_epsilon):
-        epsilon = f"{run.worst_epsilon:.3f} of {run.config.privacy.target_epsilon:g}"
+        epsilon = f"{shown(run.worst_epsilon)} of {run.config.privacy.target_epsilon:g}"
     link = {"href": f"/runs/{run.name}", "text": run.name}
     return [link, run.progress, epsilon, str(len(run.sites)), str(len(run.refusals))]
 
@@ -114,24 +116,24 @@ def _codes(runs: list[RunView]) -> list[list[str]]:
 def _numbers(run: RunView) -> dict[str, Any]:
     epsilon, auroc = run.epsilon, run.course("evaluate", "auroc", "metrics")
     refusals = [[str(n), phase, site, code, _MEANING.get(code, "")] for n, phase, site, code in run.refusals]
-    audit = run.audit
     return {
         "epsilon": (["round", *sorted(epsilon)], rows(epsilon)),
         "auroc": (["round", *sorted(auroc)], rows(auroc)),
         "refusals": refusals,
         "reports": [(name, REPORTS[name]) for name in run.reports],
-        "audit": audit,
-        "checks": _columns(audit, "checks", ("code", "claim", "found", "passed")),
-        "bounds": _columns(audit, "bounds", ("code", "method", "epsilon", "claimed_epsilon")),
+        **_audited(run),
     }
 
 
-def _columns(audit: dict[str, Any] | None, part: str, keys: Sequence[str]) -> list[list[str]]:
-    rows = audit[part] if audit else []
-    return [[_shown(row.get(key)) for key in keys] for row in rows if isinstance(row, dict)]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "holds" if value else "VIOLATED"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def _audited(run: RunView) -> dict[str, Any]:
+    try:
+        audit, problem = run.audit, ""
+    except ReportError as error:
+        audit, problem = None, str(error)
+    checks, bounds = (audit.checks, audit.bounds) if audit else ((), ())
+    return {
+        "audit": audit,
+        "audit_problem": problem,
+        "checks": [[c.code, c.claim, c.found, "holds" if c.passed else "VIOLATED"] for c in checks],
+        "bounds": [[b.code, b.method, f"{b.epsilon:.3f}", shown(b.claimed_epsilon)] for b in bounds],
+    }

@@ -11,6 +11,9 @@ from typing import Any
 
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import MmmedError, RunError
+from privacy.audit import AuditResult
+from privacy.errors import ReportError
+from privacy.report import shown
 from server.run_folder import finished_rounds
 
 REPORTS = {"epsilon.html": "spending, round by round", "privacy.html": "privacy report"}
@@ -87,7 +90,7 @@ class RunView:
             (
                 site,
                 f"{used[site]} of {len(self.rounds)}",
-                f"{epsilon[site][-1][1]:.3f} of {target:g}" if site in epsilon else "-",
+                f"{shown(epsilon[site][-1][1])} of {target:g}" if site in epsilon else "-",
                 f"{auroc[site][-1][1]:.3f}" if site in auroc else "not shown",
                 f"{sent[site] / 1e6:.1f}",
             )
@@ -95,17 +98,18 @@ class RunView:
         ]
 
     @property
-    def audit(self) -> dict[str, Any] | None:
-        """The result of an audit as `mmmed privacy audit --json` wrote it, if one was kept with the run."""
+    def audit(self) -> AuditResult | None:
+        """The result of `mmmed privacy audit`, if one was kept with the run.
+
+        Raises:
+            ReportError: what was kept is not one, or was edited.
+        """
         try:
-            value = json.loads((self.path / AUDIT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return AuditResult.from_json(json.loads((self.path / AUDIT).read_text(encoding="utf-8")))
+        except FileNotFoundError:
             return None
-        return (
-            value
-            if isinstance(value, dict) and {"passed", "time", "checks", "bounds"} <= set(value)
-            else None
-        )
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{AUDIT}: cannot be read: {error}.") from error
 
     @property
     def reports(self) -> list[str]:

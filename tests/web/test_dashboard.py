@@ -16,6 +16,9 @@ import pytest
 from mmmed.errors import ConfigError
 from mmmed.web.serve import serve
 from mmmed.web.sessions import Sessions
+from privacy.accounting import DpSgdEvent
+from privacy.audit import AuditResult, Bound, Check
+from privacy.report import shown
 from tests.web.chromium import COMMAND, Chromium
 from tests.web.conftest import TOKEN
 
@@ -91,11 +94,34 @@ def test_runs_sites_and_refusals_are_shown_and_escaped(dashboard: str, cookie: s
 
 
 def test_the_budget_is_the_ledgers(dashboard: str, cookie: str, run_folder: Path) -> None:
-    from privacy.accounting import DpSgdEvent, epsilon
+    from privacy.accounting import epsilon
 
     site = ask(f"{dashboard}/sites/1/live", cookie=cookie).read().decode()
     spent, reserved = (epsilon([DpSgdEvent(1.0, 0.1, steps)], 1e-3) for steps in (40, 100))
-    assert f"{spent:.3f} spent, {reserved:.3f} reserved, {8 - reserved:.3f} left of 8" in site
+    left = 8 - float(shown(reserved))
+    assert f"{shown(spent)} spent, {shown(reserved)} reserved, {left:.3f} left of 8" in site
+
+
+def test_an_audit_is_shown_with_its_bounds_and_an_edited_one_is_not_believed(
+    dashboard: str, cookie: str, run_folder: Path
+) -> None:
+    claim = DpSgdEvent(1.0, 0.1, 100)
+    checks = (Check("C1", "noise is as large as claimed", "half of it", 0.0),)
+    bounds = (Bound("E3", "single steps, composed", 2.345, 4.0, 100),)
+    result = AuditResult(claim, 1e-3, 10, True, 400, checks, bounds).to_json()
+    file = run_folder / "report" / "audit.json"
+    try:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(result))
+        page = ask(f"{dashboard}/runs/first-run", cookie=cookie).read().decode()
+        assert "found a violation" in page and "VIOLATED" in page and "half of it" in page
+        assert "2.345" in page and "4.000" in page
+        file.write_text(json.dumps(result | {"passed": True, "violations": []}))
+        page = ask(f"{dashboard}/runs/first-run", cookie=cookie).read().decode()
+        assert "Not a result of" in page and "All checks passed" not in page
+    finally:
+        file.unlink()
+    assert "No audit was kept" in ask(f"{dashboard}/runs/first-run", cookie=cookie).read().decode()
 
 
 def test_figures_are_the_rounds(dashboard: str, cookie: str, run_folder: Path) -> None:

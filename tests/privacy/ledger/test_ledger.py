@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pickle
 import time
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from privacy.accounting import DpSgdEvent, adaptive_epsilon, calibrate_noise_multiplier, epsilon
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger import Budget, Ledger, Sublimit, charged_event, dataset_identity, verify_export
+from privacy.ledger.state import State
 from tests.privacy.ledger.cohort import SECRET, patients
 
 Open = Callable[[], Ledger]
@@ -68,6 +70,41 @@ def test_a_reservation_is_cut_to_what_the_plan_has_left(reopen: Open) -> None:
         with pytest.raises(BudgetExceeded, match="all 200 steps"):
             ledger.reserve(plan, 3, 1)
         assert _steps(ledger) == 200
+
+
+def test_charges_of_a_round_add_up_whatever_their_order(reopen: Open) -> None:
+    with reopen() as ledger:
+        plan = _plan(ledger)
+        first, second = ledger.reserve(plan, 1, 4), ledger.reserve(plan, 1, 3)
+        first.commit(1)
+        assert ledger.charged_rounds("run") == ((1, 1, 4),)
+        ledger.reserve(plan, 2, 4)
+        ledger.reserve(plan, 4, 4)
+        ledger.reserve(plan, 5, 4).commit(4)
+        second.commit(0)
+        assert ledger.charged_rounds("run") == ((1, 1, 1), (2, 2, 4), (4, 5, 4))
+        _plan(ledger, "other")
+        assert ledger.charged_rounds("other") == ()
+        assert (
+            State.from_json(json.loads(json.dumps(ledger._state.to_json()))).to_json()
+            == ledger._state.to_json()
+        )
+        with pytest.raises(LedgerError, match="no plan"):
+            ledger.charged_rounds("unknown")
+
+
+def test_the_use_of_a_data_set_is_that_of_its_worst_patient_with_all_their_data_sets(reopen: Open) -> None:
+    with reopen() as ledger:
+        for name, ids, steps in (("one", (1, 2), 100), ("two", (2, 3), 60), ("apart", (9,), 10)):
+            plan = _plan(ledger, name, DpSgdEvent(1.5, 0.05, 200), patients(*ids))
+            ledger.reserve(plan, 1, steps)
+        found = {plan.run_id: ledger.used(plan.dataset, 1e-5) for plan in ledger.plans()}
+
+    def cost(steps: int) -> float:
+        return epsilon([DpSgdEvent(1.5, 0.05, steps)], 1e-5)
+
+    assert found["one"] == found["two"] == (cost(160), cost(400))  # of patient 2
+    assert found["apart"] == (cost(10), cost(200))
 
 
 def test_a_commit_only_lowers_and_only_once(reopen: Open) -> None:

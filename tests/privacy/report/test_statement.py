@@ -15,7 +15,7 @@ from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.ledger.links import canonical
 from privacy.report import read_statement, sign_statement
-from privacy.report.statement import MAX_BYTES, charged_rounds
+from privacy.report.statement import MAX_BYTES
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 
 
@@ -107,19 +107,3 @@ def sealed(body: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
 def test_garbage_is_refused(value: Any) -> None:
     with pytest.raises(ReportError):
         read_statement(value)
-
-
-def test_charges_of_a_round_add_up_whatever_their_order() -> None:
-    def reserve(name: str, number: int, steps: int, run: str = RUN) -> dict[str, Any]:
-        return {
-            "body": {"kind": "reserve", "run_id": run, "reservation": name, "round": number, "steps": steps}
-        }
-
-    def commit(name: str, steps: int) -> dict[str, Any]:
-        return {"body": {"kind": "commit", "run_id": RUN, "reservation": name, "steps": steps}}
-
-    entries = [reserve("a", 1, 4), commit("a", 1), reserve("b", 1, 3), reserve("x", 1, 9, "other")]
-    assert charged_rounds(entries, RUN) == ((1, 1, 4),)
-    entries += [reserve("c", 2, 4), commit("b", 0), reserve("d", 4, 4)]
-    assert charged_rounds(entries, RUN) == ((1, 1, 1), (2, 2, 4), (4, 4, 4))
-    assert charged_rounds([], RUN) == ()
