@@ -14,8 +14,8 @@ import ctypes
 import functools
 import itertools
 import json
+import math
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -42,7 +42,7 @@ ORDINARY = "ordinary"
 NOISE = "noise alone"
 SYSTEMS = (ORDINARY, "bookkeeping", "hooks", "ghost", "functorch", NOISE)
 _CLASSES = 3
-_NO_MEMORY = ("memory", "could not create a primitive")  # as torch and as oneDNN say it
+_WATCH = 0.02  # seconds between looks at a process' memory
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's mallopt
 
 Losses = Callable[[nn.Module], torch.Tensor]
@@ -198,35 +198,39 @@ def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
         try:
             take_step = _stepper(case, system)
             c.malloc_trim(0)  # what is free already would hide what the step takes
-            room = _status("VmSize") + limit_mb * 1_000_000
-            resource.setrlimit(resource.RLIMIT_AS, (room, room))
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far is the parent's
             idle = _status("VmRSS")
+            send.send(idle)
             take_step()
             take_step()
-            peak = (_status("VmHWM") - idle) / 1e6
-            send.send("does not fit" if peak > limit_mb else peak)  # free heap is no part of the limit above
+            send.send((_status("VmHWM") - idle) / 1e6)
         except PrivacyError:
             send.send("refused")
-        except (RuntimeError, MemoryError) as error:
-            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in _NO_MEMORY):
-                raise
-            send.send("does not fit")
 
     process = context.Process(target=child)
     process.start()
-    process.join()
-    if not receive.poll():
-        raise MeasurementError(f"{system}: the process that measures memory ended with {process.exitcode}")
-    found: float | str = receive.recv()
-    return found
+    send.close()  # so that the child's end is noticed
+    heard: list[Any] = []
+    try:
+        while len(heard) < 2 and "refused" not in heard:
+            if receive.poll(_WATCH):
+                heard.append(receive.recv())
+            elif heard and (_status("VmRSS", process.pid) - heard[0]) / 1e6 > limit_mb:
+                process.kill()
+                heard.append(math.inf)
+    except (EOFError, OSError) as error:
+        raise MeasurementError(f"{system}: the process that measures memory died") from error
+    finally:
+        process.join()
+    found: Any = heard[-1]
+    return "does not fit" if found != "refused" and found > limit_mb else found
 
 
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
+def _status(key: str, pid: int | str | None = "self") -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {key}")
+    raise OSError(f"/proc/{pid}/status has no {key}")
 
 
 def compare(name: str, case: Case, repeats: int, limit_mb: int) -> list[Row]:
