@@ -13,11 +13,16 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from privacy.clipping.book import Book
+from privacy.errors import UnsupportedModel
 
 _RULES: dict[Any, Callable[..., Any]] = {}
+_DROPOUTS = {
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
+}  # fmt: skip
 _R = TypeVar("_R", bound=Callable[..., Any])
 
 
@@ -45,6 +50,8 @@ class Tracking(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _DROPOUTS:
+            self._check_dropout(func, *args, **kwargs)
         if func in _RULES and torch.is_grad_enabled():
             wants = self._book.wants
             if any(wants(value) for value in args) or any(wants(value) for value in kwargs.values()):
@@ -53,6 +60,20 @@ class Tracking(TorchFunctionMode):
                 if result is not NotImplemented:
                     return result
         return func(*args, **kwargs)
+
+    def _check_dropout(
+        self, func: Any, input: torch.Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any
+    ) -> None:
+        """
+        Raises:
+            UnsupportedModel: no dimension that could be the records' (the first, or the second in a recurrent layer)
+                is a multiple of them, so one mask is drawn for all.
+        """
+        if training and p > 0 and all(size % self._book.records for size in input.shape[:2]):
+            raise UnsupportedModel(
+                f"{func.__name__} of shape {tuple(input.shape)} draws one mask for the batch's {self._book.records} "
+                "records. Expand its input over the records first, so that each has a mask of its own."
+            )
 
 
 def untracked(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -167,6 +167,60 @@ def test_operations_across_records_are_refused(name: str, engine: EngineName) ->
         take_step(model, lambda: model(X).square().sum((1, 2)), engine=engine)
 
 
+class Masked(nn.Module):
+    """Variational dropout: one mask for all positions, of each record or of all of them."""
+
+    def __init__(self, shared: bool) -> None:
+        super().__init__()
+        self.layer, self.shared = nn.Linear(4, 2), shared
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x * F.dropout(torch.ones(1 if self.shared else len(x), 1, 4), 0.5, self.training))
+
+
+def test_dropout_shared_over_the_batch_is_refused() -> None:
+    model = Masked(shared=True)
+    with pytest.raises(UnsupportedModel, match="one mask for the batch"):
+        take_step(model.train(), lambda: model(X).square().sum((1, 2)))
+    take_step(model.eval(), lambda: model(X).square().sum((1, 2)))
+    own = Masked(shared=False).train()
+    take_step(own, lambda: own(X).square().sum((1, 2)))
+
+
+class StochasticDepth(nn.Module):
+    """As torchvision's: it has no rule of its own, and is known by its name and mode."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.mode = mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.rand(len(x) if self.mode == "row" else 1, 1, 1) < 0.5)
+
+
+def test_layers_dropped_for_the_whole_batch_are_refused_by_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), StochasticDepth("batch"), nn.Linear(4, 2)).train()
+    with pytest.raises(UnsupportedModel, match=r"^1 \(StochasticDepth\).*mode='row'"):
+        take_step(model, lambda: model(X).square().sum((1, 2)))
+    rows = nn.Sequential(nn.Linear(4, 4), StochasticDepth("row"), nn.Linear(4, 2)).train()
+    take_step(rows, lambda: rows(X).square().sum((1, 2)))
+
+
+def test_a_step_is_one_forward_and_one_backward_pass() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    passes = {"forward": 0, "backward": 0}
+
+    def forward(_module: nn.Module, _args: object, out: torch.Tensor) -> None:
+        passes["forward"] += 1
+        out.register_hook(lambda _gradient: passes.update(backward=passes["backward"] + 1))
+
+    model[0].register_forward_hook(forward)
+    BookkeepingEngine(model).clipped(
+        lambda: model(X).square().sum((1, 2)), Units.of(torch.tensor([0, 0, 1, 2, 2, 2])), torch.ones_like
+    )
+    assert passes == {"forward": 1, "backward": 1}
+
+
 def test_a_contrastive_loss_is_refused() -> None:
     model = nn.Linear(4, 4)
 
