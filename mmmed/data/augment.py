@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
-from mmmed._monai import Compose, RandAdjustContrast, RandAffine, convert_to_tensor
 from mmmed.config import DataConfig
 from mmmed.data.batch import Batch, Input
+
+if TYPE_CHECKING:
+    from mmmed._monai import Compose
 
 _TRANSLATE = 0.06  # of the image side
 _ROTATE = 0.1  # radians
@@ -51,6 +54,8 @@ class Augmentation:
 
 
 def _view(size: int, dimensions: int) -> Compose:
+    from mmmed._monai import Compose, RandAdjustContrast, RandAffine  # slow to import: only where it is used
+
     return Compose(
         [
             RandAffine(
@@ -66,6 +71,8 @@ def _view(size: int, dimensions: int) -> Compose:
 
 
 def _transformed(given: Input, transform: Compose) -> Input:
+    from mmmed._monai import convert_to_tensor
+
     # plain tensors: MONAI's MetaTensor would follow into the model and slow down its every operation
     views = torch.stack([convert_to_tensor(transform(one), track_meta=False) for one in given.values])
     there = given.present.view(len(views), *[1] * (views.ndim - 1))

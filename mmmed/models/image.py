@@ -7,22 +7,18 @@ encoder stays frozen, on the statistics that it came with.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import nn
 
-from mmmed._monai import DenseNet121, EfficientNetBN, ResNet
 from mmmed.config import ModelConfig
 from mmmed.data.batch import Input
 from mmmed.models.pretrained import LITE0, LITE0_WIDTH, Lite0
 from mmmed.models.weights import has_batch_statistics, input_channels, put, read_weights
 
 NORM_GROUPS = 8
-_RELU = ("relu", {"inplace": False})
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation of red, green, blue
 
 
@@ -82,53 +78,6 @@ def _group_norm_throughout(module: nn.Module) -> None:
             _group_norm_throughout(child)
 
 
-def _resnet(layers: list[int], channels: int, first: int, dimensions: int = 2) -> tuple[nn.Module, int]:
-    stages = [first * factor for factor in (1, 2, 4, 8)]
-    net = ResNet(
-        "basic",
-        layers,
-        stages,
-        spatial_dims=dimensions,
-        n_input_channels=channels,
-        conv1_t_size=7,
-        conv1_t_stride=2,
-        feed_forward=False,
-        bias_downsample=False,
-        act=_RELU,
-    )
-    kept = ("conv1", "bn1", "act", "maxpool", "layer1", "layer2", "layer3", "layer4")
-    return nn.Sequential(OrderedDict((name, getattr(net, name)) for name in kept)), stages[-1]
-
-
-def _densenet121(channels: int, config: ModelConfig) -> tuple[nn.Module, int]:
-    net = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=1, act=_RELU)
-    trunk = nn.Sequential(OrderedDict(features=net.features, relu=nn.ReLU()))
-    return trunk, cast(nn.Linear, net.class_layers.out).in_features
-
-
-class _EfficientNetTrunk(EfficientNetBN):
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        x = self._swish(self._bn0(self._conv_stem(self._conv_stem_padding(inputs))))
-        x = self._conv_head(self._conv_head_padding(self._blocks(x)))
-        return self._swish(self._bn1(x))
-
-
-def _efficientnet_b0(channels: int, config: ModelConfig) -> tuple[nn.Module, int]:
-    net = _EfficientNetTrunk("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels)
-    width = net._fc.in_features
-    del net._fc, net._avg_pooling, net._dropout
-    return net, width
-
-
-_RESNETS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2]}
-_TRUNKS: dict[str, Callable[[int, ModelConfig], tuple[nn.Module, int]]] = {
-    "resnet10": lambda channels, config: _resnet(_RESNETS["resnet10"], channels, config.image_width),
-    "resnet18": lambda channels, config: _resnet(_RESNETS["resnet18"], channels, config.image_width),
-    "densenet121": _densenet121,
-    "efficientnet-b0": _efficientnet_b0,
-}
-
-
 def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
     """Build the encoder that `config.image` names, with its pretrained weights if it names a file.
 
@@ -139,7 +88,9 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
         return ImageEncoder(Lite0(), LITE0_WIDTH, channels)
     state = read_weights(Path(config.image_weights)) if config.image_weights else {}
     channels = max(channels, input_channels(state, channels))
-    trunk, width = _TRUNKS[config.image](channels, config)
+    from mmmed.models.trunks import image_trunk  # MONAI, which is slow to import, only where it is used
+
+    trunk, width = image_trunk(config, channels)
     if not has_batch_statistics(state):
         _group_norm_throughout(trunk)
     if state:
@@ -149,6 +100,8 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
 
 def build_volume_encoder(config: ModelConfig) -> ImageEncoder:
     """Build the 3D encoder that `config.volume` names, of one input channel."""
-    trunk, width = _resnet(_RESNETS[config.volume], 1, config.volume_width, dimensions=3)
+    from mmmed.models.trunks import volume_trunk
+
+    trunk, width = volume_trunk(config)
     _group_norm_throughout(trunk)
     return ImageEncoder(_without_overwriting(trunk), width)

@@ -65,10 +65,10 @@ class FrozenEncoders:
     def _features(self, name: str, modality: Modality) -> Modality:
         encoder, training = self._encoders[name], self._config.training
         device = next(encoder.parameters()).device
-        augmentation = Augmentation(self._config.data, seed=0)
+        augmentation = Augmentation(self._config.data, seed=0) if training.augment else None
 
         def view(given: Input, seed: int) -> Input:
-            return augmentation.view(name, given, seed)
+            return augmentation.view(name, given, seed) if augmentation else given
 
         @torch.no_grad()
         def encode(given: Input) -> torch.Tensor:
@@ -77,7 +77,7 @@ class FrozenEncoders:
 
         first = modality[torch.zeros(1, dtype=torch.int64).numpy()]
         shape = encode(first).shape[1:]  # [s, width]
-        views = training.views if training.augment and augmentation.changes(name) else 1
+        views = training.views if augmentation and augmentation.changes(name) else 1
         file = FeatureFile(
             self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -203,3 +205,9 @@ def test_missing_modalities_are_zero_in_the_linear_fusion() -> None:
         assert torch.equal(
             model(Batch(nothing, batch.label, batch.unit)), model.head.bias.expand(len(batch), 1)
         )
+
+
+def test_monai_is_imported_only_where_it_is_used() -> None:
+    """Its import costs each process seconds, and frozen encoders without augmentation need none of it."""
+    code = "import sys, client.app, simulations.simulate; sys.exit('monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
