@@ -76,10 +76,18 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Winner:
-    """The best trial. `score` is None where every trial's score was lost in its noise."""
+    """The best trial, and what its patients were charged for the whole sweep.
+
+    Attributes:
+        candidate: its settings.
+        score: its score; None where every trial's was lost in its noise.
+        trial_epsilon: what one trial of it would cost alone (PLD): a run with its settings wants this noise.
+        epsilon, scoring_epsilon: of the sweep, for the patients trained on and for those held out.
+    """
 
     candidate: Candidate
     score: Estimate | None
+    trial_epsilon: float
     epsilon: float
     scoring_epsilon: float
 
@@ -193,7 +201,8 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
         ]
     number, model, score = _best(site, sweep)
     candidate = sweep.candidates[number]
-    save_model(draft / "model", model, _at_trials_noise(candidate.config, sweep.training.trials[number]))
+    alone = epsilon([sweep.training.trials[number]], delta)
+    save_model(draft / "model", model, _asking_for(candidate.config, alone))
     found = {
         "settings": dict(candidate.settings),
         "score": None if score is None else score.to_json(),
@@ -201,7 +210,7 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
     }
     (draft / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     draft.rename(out)
-    return Winner(candidate, score, plans[0].epsilon, plans[1].epsilon)
+    return Winner(candidate, score, alone, plans[0].epsilon, plans[1].epsilon)
 
 
 def _draft(out: Path) -> Path:
@@ -258,8 +267,6 @@ def _train_round(
     train(model, step, draws, batches, after_step=pull)
 
 
-def _at_trials_noise(config: RunConfig, trial: DpSgdEvent) -> RunConfig:
-    """The configuration whose run has the noise for which the settings were found: a trial's, not the sweep's."""
-    spent = epsilon([trial], config.privacy.delta)
-    privacy = config.privacy.model_copy(update={"target_epsilon": spent})
+def _asking_for(config: RunConfig, target_epsilon: float) -> RunConfig:
+    privacy = config.privacy.model_copy(update={"target_epsilon": target_epsilon})
     return config.model_copy(update={"privacy": privacy})

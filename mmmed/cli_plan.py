@@ -115,12 +115,15 @@ def _more(count: int) -> str:
 
 
 def _left(worth: Setting, delta: float, noise: float | None) -> str:
-    if worth.admitted:
-        return "The ledger admits the run as asked."
     if noise is None:
         return "The ledger admits no run of so many steps at this sampling rate, whatever its noise."
-    cost = epsilon([DpSgdEvent(noise, worth.sampling_rate, worth.steps)], delta)
+    cost = shown(epsilon([DpSgdEvent(noise, worth.sampling_rate, worth.steps)], delta))
+    if worth.admitted:
+        return (
+            "The ledger admits the run as asked. For one run of so many steps it would admit a noise multiplier down "
+            f"to {noise:.4f}, epsilon {cost}, and then nothing more."
+        )
     return (
         f"The ledger refuses the run as asked. With so many steps it admits a noise multiplier of {noise:.4f} or more, "
-        f"which is epsilon {shown(cost)} for this run: ask for that with --epsilon."
+        f"which is epsilon {cost} for this run: ask for that with --epsilon."
     )

@@ -69,7 +69,7 @@ def tune(
 
 def _free(candidates: Sequence[Candidate], public: bool, seeds: int, workers: int | None, out: Path) -> None:
     from mmmed.data.source import DEMO
-    from simulations.tune import described, front, sweep
+    from simulations.tune import EPSILON, described, front, sweep
 
     sources = sorted({each.config.data.source for each in candidates} - {DEMO})
     if sources and not public:
@@ -80,10 +80,15 @@ def _free(candidates: Sequence[Candidate], public: bool, seeds: int, workers: in
         )
     processes = (os.cpu_count() or 1) if workers is None else workers
     outcomes = sweep(candidates, seeds=seeds, out=out, workers=processes, progress=print)
-    print(f"\nNot beaten at the same or a smaller epsilon (mean AUROC within sites, {seeds} seeds):")
-    for one in front(outcomes):
-        low, high = min(one.auroc), max(one.auroc)
-        print(f"  epsilon {one.epsilon:g}: {one.mean:.3f} [{low:.3f}, {high:.3f}]  {described(one.settings)}")
+    kept = front(outcomes)
+    print(
+        f"\nBest at each epsilon (AUROC within sites: mean and range of {seeds} seeds; * beats every smaller epsilon)"
+    )
+    for level in sorted({one.epsilon for one in outcomes}):
+        best = max((one for one in outcomes if one.epsilon == level), key=lambda one: one.mean)
+        spread, mark = f"[{min(best.auroc):.3f}, {max(best.auroc):.3f}]", "*" if best in kept else " "
+        others = {key: value for key, value in best.settings.items() if key != EPSILON}
+        print(f"{mark} epsilon {level:g}: {best.mean:.3f} {spread}  {described(others)}")
     print(f"{out / 'sweep.csv'}\n{out / 'pareto.html'}")
 
 
@@ -98,13 +103,13 @@ def _private(site: Path, candidates: Sequence[Candidate], trials: float, stoppin
     console = Console()
     opened = open_site(site, candidates)
     planned = plan_sweep(opened, candidates, trials, SHAPES[stopping])
-    noises = [trial.noise_multiplier for trial in planned.training.trials]
-    privacy = candidates[0].config.privacy
+    noises = sorted({f"{trial.noise_multiplier:.4f}" for trial in planned.training.trials}, key=float)
+    privacy, noise = candidates[0].config.privacy, " to ".join(dict.fromkeys((noises[0], noises[-1])))
     console.print(
         f"{len(candidates)} settings, {trials:g} trials on average ({stopping}); the number of trials is drawn now and "
         f"told to nobody. For the whole sweep, at delta {privacy.delta:g}: training patients epsilon "
-        f"{privacy.target_epsilon:g} (noise multiplier of a trial {min(noises):.4f} to {max(noises):.4f}), held-out "
-        f"patients epsilon {privacy.metrics_epsilon:g} (scores err by about {planned.score_error:.3f})."
+        f"{privacy.target_epsilon:g} (noise multiplier of a trial {noise}), held-out patients epsilon "
+        f"{privacy.metrics_epsilon:g} (scores err by about {planned.score_error:.3f})."
     )
     if planned.score_error > _TOO_NOISY:
         console.print(
@@ -128,4 +133,7 @@ def _private(site: Path, candidates: Sequence[Candidate], trials: float, stoppin
         f"charged: training patients epsilon {shown(winner.epsilon)}, held-out patients epsilon "
         f"{shown(winner.scoring_epsilon)} (RDP, the whole sweep)"
     )
-    console.print(f"{out}: the winner's model, settings and the site's signed statement")
+    console.print(
+        f"{out}: the winner's model, settings and the site's signed statements. The settings were found at a trial's "
+        f"noise: a run with them wants epsilon {shown(winner.trial_epsilon)}, as the model's config.toml says"
+    )

@@ -45,7 +45,7 @@ def verify(
 @ledger_app.command("show")
 def ledger_show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
-    from privacy.report import mechanism_cells, shown
+    from privacy.report import mechanism_cells, run_cell, shown
 
     with open_ledger(state) as ledger:
         limit = ledger.limit
@@ -60,7 +60,7 @@ def ledger_show(state: State) -> None:
         )
         for one in ledger.plans():
             charged = sum(event.steps for event in ledger.events(one.run_id))
-            table.add_row(one.run_id[:12], shown(one.epsilon), *mechanism_cells(one.event), str(charged))
+            table.add_row(run_cell(one.run_id), shown(one.epsilon), *mechanism_cells(one.event), str(charged))
         console.print(table)
 
 

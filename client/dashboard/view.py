@@ -13,7 +13,7 @@ from client.site import ledger_file
 from privacy.accounting import Event
 from privacy.keys import load_key
 from privacy.ledger import Budget, Ledger, Plan
-from privacy.report import mechanism_cells, shown
+from privacy.report import mechanism_cells, run_cell, shown
 
 _MOST_REFUSALS = 50
 
@@ -84,7 +84,7 @@ def _dataset(ledger: Ledger, name: str, runs: int, delta: float) -> DatasetBudge
 
 def _row(plan: Plan, charged: Sequence[Event]) -> tuple[str, ...]:
     return (
-        plan.run_id[:12],
+        run_cell(plan.run_id),
         shown(plan.epsilon),
         *mechanism_cells(plan.event),
         str(sum(one.steps for one in charged)),

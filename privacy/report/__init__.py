@@ -3,7 +3,7 @@
 from privacy.report.body import RunFacts, build_report
 from privacy.report.evaluations import Pooled
 from privacy.report.page import render_report, write_report
-from privacy.report.rounding import mechanism_cells, shown
+from privacy.report.rounding import mechanism_cells, run_cell, shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
 from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement
 from privacy.report.sweeps import sweep_statements
@@ -22,6 +22,7 @@ __all__ = [
     "mechanism_cells",
     "read_statement",
     "render_report",
+    "run_cell",
     "shown",
     "sign_statement",
     "sweep_statements",

@@ -26,3 +26,9 @@ def mechanism_cells(event: Event) -> tuple[str, str, str]:
     noise = min(trial.noise_multiplier for trial in event.trials)
     rate = max(trial.sampling_rate for trial in event.trials)
     return f"{noise:.4f} or more", f"{rate:.4g} or less", "1 sweep"
+
+
+def run_cell(run_id: str) -> str:
+    """A run's id for a table: cut short, but for what says that it is its evaluation."""
+    name, _, part = run_id.partition("/")
+    return f"{name[:12]}/{part}" if part else name[:12]

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",
+    "spread": "how much of a record's gradient is its own, which `mmmed privacy plan` takes as --spread",
     "utility": "AUROC of whole runs at equal epsilon, lever by lever",
 }
 
