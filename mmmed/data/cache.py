@@ -266,23 +266,25 @@ class CachedRows:
         indices = np.asarray(indices, dtype=np.int64)
         for index in indices[~self._checked[indices]]:
             self._check(int(index))
-        out = np.zeros((len(indices), *self._form.shape), dtype=np.float32)
-        present = self._slots[indices] >= 0
-        if present.any():
-            out[present] = self._pixels()[self._slots[indices[present]]]
-            out /= _LARGEST
+        out = np.empty((len(indices), *self._form.shape), dtype=np.float32)
+        for row, slot in zip(out, self._slots[indices], strict=True):
+            if slot < 0:
+                row[...] = 0
+            else:  # from the map into the tensor in one pass
+                np.divide(self._pixels()[slot], _LARGEST, out=row, dtype=np.float32)
         return torch.from_numpy(out)
 
     def _pixels(self) -> np.ndarray:
         """The whole pixel file, (rows, *shape) uint16, mapped read-only."""
         if self._map is None:
-            mapped = np.memmap(self._cache.pixel_file(self._form), dtype="<u2", mode="r")
+            # (a plain array of it: indexing a memmap object costs more than a small row)
+            mapped = np.asarray(np.memmap(self._cache.pixel_file(self._form), dtype="<u2", mode="r"))
             whole = mapped.size // _row_values(self._form)
             self._map = mapped[: whole * _row_values(self._form)].reshape(-1, *self._form.shape)
         return self._map
 
     def _check(self, index: int) -> None:
-        if zlib.crc32(self._pixels()[self._slots[index]].tobytes()) != self._checksums[index]:
+        if zlib.crc32(self._pixels()[self._slots[index]]) != self._checksums[index]:
             damaged = self._slots == self._slots[index]
             self._cache.forget(self._form, int(self._slots[index]))
             rebuilt = self._cache.open([self._paths[index]], self._form)

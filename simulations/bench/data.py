@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 from monai.transforms import Resize, ResizeWithPadOrCrop
@@ -21,14 +22,18 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from mmmed.config import ModelConfig
-from mmmed.data.batch import Input
-from mmmed.data.cache import Cache
+from mmmed.data.batch import Batch
+from mmmed.data.cache import Cache, CachedRows
 from mmmed.data.image import ImageForm, preprocess, read_image
-from mmmed.models.image import build_image_encoder
+from mmmed.data.loader import PatientBatches, Records
+from mmmed.data.modalities import Modality
+from mmmed.data.volume import VolumeForm
+from mmmed.models.image import build_image_encoder, build_volume_encoder
 from simulations.bench.measure import Row, parser, publish
 
 _FILM = (1760, 2140)
-_SIZE = 64
+_SIDE = 64
+_VOLUME, _VOLUME_SIDE = (160, 160, 64), 48
 _BATCH = 32
 
 
@@ -36,6 +41,7 @@ def main(arguments: list[str]) -> int:
     """Measure and print; returns the exit code."""
     options = parser("data", "What the way from files to tensors costs", repeats=3)
     options.add_argument("--films", type=int, default=32, help="radiographs to decode (default: %(default)s)")
+    options.add_argument("--volumes", type=int, default=16, help="CT volumes (default: %(default)s)")
     options.add_argument(
         "--studies", type=int, default=50_000, help="in the memory case (default: %(default)s)"
     )
@@ -44,7 +50,8 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         films = _write_films(Path(folder) / "films", chosen.films)
         found = _decoding(films, Path(folder) / "cache", chosen.repeats)
-        found += _share_of_a_step(films, Path(folder) / "cache", chosen.repeats)
+        found += _images(films, Path(folder) / "cache", chosen.repeats)
+        found += _volumes(Path(folder) / "volumes", chosen.volumes, chosen.repeats)
         found += _memory(Path(folder) / "many", chosen.studies)
     publish("files to tensors", found, chosen.json)
     return 0
@@ -53,7 +60,7 @@ def main(arguments: list[str]) -> int:
 def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
     """An epoch over the films: read from the cache, decoded by mmmed, decoded by plain pydicom and MONAI."""
     # MONAI's other antialiasing, a Gaussian prefilter, takes 20 times as long as its mean over areas.
-    resize, pad = Resize(_SIZE, size_mode="longest", mode="area"), ResizeWithPadOrCrop((_SIZE, _SIZE))
+    resize, pad = Resize(_SIDE, size_mode="longest", mode="area"), ResizeWithPadOrCrop((_SIDE, _SIDE))
 
     def plain() -> None:
         for film in films:
@@ -63,10 +70,10 @@ def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
 
     def ours() -> None:
         for film in films:
-            preprocess(read_image(film, channels=1), _SIZE)
+            preprocess(read_image(film, channels=1), _SIDE)
 
     def cached() -> None:
-        images = Cache(folder).open(films, ImageForm(_SIZE, 1))
+        images = Cache(folder).open(films, ImageForm(_SIDE, 1))
         for start in range(0, len(films), _BATCH):
             images[np.arange(start, min(start + _BATCH, len(films)))]
 
@@ -81,35 +88,90 @@ def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
         "cache": "mmmed, opening the cache",
     }
     return [
-        {
-            "case": case,
-            "system": names[key],
-            "cpu_s": round(seconds, 4),
-            "ratio": round(seconds / times["cache"], 1),
-            "files_per_s": round(len(films) / seconds, 1),
-            "anonymous_mb": round(_anonymous_mb(), 1),
-        }
+        _row(case, names[key], seconds, seconds / times["cache"], len(films))
         for key, seconds in times.items()
     ]
 
 
-def _share_of_a_step(films: list[Path], folder: Path, repeats: int) -> list[Row]:
-    """A batch from the cache beside one ordinary forward and backward pass of the default image encoder."""
-    images = Cache(folder).open(films, ImageForm(_SIZE, 1))
-    chosen = np.arange(_BATCH) % len(films)
-    encoder = build_image_encoder(ModelConfig(), 1)
-    batch = Input(images[chosen], torch.ones(_BATCH, 1, dtype=torch.bool))
+def _row(case: str, system: str, seconds: float, ratio: float, files: int) -> Row:
+    return {
+        "case": case, "system": system, "cpu_s": round(seconds, 5), "ratio": round(ratio, 4 if ratio < 1 else 1),
+        "files_per_s": round(files / seconds, 1), "anonymous_mb": round(_anonymous_mb(), 1),
+    }  # fmt: skip
 
-    def step() -> None:
-        encoder(batch).square().sum().backward()
 
-    step_s, batch_s = _median(step, 10 * repeats), _median(lambda: images[chosen], 10 * repeats)
-    case = f"batch of {_BATCH} at {_SIZE} pixels"
+def _volumes(folder: Path, count: int, repeats: int) -> list[Row]:
+    """An epoch over CT volumes, read from the cache or decoded and resampled, and its share of a step."""
+    folder.mkdir()
+    draw = np.random.default_rng(0)
+    volumes = []
+    for number in range(count):
+        values = draw.integers(-1000, 1000, _VOLUME).astype(np.int16)
+        volumes.append(folder / f"{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([0.8, 0.8, 2.5, 1.0])), volumes[-1])
+    form = VolumeForm(_VOLUME_SIDE, 0.0, (-1000.0, 400.0))
+
+    def opened() -> CachedRows:
+        return Cache(folder / "cache").open(volumes, form)
+
+    def decoded() -> None:
+        for volume in volumes:
+            form.build(volume)
+
+    opened()  # builds it
+    cached_s = _median(lambda: opened()[np.arange(count)], repeats)
+    case = f"epoch of {count} volumes, {_VOLUME[0]} x {_VOLUME[1]} x {_VOLUME[2]}, .nii.gz"
+    found = [
+        _row(case, name, seconds, seconds / cached_s, count)
+        for name, seconds in (
+            ("mmmed, decoding", _median(decoded, repeats)),
+            ("mmmed, opening the cache", cached_s),
+        )
+    ]
+    encoder = build_volume_encoder(ModelConfig())
+    return found + _share_of_a_step("volume", opened, encoder, f"{_VOLUME_SIDE} voxels a side", repeats)
+
+
+def _images(films: list[Path], folder: Path, repeats: int) -> list[Row]:
+    def opened() -> CachedRows:
+        return Cache(folder).open(films, ImageForm(_SIDE, 1))
+
+    return _share_of_a_step(
+        "image", opened, build_image_encoder(ModelConfig(), 1), f"{_SIDE} pixels a side", repeats
+    )
+
+
+def _share_of_a_step(
+    name: str, opened: Callable[[], CachedRows], encoder: torch.nn.Module, size: str, repeats: int
+) -> list[Row]:
+    """The input pipeline (patients to a batch) beside one ordinary forward and backward pass of the default encoder.
+
+    In the first epoch every row is checked against its checksum.
+    """
+
+    def batches() -> Callable[[], Batch]:
+        rows = opened()
+        count = len(rows)
+        modality = Modality(rows, torch.ones(count, 1, dtype=torch.bool))
+        labels = torch.zeros(count, dtype=torch.long)
+        records = Records({name: modality}, labels, np.arange(count), count, np.arange(count))
+        make = PatientBatches(records, records_per_patient=1, seed=0, augmentation=None)
+        return lambda: make(np.arange(min(_BATCH, count)))
+
+    fresh = [batches() for _ in range(3 * repeats)]
+    first_s = _median(lambda: fresh.pop()(), len(fresh) - 1)
+    later = batches()
+    batch = later()
+    step_s = _median(lambda: encoder(batch.inputs[name]).square().sum().backward(), 3 * repeats)
+    case = f"batch of {len(batch)}, {size}"
     return [
-        {"case": case, "system": name, "cpu_s": round(seconds, 5), "ratio": round(seconds / step_s, 4),
-         "files_per_s": round(_BATCH / seconds, 1), "anonymous_mb": round(_anonymous_mb(), 1)}
-        for name, seconds in (("forward and backward", step_s), ("batch from the cache", batch_s))
-    ]  # fmt: skip
+        _row(case, system, seconds, seconds / step_s, len(batch))
+        for system, seconds in (
+            ("forward and backward", step_s),
+            ("input, first epoch", first_s),
+            ("input, later epochs", _median(later, 10 * repeats)),
+        )
+    ]
 
 
 def _memory(folder: Path, most: int) -> list[Row]:
@@ -125,14 +187,11 @@ def _memory(folder: Path, most: int) -> list[Row]:
             Image.fromarray(pixels).save(path, compress_level=0)
             paths.append(path)
         started = time.process_time()
-        images = Cache(folder / "cache").open(paths, ImageForm(_SIZE, 1))
+        images = Cache(folder / "cache").open(paths, ImageForm(_SIDE, 1))
         for start in range(0, count, 256):
             images[np.arange(start, min(start + 256, count))]
         seconds = time.process_time() - started
-        found.append(
-            {"case": "memory", "system": f"{count:,} studies", "cpu_s": round(seconds, 2), "ratio": 1.0,
-             "files_per_s": round(count / seconds, 1), "anonymous_mb": round(_anonymous_mb(), 1)}
-        )  # fmt: skip
+        found.append(_row("memory", f"{count:,} studies", seconds, 1.0, count))
         del images
     return found
 
