@@ -40,26 +40,37 @@ _NUMBER_WORDS = (
 _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}")),
     ("URL", re.compile(r"(?:https?://|ftp://|www\.)\S+"
-        r"|\b(?:[a-z\d-]{1,63}\.){1,8}(?:com|org|net|edu|gov|info|de|at|ch|eu|uk|fr)\b(?:[:/]\S*)?", re.I)),
-    ("ID", re.compile(r"\b(?:[\da-f]{2}[:-]){5}[\da-f]{2}\b|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b", re.I)),
+        r"|\b(?:[a-z\d-]{1,63}\.){1,8}(?:com|org|net|edu|gov|info|io|mil|biz|de|at|ch|eu|uk|fr|nl|pl|dk)\b"
+        r"(?:[:/]\S*)?", re.I)),
+    ("ID", re.compile(r"\b(?:[\da-f]{2}[:-]){5}[\da-f]{2}\b|\b[\da-f]{4}\.[\da-f]{4}\.[\da-f]{4}\b"
+        r"|\b[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}\b", re.I)),
     ("IP", re.compile(r"(?<![\w:])(?=[\da-f:]*::|(?:[\da-f]{1,4}:){7})"
         r"[\da-f]{1,4}(?:::?[\da-f]{1,4}){2,7}(?![\w:])", re.I)),
-    ("ID", re.compile(  # UIDs, IBAN, vehicle identification, German pension insurance
-        r"(?<![\w.])\d(?:\.\d{1,30}){5,30}(?![\w.])|\b[A-Z]{2}\d{2}(?:\s?\d{4}){3,7}(?:\s?\d{1,3})?\b"
-        r"|\b(?=[A-Z]*\d)(?=\d*[A-Z])[A-HJ-NPR-Z\d]{17}\b|\b\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}\b")),
+    ("IP", re.compile(r"(?<![\w:])(?=[\da-f]{0,4}:[\da-f:]{0,38}(?![\w:]))(?=[\da-f:]{0,38}::)[\da-f:]{3,39}", re.I)),
+    ("ID", re.compile(  # UIDs, IBAN, vehicle identification, German pension insurance, letters among digits
+        r"(?<![\w.])\d(?:\.\d{1,30}){5,30}(?![\w.])|\b[A-Z]{2}\d{2}\s?[A-Z\d]{4}(?:\s?\d{4}){2,6}(?:\s?\d{1,4})?\b"
+        r"|\b(?=[A-Z]*\d)(?=\d*[A-Z])[A-HJ-NPR-Z\d]{17}\b|\b\d{2}\s?\d{6}\s?[A-Z]\s?\d{3}\b"
+        r"|\b(?=(?:[A-Z]{0,9}\d){4})(?=\d{0,20}[A-Z])[A-Z\d]{8,20}\b|\b[A-Z]{2,5}-\d{4}-\d{3,9}\b"
+        r"|\b(?=[A-Za-z]{0,60}\d)(?=\d{0,60}[A-Za-z])[A-Za-z\d]{20,62}\b")),
+    ("ID", re.compile(  # cards, tax, health and national numbers in groups: US, DE, UK, AU, SE, FI
+        r"(?<![\w-])(?:\d{4}(?:[ -]\d{4}){3}|\d{4}[ -]\d{6}[ -]\d{5}|\d{2} \d{3} \d{3} \d{3}|\d{4} \d{5} \d|\d{2}-\d{7}"
+        r"|\d{6}(?:\d{2})?[-+]\d{3}[\dA-Z]|\d[A-Z][A-Z\d]\d-?[A-Z][A-Z\d]\d-?[A-Z]{2}\d{2}"
+        r"|[A-Z]{2}(?: ?\d{2}){3} ?[A-D])(?![\w-])")),
+    ("ID", re.compile(r"(?<![\w-])[A-ZÄÖÜ]{1,3}-[A-Z]{1,2} \d{2,4}[EH]?(?![\w.,]\d|\w)")),  # German number plates
     ("ID", re.compile(r"\b(?:Kennzeichen|(?:licen[cs]e |number )?plate|registration)\b[\s:]{1,3}"
         r"([A-ZÄÖÜ\d]{1,4}[- ]{0,2}"
         r"[A-Z\d]{0,4}[- ]?\d{1,4}[A-Z]{0,3})\b")),
     ("IP", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")),
-    ("SSN", re.compile(r"(?<!\d)\d{3}-\d{2}-\d{4}(?!\d)")),
+    ("SSN", re.compile(r"(?<!\d)\d{3}([- ])\d{2}\1\d{4}(?!\d)")),
     (
         "DATE",
         re.compile(
             r"(?<![\d.])(?:\d{1,2}([./-])\s?\d{1,2}\1\s?(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}|"
             r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(?!\d|\.\d)"
-            rf"|\b\d{{1,2}}(?:st|nd|rd|th|\.)?\s*(?:of\s+)?(?:{_MONTHS})\b\.?(?:,?\s*(?:'?\d{{4}}|'\d{{2}}))?"
+            rf"|\b\d{{1,2}}(?:st|nd|rd|th|\.)?(?:\s*(?:of\s+)?|-)(?:{_MONTHS})\b\.?(?:-\d{{2,4}}\b|,?\s*(?:'?\d{{4}}|'\d{{2}}))?"
             rf"|\b(?:{_MONTHS})\b\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\s*(?:19|20)\d{{2}})?"
-            rf"|\b(?:{_MONTHS})\b\.?,?\s+(?:19|20)\d{{2}}\b",
+            rf"|\b(?:{_MONTHS})\b\.?,?\s+(?:19|20)\d{{2}}\b"
+            r"|(?<![\d/.])(?:0?[1-9]|1[0-2])/(?:19|20)\d{2}(?![\d/])|(?<![\d-])(?:19|20)\d{2}-(?:0[1-9]|1[0-2])(?![\d-])",
             re.I,
         ),
     ),
@@ -76,7 +87,7 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "PHONE",
         re.compile(
-            r"(?<![\w.])(?:\+|00)\d{1,3}[\s./-]?(?:\(0?\d{2,5}\)|\d{2,5})[\s./-]?\d{3,4}(?:[\s./-]?\d{2,5}){0,2}(?![\w.])"
+            r"(?<![\w.])(?:\+|00)\d{1,3}[\s./-]?(?:\(0\)\s?)?(?:\(0?\d{2,5}\)|\d{2,5})[\s./-]?\d{3,4}(?:[\s./-]?\d{2,5}){0,2}(?![\w.])"
             r"|(?<![\w.])(?:\(0?\d{2,5}\)|0\d{2,5})[\s./-]\s?\d{3,4}(?:[\s./-]?\d{2,5}){1,2}(?![\w.]\d)"
             r"|(?<![\w.])\d{3}[\s.-]\d{3,4}[\s.-]\d{4}(?!\w)"
             r"|(?:\b(?:tel|phone|fax|pager|telefon|mobile?|handy)\b\.?\s*[:#]?\s*)([+\d(][\d\s()./-]{4,}\d)",
@@ -86,7 +97,8 @@ _RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "ADDRESS",
         re.compile(
-            r"\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
+            r"\b[A-Z]{1,2}\d[A-Z\d]? \d(?!ST|ND|RD|TH|MM|CM|ML|MG)[A-Z]{2}\b|\b[A-Z]\d[A-Z] \d[A-Z]\d\b"  # UK, Canada
+            r"|\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
             r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|damm)\s+\d{1,4}\s?[a-z]?\b"
             r"|(?<![\w.,-])(?:D-)?\d{5}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[\s-][A-ZÄÖÜ][a-zäöüß]+)?\b"
             r"|\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b"

@@ -82,7 +82,7 @@ def _ingest(
             _write_all(items, out, journal, decided, options.workers, report, progress)
             made = list(_made(items, journal.done, report))
             used = {file.origin for item, _ in made for file in item.files}
-            report.account(found.files_found, found.read | used)
+            report.account(found.files_found, found.read, used)
             entries = list(study_entries(made, found, notes, key, options))
             if not entries:
                 report.write_files(files)

@@ -87,6 +87,7 @@ def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped])
         read = [file]
         if file.origin.lower().endswith(WFDB_HEADER):
             read += filter(None, (found.beside(file, name) for name in signal_files(file)))
+        read = list({one.origin: one for one in read}.values())  # a header may name itself
         identity = "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read)
         name = key.pseudonym("item", identity)
         yield Item(name, tuple(read), notes.studies[study].patient, study, {}, _file_writer(file, found))

@@ -51,15 +51,21 @@ class IngestReport:
     unusable: dict[str, Counter[str]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
-    def account(self, found: list[str], read: set[str]) -> None:
-        """Say of every file that was ``found`` what became of it, if nothing was said yet. ``read`` are those that
-        something was taken of."""
+    def account(self, found: list[str], read: set[str], used: set[str]) -> None:
+        """Say of every file that was ``found`` what became of it, once.
+
+        ``read`` are files that something was taken of unless they are told as skipped; ``used`` those of what was
+        written, which may serve another in vain (signals that two records name).
+        """
+        self.skipped = [one for one in _once(self.skipped) if one.origin not in used]
+        self.quarantined = [one for one in _once(self.quarantined) if one.origin not in used]
         told = {one.origin for one in (*self.skipped, *self.quarantined)}
-        self.taken = [origin for origin in found if origin in read and origin not in told]
+        self.taken = [origin for origin in found if origin in read | used and origin not in told]
+        told |= set(self.taken)
         self.skipped += [
             Skipped(origin, "nothing in it belongs to a study that is taken")
             for origin in found
-            if origin not in read and origin not in told
+            if origin not in told
         ]
 
     def hold(self, origins: set[str]) -> None:
@@ -113,6 +119,11 @@ class IngestReport:
             *self.review.next_steps(),
         ]
         return "\n".join(lines)
+
+
+def _once(several: list[Skipped]) -> list[Skipped]:
+    """The first that is told of each."""
+    return list({one.origin: one for one in reversed(several)}.values())[::-1]
 
 
 def _counted(what: str, several: list[Skipped]) -> list[str]:
