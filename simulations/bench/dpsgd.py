@@ -18,7 +18,7 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -233,10 +233,12 @@ def _status(key: str, pid: int | str | None = "self") -> int:
     raise OSError(f"/proc/{pid}/status has no {key}")
 
 
-def compare(name: str, case: Case, repeats: int, limit_mb: int) -> list[Row]:
+def compare(
+    name: str, case: Case, repeats: int, limit_mb: int, systems: Sequence[str] = SYSTEMS
+) -> list[Row]:
     """One row a system: median CPU-seconds a step, ratio to ordinary, peak memory; or a note why there are none."""
-    memory = {system: _memory_of(case, system, limit_mb) for system in SYSTEMS}
-    steps = {system: _stepper(case, system) for system in SYSTEMS if not isinstance(memory[system], str)}
+    memory = {system: _memory_of(case, system, limit_mb) for system in systems}
+    steps = {system: _stepper(case, system) for system in systems if not isinstance(memory[system], str)}
     for take_step in steps.values():
         take_step()
     seconds: dict[str, list[float]] = {system: [] for system in steps}
@@ -285,7 +287,14 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument(
         "--case", action="append", choices=list(CASES), help="only this case; may be repeated"
     )
+    options.add_argument(
+        "--system",
+        action="append",
+        choices=SYSTEMS[1:],
+        help="only this beside the ordinary step; repeatable",
+    )
     arguments: Any = options.parse_args(argv)
+    systems = [name for name in SYSTEMS if name == ORDINARY or name in (arguments.system or SYSTEMS)]
     torch.set_num_threads(1)
     found: list[Row] = []
     if arguments.json is not None and arguments.json.exists():
@@ -297,7 +306,8 @@ def main(argv: list[str] | None = None) -> int:
             if any((row["case"], row["batch"]) == (label, batch) for row in found):
                 continue
             torch.manual_seed(0)
-            found += compare(label, setup.build(batch, size), arguments.repeats, arguments.memory)
+            case = setup.build(batch, size)
+            found += compare(label, case, arguments.repeats, arguments.memory, systems)
             publish("One step, one thread", found, arguments.json)
     if arguments.plot is not None:
         draw(found, arguments.plot)

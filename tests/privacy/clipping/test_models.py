@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -29,6 +30,7 @@ from mmmed.models import build_model
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
+from privacy.dpsgd import PrivateStep
 from tests.privacy.clipping.agreement import check
 
 R = 3
@@ -229,6 +231,31 @@ def test_checkpointed_blocks_against_the_definition(reentrant: bool) -> None:
         return checkpoint(m[1], m[0](x), use_reentrant=reentrant)  # type: ignore[no-any-return]
 
     check(blocks(), (images(4)[:, 0],), UNITS["patients"], call=call)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_a_private_step_takes_a_checkpointed_encoder(reentrant: bool) -> None:
+    """The check of the first batch as well, and with dropout, which a recomputed block has to repeat."""
+    torch.manual_seed(0)
+    model = BertModel(BertConfig(**(TEXT | {"hidden_dropout_prob": 0.2}))).train()
+    releases = []
+    for checkpointed in (False, True):
+        mine = copy.deepcopy(model)
+        if checkpointed:
+            mine.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        options = {
+            "noise_multiplier": 0.0,
+            "allow_noiseless": True,
+            "max_grad_norm": 1.0,
+            "expected_units": 1.0,
+        }
+        step = PrivateStep(mine, torch.optim.SGD(mine.parameters(), lr=1.0), **options)  # type: ignore[arg-type]
+        torch.manual_seed(1)
+        step(lambda m=mine: read(m, IDS).square().sum((1, 2)), UNITS["patients"])  # type: ignore[misc]
+        releases.append(torch.cat([p.detach().flatten() for p in mine.parameters()]))
+    before = torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert float((releases[0] - before).norm()) > 0.1
+    assert float((releases[0] - releases[1]).norm()) < 1e-5
 
 
 @pytest.mark.parametrize(
