@@ -118,7 +118,7 @@ class SiteFolder:
 
         Raises:
             PolicyRefusal: the policy widens the one before without a second signature.
-            LedgerError: the ledger cannot be trusted, read or written, or is gone.
+            LedgerError: the ledger cannot be trusted, read or written, or it or its key is gone.
         """
         self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         file, key = ledger_file(self.state), self.state / KEY
@@ -126,6 +126,12 @@ class SiteFolder:
             raise LedgerError(
                 f"{file} is gone but {key} is there: restore the newest ledger. A new one would forget what the "
                 f"patients were spent. If this site never answered a request, delete {key}."
+            )
+        if file.exists() and not key.exists():
+            raise LedgerError(
+                f"{key} is gone but {file} is there: restore the key from its backup. Without it nobody can say "
+                "whether the ledger is whole, nor who its patients are: if the key is lost, take these patients out of "
+                "the data set and begin with an empty state folder."
             )
         return open_ledger(file, load_or_create_key(key), signed)
 

@@ -112,7 +112,13 @@ def sign_statement(
         "software": versions(),
         "key": key.public_key().public_bytes_raw().hex(),
     }
-    return body | {"signature": key.sign(_DOMAIN + canonical(body)).hex()}
+    return seal(body, key)
+
+
+def seal(body: Mapping[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+    """A statement's fields with the signature over them, in place of any that they had."""
+    plain = {name: value for name, value in body.items() if name != "signature"}
+    return plain | {"signature": key.sign(_DOMAIN + canonical(plain)).hex()}
 
 
 def read_statement(value: Any) -> Statement:

@@ -217,6 +217,17 @@ def test_a_ledger_that_is_gone_is_not_begun_anew(hospital: Hospital, configured:
     assert refused(app(request(configured()), node(hospital))) == Refusal.LEDGER
 
 
+def test_a_key_that_is_gone_is_not_made_anew(hospital: Hospital, configured: Configured) -> None:
+    assert not app(request(configured()), node(hospital)).has_error()
+    key = (hospital.state / "site.key").read_bytes()
+    (hospital.state / "site.key").unlink()
+    assert refused(app(request(configured()), node(hospital))) == Refusal.LEDGER
+    assert "restore the key" in refusals(hospital.state)[-1]
+    assert not (hospital.state / "site.key").exists()
+    (hospital.state / "site.key").write_bytes(key)
+    assert not app(request(configured()), node(hospital)).has_error()
+
+
 def test_a_ledger_older_than_what_the_server_has_seen_is_refused(
     hospital: Hospital, configured: Configured, tmp_path: Path
 ) -> None:

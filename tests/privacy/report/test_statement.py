@@ -15,7 +15,7 @@ from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.ledger.links import canonical
 from privacy.report import read_statement, sign_statement
-from privacy.report.statement import MAX_BYTES
+from privacy.report.statement import MAX_BYTES, seal
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 
 
@@ -73,7 +73,7 @@ def test_no_leaf_can_be_edited(state_run: State) -> None:
 def test_a_plan_that_bounds_nothing_is_refused_before_it_is_computed(state_run: State) -> None:
     key = Ed25519PrivateKey.generate()
     honest = {name: item for name, item in state_run(key=key).items() if name != "signature"}
-    read_statement(sealed(honest, key))
+    read_statement(seal(honest, key))
     for sigma, rate, steps in (
         (0.0625, 1.0, 10**6),
         (1e-9, 0.5, 1),
@@ -82,7 +82,7 @@ def test_a_plan_that_bounds_nothing_is_refused_before_it_is_computed(state_run: 
     ):
         event = DpSgdEvent(sigma, rate, steps).to_json()
         with pytest.raises(ReportError):
-            read_statement(sealed(honest | {"event": event}, key))
+            read_statement(seal(honest | {"event": event}, key))
     for changed in (
         {"delta": 1e-12},
         {"delta": 1.5},
@@ -90,12 +90,7 @@ def test_a_plan_that_bounds_nothing_is_refused_before_it_is_computed(state_run: 
         {"charged": [[2, 2, 1], [1, 1, 1]]},
     ):
         with pytest.raises(ReportError):
-            read_statement(sealed(honest | changed, key))
-
-
-def sealed(body: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
-    """A statement that a dishonest site signs."""
-    return body | {"signature": key.sign(b"mmmed privacy statement 1\n" + canonical(body)).hex()}
+            read_statement(seal(honest | changed, key))
 
 
 @given(
