@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
-from privacy.ledger.links import canonical
 from privacy.report import read_statement, sign_statement
 from privacy.report.statement import MAX_BYTES, seal
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
