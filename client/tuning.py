@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +44,7 @@ from mmmed.training import make_optimizer, train
 from privacy.accounting import DpSgdEvent, SelectionEvent, calibrate_selection, epsilon
 from privacy.accounting.stopping import draw_number_of_trials
 from privacy.errors import NoiseError, PlanError
-from privacy.ledger import evaluation_id
+from privacy.ledger import Plan, evaluation_id
 from privacy.metrics import Estimate, estimate, private_tables, sensitivity, tables_shape
 from privacy.planning import check_delta, schedule
 from privacy.policy import EVALUATION, TRAINING, TUNING
@@ -177,7 +180,38 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
         BudgetExceeded, LedgerError, PolicyRefusal: the site's privacy does not permit it; nothing was run.
         ConfigError: `out` holds something, or cannot be written.
     """
-    draft = _draft(out)
+    with _whole(out) as draft:
+        plans, stated = _charge(site, sweep)
+        number, model, score = _best(site, sweep)
+        candidate = sweep.candidates[number]
+        alone = epsilon([sweep.training.trials[number]], candidate.config.privacy.delta)
+        save_model(draft / "model", model, _asking_for(candidate.config, alone))
+        found = {
+            "settings": dict(candidate.settings),
+            "score": None if score is None else score.to_json(),
+            "statements": stated,
+        }
+        (draft / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return Winner(candidate, score, alone, plans[0].epsilon, plans[1].epsilon)
+
+
+@contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that becomes it, or goes. It is made first, so that what cannot be kept is not charged."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: is there already. Name a new or empty folder for the winner")
+    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        draft.rename(out)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+
+
+def _charge(site: Site, sweep: Sweep) -> tuple[list[Plan], list[dict[str, Any]]]:
+    """Charge both groups of patients for the whole sweep, or neither; the plans, and the site's statements on them."""
     name = f"sweep-{uuid.uuid4().hex}"
     delta = sweep.candidates[0].config.privacy.delta
     clip = max(each.config.privacy.max_grad_norm for each in sweep.candidates)
@@ -188,7 +222,7 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
             (site.identity, name, replace(sweep.training, trials=trials), clip),
             (site.held_out_identity, evaluation_id(name), sweep.scoring, sweep.sensitivity),
         )
-        for dataset, _, event, _ in charges:  # both or neither
+        for dataset, _, event, _ in charges:
             ledger.check(dataset, event, delta, limits)
         plans = [
             ledger.plan(dataset, run, event, delta, norm, TUNING, limits)
@@ -196,30 +230,9 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
         ]
         for plan in plans:
             ledger.reserve(plan, 1, 1, limits)  # never committed lower: from here on it counts whole
-        stated = [
+        return plans, [
             sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False) for plan in plans
         ]
-    number, model, score = _best(site, sweep)
-    candidate = sweep.candidates[number]
-    alone = epsilon([sweep.training.trials[number]], delta)
-    save_model(draft / "model", model, _asking_for(candidate.config, alone))
-    found = {
-        "settings": dict(candidate.settings),
-        "score": None if score is None else score.to_json(),
-        "statements": stated,
-    }
-    (draft / FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    draft.rename(out)
-    return Winner(candidate, score, alone, plans[0].epsilon, plans[1].epsilon)
-
-
-def _draft(out: Path) -> Path:
-    """A folder beside `out`, which will become it: made now, so that what cannot be written is not charged."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: is there already. Name a new or empty folder for the winner")
-    draft = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
-    draft.mkdir(parents=True)
-    return draft
 
 
 def _best(site: Site, sweep: Sweep) -> tuple[int, MultimodalModel, Estimate | None]:

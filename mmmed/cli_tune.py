@@ -116,8 +116,12 @@ def _private(site: Path, candidates: Sequence[Candidate], trials: float, stoppin
             "warning: such scores tell only large differences apart. Raise privacy.metrics_epsilon, lower --trials, or "
             "sweep on public data."
         )
-    with console.status("charged; sweeping"):
-        winner = run_sweep(opened, planned, out)
+    try:
+        with console.status("sweeping"):
+            winner = run_sweep(opened, planned, out)
+    except KeyboardInterrupt:
+        console.print("interrupted: the sweep stays charged in full, as `mmmed privacy ledger show` says")
+        raise
     console.print(
         f"best: {', '.join(f'{key} = {value}' for key, value in winner.candidate.settings.items())}"
     )

@@ -23,8 +23,10 @@ from mmmed.errors import RunError
 from mmmed.inference.evaluate import evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
+from privacy.planning import check_delta, schedule
 from privacy.report.interactive import Tried, pareto_page
 from server.run_folder import write_atomic
+from simulations.simulate import preflight
 from simulations.trial import run_trial
 
 EPSILON = "privacy.target_epsilon"
@@ -65,6 +67,7 @@ def sweep(
     Raises:
         MmmedError, PrivacyError: a candidate cannot be run. What was finished before stays.
     """
+    _check(candidates)
     outcomes: list[Outcome] = []
     total, done = len(candidates) * seeds, 0
     for candidate in candidates:
@@ -81,6 +84,24 @@ def sweep(
         write_atomic(out / "sweep.csv", to_csv(outcomes))
         write_atomic(out / "pareto.html", _page(outcomes))
     return outcomes
+
+
+def _check(candidates: Sequence[Candidate]) -> None:
+    """Refuse a sweep of which a later candidate could not run, before the first does."""
+    patients: dict[str, Mapping[str, int]] = {}
+    for candidate in candidates:
+        config = candidate.config
+        data = config.data.model_dump_json()
+        if data not in patients:
+            patients[data] = preflight(config, "inprocess").patients
+        for count in patients[data].values():
+            if config.privacy.enabled:
+                check_delta(config.privacy.delta, count)
+            schedule(
+                patients=count,
+                batch_size=config.training.batch_size,
+                local_epochs=config.training.local_epochs,
+            )
 
 
 def front(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -75,6 +75,17 @@ def test_a_free_sweep_draws_the_front_and_goes_on_where_it_stopped(
     assert code == 2 and "evaluation.json" in err and "Traceback" not in err
 
 
+def test_a_setting_that_cannot_run_is_told_before_any_does(
+    mmmed: Command,
+    clinic: Hospital,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    command = arguments(tmp_path / "table", tmp_path / "sweep", "training.batch_size=64,4096")
+    code, _, err = mmmed(*command, "--public")
+    assert code == 2 and "batch_size is 4096" in err
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_private_data_are_not_swept_for_free_in_silence(
     mmmed: Command, hospitals: Path, tmp_path: Path
 ) -> None:
@@ -116,6 +127,21 @@ def test_a_site_sweeps_under_its_own_ledger_and_tells_the_winner_alone(
     assert code == 0 and "1 sweep" in text, err
     assert mmmed("privacy", "ledger", "verify", state)[0] == 0
     assert mmmed("privacy", "ledger", "export", state, tmp_path / "ledger.json")[0] == 0
+    run = arguments(tmp_path / "table", tmp_path / "unused", RATES)
+    settings = [option for option in run if option.startswith("--set") and "source" not in option]
+    code, _, err = mmmed(
+        "simulate", "--data", tmp_path / "table", *settings, "--out", tmp_path / "run", "--workers", "0"
+    )
+    assert code == 0, err
+    code, _, err = mmmed(
+        "privacy", "report", tmp_path / "run", "--tuned-by", tmp_path / "winner" / "sweep.json"
+    )
+    assert code == 0, err
+    report = tmp_path / "run" / "report" / "privacy.json"
+    assert 7.5 < json.loads(report.read_text())["tuning"]["epsilon"] <= 8
+    assert mmmed("privacy", "verify", report)[0] == 0
+    code, _, err = mmmed("privacy", "report", tmp_path / "run", "--tuned-by", report)
+    assert code == 2 and "sweep" in err and "Traceback" not in err
     code, _, err = mmmed(*command, "--out", tmp_path / "other", "--stopping", "never")
     assert code == 2 and "geometric" in err
 
