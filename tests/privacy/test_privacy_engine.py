@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from opacus.grad_sample import GradSampleModule
+from opacus.optimizers import DPOptimizer
 from opacus.schedulers import ExponentialNoise
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -254,6 +256,27 @@ def test_checkpoints_are_interchangeable_with_ordinary_training(kind: str) -> No
         optimizer.load_state_dict(ordinary.state_dict())
         run(model, optimizer, loader)
         assert again.events == (DpSgdEvent(1.0, 0.2, 10),)
+
+
+def test_checkpoints_go_to_opacus_and_back() -> None:
+    model, optimizer, loader = make(PrivacyEngine())
+    run(model, optimizer, loader)
+    theirs = GradSampleModule(
+        nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)), loss_reduction="sum"
+    )
+    inner = torch.optim.SGD(theirs.parameters(), lr=0.3)
+    their_optimizer = DPOptimizer(inner, noise_multiplier=1.0, max_grad_norm=1.0, expected_batch_size=len(X))
+    theirs._module.load_state_dict(model.state_dict())
+    their_optimizer.load_state_dict(optimizer.state_dict())
+    assert their_optimizer.param_groups[0]["lr"] == 1.0
+    before = copy.deepcopy(model.state_dict())
+    losses(theirs, X, Y).sum().backward()
+    their_optimizer.step()
+    assert not any(torch.equal(value, before[name]) for name, value in theirs._module.state_dict().items())
+    model.load_state_dict(theirs._module.state_dict())
+    optimizer.load_state_dict(their_optimizer.state_dict())
+    run(model, optimizer, loader)
+    assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
 
 
 class Endless(IterableDataset):  # type: ignore[type-arg]
