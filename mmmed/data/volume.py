@@ -57,7 +57,7 @@ class VolumeForm:
         usable voxel sizes, or without a finite value.
         """
         try:
-            image = _open(path)
+            image = open_volume(path)
             values = self._resampled(image, path)
             values = nibabel.apply_orientation(values, nibabel.io_orientation(image.affine))
         except DataError:
@@ -105,7 +105,8 @@ class VolumeForm:
         return np.clip(slab, self.window[0], self.window[1]) if self.window else slab
 
 
-def _open(path: Path) -> Any:
+def open_volume(path: Path) -> Any:
+    """The NIfTI image, its values not read yet. Raises `DataError` if it is none that `VolumeForm` takes."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; correct the path in the table or restore the file")
     image = nibabel.load(path, keep_file_open=True)

@@ -9,15 +9,18 @@ import pandas as pd
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
 from mmmed.data.approvals import waiting_note
-from mmmed.data.check.measures import measure_images, measure_texts, measure_values
+from mmmed.data.check.measures import further_columns, measure_images, measure_texts, measure_values
+from mmmed.data.check.recordings import measure_sounds, measure_volumes, measure_waveforms
 from mmmed.data.check.result import CheckResult, Plot
-from mmmed.data.check.suspects import shortcut_auroc
+from mmmed.data.check.suspects import shortcut_auroc, telling_columns
 from mmmed.data.counts import rounded
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 
 MIN_PATIENTS_A_CLASS = 10
 SHORTCUT_AUROC = 0.65
+TELLING_AUROC = 0.9
+_SHOWN_COLUMNS = 8
 
 
 def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
@@ -37,13 +40,26 @@ def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
     _balance(records, task, result)
     measure_texts(records, result)
     measure_images(records, root, data, result)
-    columns = {getattr(data, name) for name in ("patient", "study", "site", "text", "fold", *FILES)}
-    measure_values(table, {*columns, *_TABLE_FILES, task.label}, result)
+    files = {
+        name: records[name] if name in FILES and records[name].any() else _texts(table, name)
+        for name in _TABLE_FILES
+    }
+    measure_volumes(files["volume"], root, bool(data.volume), result)
+    measure_sounds(files["audio"], root, result)
+    measure_waveforms(files["waveform"], root, result)
+    named = {getattr(data, name) for name in ("patient", "study", "site", "text", "fold", *FILES)}
+    columns = further_columns(table, {*named, *_TABLE_FILES, task.label})
+    measure_values(table, columns, records["site"], result)
     _look_for_shortcuts(records, table, result)
+    _look_for_telling_columns(records, table, columns, result)
     return result
 
 
 _TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest` names them
+
+
+def _texts(table: pd.DataFrame, column: str) -> pd.Series:
+    return table[column].fillna("").astype(str) if column in table.columns else pd.Series([], dtype=object)
 
 
 def _count(manifest: Manifest, result: CheckResult) -> None:
@@ -107,3 +123,19 @@ def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: Chec
             f"the label can be told from {', '.join(columns)} alone (AUROC {auroc:.2f}, patients held out): a model "
             "may learn these instead of medicine. Compare its AUROC with this one, within sites"
         )
+
+
+def _look_for_telling_columns(
+    records: pd.DataFrame, table: pd.DataFrame, columns: list[str], result: CheckResult
+) -> None:
+    """Does a single column of the table tell the label?"""
+    told = telling_columns(records, table, columns)
+    if told:
+        shown = ", ".join(f"{column} {auroc:.2f}" for column, auroc in told[:_SHOWN_COLUMNS])
+        result.facts.setdefault("Shortcuts", []).append(("AUROC of the label from one column", shown))
+    for column, auroc in told:
+        if auroc >= TELLING_AUROC:
+            result.warnings.append(
+                f"{column} alone tells the label (AUROC {auroc:.2f}, patients held out): was it made from the label, "
+                "or measured after it was known? Keep it out of the input then"
+            )

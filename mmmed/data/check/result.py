@@ -17,7 +17,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Example:
-    """An image, and why it is shown."""
+    """An image or volume, and why it is shown."""
 
     path: Path
     why: str
@@ -32,7 +32,7 @@ class CheckResult:
         warnings: what a human should look into; the data set can be trained on.
         facts: section -> lines of (what, value), counts rounded.
         plots: section -> plots beside its facts.
-        examples: images, the outliers first, then of a random sample.
+        examples: images and volumes, the outliers first, then of a random sample.
     """
 
     problems: list[str] = field(default_factory=list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from sklearn.compose import make_column_transformer
@@ -18,6 +20,8 @@ _PHI = 0.6  # correlation of a word's presence with the label at which it is nam
 _RAREST = 0.02
 _FACTS = ("site", "view", "modality", "body_part", "laterality", "shape", "spacing_mm")
 _FOLDS = 5
+_OCTILES = 8
+_MOST_COLUMNS = 100
 
 
 def telling_words(records: pd.DataFrame, most: int = 10) -> list[tuple[str, float]]:
@@ -64,8 +68,35 @@ def shortcut_auroc(records: pd.DataFrame, table: pd.DataFrame) -> tuple[float | 
     varied = [name for name in facts.columns if name != "patient" and facts[name].nunique() > 1]
     if not varied or records.groupby("label")["patient"].nunique().min() < _FOLDS:
         return None, varied
-    words = [name for name in varied if facts[name].dtype.kind not in "fi"]
-    numbers = [name for name in varied if name not in words]
+    return _held_out_auroc(facts[varied], records), varied
+
+
+def telling_columns(
+    records: pd.DataFrame, table: pd.DataFrame, columns: Sequence[str]
+) -> list[tuple[str, float]]:
+    """AUROC of the label from one column alone, patients held out, highest first.
+
+    Numbers are cut at their octiles, so that a relation of any shape is found; that a cell is empty is a value, too.
+    Columns of one value, or of a different one in most cells (a name, free text), are left out.
+    """
+    if records.groupby("label")["patient"].nunique().min() < _FOLDS:
+        return []
+    found = []
+    for column in columns[:_MOST_COLUMNS]:
+        cells = table[column].replace("", np.nan)
+        numbers = pd.to_numeric(cells, errors="coerce")
+        if numbers.notna().sum() == cells.notna().sum() and numbers.nunique() > _OCTILES:
+            cells = pd.qcut(numbers, _OCTILES, duplicates="drop").cat.codes.where(numbers.notna())
+        kinds = cells.astype(object).where(cells.notna(), "").astype(str)
+        if 1 < kinds.nunique() <= len(kinds) / 2:
+            found.append((str(column), _held_out_auroc(pd.DataFrame({"kind": kinds}), records)))
+    return sorted(found, key=lambda one: -one[1])
+
+
+def _held_out_auroc(facts: pd.DataFrame, records: pd.DataFrame) -> float:
+    """AUROC of a logistic regression on ``facts`` (N rows), patients held out; the mean over classes if several."""
+    words = [name for name in facts.columns if facts[name].dtype.kind not in "fi"]
+    numbers = [name for name in facts.columns if name not in words]
     model = make_pipeline(
         make_column_transformer(
             (OneHotEncoder(handle_unknown="ignore", min_frequency=3), words), (StandardScaler(), numbers)
@@ -74,8 +105,8 @@ def shortcut_auroc(records: pd.DataFrame, table: pd.DataFrame) -> tuple[float | 
     )
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=0)
     scores = cross_val_predict(
-        model, facts, records["label"], groups=facts["patient"], cv=folds, method="predict_proba"
+        model, facts, records["label"], groups=records["patient"], cv=folds, method="predict_proba"
     )
     if scores.shape[1] == 2:
-        return float(roc_auc_score(records["label"], scores[:, 1])), varied
-    return float(roc_auc_score(records["label"], scores, multi_class="ovr")), varied
+        return float(roc_auc_score(records["label"], scores[:, 1]))
+    return float(roc_auc_score(records["label"], scores, multi_class="ovr"))

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from PIL import Image
 
 from mmmed.config import DataConfig, TaskConfig
@@ -135,3 +137,87 @@ def test_rows_without_a_label_do_not_spoil_the_rest(tmp_path: Path) -> None:
     result = _check(_data(tmp_path, finding=finding, view=views), where={"site": ("site0", "site1")})
     assert result.trainable and dict(result.facts["Counts"])["rows without a label, left out"] == "< 10 (10%)"
     assert any("view" in warning and "AUROC 1.0" in warning for warning in result.warnings)
+
+
+def _volumes(root: Path, count: int) -> list[str]:
+    (root / "volumes").mkdir(parents=True)
+    draw = np.random.default_rng(2)
+    names = []
+    for number in range(count):
+        values = draw.normal(-200, 300, (12, 12, 10)).astype(np.int16)
+        spacing = 9.0 if number == 4 else 2.0
+        if number == 5:
+            values = values + 1024  # not Hounsfield units
+        if number == 6:
+            values[:] = 7
+        names.append(f"volumes/{number}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-0.7, 0.7, spacing, 1])), root / names[-1])
+    return names
+
+
+def test_volumes_are_measured_and_those_that_stand_out_are_shown(tmp_path: Path) -> None:
+    names = _volumes(tmp_path / "d", 30)
+    root = _data(tmp_path / "d", volume=names * 4)
+    result = _check(root)
+    facts = dict(result.facts["Volumes"])
+    assert facts["slices: 5 %, median, 95 %"] == "10, 10, 10" and facts["axes as stored"] == "LAS 100%"
+    assert facts["mm between slices: 5 %, median, 95 %"] == "2, 2, 2"
+    assert facts["outliers in mm between slices"] == "3.3%"
+    text = " ".join(result.warnings)
+    assert "stand out in mm between slices" in text and "stand out in median value" in text
+    assert "3.3% of the volumes looked at are of one gray" in text and result.trainable
+    shown = {one.path.name: one.why for one in result.examples if one.path.name.endswith(".gz")}
+    assert (
+        next(iter(shown)) == "6.nii.gz"
+        and set(list(shown)[1:3]) == {"4.nii.gz", "5.nii.gz"}
+        and len(shown) == 8
+    )
+    write_page(result, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<img") == 32 and "prefers-color-scheme: dark" in page
+    (root / names[2]).write_bytes(b"no volume")
+    assert any("3.3% of the volumes" in p and names[2] in p for p in _check(root, volume="volume").problems)
+    assert _check(root).trainable  # a run that does not read them
+
+
+def test_sounds_and_waveforms_are_measured(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    (tmp_path / "d" / "audio").mkdir(parents=True)
+    (tmp_path / "d" / "waveforms").mkdir()
+    sounds, waveforms = [], []
+    for number in range(20):
+        sounds.append(f"audio/{number}.flac")
+        tone = 0 if number == 3 else 0.4 * np.sin(np.arange(8000) * 0.1)
+        soundfile.write(tmp_path / "d" / sounds[-1], np.zeros(8000) + tone, 4000)
+        signal = draw.normal(size=(2, 500)).astype(np.float32)
+        signal[1] *= number != 7
+        waveforms.append(f"waveforms/{number}.npz")
+        np.savez_compressed(
+            tmp_path / "d" / waveforms[-1], signal=signal * (1000 if number == 9 else 1), rate=250.0
+        )
+    result = _check(_data(tmp_path / "d", audio=sounds * 6, waveform=waveforms * 6))
+    assert dict(result.facts["Sounds"])["seconds: 5 %, median, 95 %"] == "2, 2, 2"
+    assert dict(result.facts["Waveforms"])["channels: 5 %, median, 95 %"] == "2, 2, 2"
+    assert dict(result.facts["Waveforms"])["outliers in largest amplitude"] == "5.0%"
+    text = " ".join(result.warnings)
+    assert "5.0% of the sounds looked at are silent" in text and "5.0% of the waveforms" in text
+    (tmp_path / "d" / waveforms[0]).write_bytes(b"x")
+    assert any("waveforms looked at are unreadable" in one for one in _check(tmp_path / "d").warnings)
+
+
+def test_columns_that_alone_tell_the_label_and_sites_with_another_unit_are_named(tmp_path: Path) -> None:
+    draw = np.random.default_rng(4)
+    finding = np.array([n // 6 % 2 for n in range(120)])
+    crp = draw.normal(100, 10, 120)
+    crp[[n // 2 % 3 == 1 for n in range(120)]] /= 10  # a site with mg/dL
+    result = _check(_data(
+        tmp_path, crp=crp, age=draw.normal(60, 9, 120), code=np.where(finding, "J18", "Z00"),
+        score=np.abs(finding * 3 + draw.normal(0, 0.3, 120) - 1.5),  # tells nothing
+        drug=np.where(finding, draw.uniform(1, 2, 120), np.nan),  # given to those who have it
+    ))  # fmt: skip
+    told = [w.partition(" alone")[0] for w in result.warnings if "alone tells the label" in w]
+    assert sorted(told) == ["code", "drug"] and result.trainable
+    line = dict(result.facts["Shortcuts"])["AUROC of the label from one column"]
+    assert "code 1.00" in line and "age 0." in line
+    assert any(w.startswith("crp: its median is") and "unit" in w for w in result.warnings)
+    assert not any(w.startswith("age: its median") for w in result.warnings)

@@ -205,13 +205,13 @@ def test_a_changed_file_option_or_version_builds_just_its_rows(
     for path in paths:
         os.utime(path, (1e9, 1e9))
     opened: list[Path] = []
-    real = volume_module._open
+    real = volume_module.open_volume
 
     def counted(path: Path) -> Any:
         opened.append(path)
         return real(path)
 
-    monkeypatch.setattr(volume_module, "_open", counted)
+    monkeypatch.setattr(volume_module, "open_volume", counted)
     cache = Cache(tmp_path / "cache")
 
     def built(form: VolumeForm) -> list[Path]:
