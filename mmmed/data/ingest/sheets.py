@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 
 from mmmed.data.approvals import review_folder
 from mmmed.data.deidentify.pixels import Box, mask
+from mmmed.errors import DataError
 
 PAGE = "index.html"
 _SIDE = 768  # pixels of the longer side of each of a pair
@@ -35,12 +36,18 @@ def pair_picture(dataset: Path, item: str) -> Path:
 
 
 def open_review(dataset: Path) -> None:
-    """Make the folder of the pictures, which nobody but its owner can enter."""
+    """Make the folder of the pictures, which nobody but its owner can enter. Raises `DataError` if that fails."""
     folder = review_folder(dataset)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
-    for name in ("masked", "pairs"):
-        (folder / name).mkdir(mode=0o700, exist_ok=True)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        for name in ("masked", "pairs"):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}); images with masked text wait there, beside the data set. "
+            "Allow writing, or choose another --out"
+        ) from error
 
 
 def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
@@ -116,6 +123,8 @@ def _write_pages(folder: Path, shown: Sequence[Shown], command: str) -> Path:
 def close_review(dataset: Path) -> None:
     """Remove the pages and the folder; whatever else lies in it stays."""
     folder = review_folder(dataset)
+    if not folder.is_dir():
+        return
     for page in (folder / PAGE, *folder.glob("page-*.html")):
         page.unlink(missing_ok=True)
     for empty in (folder / "masked", folder / "pairs", folder):

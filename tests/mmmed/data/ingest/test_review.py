@@ -376,3 +376,12 @@ def test_the_folder_for_review_keeps_what_is_not_its_own(root: Path) -> None:
     decide(root / "data", [], rest=True)
     assert mine.read_text() == "keep" and not (mine.parent / "index.html").exists()
     assert review_module.review_folder(root / "data") == mine.parent
+
+
+def test_where_images_cannot_wait_they_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    _save(tmp_path / "in", 0, "A")
+    _save(tmp_path / "in", 3, "D")
+    review_folder(tmp_path / "data").write_text("a file is in the way")
+    report = ingest([tmp_path / "in"], tmp_path / "data", key=KEY, options=IngestOptions(site="n", workers=1))
+    assert len(report.skipped) == 1 and "images with masked text wait there" in report.skipped[0].reason
+    assert len(_named(tmp_path)) == 1
