@@ -49,21 +49,25 @@ def _density_of_best(p: np.ndarray, below: np.ndarray, gamma: float, shape: floa
     return p * shape * (1 - gamma) * rest ** (-shape - 1) / (gamma**-shape - 1)
 
 
+@pytest.mark.parametrize("rate", [1.0, 0.3])
 @pytest.mark.parametrize("shape", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("mean", [1.01, 4.0, 30.0])
 @pytest.mark.parametrize("sigma", [0.7, 2.0, 8.0])
 def test_the_bound_holds_for_the_true_divergence_of_the_best_of_gaussian_trials(
-    sigma: float, mean: float, shape: float
+    sigma: float, mean: float, shape: float, rate: float
 ) -> None:
-    """Each trial releases N(0, sigma^2), or N(1, sigma^2) with one patient more; the largest is kept."""
-    x = np.linspace(-14 * sigma, 1 + 14 * sigma, 400_001)
+    """Each trial releases N(0, sigma^2), or with one patient more at times N(1, sigma^2); the largest is kept."""
+    x = np.linspace(-14 * sigma, 1 + 14 * sigma, 200_001)
     gamma = math.exp(-negative_log_success(mean, shape))
-    without, with_one = (
-        _density_of_best(stats.norm.pdf(x, at, sigma), stats.norm.cdf(x, at, sigma), gamma, shape)
-        for at in (0, 1)
+    (p0, below0), (p1, below1) = (
+        (stats.norm.pdf(x, at, sigma), stats.norm.cdf(x, at, sigma)) for at in (0, 1)
+    )
+    without = _density_of_best(p0, below0, gamma, shape)
+    with_one = _density_of_best(
+        (1 - rate) * p0 + rate * p1, (1 - rate) * below0 + rate * below1, gamma, shape
     )
     assert np.trapezoid(without, x) == pytest.approx(1, abs=1e-6)
-    event = SelectionEvent((DpSgdEvent(sigma, 1.0, 1),), mean, shape)
+    event = SelectionEvent((DpSgdEvent(sigma, rate, 1),), mean, shape)
     for order in (2, 3, 5, 9, 18):
         for p, q in ((with_one, without), (without, with_one)):
             safe = (p > 1e-200) & (q > 1e-200)
