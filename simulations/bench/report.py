@@ -27,7 +27,7 @@ from simulations.bench.measure import Row, parser, publish
 
 _DELTA, _TARGET = 1e-5, 8.0
 _DELTAS = (1e-5, 1e-7)
-_RATES, _NOISE, _STEPS = (0.01, 0.1, 0.5, 1.0), (0.7, 1.0, 2.0, 8.0), (10, 100, 500)
+_RATES, _NOISE, _STEPS = (0.01, 0.1, 0.5, 1.0), (0.7, 1.0, 2.0, 8.0), (10, 100)
 _SMALLEST, _LARGEST = 0.05, 60.0  # epsilons beyond say nothing
 _GAP, _RESOLUTION = 1e-3, 2e-6  # of the bracket and of its middle, relative
 
