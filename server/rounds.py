@@ -130,7 +130,8 @@ class Rounds:
             if answer.refused is None:
                 spool.add(answer)
             answers.append(replace(answer, arrays={}))
-        updates, outliers = spool.updates, set[int]()
+        # by name: the sum is the same to the last bit in whatever order they came, or come again after a restart
+        updates, outliers = sorted(spool.updates, key=lambda one: str(one.answer.site)), set[int]()
         if (
             self._site_level is None
         ):  # it bounds every update itself, and who counts may not depend on the others
@@ -236,9 +237,9 @@ class Rounds:
     def _tensors(self, phase: Phase, arrays: Arrays) -> ArrayRecord:
         """What every node is sent: the model and, to train under SCAFFOLD, the control variate."""
         encoding: Encoding = "float32" if self.config.federation.wire == "float32" else "bfloat16"
-        record = ArrayRecord({"model": _payload(arrays, encoding)})
+        record = ArrayRecord({"model": payload(arrays, encoding)})
         if phase == "train" and self._control is not None:
-            record["control"] = _payload(self._control, encoding)
+            record["control"] = payload(self._control, encoding)
         return record
 
     def _message(self, number: int, phase: Phase, arrays: ArrayRecord, node: int) -> Message:
@@ -290,6 +291,7 @@ class Rounds:
         return line if answer.tables is None else line | {"tables": answer.tables.tolist()}
 
 
-def _payload(arrays: Arrays, encoding: Encoding) -> Array:
+def payload(arrays: Arrays, encoding: Encoding) -> Array:
+    """Tensors as they travel: one safetensors file in an array of bytes."""
     data = pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)
     return Array("uint8", (len(data),), "safetensors", data)

@@ -58,6 +58,7 @@ class Runner:
     def run(self) -> None:
         """Take and do tasks until SIGTERM; a task that is being done gets to commit and answer."""
         signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's retries send one to whoever has an old token
         gc.freeze()  # what was imported is shared with the forks, untouched by their garbage collections
         print("runner: ready", flush=True)
         while not self._stopping:
@@ -125,6 +126,7 @@ def _tie_to_parent() -> None:
 def _forked(work: Callable[[], None]) -> int:
     """Do `work` in this fork; returns the exit code."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         work()
     except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import signal
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -18,6 +19,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
@@ -36,6 +38,7 @@ from client.release import SITE_ERROR, Refusal, refusal_code, refusal_reply
 from mmmed.errors import ConfigError
 
 SENDING = b"\0sending"
+STALLED = 60.0  # seconds; one part is 5 MB at most
 SIGNATURE = "app-signature"  # key of the run config: "ed25519:<public key, hex>:<signature, hex>"
 
 
@@ -68,6 +71,7 @@ def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes]
     client = connect(address, token)
     heart = HeartbeatSender(make_task_heartbeat_fn_http(client))
     heart.start()
+    client.PullObject = unless_stalled(client.PullObject)  # type: ignore[method-assign]
     message, context, _, bundle = pull_task_input(client)
     tell(message_to_proto(remove_content_from_message(message)).SerializeToString())
     try:
@@ -79,6 +83,26 @@ def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes]
     send(client, folder, reply)
     heart.stop()
     client.close()
+
+
+def unless_stalled(pull: Callable[..., PullObjectResponse]) -> Callable[..., PullObjectResponse]:
+    """Pull parts of a message, but no longer once none has come for `STALLED` seconds.
+
+    The node drops a message whose run has ended. Flower would ask for the parts that are missing for an hour more, and
+    the site do nothing else meanwhile.
+    """
+    last = time.monotonic()
+
+    def pull_or_give_up(request: PullObjectRequest) -> PullObjectResponse:
+        nonlocal last
+        reply = pull(request)
+        if reply.object_available:
+            last = time.monotonic()
+        elif time.monotonic() - last > STALLED:
+            raise TimeoutError(f"no part of the message came for {STALLED:.0f} s")
+        return reply
+
+    return pull_or_give_up
 
 
 def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:

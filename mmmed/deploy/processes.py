@@ -1,12 +1,14 @@
 """Processes that are kept running: started in order, started again when they end, stopped together.
 
 A process that ends is started again after a pause that doubles from 1 to 30 seconds and begins anew once it has lived
-for a minute. Should the supervisor itself be killed, the kernel ends its processes too. What they print goes to
+for a minute. What it had started is asked to end as well: a worker that outlived its nginx would keep the port, and
+its list of sites. Should the supervisor itself be killed, the kernel ends its processes too. What they print goes to
 ``<name>.log`` in the log folder, rotated at 10 MB.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -74,6 +76,8 @@ class _Child:
             code = self._process.poll()
             if code is None:
                 return
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
             if now - self._born > _SETTLED:
                 self._pause = _FIRST_PAUSE
             ended = f"{self.service.name} ended ({_how(code)}); starts again in {self._pause:.0f} s"
@@ -108,6 +112,7 @@ class _Child:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            process_group=0,
         )
         self._born = time.monotonic()
         threading.Thread(target=self._pump, args=(self._process,), daemon=True).start()

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
+    "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",
     "spread": "how much of a record's gradient is its own, which `mmmed privacy plan` takes as --spread",
     "utility": "AUROC of whole runs at equal epsilon, lever by lever",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mmmed.deploy.certificates import create_key, make_request
-from tests.deployment.live import Coordinator, Federation
+from simulations.loopback.coordinator import Coordinator
+from tests.deployment.live import TwoHospitals
 
 
 @pytest.fixture
@@ -34,15 +35,15 @@ def nginx() -> None:
 @pytest.fixture(scope="session")
 def federation(
     nginx: None, hospitals: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Federation]:
+) -> Iterator[TwoHospitals]:
     """A coordinator and two hospitals, north and south, that run; and the keys of a site "gone" that does not."""
     home = tmp_path_factory.mktemp("federation")
-    running = Federation(home, hospitals)
+    running = TwoHospitals(home, hospitals)
     running.start()
     yield running
     running.end()
 
 
 @pytest.fixture
-def coordinator(federation: Federation) -> Coordinator:
+def coordinator(federation: TwoHospitals) -> Coordinator:
     return federation.coordinator

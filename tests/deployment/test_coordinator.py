@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import os
-import signal
 import ssl
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +21,8 @@ from server.deploy.authority import Authority
 from server.deploy.control import Control
 from server.deploy.folder import Folder
 from server.deploy.sites import read_sites
-from tests.deployment.live import Coordinator, processes, wait_for
+from simulations.loopback.coordinator import Coordinator
+from simulations.loopback.processes import children, kill, processes, wait_for
 
 
 class SiteClient(FleetHttpClient):
@@ -211,7 +210,7 @@ def test_a_superlink_that_is_down_answers_so_that_sites_try_again_and_comes_back
     look = PullMessagesRequest(node=Node(node_id=node_of(coordinator, "later")))
     assert site.PullMessages(look) is not None
     killed = coordinator.process("flower-superlink")
-    os.kill(killed, signal.SIGKILL)
+    kill(killed)
     with pytest.raises(httpx.HTTPStatusError) as down:
         site.PullMessages(look)
     assert status_of(down) in (502, 503, 504)  # what a SuperNode takes for "later"
@@ -227,6 +226,26 @@ def test_a_superlink_that_is_down_answers_so_that_sites_try_again_and_comes_back
             return False
 
     wait_for(answers, "the SuperLink")
+
+
+def test_an_nginx_that_is_killed_is_replaced_whole(coordinator: Coordinator) -> None:
+    """Its worker too: it holds the port, and would let in whoever is revoked from then on."""
+    site = client(coordinator, "later")
+    look = PullMessagesRequest(node=Node(node_id=node_of(coordinator, "later")))
+    killed = coordinator.process("nginx: master")
+    workers = children(killed)
+    kill(killed)
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return (
+                coordinator.process("nginx: master") not in (None, killed)
+                and site.PullMessages(look) is not None
+            )
+        return False
+
+    wait_for(answers, "another nginx")
+    assert workers and not set(workers) & set(processes("nginx: worker"))
 
 
 def test_one_folder_runs_once(coordinator: Coordinator) -> None:

@@ -8,36 +8,15 @@ import time
 
 import pytest
 
-from tests.deployment.live import Federation, RunHandle, processes
-
-LONG = "training.local_epochs=15"  # a round of seconds, so that it can be disturbed
-CHEAP = "privacy.target_epsilon=1"
-
-
-def check(federation: Federation, run: RunHandle, rounds: int) -> None:
-    """No round is lost, both sites are in each, nobody is charged less than it ran, the model is the updates' mean."""
-    assert [(r["round"], r["changed"]) for r in run.rounds()] == [(n, True) for n in range(1, rounds + 1)]
-    for record in run.rounds():
-        answered = sorted(line["site"] for line in record["train"] if "refused" not in line)
-        assert answered == ["north", "south"], record
-    run.check_model(federation.sites)
-    for site in federation.sites:
-        stated = [
-            int(line["released"]["privacy.steps"])
-            for record in run.rounds()
-            for line in record["train"]
-            if line["site"] == site.name
-        ]
-        assert site.charged(run.run_id) >= sum(stated) > 0
-        assert site.audit()  # its chain holds
+from client.deploy.runner import CUT_OFF
+from simulations.loopback.hospital import LiveHospital
+from simulations.loopback.processes import kill, processes, wait_for
+from tests.deployment.live import CHEAP, LONG, TwoHospitals
 
 
-def kill(process: int | None) -> None:
-    assert process is not None
-    os.kill(process, signal.SIGKILL)
-
-
-def test_a_run_survives_the_death_of_node_and_superlink_and_a_broken_network(federation: Federation) -> None:
+def test_a_run_survives_the_death_of_node_and_superlink_and_a_broken_network(
+    federation: TwoHospitals,
+) -> None:
     north, south = federation.sites
     run = federation.begin("federation.rounds=3", LONG, CHEAP)
     south.wait_until_training(run, 1)
@@ -51,10 +30,12 @@ def test_a_run_survives_the_death_of_node_and_superlink_and_a_broken_network(fed
         time.sleep(3)
     south.link.set("pass")
     run.wait()
-    check(federation, run, 3)
+    federation.check(run, 3)
 
 
-def test_a_training_process_that_is_killed_costs_its_round_and_the_plan_pays(federation: Federation) -> None:
+def test_a_training_process_that_is_killed_costs_its_round_and_the_plan_pays(
+    federation: TwoHospitals,
+) -> None:
     north, south = federation.sites
     run = federation.begin("federation.rounds=2", "federation.min_sites=1", LONG, CHEAP)
     north.wait_until_training(run, 1)
@@ -75,39 +56,62 @@ def test_a_training_process_that_is_killed_costs_its_round_and_the_plan_pays(fed
     assert "crashed" in decisions and "budget-exhausted" in decisions
 
 
-def test_a_killed_server_app_resumes_after_the_last_finished_round(federation: Federation) -> None:
+def test_a_killed_server_app_resumes_after_the_last_finished_round(federation: TwoHospitals) -> None:
     run = federation.begin("federation.rounds=3", LONG, CHEAP)
     run.wait_for_round(1)
     federation.north.wait_until_training(run, 2)
-    for process in processes("flwr-serverapp", str(federation.coordinator.link_port)):
+    for process in federation.coordinator.server_apps():
         kill(process)
     federation.coordinator("stop", run.name)
     told = federation.coordinator("log", run.name)
     assert "resume" in told
     federation.coordinator("resume", run.name)
     run.wait()
-    check(federation, run, 3)
+    federation.check(run, 3)
 
 
 @pytest.mark.slow
-def test_a_runner_that_is_killed_leaves_no_process_behind_and_is_replaced(federation: Federation) -> None:
+def test_a_runner_that_is_killed_leaves_no_process_behind_and_is_replaced(federation: TwoHospitals) -> None:
     north = federation.north
     run = federation.begin("federation.rounds=1", LONG, CHEAP)
     north.wait_until_training(run, 1)
     kill(north.runner_process())  # its fork is asked to end, and commits what it ran
     run.wait()
-    check(federation, run, 1)
+    federation.check(run, 1)
     assert len(processes("client.deploy.runner", str(north.path))) == 1
 
 
 @pytest.mark.slow
-def test_a_site_that_stops_in_a_round_commits_what_it_ran_and_says_so(federation: Federation) -> None:
+def test_an_answer_that_is_cut_off_is_sent_again_by_a_new_node(federation: TwoHospitals) -> None:
+    """The node that was handed half an answer waits for the rest of it for ever."""
+    north = federation.north
+    run = federation.begin("federation.rounds=2", LONG, CHEAP)
+    north.wait_until_training(run, 1)
+    node = north.node_process()
+    assert node is not None
+    sent = _sent(north)
+    os.kill(node, signal.SIGSTOP)  # takes what the training process begins to send, and does not answer
+    wait_for(lambda: _sent(north) > sent, "the answer to be on its way")
+    kill(north.task_process())
+    os.kill(node, signal.SIGCONT)
+    run.wait()
+    assert CUT_OFF in north.said("runner")
+    assert north.node_process() != node
+    federation.check(run, 2)
+
+
+def _sent(site: LiveHospital) -> int:
+    return sum(entry["event"] == "sent" for entry in site.audit())
+
+
+@pytest.mark.slow
+def test_a_site_that_stops_in_a_round_commits_what_it_ran_and_says_so(federation: TwoHospitals) -> None:
     south = federation.south
     run = federation.begin("federation.rounds=1", LONG, CHEAP)
     south.wait_until_training(run, 1)
     south.end()
     south.start()
     run.wait()
-    check(federation, run, 1)
+    federation.check(run, 1)
     line = next(line for line in run.rounds()[0]["train"] if line["site"] == "south")
     assert south.charged(run.run_id) >= int(line["released"]["privacy.steps"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 
-from tests.deployment.live import Federation
+from tests.deployment.live import TwoHospitals
 
 
-def test_a_private_run_trains_charges_and_reports(federation: Federation) -> None:
+def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> None:
     run = federation.begin("privacy.target_epsilon=2").wait()
     assert [record["changed"] for record in run.rounds()] == [True, True]
     assert {line["site"] for line in run.rounds()[0]["train"]} == {"north", "south"}
@@ -32,7 +32,7 @@ def test_a_private_run_trains_charges_and_reports(federation: Federation) -> Non
     assert "round 2" in told and "finished:completed" in told
 
 
-def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: Federation) -> None:
+def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: TwoHospitals) -> None:
     told = federation.north("doctor")
     assert "BAD" not in told
     for check in (

@@ -32,11 +32,12 @@ from mmmed.errors import ConfigError
 from server.deploy.bundle import RUN_FOLDER
 from server.deploy.control import Control
 from server.deploy.folder import Folder
-from tests.deployment.live import Federation, wait_for
+from simulations.loopback.processes import wait_for
+from tests.deployment.live import TwoHospitals
 from tests.deployment.test_coordinator import SiteClient, node_of
 
 
-def test_a_hostile_bundle_runs_nothing_at_a_site(federation: Federation, tmp_path: Path) -> None:
+def test_a_hostile_bundle_runs_nothing_at_a_site(federation: TwoHospitals, tmp_path: Path) -> None:
     """It brings its own client app, shadows the installed one, and would read the data and cut the noise."""
     loot = tmp_path / "loot"
     evil = f"import pathlib; pathlib.Path({str(loot)!r}).write_text('ran'); app = None\n"
@@ -87,7 +88,7 @@ def test_a_hostile_bundle_runs_nothing_at_a_site(federation: Federation, tmp_pat
         assert "run.epsilon" in site.refusals()[-1]
 
 
-def test_the_nodes_tasks_are_for_the_holder_of_the_secret_alone(federation: Federation) -> None:
+def test_the_nodes_tasks_are_for_the_holder_of_the_secret_alone(federation: TwoHospitals) -> None:
     (address,) = {
         word for word in _command(federation.north.runner_process()) if word.startswith("127.0.0.1:")
     }
@@ -116,7 +117,7 @@ def test_the_nodes_tasks_are_for_the_holder_of_the_secret_alone(federation: Fede
     assert ask(federation.north.node.secret.read_bytes()) == 200
 
 
-def test_a_stolen_key_cannot_take_a_running_sites_place_and_is_shut_out(federation: Federation) -> None:
+def test_a_stolen_key_cannot_take_a_running_sites_place_and_is_shut_out(federation: TwoHospitals) -> None:
     north = federation.north
     thief = SiteClient(federation.coordinator, north.node.key, north.node.certificate)
     with pytest.raises(httpx.HTTPStatusError) as refused:
@@ -124,7 +125,7 @@ def test_a_stolen_key_cannot_take_a_running_sites_place_and_is_shut_out(federati
     assert refused.value.response.status_code == 412  # the site itself is online
 
 
-def test_a_recorded_request_is_no_use_later_or_to_another(federation: Federation) -> None:
+def test_a_recorded_request_is_no_use_later_or_to_another(federation: TwoHospitals) -> None:
     """What somebody who saw inside TLS could send again: headers that were signed at their time, for their node."""
     north, key = federation.north, load_key(federation.north.node.key)
     context = ssl.create_default_context(cafile=str(north.node.server_ca))

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from tests.deployment.live import processes, wait_for
+from simulations.loopback.processes import kill, processes, wait_for
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +55,30 @@ def test_a_killed_process_is_started_again_while_others_run_on(tmp_path: Path) -
         supervisor.terminate()
         assert supervisor.wait(30) == 0
     assert processes("-u", str(tmp_path)) == []
+
+
+def test_what_a_killed_process_had_started_ends_before_the_next_one_starts(tmp_path: Path) -> None:
+    """Such as nginx's worker, which holds the port."""
+    child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])"
+    parent = f"import os, subprocess, sys, time; print(os.getpid(), {child}.pid); time.sleep(600)"
+    supervisor = supervise(tmp_path, one=parent)
+    try:
+        wait_for(lambda: len(log(tmp_path, "one").split()) == 2, "the process and its child")
+        first, its_child = log(tmp_path, "one").split()
+        kill(int(first))
+        wait_for(lambda: len(log(tmp_path, "one").split()) == 4, "a second start")
+        wait_for(lambda: not running(its_child), "the end of the first child")
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(30) == 0
+
+
+def running(process: str) -> bool:
+    """Whether a process is there and not a zombie, which nobody collects in a container without init."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
 
 
 def test_nothing_is_left_behind_when_the_supervisor_is_killed(tmp_path: Path) -> None:

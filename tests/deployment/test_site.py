@@ -6,13 +6,16 @@ import json
 import multiprocessing
 import os
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.deploy import task
 from client.deploy.approval import Approvals
 from client.deploy.audit import AuditLog
 from client.deploy.doctor import Finding, examine
@@ -24,14 +27,14 @@ from mmmed.errors import ConfigError, DeployError
 from server.deploy.folder import Folder, Settings
 from server.deploy.provision import provision
 from server.deploy.sites import admit
-from tests.client.conftest import Hospital
-from tests.deployment.live import free_port, mmmed
+from simulations.loopback.hospital import HospitalFolder
+from simulations.loopback.processes import free_port, mmmed
 
 
 @pytest.fixture
 def site(tmp_path: Path, hospitals: Path) -> NodeFolder:
     """A hospital that made its key and was admitted, but was never started."""
-    hospital = Hospital(tmp_path / "north", hospitals)
+    hospital = HospitalFolder(tmp_path / "north", hospitals)
     folder = NodeFolder(hospital.path)
     request = folder.create("north")
     federation = Folder(tmp_path / "federation")
@@ -294,3 +297,19 @@ def test_the_audit_command_verifies(site: NodeFolder) -> None:
     site.audit.write_text(json.dumps(entry | {"before": "1" * 64}) + "\n")
     code, told = mmmed("site", "audit", "--site", site.site, cwd=site.site, check=False)
     assert code == 2 and "edited" in told
+
+
+# -- tasks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The node drops what it has of a message whose run has ended."""
+    monkeypatch.setattr(task, "STALLED", 0.05)
+    comes = [True, False, False]
+    pull = task.unless_stalled(lambda _: PullObjectResponse(object_found=True, object_available=comes.pop(0)))
+    asked = PullObjectRequest()
+    assert pull(asked).object_available
+    assert not pull(asked).object_available  # not there yet
+    time.sleep(0.1)
+    with pytest.raises(TimeoutError, match="no part of the message"):
+        pull(asked)

@@ -14,22 +14,23 @@ import pytest
 
 from server.deploy.folder import Folder
 from server.deploy.sites import read_sites
-from tests.deployment.live import Federation, wait_for
-from tests.deployment.test_faults import CHEAP, LONG, check
+from simulations.loopback.processes import wait_for
+from simulations.loopback.undisturbed import equals_undisturbed
+from tests.deployment.live import CHEAP, LONG, TwoHospitals
 
 pytestmark = pytest.mark.slow
 
 
-def test_two_runs_at_once_both_end_well(federation: Federation) -> None:
+def test_two_runs_at_once_both_end_well(federation: TwoHospitals) -> None:
     first = federation.begin("federation.rounds=2", CHEAP)
     second = federation.begin("federation.rounds=2", CHEAP, "training.seed=1")
     first.wait()
     second.wait()
-    check(federation, first, 2)
-    check(federation, second, 2)
+    federation.check(first, 2)
+    federation.check(second, 2)
 
 
-def test_a_run_is_held_until_it_is_approved_while_others_go_on(federation: Federation) -> None:
+def test_a_run_is_held_until_it_is_approved_while_others_go_on(federation: TwoHospitals) -> None:
     north = federation.north
     north.folder.write_site(approval=True)
     try:
@@ -39,7 +40,7 @@ def test_a_run_is_held_until_it_is_approved_while_others_go_on(federation: Feder
         assert "waiting" in told and "privacy.target_epsilon = 1.0" in told
         north("approve", held.run_id[:12])
         held.wait()
-        check(federation, held, 1)
+        federation.check(held, 1)
         decisions = [entry.get("decision") for entry in north.audit()]
         assert "awaiting-approval" in decisions
         denied = federation.begin("federation.rounds=1", CHEAP)
@@ -52,31 +53,36 @@ def test_a_run_is_held_until_it_is_approved_while_others_go_on(federation: Feder
         north.folder.write_site(approval=False)
 
 
-def test_a_site_joins_at_round_three(federation: Federation) -> None:
+def test_a_site_joins_after_round_two_and_is_asked_from_then_on(federation: TwoHospitals) -> None:
     south = federation.south
     south.end()
-    run = federation.begin("federation.rounds=4", "federation.min_sites=1", LONG, CHEAP)
+    run = federation.begin("federation.rounds=40", "federation.min_sites=1", CHEAP)
     run.wait_for_round(2)
     south.start()
-    run.wait()
-    took_part = [sorted(line["site"] for line in r["train"] if "refused" not in line) for r in run.rounds()]
-    assert took_part[:2] == [["north"], ["north"]]
-    assert took_part[-1] == ["north", "south"]
+
+    def took_part() -> list[list[str]]:
+        return [sorted(line["site"] for line in r["train"] if "refused" not in line) for r in run.rounds()]
+
+    wait_for(lambda: took_part()[-2:] == [["north", "south"]] * 2, "two rounds with both")
+    federation.coordinator("stop", run.name)
+    assert took_part()[:2] == [["north"], ["north"]]
     assert all(record["changed"] for record in run.rounds())
+    federation.check_ledgers(run)
+    assert equals_undisturbed(run, federation.sites)
 
 
-def test_a_slow_link_is_slow_and_nothing_else(federation: Federation) -> None:
+def test_a_slow_link_is_slow_and_nothing_else(federation: TwoHospitals) -> None:
     assert federation.south.link is not None
     federation.south.link.set("slow")
     try:
         run = federation.begin("federation.rounds=1", CHEAP)
         run.wait()
-        check(federation, run, 1)
+        federation.check(run, 1)
     finally:
         federation.south.link.set("pass")
 
 
-def test_a_black_hole_for_longer_than_a_site_is_missed_costs_no_round(federation: Federation) -> None:
+def test_a_black_hole_for_longer_than_a_site_is_missed_costs_no_round(federation: TwoHospitals) -> None:
     south = federation.south
     run = federation.begin("federation.rounds=2", LONG, CHEAP)
     south.wait_until_training(run, 1)
@@ -85,10 +91,10 @@ def test_a_black_hole_for_longer_than_a_site_is_missed_costs_no_round(federation
     time.sleep(45)
     south.link.set("pass")
     run.wait()
-    check(federation, run, 2)
+    federation.check(run, 2)
 
 
-def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: Federation) -> None:
+def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: TwoHospitals) -> None:
     """The backup knows one round of a run and lists a site that was revoked since."""
     coordinator = federation.coordinator
     run = federation.begin("federation.rounds=3", LONG, CHEAP)
@@ -97,7 +103,7 @@ def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: F
     shutil.copytree(run.folder, backup / "run")  # as a backup job does, while the run goes on
     shutil.copy(coordinator.folder / "sites.json", backup / "sites.json")
     run.wait()
-    check(federation, run, 3)
+    federation.check(run, 3)
     charged = [site.charged(run.run_id) for site in federation.sites]
     model = run.model_after(3)
     if not any(site.name == "gone" and site.revoked for site in read_sites(Folder(coordinator.folder))):
@@ -146,7 +152,7 @@ def fill(folder: Path) -> Path:
     return path
 
 
-def test_a_full_disk_at_the_server_stops_the_run_and_resume_ends_it(federation: Federation) -> None:
+def test_a_full_disk_at_the_server_stops_the_run_and_resume_ends_it(federation: TwoHospitals) -> None:
     coordinator = federation.coordinator
     runs = coordinator.folder / "runs"
     with small_disk(runs, "40m"):
@@ -157,10 +163,12 @@ def test_a_full_disk_at_the_server_stops_the_run_and_resume_ends_it(federation: 
         filler.unlink()
         coordinator("resume", run.name)
         run.wait()
-        check(federation, run, 2)
+        federation.check(run, 2)
 
 
-def test_a_full_disk_at_a_site_sends_nothing_and_charges_no_less_than_it_ran(federation: Federation) -> None:
+def test_a_full_disk_at_a_site_sends_nothing_and_charges_no_less_than_it_ran(
+    federation: TwoHospitals,
+) -> None:
     south = federation.south
     state = south.folder.state
     south.end()
@@ -175,7 +183,7 @@ def test_a_full_disk_at_a_site_sends_nothing_and_charges_no_less_than_it_ran(fed
         assert run.refused()[0] in ("ledger-unusable", "failed", "data-unusable")
         filler.unlink()
         good = federation.begin("federation.rounds=1", CHEAP).wait()
-        check(federation, good, 1)
+        federation.check(good, 1)
         south.end()
         shutil.copytree(state, kept, dirs_exist_ok=True)
     state.rmdir()

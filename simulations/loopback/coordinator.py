@@ -1,0 +1,106 @@
+"""A federation's coordinator in a folder of its own, and the runs that it started."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from mmmed.errors import DeployError
+from server.deploy.control import Control
+from server.deploy.folder import Folder
+from server.deploy.runs import RunState, finished_rounds, states
+from simulations.loopback.processes import PATIENCE, Background, free_port, mmmed, processes, wait_for
+
+
+class Coordinator:
+    """The coordinator's commands and processes. `requests` are those of the sites that it admits."""
+
+    def __init__(self, home: Path, requests: list[Path], port: int | None = None) -> None:
+        self.home = home
+        self.port, self.link_port = port or free_port(), free_port()
+        ports = ("--listen", "127.0.0.1", "--port", self.port, "--link-port", self.link_port)
+        self.provisioned = self("init", "localhost", *requests, *ports)
+        self.folder = home / "federation"
+        self._running: Background | None = None
+
+    def __call__(self, *arguments: object, check: bool = True) -> str:
+        """Run ``mmmed server ARGUMENTS``; returns what it printed."""
+        return mmmed("server", *arguments, cwd=self.home, check=check)[1]
+
+    def start(self) -> None:
+        """Start and wait until sites may connect."""
+        log = self.home / "server.out"
+        log.unlink(missing_ok=True)
+        self._running = Background("server", "start", cwd=self.home, log=log)
+        self._running.wait_until_says("ready:")
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        """End it, if it runs."""
+        if self._running is not None:
+            self._running.end(how)
+            self._running = None
+
+    def kit(self, site: str) -> Path:
+        """A site's start-up kit."""
+        return self.folder / "kits" / f"{site}.kit"
+
+    def process(self, name: str) -> int | None:
+        """A running process whose command holds `name` and that belongs to this federation."""
+        found = processes(name, str(self.folder))
+        return found[0] if found else None
+
+    def server_apps(self) -> list[int]:
+        """The processes that run rounds now."""
+        return processes("flwr-serverapp", str(self.link_port))
+
+
+class RunHandle:
+    """A run of a federation."""
+
+    def __init__(self, coordinator: Coordinator, name: str) -> None:
+        self.coordinator, self.name = coordinator, name
+        self.folder = coordinator.folder / "runs" / name
+
+    def state(self) -> RunState:
+        """What the SuperLink says of it."""
+        folder = Folder(self.coordinator.folder)
+        with Control(folder) as control:
+            return next(state for state in states(folder, control) if state.name == self.name)
+
+    def wait(self, patience: float = 3 * PATIENCE) -> RunHandle:
+        """Wait until it has ended well."""
+        wait_for(self.ended, f"the end of run {self.name}", patience, every=1.0)
+        state = self.state()
+        assert state.status == "finished:completed", (state, self.rounds())
+        return self
+
+    def ended(self) -> bool:
+        """Whether it has ended, well or not."""
+        try:
+            return self.state().status.startswith("finished")
+        except DeployError:  # the SuperLink is being started again
+            return False
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """Its finished rounds."""
+        return finished_rounds(self.folder)
+
+    def wait_for_round(self, number: int) -> None:
+        """Wait until so many rounds are finished."""
+        wait_for(lambda: len(self.rounds()) >= number, f"round {number} of run {self.name}")
+
+    @property
+    def run_id(self) -> str:
+        """What sites know it by."""
+        return str(json.loads((self.folder / "environment.json").read_text())["run_id"])
+
+    def refused(self) -> list[str]:
+        """The codes with which sites refused to train, all rounds together."""
+        return [line["refused"] for r in self.rounds() for line in r["train"] if "refused" in line]
+
+    def reported(self) -> dict[str, float]:
+        """Epsilon of each site so far, by the run's report."""
+        report = json.loads((self.folder / "report" / "epsilon.json").read_text(encoding="utf-8"))
+        return {site["site"]: float(site["epsilon"]) for site in report["sites"]}

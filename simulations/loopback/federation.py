@@ -1,0 +1,57 @@
+"""A coordinator and its hospitals, each with a link of its own to the coordinator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from simulations.loopback.coordinator import Coordinator, RunHandle
+from simulations.loopback.hospital import LiveHospital
+from simulations.loopback.link import Link
+
+TINY = (
+    "data.image_size=32",
+    "data.text_tokens=16",
+    "model.image_width=8",
+    "model.fusion_dim=16",
+    "training.batch_size=8",
+    "training.local_epochs=1.0",
+    "training.augment=false",
+    "privacy.delta=1e-3",
+    "federation.rounds=2",
+    "federation.round_timeout=240.0",
+)
+
+
+class Federation:
+    """Hospitals by the name they have here, with whose generated patients each holds; `guests` are admitted too."""
+
+    def __init__(
+        self, home: Path, hospitals: Path, patients: Mapping[str, str], guests: Sequence[Path] = ()
+    ) -> None:
+        self.home = home
+        self.sites = [LiveHospital(home, name, hospitals, whose) for name, whose in patients.items()]
+        self.coordinator = Coordinator(home, [*(site.request for site in self.sites), *guests])
+
+    def start(self) -> None:
+        """Start all, the sites with their kits."""
+        self.coordinator.start()
+        for site in self.sites:
+            site.link = Link(self.coordinator.port)
+            site.start(self.coordinator.kit(site.name), wait=False)
+        for site in self.sites:
+            site.wait_until_ready()
+
+    def end(self) -> None:
+        """End all."""
+        for site in self.sites:
+            site.end()
+        self.coordinator.end()
+        for site in self.sites:
+            if site.link is not None:
+                site.link.close()
+
+    def begin(self, *changes: str) -> RunHandle:
+        """Start a run of a tiny model with these settings changed."""
+        settings = [part for change in (*TINY, *changes) for part in ("--set", change)]
+        return RunHandle(self.coordinator, self.coordinator("run", *settings).strip())

@@ -1,0 +1,198 @@
+"""A hospital that takes part: its folder, its data and its signed policy are real, its patients are not."""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from client.deploy.audit import AuditLog
+from client.deploy.folder import NodeFolder
+from client.log import refusals
+from client.progress import Progress
+from client.site import ledger_file
+from privacy.keys import load_key, public_pem
+from privacy.ledger import Ledger
+from privacy.policy import sign_policy
+from simulations.loopback.coordinator import RunHandle
+from simulations.loopback.link import Link
+from simulations.loopback.processes import PATIENCE, Background, mmmed, processes, wait_for
+
+ROOMY = {"epsilon": 100.0, "delta": 1e-3}  # many runs share these patients
+
+
+class HospitalFolder:
+    """A deployed site's folder over one of the generated hospitals, and its privacy officers."""
+
+    def __init__(self, path: Path, hospitals: Path) -> None:
+        self.path = path
+        self.officer, self.second = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.site: dict[str, Any] = {
+            "version": 1,
+            "name": "north",
+            "dataset": str(hospitals),
+            "table": "data.csv",
+            "where": {"site": sorted(pd.read_csv(hospitals / "data.csv")["site"].unique())[0]},
+        }
+        self.rules: dict[str, Any] = {
+            "version": 1,
+            "site": "north",
+            "expires": date(2099, 12, 31),
+            "unit": "patient",
+            "adjacency": "add_remove",
+            "limit": {"epsilon": 12.0, "delta": 1e-3},
+            "period": {"days": 365, "epsilon": 12.0, "delta": 1e-3},
+            "run": {
+                "epsilon": 8.0,
+                "delta": 1e-3,
+                "min_noise_multiplier": 0.3,
+                "min_patients": 5,
+                "max_records_per_patient": 2,
+                "models": ["resnet10+tiny"],
+                "trainable": ["full"],
+                "apps": ["installed"],
+                "columns": ["finding", "image", "text"],
+            },
+            "evaluation": {"min_patients": 3},
+            "purposes": {"training": 12.0, "evaluation": 2.0},
+            "metrics": {"auroc": "private", "calibration": "private"},
+        }
+        path.mkdir()
+        (path / "officer.pub").write_text(public_pem(self.officer.public_key()))
+        (path / "second-officer.pub").write_text(public_pem(self.second.public_key()))
+        self.write_site()
+        self.sign()
+
+    @property
+    def state(self) -> Path:
+        return self.path / "state"
+
+    def write_site(self, **changes: Any) -> None:
+        """Write site.toml with these keys changed."""
+        self.site |= changes
+        (self.path / "site.toml").write_text(tomli_w.dumps(self.site))
+
+    def sign(self, *, by_two: bool = False, **changes: Any) -> None:
+        """Write and sign the policy with these rules changed, ``section__key`` or ``key``."""
+        for name, value in changes.items():
+            section, _, key = name.rpartition("__")
+            (self.rules[section] if section else self.rules)[key] = value
+        policy = self.path / "site-policy.toml"
+        policy.write_text(tomli_w.dumps(self.rules))
+        sign_policy(policy, self.officer, self.second if by_two else None)
+
+
+class LiveHospital:
+    """A hospital whose node and runner can be started, watched and disturbed. `where` is whose patients it has."""
+
+    def __init__(self, home: Path, name: str, hospitals: Path, where: str) -> None:
+        self.name, self.path = name, home / name
+        self.folder = HospitalFolder(self.path, hospitals)
+        self.folder.write_site(name=name, where={"site": where})
+        self.folder.sign(
+            site=name,
+            limit=ROOMY,
+            period={"days": 365, **ROOMY},
+            purposes={"training": ROOMY["epsilon"], "evaluation": 2.0},
+        )
+        mmmed("site", "init", name, "--site", self.path, cwd=home)
+        self.node = NodeFolder(self.path)
+        self.request = self.node.path / f"{name}.request"
+        self.link: Link | None = None
+        self._running: Background | None = None
+
+    def __call__(self, *arguments: object, check: bool = True) -> str:
+        """Run ``mmmed site ARGUMENTS``; returns what it printed."""
+        return mmmed("site", *arguments, "--site", self.path, cwd=self.path, check=check)[1]
+
+    def start(self, kit: Path | None = None, wait: bool = True) -> None:
+        """Start; with `wait`, until it is connected and its runner is ready."""
+        log = self.path / "site.out"
+        log.unlink(missing_ok=True)
+        for old in self.node.log.glob("*"):
+            old.unlink()
+        if kit is not None and self.link is not None:  # by way of the link
+            text = re.sub(r"^port = \d+$", f"port = {self.link.port}", kit.read_text(), flags=re.MULTILINE)
+            kit = self.path / "by-way.kit"
+            kit.write_text(text)
+        arguments = ["site", "start", *([kit] if kit else []), "--site", self.path]
+        self._running = Background(*arguments, cwd=self.path, log=log)
+        if wait:
+            self.wait_until_ready()
+
+    def wait_until_ready(self) -> None:
+        """Wait until it has connected since its start and its runner is ready."""
+        wait_for(lambda: "SuperNode ID" in self.said("node"), f"{self.name} to connect")
+        wait_for(lambda: "runner: ready" in self.said("runner"), f"the runner of {self.name}")
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        """End it, if it runs."""
+        if self._running is not None:
+            self._running.end(how)
+            self._running = None
+
+    def said(self, process: str) -> str:
+        """What its ``node`` or ``runner`` has printed."""
+        try:
+            return (self.node.log / f"{process}.log").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def node_process(self) -> int | None:
+        """The node, if it runs now."""
+        found = processes("client.deploy.supernode", str(self.path))
+        return found[0] if found else None
+
+    def runner_process(self) -> int | None:
+        """The runner itself, not the fork that does a task; None if it is just being started again."""
+        found = processes("client.deploy.runner", str(self.path))
+        return found[0] if found else None
+
+    def task_process(self) -> int | None:
+        """The fork that does a task now, if there is one."""
+        found = processes("client.deploy.runner", str(self.path))
+        return found[-1] if len(found) > 1 else None
+
+    def training(self) -> Progress | None:
+        """How far it is in its round."""
+        return Progress.read(self.folder.state)
+
+    def wait_until_training(self, run: RunHandle, server_round: int) -> None:
+        """Wait until it is in the midst of a round."""
+
+        def there() -> bool:
+            now = self.training()
+            return (
+                now is not None
+                and (now.run_id, now.server_round) == (run.run_id, server_round)
+                and 2 <= now.step < now.steps
+            )
+
+        wait_for(there, f"{self.name} to train in round {server_round}", 2 * PATIENCE)
+
+    def charged(self, run_id: str) -> int:
+        """Steps charged to a run."""
+        with self._ledger() as ledger:
+            return sum(event.steps for event in ledger.events(run_id))
+
+    def spent(self, run_id: str) -> float:
+        """Epsilon charged to a run."""
+        with self._ledger() as ledger:
+            return ledger.spent(ROOMY["delta"], run_id=run_id)
+
+    def _ledger(self) -> Ledger:
+        return Ledger.inspect(ledger_file(self.folder.state), load_key(self.folder.state / "site.key"))
+
+    def refusals(self) -> list[str]:
+        """Its log of what it refused."""
+        return refusals(self.folder.state)
+
+    def audit(self) -> list[dict[str, Any]]:
+        """The entries of its audit log, whose chain was checked."""
+        return AuditLog(self.node.audit).entries()

@@ -1,0 +1,75 @@
+"""A network connection that can be broken in the ways in which networks break."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Literal
+
+Mode = Literal["pass", "break", "hole", "cut", "slow"]
+_SLOW = 200_000  # bytes a second
+
+
+class Link:
+    """A way to a port of this machine.
+
+    ``mode`` is "pass", "break" (connections are accepted and closed: a broken handshake), "hole" (accepted and never
+    answered), "cut" (refused), or "slow" (200 kB a second).
+    """
+
+    def __init__(self, target: int) -> None:
+        self.mode: Mode = "pass"
+        self._target = target
+        self._open: list[socket.socket] = []
+        self._listener = self._listen(0)
+        self.port = int(self._listener.getsockname()[1])
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def set(self, mode: Mode) -> None:
+        """Change the link; what is connected is cut."""
+        if "cut" in (mode, self.mode) and mode != self.mode:
+            self._listener.close()
+            if mode != "cut":
+                self._listener = self._listen(self.port)
+        self.mode = mode
+        while self._open:
+            one = self._open.pop()
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def close(self) -> None:
+        """Cut for ever."""
+        self.set("cut")
+        self._target = 0
+
+    def _listen(self, port: int) -> socket.socket:
+        return socket.create_server(("127.0.0.1", port))
+
+    def _serve(self) -> None:
+        while self._target:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                time.sleep(0.05)
+                continue
+            if self.mode == "break":
+                client.close()
+                continue
+            self._open.append(client)
+            if self.mode != "hole":
+                with contextlib.suppress(OSError):
+                    server = socket.create_connection(("127.0.0.1", self._target))
+                    self._open.append(server)
+                    for pair in ((client, server), (server, client)):
+                        threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16384):
+                if self.mode == "slow":
+                    time.sleep(len(data) / _SLOW)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)

@@ -1,0 +1,127 @@
+"""The ``mmmed`` command, run to its end or in the background, and the processes that it left."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+from mmmed.cli import main
+
+PATIENCE = 180.0  # seconds; far more than needed on an idle machine
+_PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def mmmed(*arguments: object, cwd: Path, check: bool = True) -> tuple[int, str]:
+    """Run ``mmmed ARGUMENTS`` to its end, in this process; returns its exit code and what it printed."""
+    output = io.StringIO()
+    before, sys.argv = sys.argv, ["mmmed", *map(str, arguments)]
+    try:
+        with (
+            contextlib.chdir(cwd),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(output),
+            mock.patch.dict(os.environ, _PLAIN),
+        ):
+            main()
+        code = 0
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    finally:
+        sys.argv = before
+    if check and code != 0:
+        raise AssertionError(f"mmmed {arguments}: {code}\n{output.getvalue()}")
+    return code, output.getvalue()
+
+
+def wait_for(
+    condition: Callable[[], bool], what: str, patience: float = PATIENCE, every: float = 0.1
+) -> None:
+    """Wait until `condition` holds, looking again after `every` seconds.
+
+    Raises:
+        AssertionError: it does not within `patience` seconds.
+    """
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience:.0f} s in vain for {what}")
+        time.sleep(every)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Background:
+    """An ``mmmed`` command that runs until it is ended."""
+
+    def __init__(self, *arguments: object, cwd: Path, log: Path) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "mmmed.cli", *map(str, arguments)],
+                cwd=cwd,
+                env=os.environ | {"OMP_NUM_THREADS": "1", **_PLAIN},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def wait_until_says(self, text: str) -> None:
+        """Wait for `text` in its output."""
+
+        def said() -> bool:
+            if self._process.poll() is not None:
+                raise AssertionError(f"ended with {self._process.returncode}:\n{self.output()}")
+            return text in self.output()
+
+        try:
+            wait_for(said, repr(text))
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.output()}") from None
+
+    def output(self) -> str:
+        """All it has printed."""
+        return self.log.read_text(errors="replace")
+
+    def end(self, how: int = signal.SIGTERM) -> int:
+        """End it; returns its exit code."""
+        if self._process.poll() is None:
+            self._process.send_signal(how)
+        return self._process.wait(PATIENCE)
+
+
+def processes(*texts: str) -> list[int]:
+    """Ids of processes whose command line holds all of `texts`, oldest first."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if all(text in line for text in texts):
+                found.append(int(entry.name))
+    return sorted(found)
+
+
+def children(process: int | None) -> list[int]:
+    """Ids of the processes that a process has started and that still run."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def kill(process: int | None) -> None:
+    """End a process as a crash does, with no chance to tidy up."""
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
