@@ -16,14 +16,19 @@ from server.replies import error_code
 _LOST = frozenset({"node-unavailable", "app-unavailable", "crashed", "stopped"})
 _HELD = "awaiting-approval"  # nothing was computed: asked again until somebody at the site has decided
 _PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a site that holds the run is asked again
+_SILENT = (0.25, 0.75)  # parts of the round's time after which a site that has said nothing is asked again
 
 
 @dataclass
 class _Request:
-    """A message to a site, how it is going, and when it is sent again (None while a reply is awaited)."""
+    """A message to a site, how it is going, and when it is sent again (None while a reply is awaited).
+
+    `silent` counts how often the site was asked again because it had said nothing.
+    """
 
     message: Message
     lost: int = 0
+    silent: int = 0
     pause: float = field(default_factory=lambda: _PAUSE)
     again: float | None = None
     last: Message | None = None
@@ -47,8 +52,10 @@ def gather(
     """Send messages and yield (request, reply, seconds) as replies arrive, each reply then forgotten.
 
     A site that was lost while it worked is asked once more as soon as it is back; one that holds the run for approval
-    is asked until it decides. A request without a reply after ``timeout`` seconds is yielded with its last refusal, or
-    None. Replies are matched by message id: an error reply for a lost node does not carry the node's own id.
+    is asked until it decides. One that is silent is asked again too, since a broken connection can swallow a message
+    that counts as delivered; a site answers the same request from what it kept, at no cost. A request without a reply
+    after ``timeout`` seconds is yielded with its last refusal, or None. Replies are matched by message id: an error
+    reply for a lost node does not carry the node's own id.
     """
     started = time.monotonic()
     waiting: dict[str, _Request] = {}
@@ -61,18 +68,22 @@ def gather(
             later.remove(request)
             request.message = _copy(request.message, timeout - elapsed)
         later += _push(grid, due, waiting)
+        if pull_interval(grid):  # else nothing lies between the grid and its sites
+            _ask_the_silent(grid, waiting, elapsed, timeout)
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
             answered = waiting.pop(reply.metadata.reply_to_message_id, None)
             if answered is None:
                 continue
+            for other in [number for number, request in waiting.items() if request is answered]:
+                del waiting[other]
             if answered.postponed(reply, time.monotonic()):
                 later.append(answered)
             else:
                 yield answered.message, reply, time.monotonic() - started
         if not replies and (waiting or later):
             time.sleep(pull_interval(grid) or (0.0 if waiting else _PAUSE / 10))
-    for request in [*waiting.values(), *later]:
+    for request in [*{id(request): request for request in waiting.values()}.values(), *later]:
         yield request.message, request.last, time.monotonic() - started
 
 
@@ -91,6 +102,17 @@ def _push(grid: Grid, requests: list[_Request], waiting: dict[str, _Request]) ->
         else:
             refused.append(request)
     return refused
+
+
+def _ask_the_silent(grid: Grid, waiting: dict[str, _Request], elapsed: float, timeout: float) -> None:
+    """Ask again who has said nothing for the next part of the time; whichever reply is first counts."""
+    for request in {id(request): request for request in waiting.values()}.values():
+        if request.silent < len(_SILENT) and elapsed >= _SILENT[request.silent] * timeout:
+            request.silent += 1
+            again = _copy(request.message, timeout - elapsed)
+            for number in grid.push_messages([again]):
+                if number:  # else its node is away, and an error reply on its way
+                    waiting[str(number)] = request
 
 
 def _due(grid: Grid, later: Iterable[_Request]) -> list[_Request]:

@@ -22,7 +22,7 @@ import platform
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -187,6 +187,12 @@ def finished_rounds(path: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [json.loads(line) for line in lines]
+
+
+def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:
+    """Tensors that went to the sites ("down") or came from them ("up") in these rounds, all sites together."""
+    lines = (line for record in rounds for phase in ("train", "evaluate") for line in record[phase])
+    return f"{sum(line[f'bytes_{way}'] for line in lines) / 1e6:.1f} MB"
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:

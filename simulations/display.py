@@ -20,7 +20,7 @@ from mmmed.config import RunConfig
 from mmmed.inference.evaluate import Evaluation
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
-from server.run_folder import RunFolder
+from server.run_folder import RunFolder, megabytes
 
 _REFRESH = 0.2  # seconds between looks at the sites' progress
 _UNDERWAY = ("waiting", "training")
@@ -109,16 +109,10 @@ def _round_line(event: RoundFinished) -> str:
     if (pooled := event.record.get("pooled")) is not None:
         parts.append(pooled_line(pooled))
     parts += [f"{refused} site(s) refused"] if refused else []
-    parts += [f"{_bytes(event.record, 'down')} down, {_bytes(event.record, 'up')} up"]
+    parts += [f"{megabytes([event.record], 'down')} down, {megabytes([event.record], 'up')} up"]
     if not event.record["changed"]:
         parts.append("too few good updates: the model did not change")
     return f"round {event.round}/{event.rounds}: {'; '.join(parts)}"
-
-
-def _bytes(record: dict[str, Any], way: str) -> str:
-    """Tensors that crossed the network in a round, all sites together."""
-    count = sum(line[f"bytes_{way}"] for phase in ("train", "evaluate") for line in record[phase])
-    return f"{count / 1e6:.1f} MB"
 
 
 def pooled_line(pooled: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from server.deploy.control import Control
 from server.deploy.folder import Folder
 from server.deploy.runs import attempts, states
 from server.deploy.sites import read_sites
-from server.run_folder import finished_rounds
+from server.run_folder import finished_rounds, megabytes
 
 _WARN_DAYS = 30
 _LOOK = 1.0  # seconds between two looks at a run that is followed
@@ -36,10 +36,12 @@ def show_status(folder: Folder) -> None:
         table.add_row(site.name, state, site.expires[:10], site.fingerprint[:17])
     console.print(table)
     if runs:
-        table = Table("run", "state", "rounds", "", box=None, pad_edge=False)
+        table = Table("run", "state", "rounds", "down", "up", "", box=None, pad_edge=False)
         for run in runs:
             detail = run.flower.details if run.flower else ""
-            table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", escape(detail[:120]))
+            records = finished_rounds(folder.runs / run.name)
+            crossed = [megabytes(records, way) for way in ("down", "up")]
+            table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", *crossed, escape(detail[:120]))
         console.print()
         console.print(table)
     left = min(days_left(read_certificate(folder.certificate(name))) for name in ("server", "link"))
@@ -81,6 +83,7 @@ def _line(record: dict[str, Any]) -> str:
     ]
     if bad:
         parts.append(f"refused: {', '.join(bad)}")
+    parts.append(f"{megabytes([record], 'down')} down, {megabytes([record], 'up')} up")
     if not record["changed"]:
         parts.append("too few, so nothing changed")
     return "; ".join(parts)

@@ -30,6 +30,12 @@ def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> N
         assert (asked["event"], sent["event"]) == ("asked", "sent")
     told = federation.coordinator("log", run.name)
     assert "round 2" in told and "finished:completed" in told
+    crossed = sum(
+        line["bytes_up"] for r in run.rounds() for part in ("train", "evaluate") for line in r[part]
+    )
+    assert crossed > 100_000
+    assert " MB up" in told
+    assert f"{crossed / 1e6:.1f} MB" in federation.coordinator("status")
 
 
 def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: TwoHospitals) -> None:

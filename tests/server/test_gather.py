@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from flwr.app import Message
 
 from server import gather
+from server.events import ignore
+from server.rounds import Rounds
+from server.run_folder import RunFolder
+from simulations.grid import InProcessGrid
 from tests import standin
 from tests.server.test_rounds import config, run, same
 
@@ -47,6 +54,45 @@ def test_who_never_decides_costs_the_round_its_deadline_and_no_more(tmp_path: Pa
     _, rounds = run(tmp_path / "run", [{}, {}, held], config(rounds=1, round_timeout=2.0))
     assert rounds[0]["changed"]
     assert [line.get("refused") for line in rounds[0]["train"]].count("awaiting-approval") == 1
+
+
+class Lossy(InProcessGrid):
+    """A grid over a network that swallows the first messages to one of its nodes."""
+
+    pull_interval = 0.01
+
+    def __init__(self, *arguments: Any, swallowed: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._swallowed, self._victim = swallowed, self.get_node_ids()[-1]
+        self.asked = 0
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            lost = False
+            if message.metadata.dst_node_id == self._victim and message.metadata.message_type == "train":
+                self.asked += 1
+                lost = self.asked <= self._swallowed
+            ids += [f"lost-{self.asked}"] if lost else super().push_messages([message])
+            if lost:
+                message.metadata.__dict__["_message_id"] = ids[-1]
+        return ids
+
+
+@pytest.mark.parametrize(("swallowed", "asked"), [(0, 1), (1, 2), (2, 3), (9, 3)])
+def test_who_says_nothing_is_asked_again_since_the_network_may_have_swallowed_it(
+    tmp_path: Path, swallowed: int, asked: int
+) -> None:
+    nodes = [{"state-dir": str(tmp_path / f"state-{i}")} for i in range(2)]
+    with (
+        Lossy("tests.standin:app", nodes, swallowed=swallowed) as grid,
+        RunFolder.create(tmp_path / "run", config(rounds=1, round_timeout=4.0, min_sites=1)) as folder,
+    ):
+        Rounds(grid, folder, ignore).run(standin.initial())
+        (record,) = folder.rounds()
+    assert grid.asked == asked
+    refused = [line["refused"] for line in record["train"] if "refused" in line]
+    assert refused == (["no-reply"] if swallowed > 2 else [])
 
 
 def test_a_refusal_is_not_asked_again(tmp_path: Path) -> None:
