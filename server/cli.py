@@ -90,7 +90,7 @@ def renew(
     key: CertificateKey = None,
     root: Root = None,
 ) -> None:
-    """Renew the server's certificates. Sites notice nothing."""
+    """Renew the server's certificates, and the authority's in its last years. Sites notice nothing."""
     from server.deploy.folder import Folder
     from server.deploy.provision import renew as run
     from server.deploy.start import apply_sites

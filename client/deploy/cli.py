@@ -17,13 +17,15 @@ HERE = Path("site")
 
 @app.command()
 def init(
-    name: Annotated[str, typer.Argument(help="The hospital's name in the federation.")], site: Site = HERE
+    name: Annotated[str, typer.Argument(help="The hospital's name in the federation.")],
+    site: Site = HERE,
+    new_key: Annotated[bool, typer.Option("--new-key", help="Replace a key that others may know.")] = False,
 ) -> None:
     """Make this hospital's key and the request that the coordinator signs. The key never leaves."""
     from client.deploy.folder import NodeFolder
 
     folder = NodeFolder(site)
-    request = folder.create(name)
+    request = folder.create(name, new_key=new_key)
     print(f"{request}: send this to the coordinator")
     print(f"  key {folder.fingerprint(request)}")
     print("  read it to the coordinator by telephone, who compares it")
@@ -44,6 +46,19 @@ def start(
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     run(NodeFolder(site), kit)
+
+
+@app.command()
+def renew(kit: Annotated[Path, typer.Argument(help="The coordinator's new kit.")], site: Site = HERE) -> None:
+    """Take a new certificate for the same key. A site that runs uses it from its next start."""
+    from client.deploy.folder import NodeFolder
+    from mmmed.deploy.certificates import days_left, parse_certificate
+    from mmmed.deploy.kit import Kit
+
+    folder = NodeFolder(site)
+    folder.join(kit)
+    left = days_left(parse_certificate(Kit.read(kit).certificate.encode(), str(kit)))
+    print(f"the certificate holds for {left:.0f} days. If the site runs, start it again")
 
 
 @app.command()

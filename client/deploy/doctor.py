@@ -101,7 +101,9 @@ def _kit(folder: NodeFolder) -> Iterator[Finding]:
         "this site's certificate",
         "good" if left > _SOON else "look",
         f"ends in {left:.0f} days",
-        "" if left > _SOON else "ask the coordinator for a new kit (mmmed server add-site, the same request)",
+        ""
+        if left > _SOON
+        else "ask the coordinator for a new kit (add-site with the same request), then: mmmed site renew",
     )
 
 

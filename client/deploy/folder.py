@@ -11,8 +11,12 @@ flwr/, log/         Flower's own files, logs
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -35,6 +39,21 @@ from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
 
 
+@contextmanager
+def alone(folder: NodeFolder) -> Iterator[None]:
+    """Hold the site's folder while it runs, or its keys change.
+
+    Raises:
+        DeployError: somebody else does.
+    """
+    with (folder.path / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DeployError(f"{folder.site}: this site is running. Stop it first") from error
+        yield
+
+
 class NodeFolder:
     """The paths of a site's ``node`` folder."""
 
@@ -51,17 +70,22 @@ class NodeFolder:
         self.log = self.path / "log"
         self.flower_home = self.path / "flwr"
 
-    def create(self, name: str) -> Path:
+    def create(self, name: str, *, new_key: bool = False) -> Path:
         """Make the site's key and its request, and a site.toml to fill in if there is none; returns the request.
 
+        With `new_key` a key that is there, what belongs to it and its kit are set aside. Ledger, policy, data and audit
+        log stay: the patients have spent what they have spent.
+
         Raises:
-            DeployError: a key is there already, or the name is not one.
+            DeployError: a key is there already and no new one is asked for, or the name is not one.
         """
         check_name(name)
         if self.key.exists():
-            raise DeployError(
-                f"{self.key}: is there already. A site has one key; a new one needs a new folder"
-            )
+            if not new_key:
+                raise DeployError(
+                    f"{self.key}: is there already. `mmmed site init {name} --new-key` replaces it"
+                )
+            self._set_aside()
         for folder in (self.path, self.runs, self.log, self.flower_home):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         key = create_key(self.key)
@@ -78,6 +102,15 @@ class NodeFolder:
     def fingerprint(self, request: Path) -> str:
         """The fingerprint to read to the coordinator."""
         return fingerprint(read_request(request))
+
+    def _set_aside(self) -> None:
+        with alone(self):
+            aside = self.path / datetime.now(UTC).strftime("replaced-%Y%m%d-%H%M%S")
+            aside.mkdir(mode=0o700)
+            own = (self.key, self.kit_file, self.certificate, self.secret, *self.path.glob("*.request"))
+            for file in own:
+                if file.exists():
+                    file.rename(aside / file.name)
 
     def join(self, kit_file: Path) -> None:
         """Take the coordinator's kit.
@@ -119,8 +152,8 @@ class NodeFolder:
             raise DeployError(f"the kit is for {kit.site!r}, but {self.site / FILE} names {name!r}")
         if days_left(certificate) <= 0:
             raise DeployError(
-                "the kit's certificate has expired. The coordinator renews it with `mmmed server add-site` "
-                "and this site's request"
+                "the kit's certificate has expired. The coordinator renews it with `mmmed server add-site` and this "
+                "site's request; then: mmmed site renew NAME.kit"
             )
         if kit.flower != (here := metadata.version("flwr")):
             raise DeployError(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from client.deploy.folder import NodeFolder
+from client.deploy.folder import NodeFolder, alone
 from client.deploy.runner import CUT_OFF
 from mmmed.deploy.processes import Service, Supervisor
-from mmmed.errors import DeployError
 
 
 def start(folder: NodeFolder, kit: Path | None) -> None:
@@ -24,7 +20,7 @@ def start(folder: NodeFolder, kit: Path | None) -> None:
     if kit is not None:
         folder.join(kit)
     joined = folder.kit()
-    with _alone(folder):
+    with alone(folder):
         address = f"127.0.0.1:{_free_port()}"
         environment = folder.environment()
         node = [
@@ -63,16 +59,6 @@ def _flower_key(folder: NodeFolder) -> Path:
     key = load_key(folder.key)
     write_secret(path, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
     return path
-
-
-@contextmanager
-def _alone(folder: NodeFolder) -> Iterator[None]:
-    with (folder.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DeployError(f"{folder.site}: this site is running already") from error
-        yield
 
 
 def _free_port() -> int:

@@ -14,8 +14,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mmmed.deploy.certificates import create_key, load_key, read_certificate, subject
 from mmmed.errors import DeployError
+from server.run_folder import write_atomic
 
 _AUTHORITY_DAYS = 3650
+AUTHORITY_SOON = 1095  # renewed from then on: well before a site's newest certificate would outlive it
 SERVER_DAYS = 397  # the most that browsers and auditors accept of a server
 SITE_DAYS = 730
 _CLOCKS = timedelta(minutes=5)  # sites' clocks may lag
@@ -30,7 +32,17 @@ class Authority:
 
     def create(self, name: str) -> None:
         """Make the authority."""
-        key = create_key(self._key)
+        self._sign_itself(create_key(self._key), name)
+
+    def renew(self, name: str) -> None:
+        """A new certificate for the same key and name: what was signed under the old one still holds.
+
+        Raises:
+            DeployError: the authority's key is elsewhere.
+        """
+        self._sign_itself(self._load_key(), name)
+
+    def _sign_itself(self, key: ec.EllipticCurvePrivateKey, name: str) -> None:
         owner = subject(f"mmmed federation {name}"[:64])
         usage = x509.KeyUsage(
             False, False, False, False, False, True, True, False, False
@@ -41,7 +53,7 @@ class Authority:
             .add_extension(usage, critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
-        self.certificate.write_bytes(builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM))
+        write_atomic(self.certificate, builder.sign(key, hashes.SHA384()).public_bytes(Encoding.PEM))
 
     def issue_server(
         self, public: ec.EllipticCurvePublicKey, hosts: list[str], days: float = SERVER_DAYS
@@ -71,9 +83,12 @@ class Authority:
         )
 
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
+        return builder.sign(self._load_key(), hashes.SHA384()).public_bytes(Encoding.PEM)
+
+    def _load_key(self) -> ec.EllipticCurvePrivateKey:
         if not self._key.exists():
             raise DeployError(f"{self._key}: missing. Bring the authority's key back to sign a certificate")
-        return builder.sign(load_key(self._key), hashes.SHA384()).public_bytes(Encoding.PEM)
+        return load_key(self._key)
 
 
 def _builder(

@@ -13,7 +13,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from mmmed.deploy.certificates import create_key, days_left, load_key, read_certificate
 from mmmed.errors import DeployError
-from server.deploy.authority import Authority, general_name
+from server.deploy.authority import AUTHORITY_SOON, Authority, general_name
 from server.deploy.folder import Folder, Settings
 from server.run_folder import write_atomic
 
@@ -50,14 +50,22 @@ def provision(folder: Folder, settings: Settings, organisation: Organisation | N
 def renew(folder: Folder, organisation: Organisation | None = None) -> None:
     """Replace the server's certificates by new ones that begin now; sites notice nothing.
 
+    So is the authority's in its last three years. Its key stays, so that certificates and kits that are out hold until
+    they end; a kit made from then on brings the new root.
+
     Raises:
         DeployError: the organisation's certificate must be renewed by the organisation.
     """
     settings = folder.settings
+    own_root = folder.server_ca.read_bytes() == folder.ca_certificate.read_bytes()
+    if days_left(read_certificate(folder.ca_certificate)) < AUTHORITY_SOON:
+        Authority(folder.ca).renew(settings.address)
+        if own_root:
+            write_atomic(folder.server_ca, folder.ca_certificate.read_bytes())
     if organisation is not None:
         _check(organisation, settings.address)
         _take(folder, organisation)
-    elif folder.server_ca.read_bytes() != folder.ca_certificate.read_bytes():
+    elif not own_root:
         raise DeployError(
             "the server's certificate is the organisation's: give its new one with --certificate, --key and --root"
         )

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmmed.deploy.certificates import days_left, read_certificate
+from server.deploy.authority import AUTHORITY_SOON
 from server.deploy.control import Control
 from server.deploy.folder import Folder
 from server.deploy.runs import attempts, states
@@ -44,6 +45,11 @@ def show_status(folder: Folder) -> None:
             table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", *crossed, escape(detail[:120]))
         console.print()
         console.print(table)
+    authority = days_left(read_certificate(folder.ca_certificate))
+    if authority < AUTHORITY_SOON:
+        console.print(
+            f"\nthe authority's certificate ends in {authority:.0f} days: mmmed server renew", style="bold"
+        )
     left = min(days_left(read_certificate(folder.certificate(name))) for name in ("server", "link"))
     if left < _WARN_DAYS:
         console.print(f"\nthe server's certificate ends in {left:.0f} days: mmmed server renew", style="bold")

@@ -18,6 +18,7 @@ from cryptography.x509.verification import DNSName, PolicyBuilder, Store, Verifi
 from mmmed.deploy.certificates import create_key, days_left, fingerprint, read_certificate, read_request
 from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
+from server.deploy import provision as provision_module
 from server.deploy.authority import Authority
 from server.deploy.folder import Folder, Settings
 from server.deploy.provision import Organisation, provision, renew
@@ -144,6 +145,24 @@ def test_renewing_keeps_the_key_and_the_authority(folder: Folder) -> None:
     assert fingerprint(before) == fingerprint(after)
     assert before.serial_number != after.serial_number
     assert before.issuer == after.issuer
+
+
+def test_an_authority_that_ends_soon_is_renewed_and_what_it_signed_holds(
+    folder: Folder, request_of: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, kit = admit(folder, request_of("north"), "north")
+    old_root, site = folder.server_ca.read_bytes(), Kit.read(kit).certificate.encode()
+    renew(folder)
+    assert folder.server_ca.read_bytes() == old_root  # ten years are left
+    monkeypatch.setattr(provision_module, "AUTHORITY_SOON", 4000)
+    renew(folder)
+    new_root = folder.server_ca.read_bytes()
+    assert new_root == folder.ca_certificate.read_bytes() != old_root
+    leaf = read_certificate(folder.certificate("server"))
+    for root in (old_root, new_root):  # a site with an old kit, and nginx with the new root
+        store = Store(x509.load_pem_x509_certificates(root))
+        PolicyBuilder().store(store).build_server_verifier(DNSName("fed.example.org")).verify(leaf, [])
+        PolicyBuilder().store(store).build_client_verifier().verify(x509.load_pem_x509_certificate(site), [])
 
 
 def organisation(at: Path, host: str, days: float = 100) -> Organisation:

@@ -19,7 +19,7 @@ from client.deploy import task
 from client.deploy.approval import Approvals
 from client.deploy.audit import AuditLog
 from client.deploy.doctor import Finding, examine
-from client.deploy.folder import NodeFolder
+from client.deploy.folder import NodeFolder, alone
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.deploy.kit import Kit
@@ -200,6 +200,33 @@ def test_a_site_that_has_not_joined_or_has_a_key_already_is_told_so(site: NodeFo
         site.create("north")
     code, told = mmmed("site", "start", "--site", site.site, cwd=site.site, check=False)
     assert code == 2 and "has not joined" in told and "Traceback" not in told
+
+
+def test_a_new_key_keeps_ledger_and_audit_log_and_needs_a_new_kit(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    AuditLog(site.audit).append("asked", round="1")
+    old = site.key.read_bytes()
+    code, told = mmmed("site", "init", "north", "--new-key", "--site", site.site, cwd=site.site)
+    assert code == 0 and site.key.read_bytes() != old
+    (aside,) = site.path.glob("replaced-*")
+    assert (aside / "node.key").read_bytes() == old and (aside / "federation.kit").exists()
+    assert len(AuditLog(site.audit).entries()) == 1
+    with pytest.raises(DeployError, match="not for the key"):
+        site.join(kit)
+    with alone(site):
+        code, told = mmmed(
+            "site", "init", "north", "--new-key", "--site", site.site, cwd=site.site, check=False
+        )
+    assert code == 2 and "is running" in told
+
+
+def test_renewing_takes_a_newer_certificate_for_the_same_key(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    before = Kit.read(site.kit_file).certificate
+    admit(Folder(kit.parents[1]), site.path / "north.request", "north")
+    code, told = mmmed("site", "renew", kit, "--site", site.site, cwd=site.site)
+    assert code == 0 and "holds for 73" in told
+    assert Kit.read(site.kit_file).certificate != before
 
 
 # -- doctor -------------------------------------------------------------------------------------------------------
