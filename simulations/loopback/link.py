@@ -23,16 +23,16 @@ class Link:
         self.mode: Mode = "pass"
         self._target = target
         self._open: list[socket.socket] = []
-        self._listener = self._listen(0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
 
     def set(self, mode: Mode) -> None:
         """Change the link; what is connected is cut."""
-        if "cut" in (mode, self.mode) and mode != self.mode:
-            self._listener.close()
-            if mode != "cut":
-                self._listener = self._listen(self.port)
+        if mode == "cut" != self.mode:
+            self._listener.shutdown(socket.SHUT_RDWR)  # refuses, and keeps the port from being taken
+        elif self.mode == "cut" != mode:
+            self._listener.listen()
         self.mode = mode
         while self._open:
             one = self._open.pop()
@@ -42,11 +42,9 @@ class Link:
 
     def close(self) -> None:
         """Cut for ever."""
-        self.set("cut")
         self._target = 0
-
-    def _listen(self, port: int) -> socket.socket:
-        return socket.create_server(("127.0.0.1", port))
+        self.set("cut")
+        self._listener.close()
 
     def _serve(self) -> None:
         while self._target:

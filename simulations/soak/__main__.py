@@ -47,9 +47,10 @@ def main(arguments: list[str]) -> int:
         federation = Federation(home, hospitals, patients)
         try:
             federation.start()
-            soak = Soak(federation, random.Random(seed), chosen.minutes * 60, chosen.faults)
+            seconds = chosen.minutes * 60
+            soak = Soak(federation, random.Random(seed), seconds, chosen.rounds, chosen.faults)
             soak.run()
-            result = {"seed": seed, "minutes": chosen.minutes} | soak.result(chosen.rounds, chosen.faults)
+            result = {"seed": seed, "minutes": chosen.minutes} | soak.result()
         finally:
             federation.end()
     text = json.dumps(result, indent=2) + "\n"

@@ -19,13 +19,12 @@ from simulations.soak.faults import Faults
 from simulations.soak.watch import Memory, Steps
 
 _AT_ONCE = 3  # runs
-_ROUNDS = 10  # of a run
+_LONGEST = 10  # rounds of a run
 _RUN = (
     *TINY,
     "training.local_epochs=5",
     "privacy.target_epsilon=0.1",  # many runs share the patients' budget
     "privacy.metrics=none",
-    f"federation.rounds={_ROUNDS}",
     "federation.min_sites=1",
     "federation.round_timeout=120",
 )
@@ -39,7 +38,9 @@ _FLAT = 1.1  # memory may grow by so much
 class Soak:
     """Runs and faults on a federation that is up, for so many seconds, at a rate that gives more than `faults`."""
 
-    def __init__(self, federation: Federation, chance: random.Random, seconds: float, faults: int) -> None:
+    def __init__(
+        self, federation: Federation, chance: random.Random, seconds: float, rounds: int, faults: int
+    ) -> None:
         self._federation = federation
         self._chance = chance
         self._seconds = seconds
@@ -48,7 +49,9 @@ class Soak:
         self._memory = Memory(federation)
         self._steps = Steps(federation.sites)
         self._folder = Folder(federation.coordinator.folder)
-        self._config = resolve(None, _RUN).config
+        self._asked = rounds, faults
+        self._rounds = max(1, min(_LONGEST, rounds // 5))  # of a run
+        self._config = resolve(None, [*_RUN, f"federation.rounds={self._rounds}"]).config
         self._runs: list[RunHandle] = []
         self._active: list[RunHandle] = []
         self._resumed = 0
@@ -73,11 +76,12 @@ class Soak:
         operator.join(_LAST)
         self._steps.close()
 
-    def result(self, rounds: int, faults: int) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """What happened, as JSON, with the ``claims`` and whether each holds."""
+        rounds, faults = self._asked
         records = [record for run in self._runs for record in run.rounds()]
         unchanged = sum(not record["changed"] for record in records)
-        missing = _ROUNDS * len(self._runs) - len(records)
+        missing = self._rounds * len(self._runs) - len(records)
         charged = {
             (site.name, run.name): site.charged(run.run_id) for run in self._runs for site in self._sites
         }
