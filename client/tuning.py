@@ -37,6 +37,7 @@ from client.rounds import proximal_pull, public_seed
 from client.site import Site
 from mmmed.config import Candidate, RunConfig
 from mmmed.config.sources import to_json
+from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, save_model
@@ -258,7 +259,7 @@ def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Esti
     model.to(device())
     try:
         for one in range(1, config.federation.rounds + 1):
-            _train_round(site, config, model, event, one, sweep.steps_per_round[number])
+            _train_round(site, config, model, data.train, event, one, sweep.steps_per_round[number])
         probability = np.nan_to_num(
             predict(model, data.test)
         )  # one patient's value moves one patient's count
@@ -270,12 +271,17 @@ def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Esti
 
 
 def _train_round(
-    site: Site, config: RunConfig, model: MultimodalModel, event: DpSgdEvent, number: int, steps: int
+    site: Site,
+    config: RunConfig,
+    model: MultimodalModel,
+    records: Records,
+    event: DpSgdEvent,
+    number: int,
+    steps: int,
 ) -> None:
-    _, data = open_model(site.data, config)
     step = private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
-    draws = private_draws(data.train.patients, event.sampling_rate, steps)
-    batches = patient_batches(data.train, config, public_seed(config, site, number, "augmentation"))
+    draws = private_draws(records.patients, event.sampling_rate, steps)
+    batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
     train(model, step, draws, batches, after_step=pull)
 

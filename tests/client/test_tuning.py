@@ -19,7 +19,7 @@ from client.hospital import SiteFolder
 from client.tuning import FILE, Winner, open_site, plan_sweep, run_sweep
 from mmmed.config import Candidate, combinations, parse_vary
 from mmmed.errors import ConfigError
-from mmmed.models import load_model
+from mmmed.models import build_model, load_model
 from privacy.accounting import SelectionEvent, claimed_epsilon, epsilon
 from privacy.errors import BudgetExceeded, NoiseError, PlanError, PolicyRefusal
 from privacy.ledger import Plan
@@ -131,13 +131,30 @@ def test_the_winner_is_kept_with_what_the_whole_sweep_cost(clinic: Hospital, tmp
         )  # fmt: skip
 
 
-def test_the_better_setting_wins_most_of_the_time(clinic: Hospital, tmp_path: Path) -> None:
-    candidates = tried("training.learning_rate=1e-6,0.1")
+def test_a_trial_trains_and_is_scored_on_held_out_patients(clinic: Hospital) -> None:
+    candidates = tried("training.learning_rate=0.05,0.1", federation__rounds="3")
     site = open_site(clinic.path, candidates)
-    sweep = plan_sweep(site, candidates, 40.0, 1.0)
-    number, _, score = client.tuning._best(site, sweep)
-    assert candidates[number].settings == {"training.learning_rate": 0.1}
+    sweep = plan_sweep(site, candidates, 3.0, 1.0)
+    _, score = client.tuning._trial(site, sweep, 1)
     assert score is not None and score.auroc is not None and score.auroc > 0.8
+    assert score.patients == pytest.approx(len(site.held_out), abs=8 * score.patients_error)
+    assert score.patients != round(score.patients)  # noised
+
+
+def test_what_is_trained_may_vary_and_the_rest_stays_as_built(clinic: Hospital) -> None:
+    clinic.sign(run__trainable=["norm-bias", "fusion-head"], by_two=True)
+    candidates = tried("model.trainable=norm-bias,fusion-head", training__learning_rate="0.1")
+    site = open_site(clinic.path, candidates)
+    sweep = plan_sweep(site, candidates, 3.0, 1.0)
+    sets = []
+    for number in (0, 1):
+        built = build_model(candidates[number].config).state_dict()
+        model, score = client.tuning._trial(site, sweep, number)
+        moved = {name for name, value in model.state_dict().items() if not value.equal(built[name])}
+        assert score is not None
+        assert moved == {name for name, value in model.named_parameters() if value.requires_grad}
+        sets.append(moved)
+    assert sets[0] < sets[1]
 
 
 def test_trials_are_drawn_at_random_and_the_best_score_is_kept(
