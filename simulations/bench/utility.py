@@ -37,6 +37,7 @@ LEVERS: dict[str, Settings] = {
     "frozen, linear": _LINEAR,
     "  AUTO-S": _LINEAR | {"privacy.clipping": "automatic"},
     "  learning rate 0.3": _LINEAR | {"training.learning_rate": 0.3},
+    "  learning rate 2": _LINEAR | {"training.learning_rate": 2.0},
     "  half the batch": _LINEAR | {"training.batch_size": 0.5},  # a factor
     "  4 views": _LINEAR | {"training.augment": True, "training.views": 4},
     "  average of rounds": _LINEAR | {"federation.ema": 0.5},
