@@ -17,6 +17,7 @@ BENCHMARKS = {
     "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",
     "spread": "how much of a record's gradient is its own, which `mmmed privacy plan` takes as --spread",
+    "ceiling": "AUROC of logistic regression on frozen features, all sites in one place, without privacy",
     "utility": "AUROC of whole runs at equal epsilon, lever by lever",
 }
 
