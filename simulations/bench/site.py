@@ -26,11 +26,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("site", (__doc__ or "").splitlines()[0], repeats=5)
     chosen = options.parse_args(arguments)
     from mmmed.data.demo import generate
-    from simulations.loopback.hospital import ROOMY, HospitalFolder
+    from simulations.loopback.hospital import ROOMY, Hospital
 
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        hospital = HospitalFolder(home / "north", generate(home / "data", scale=0.06))
+        hospital = Hospital(home / "north", generate(home / "data", scale=0.06))
         hospital.sign(limit=ROOMY, period={"days": 365, **ROOMY}, purposes={"training": ROOMY["epsilon"]})
         here = [sys.executable, "-W", "ignore", "-m", "simulations.bench.site"]
         commands = {

@@ -27,7 +27,7 @@ from simulations.loopback.processes import PATIENCE, Background, mmmed, processe
 ROOMY = {"epsilon": 100.0, "delta": 1e-3}  # many runs share these patients
 
 
-class HospitalFolder:
+class Hospital:
     """A deployed site's folder over one of the generated hospitals, and its privacy officers."""
 
     def __init__(self, path: Path, hospitals: Path) -> None:
@@ -93,7 +93,7 @@ class LiveHospital:
 
     def __init__(self, home: Path, name: str, hospitals: Path, where: str) -> None:
         self.name, self.path = name, home / name
-        self.folder = HospitalFolder(self.path, hospitals)
+        self.folder = Hospital(self.path, hospitals)
         self.folder.write_site(name=name, where={"site": where})
         self.folder.sign(
             site=name,

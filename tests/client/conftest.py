@@ -9,7 +9,7 @@ import pytest
 from client.simulated import open_simulated, simulated_manifest
 from client.site import Site
 from mmmed.config import RunConfig
-from simulations.loopback.hospital import HospitalFolder
+from simulations.loopback.hospital import Hospital
 
 
 @pytest.fixture
@@ -36,5 +36,5 @@ def site(configured: Callable[..., RunConfig], tmp_path: Path) -> Site:
 
 
 @pytest.fixture
-def hospital(tmp_path: Path, hospitals: Path) -> HospitalFolder:
-    return HospitalFolder(tmp_path / "north", hospitals)
+def hospital(tmp_path: Path, hospitals: Path) -> Hospital:
+    return Hospital(tmp_path / "north", hospitals)

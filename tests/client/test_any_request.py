@@ -22,7 +22,7 @@ from privacy.policy import SitePolicy
 from tests.client.requests import request
 
 if TYPE_CHECKING:
-    from simulations.loopback.hospital import HospitalFolder
+    from simulations.loopback.hospital import Hospital
 
 SETTINGS = {
     "privacy": {
@@ -85,7 +85,7 @@ def within(ledger: Ledger, policy: SitePolicy) -> None:
 )
 @given(asked=REQUESTS)
 def test_no_request_makes_a_site_exceed_its_policy(
-    hospital: HospitalFolder, configured: Callable[..., RunConfig], asked: tuple[Any, ...]
+    hospital: Hospital, configured: Callable[..., RunConfig], asked: tuple[Any, ...]
 ) -> None:
     # one hospital for all examples: what it spent for one is not there for the next
     sections, kind, run_id, server_round, moved = asked

@@ -14,27 +14,27 @@ from client.dashboard import deployed_section, is_site
 from mmmed.config import RunConfig
 from mmmed.web import create_app
 from privacy.keys import load_or_create_key
-from simulations.loopback.hospital import HospitalFolder
+from simulations.loopback.hospital import Hospital
 from tests.client.requests import request
 
 TOKEN = "a-token-of-the-tests"
 
 
 @pytest.fixture
-def browser(hospital: HospitalFolder) -> TestClient:
+def browser(hospital: Hospital) -> TestClient:
     application = create_app([deployed_section(hospital.path)], TOKEN, ["testserver"], secure=False)
     client = TestClient(application)
     assert client.post("/login", data={"token": TOKEN}).status_code == 200
     return client
 
 
-def asked(hospital: HospitalFolder, config: RunConfig) -> Any:
+def asked(hospital: Hospital, config: RunConfig) -> Any:
     own = Context(1, 1, {"site-dir": str(hospital.path)}, RecordDict(), {})
     return app(request(config), own)
 
 
 def test_a_site_that_was_never_asked_shows_its_policy_and_makes_no_ledger(
-    hospital: HospitalFolder, browser: TestClient
+    hospital: Hospital, browser: TestClient
 ) -> None:
     assert is_site(hospital.path)
     text = browser.get("/site").text
@@ -47,7 +47,7 @@ def test_a_site_that_was_never_asked_shows_its_policy_and_makes_no_ledger(
 
 
 def test_spending_and_refusals_are_shown_after_a_round(
-    hospital: HospitalFolder, browser: TestClient, configured: Callable[..., RunConfig]
+    hospital: Hospital, browser: TestClient, configured: Callable[..., RunConfig]
 ) -> None:
     good = asked(hospital, configured(privacy={"delta": 1e-3}))
     assert not good.has_error(), good
@@ -57,16 +57,14 @@ def test_spending_and_refusals_are_shown_after_a_round(
     assert "policy-refused" in text and "norm-bias" in text
 
 
-def test_a_policy_that_was_changed_after_signing_is_told(
-    hospital: HospitalFolder, browser: TestClient
-) -> None:
+def test_a_policy_that_was_changed_after_signing_is_told(hospital: Hospital, browser: TestClient) -> None:
     file = hospital.path / "site-policy.toml"
     file.write_text(file.read_text().replace("12.0", "120.0"))
     text = browser.get("/site").text
     assert "site-policy.toml" in text and "epsilon 120" not in text
 
 
-def test_a_key_without_its_ledger_is_told(hospital: HospitalFolder, browser: TestClient) -> None:
+def test_a_key_without_its_ledger_is_told(hospital: Hospital, browser: TestClient) -> None:
     hospital.state.mkdir()
     load_or_create_key(hospital.state / "site.key")
     answer = browser.get("/site")

@@ -31,13 +31,13 @@ from privacy.report import read_statement
 from tests.client.requests import request
 
 if TYPE_CHECKING:
-    from simulations.loopback.hospital import HospitalFolder
+    from simulations.loopback.hospital import Hospital
 
 Configured = Callable[..., RunConfig]
 FROZEN = {"tokenizer": tokenizer_digest("tiny")}  # all of the default model is trained
 
 
-def node(hospital: HospitalFolder, **more: Any) -> Context:
+def node(hospital: Hospital, **more: Any) -> Context:
     own = {"site-dir": str(hospital.path)} | more
     return Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
 
@@ -48,7 +48,7 @@ def refused(reply: Message) -> str:
 
 
 def test_a_hospital_trains_on_its_own_data_and_states_its_spending(
-    hospital: HospitalFolder, configured: Configured
+    hospital: Hospital, configured: Configured
 ) -> None:
     config = configured(data={"source": "/the/servers/idea", "table": "x.csv", "patient": "study_id"})
     reply = app(request(config), node(hospital))
@@ -65,7 +65,7 @@ def test_a_hospital_trains_on_its_own_data_and_states_its_spending(
 
 
 def test_the_site_says_who_its_patients_are_and_which_rows_it_offers(
-    hospital: HospitalFolder, configured: Configured, hospitals: Path
+    hospital: Hospital, configured: Configured, hospitals: Path
 ) -> None:
     config = configured(data={"patient": "study_id", "site": "image", "where": {"image": "a.dcm"}})
     seen = SiteFolder(hospital.path).data_config(config).data
@@ -100,7 +100,7 @@ def test_the_site_says_who_its_patients_are_and_which_rows_it_offers(
     ],
 )
 def test_a_refusal_names_its_rule_at_the_site_and_nothing_but_a_code_elsewhere(
-    hospital: HospitalFolder, configured: Configured, sections: dict[str, Any], rule: str
+    hospital: Hospital, configured: Configured, sections: dict[str, Any], rule: str
 ) -> None:
     hospital.write_site(dataset="/not/there")  # no data are looked for before the policy allows it
     reply = app(request(configured(**sections)), node(hospital))
@@ -129,7 +129,7 @@ def test_a_policy_lists_columns_and_encoders_of_every_modality(configured: Confi
     ],
 )
 def test_the_policy_holds_for_what_the_site_works_out_itself(
-    hospital: HospitalFolder,
+    hospital: Hospital,
     configured: Configured,
     change: dict[str, Any],
     sections: dict[str, Any],
@@ -148,9 +148,7 @@ def test_the_policy_holds_for_what_the_site_works_out_itself(
 
 
 @pytest.mark.parametrize("rule", ["limit", "period", "purposes"])
-def test_runs_share_the_limits_of_the_policy(
-    hospital: HospitalFolder, configured: Configured, rule: str
-) -> None:
+def test_runs_share_the_limits_of_the_policy(hospital: Hospital, configured: Configured, rule: str) -> None:
     generous = {"limit__epsilon": 30.0, "period__epsilon": 30.0, "purposes": {"training": 30.0}}
     change = {"purposes": {"training": 9.0}} if rule == "purposes" else {f"{rule}__epsilon": 9.0}
     hospital.sign(**(generous | change))
@@ -161,7 +159,7 @@ def test_runs_share_the_limits_of_the_policy(
 
 
 def test_a_policy_that_became_stricter_stops_a_run_on_its_way(
-    hospital: HospitalFolder, configured: Configured
+    hospital: Hospital, configured: Configured
 ) -> None:
     config = configured()
     assert not app(request(config), node(hospital)).has_error()
@@ -171,9 +169,7 @@ def test_a_policy_that_became_stricter_stops_a_run_on_its_way(
     assert "4" in refusals(hospital.state)[0]
 
 
-def test_without_a_policy_that_holds_nothing_is_done(
-    hospital: HospitalFolder, configured: Configured
-) -> None:
+def test_without_a_policy_that_holds_nothing_is_done(hospital: Hospital, configured: Configured) -> None:
     path = hospital.path / "site-policy.toml"
     signature = path.with_name(path.name + ".sig")
     text, signed = path.read_text(), signature.read_text()
@@ -199,7 +195,7 @@ def test_without_a_policy_that_holds_nothing_is_done(
 
 
 def test_another_officer_or_a_wider_policy_needs_a_second_signature(
-    hospital: HospitalFolder, configured: Configured
+    hospital: Hospital, configured: Configured
 ) -> None:
     assert not app(request(configured()), node(hospital)).has_error()
     hospital.sign(run__epsilon=9.0)
@@ -214,7 +210,7 @@ def test_another_officer_or_a_wider_policy_needs_a_second_signature(
     assert not app(request(configured()), node(hospital)).has_error()
 
 
-def test_a_ledger_that_is_gone_is_not_begun_anew(hospital: HospitalFolder, configured: Configured) -> None:
+def test_a_ledger_that_is_gone_is_not_begun_anew(hospital: Hospital, configured: Configured) -> None:
     assert not app(request(configured()), node(hospital)).has_error()
     for file in hospital.state.glob("ledger.db*"):
         file.unlink()
@@ -233,7 +229,7 @@ def test_a_key_that_is_gone_is_not_made_anew(hospital: Hospital, configured: Con
 
 
 def test_a_ledger_older_than_what_the_server_has_seen_is_refused(
-    hospital: HospitalFolder, configured: Configured, tmp_path: Path
+    hospital: Hospital, configured: Configured, tmp_path: Path
 ) -> None:
     first = app(request(configured()), node(hospital))
     shutil.copytree(
@@ -257,7 +253,7 @@ def test_a_ledger_older_than_what_the_server_has_seen_is_refused(
 
 
 def test_patients_in_a_renamed_data_set_keep_their_spend(
-    hospital: HospitalFolder, configured: Configured, hospitals: Path, tmp_path: Path
+    hospital: Hospital, configured: Configured, hospitals: Path, tmp_path: Path
 ) -> None:
     hospital.sign(limit__epsilon=9.0)
     config = configured(federation={"rounds": 1})
@@ -317,26 +313,26 @@ def test_a_run_does_not_go_on_with_other_patients_than_it_was_planned_for(
         ("version = ", "TOML"),
     ],
 )
-def test_a_site_toml_that_is_wrong_is_named(hospital: HospitalFolder, content: str, match: str) -> None:
+def test_a_site_toml_that_is_wrong_is_named(hospital: Hospital, content: str, match: str) -> None:
     (hospital.path / "site.toml").write_text(content)
     with pytest.raises(Exception, match=match) as error:
         SiteFolder(hospital.path)
     assert "site.toml" in str(error.value)
 
 
-def test_a_broken_site_folder_refuses_and_logs(hospital: HospitalFolder, configured: Configured) -> None:
+def test_a_broken_site_folder_refuses_and_logs(hospital: Hospital, configured: Configured) -> None:
     (hospital.path / "site.toml").unlink()
     assert refused(app(request(configured()), node(hospital))) == Refusal.REQUEST
     assert "site.toml" in refusals(hospital.state)[0]
 
 
-def test_nothing_of_the_data_leaves_by_evaluation(hospital: HospitalFolder, configured: Configured) -> None:
+def test_nothing_of_the_data_leaves_by_evaluation(hospital: Hospital, configured: Configured) -> None:
     reply = app(request(configured(), MessageType.EVALUATE), node(hospital))
     assert not reply.has_error() and dict(reply.content["metrics"]) == {"weight": 1.0}
 
 
 def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
-    hospital: HospitalFolder, configured: Configured
+    hospital: Hospital, configured: Configured
 ) -> None:
     config = to_json(configured())
     hospital.sign(run__apps=["sha256:aa", "ed25519:cc"])
@@ -347,7 +343,7 @@ def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
             open_hospital(hospital.path, config, TRAINING, names, FROZEN)
 
 
-def test_opening_raises_what_is_wrong(hospital: HospitalFolder, configured: Configured) -> None:
+def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
     config = to_json(configured())
     assert open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN).name == "north"
     assert (
@@ -363,7 +359,7 @@ def test_opening_raises_what_is_wrong(hospital: HospitalFolder, configured: Conf
 
 @pytest.mark.parametrize("runs", [30, pytest.param(1000, marks=pytest.mark.slow)])
 def test_however_many_runs_ask_they_spend_no_more_than_the_limit(
-    hospital: HospitalFolder, configured: Configured, runs: int
+    hospital: Hospital, configured: Configured, runs: int
 ) -> None:
     """Each is small enough for the policy; together they meet the limit, and all the rest are refused."""
     config = configured(privacy={"target_epsilon": 4.0})

@@ -25,7 +25,7 @@ from privacy.report import read_statement
 from tests.client.requests import request
 
 if TYPE_CHECKING:
-    from simulations.loopback.hospital import HospitalFolder
+    from simulations.loopback.hospital import Hospital
 
 Configured = Callable[..., RunConfig]
 ROUNDED = {"auroc": "rounded", "calibration": "rounded"}
@@ -36,13 +36,13 @@ def config(configured: Configured) -> RunConfig:
     return configured(federation={"rounds": 1})
 
 
-def ask(hospital: HospitalFolder, config: RunConfig, **changes: Any) -> Message:
+def ask(hospital: Hospital, config: RunConfig, **changes: Any) -> Message:
     own = {"site-dir": str(hospital.path)}
     context = Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
     return app(request(config, MessageType.EVALUATE, **changes), context)
 
 
-def charged(hospital: HospitalFolder) -> dict[str, tuple[DpSgdEvent, ...]]:
+def charged(hospital: Hospital) -> dict[str, tuple[DpSgdEvent, ...]]:
     folder = SiteFolder(hospital.path)
     with folder.ledger(folder.policy()) as ledger:
         return {plan.run_id: ledger.events(plan.run_id) for plan in ledger.plans()}
@@ -53,7 +53,7 @@ def told(reply: Message) -> set[str]:
 
 
 def test_private_results_leave_once_and_are_charged_to_the_held_out(
-    hospital: HospitalFolder, configured: Configured
+    hospital: Hospital, configured: Configured
 ) -> None:
     config = configured(federation={"rounds": 2})
     assert told(ask(hospital, config, **{"server-round": 1})) == set() and not hospital.state.exists()
@@ -72,7 +72,7 @@ def test_private_results_leave_once_and_are_charged_to_the_held_out(
     assert len(charged(hospital)) == 1
 
 
-def test_training_and_testing_patients_are_charged_apart(hospital: HospitalFolder, config: RunConfig) -> None:
+def test_training_and_testing_patients_are_charged_apart(hospital: Hospital, config: RunConfig) -> None:
     own = {"site-dir": str(hospital.path)}
     context = Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
     assert not app(request(config), context).has_error()
@@ -98,7 +98,7 @@ def test_training_and_testing_patients_are_charged_apart(hospital: HospitalFolde
     ],
 )
 def test_results_that_the_policy_does_not_allow_are_neither_computed_nor_charged(
-    hospital: HospitalFolder,
+    hospital: Hospital,
     configured: Configured,
     monkeypatch: pytest.MonkeyPatch,
     policy: dict[str, Any],
@@ -115,13 +115,13 @@ def test_results_that_the_policy_does_not_allow_are_neither_computed_nor_charged
     assert not charged(hospital)
 
 
-def test_a_run_may_ask_for_nothing(hospital: HospitalFolder, configured: Configured) -> None:
+def test_a_run_may_ask_for_nothing(hospital: Hospital, configured: Configured) -> None:
     config = configured(federation={"rounds": 1}, privacy={"delta": 1e-3, "metrics": "none"})
     assert told(ask(hospital, config)) == set() and not hospital.state.exists()
 
 
 def test_a_crash_between_charge_and_release_stays_charged(
-    hospital: HospitalFolder, config: RunConfig, monkeypatch: pytest.MonkeyPatch
+    hospital: Hospital, config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("the machine stopped")
@@ -136,7 +136,7 @@ def test_a_crash_between_charge_and_release_stays_charged(
 
 
 def test_rounded_results_leave_once_in_coarse_steps(
-    hospital: HospitalFolder, configured: Configured, monkeypatch: pytest.MonkeyPatch
+    hospital: Hospital, configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hospital.sign(metrics=ROUNDED)
     config = configured(federation={"rounds": 1}, privacy={"delta": 1e-3, "metrics": "rounded"})
@@ -156,7 +156,7 @@ def test_rounded_results_leave_once_in_coarse_steps(
         ledger.verify()
 
 
-def test_the_gate_itself_holds_to_the_policy(hospital: HospitalFolder, config: RunConfig) -> None:
+def test_the_gate_itself_holds_to_the_policy(hospital: Hospital, config: RunConfig) -> None:
     message = request(config, MessageType.EVALUATE)
     policy = SiteFolder(hospital.path).policy().policy
     for found in (Shown({"auroc": 0.9}), Rounded({"auroc": 0.9})):

@@ -27,14 +27,14 @@ from mmmed.errors import ConfigError, DeployError
 from server.deploy.folder import Folder, Settings
 from server.deploy.provision import provision
 from server.deploy.sites import admit
-from simulations.loopback.hospital import HospitalFolder
+from simulations.loopback.hospital import Hospital
 from simulations.loopback.processes import free_port, mmmed
 
 
 @pytest.fixture
 def site(tmp_path: Path, hospitals: Path) -> NodeFolder:
     """A hospital that made its key and was admitted, but was never started."""
-    hospital = HospitalFolder(tmp_path / "north", hospitals)
+    hospital = Hospital(tmp_path / "north", hospitals)
     folder = NodeFolder(hospital.path)
     request = folder.create("north")
     federation = Folder(tmp_path / "federation")
