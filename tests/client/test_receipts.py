@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 from client.log import refusals
 from mmmed.config import RunConfig
-from mmmed.models import build_model, trainable_state
-from server.events import ignore
+from mmmed.models import build_model
+from server.federate import federate
 from server.receipts import FILE, Receipts
-from server.rounds import Rounds
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 
@@ -23,13 +22,12 @@ if TYPE_CHECKING:
 
 def _refused(path: Path, config: RunConfig, hospital: Hospital) -> list[str | None]:
     """A run of one round with that hospital alone; its code of refusal, or None."""
-    initial = {key: value.numpy() for key, value in trainable_state(build_model(config)).items()}
     node = {"site-dir": str(hospital.path)}
     with (
         RunFolder.create_or_open(path, config) as folder,
         InProcessGrid("client.app:app", [node], workers=0) as grid,
     ):
-        Rounds(grid, folder, ignore).run(initial)
+        federate(grid, folder, build_model(config))
         return [line.get("refused") for record in folder.rounds() for line in record["train"]]
 
 
