@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -49,14 +50,26 @@ class Anchor:
             "link": head.link.hex(),
             "signature": self._key.sign(_message(head)).hex(),
         }
-        file = os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600)
+        content = canonical(value).ljust(_BYTES)
+        if stored is None:
+            self._create(content)
+        else:
+            with self.path.open("r+b", buffering=0) as file:
+                file.write(content)
+
+    def _create(self, content: bytes) -> None:
+        """Whole or not at all: entries with half an anchor, or none, are refused for good."""
+        number, name = tempfile.mkstemp(prefix=f"{self.path.name}.", dir=self.path.parent)
+        draft = Path(name)
         try:
-            os.pwrite(file, canonical(value).ljust(_BYTES), 0)
-            if stored is None:  # a power cut must not leave entries without an anchor, which would be refused
-                os.fsync(file)
-                sync_folder(self.path.parent)
+            with os.fdopen(number, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.path)
         finally:
-            os.close(file)
+            draft.unlink(missing_ok=True)
+        sync_folder(self.path.parent)
 
     def _parse(self, text: bytes) -> Head:
         try:
