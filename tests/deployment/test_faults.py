@@ -13,6 +13,8 @@ from simulations.loopback.hospital import LiveHospital
 from simulations.loopback.processes import kill, processes, wait_for
 from tests.deployment.live import CHEAP, LONG, TwoHospitals
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_survives_the_death_of_node_and_superlink_and_a_broken_network(
     federation: TwoHospitals,

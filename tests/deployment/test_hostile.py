@@ -36,6 +36,8 @@ from simulations.loopback.processes import wait_for
 from tests.deployment.live import TwoHospitals
 from tests.deployment.test_coordinator import SiteClient, node_of
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_hostile_bundle_runs_nothing_at_a_site(federation: TwoHospitals, tmp_path: Path) -> None:
     """It brings its own client app, shadows the installed one, and would read the data and cut the noise."""
