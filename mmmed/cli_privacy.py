@@ -184,8 +184,8 @@ def audit(
     """
     from client.audit import run_subject
     from mmmed.config import resolve
+    from mmmed.files import write_atomic
     from privacy.audit import audit as examine
-    from server.run_folder import write_atomic
 
     if run is not None:
         if config or assignments or patients:
@@ -228,7 +228,8 @@ def attack(
     """
     from rich.progress import Progress
 
-    from server.run_folder import RunFolder, write_atomic
+    from mmmed.files import write_atomic
+    from server.run_folder import RunFolder
     from simulations.attack import attack_run
 
     with RunFolder.open(run) as folder:

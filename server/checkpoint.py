@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmmed.errors import RunError
-from server.run_folder import write_atomic
+from mmmed.files import write_atomic
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 

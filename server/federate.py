@@ -10,10 +10,11 @@ import torch
 from flwr.serverapp import Grid
 
 from mmmed.errors import RunError, WeightsDiffer
+from mmmed.files import write_atomic
 from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.rounds import Rounds
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder
 from server.spending import SpendingLog
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from server.run_folder import write_atomic
+from mmmed.files import write_atomic
 
 FILE = "ledger-receipts.json"
 _LONGEST = 1000  # characters

@@ -31,6 +31,7 @@ from typing import IO, Any
 
 from mmmed.config import RunConfig, resolve, to_flat, to_toml
 from mmmed.errors import RunError
+from mmmed.files import write_atomic
 
 _PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
 
@@ -193,21 +194,6 @@ def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:
     """Tensors that went to the sites ("down") or came from them ("up") in these rounds, all sites together."""
     lines = (line for record in rounds for phase in ("train", "evaluate") for line in record[phase])
     return f"{sum(line[f'bytes_{way}'] for line in lines) / 1e6:.1f} MB"
-
-
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is seen whole or not at all, even after a power cut."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _locked(path: Path, build: Callable[[IO[str]], RunFolder]) -> RunFolder:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmmed.config import RunConfig
+from mmmed.files import write_atomic
 from privacy.accounting import DpSgdEvent
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
@@ -25,7 +26,7 @@ from privacy.report import (
     read_statement,
     versions,
 )
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder
 
 _PREFIX = "privacy."
 _STATEMENT = f"{_PREFIX}statement"

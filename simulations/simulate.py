@@ -16,11 +16,12 @@ from mmmed.data.approvals import waiting_note
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
+from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import MultimodalModel, build_model, load_model
 from server.federate import federate
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid
 from simulations.ray_engine import run_on_ray

@@ -20,12 +20,12 @@ from typing import Any
 from mmmed.config import Candidate, RunConfig
 from mmmed.config.sources import to_json
 from mmmed.errors import RunError
+from mmmed.files import write_atomic
 from mmmed.inference.evaluate import evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
 from privacy.planning import check_delta, schedule
 from privacy.report.interactive import Tried, pareto_page
-from server.run_folder import write_atomic
 from simulations.simulate import preflight
 from simulations.trial import run_trial
 

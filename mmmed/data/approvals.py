@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from mmmed.data.counts import rounded
 from mmmed.errors import DataError
+from mmmed.files import write_atomic
 
 STATE = ".ingest"  # folder below the data set: how it was made
 _MASKED, _DECISIONS = "masked.json", "approvals.json"
@@ -91,12 +91,20 @@ class Approvals:
 
     def save_masked(self, dataset: Path) -> None:
         """Write the list of masked images."""
-        _write(dataset / STATE / _MASKED, {"version": _VERSION, "masked": dict(self.masked)})
+        write_atomic(
+            dataset / STATE / _MASKED,
+            json.dumps({"version": _VERSION, "masked": dict(self.masked)}, indent=1),
+            0o600,
+        )
 
     def save_decisions(self, dataset: Path) -> None:
         """Write the decisions; they are on the disk when this returns."""
         decisions = [asdict(one) for one in self.decisions]
-        _write(dataset / STATE / _DECISIONS, {"version": _VERSION, "decisions": decisions})
+        write_atomic(
+            dataset / STATE / _DECISIONS,
+            json.dumps({"version": _VERSION, "decisions": decisions}, indent=1),
+            0o600,
+        )
 
 
 def review_folder(dataset: Path) -> Path:
@@ -166,19 +174,3 @@ def _decisions(values: list[dict[str, str]]) -> tuple[Decision, ...]:
 def _check_digest(digest: str) -> None:
     if len(bytes.fromhex(digest)) != 32:
         raise ValueError(f"no SHA-256: {digest!r}")
-
-
-def _write(path: Path, content: object) -> None:
-    """Replace the file as a whole, and have it on the disk."""
-    temporary = path.with_name(f"part-{path.name}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

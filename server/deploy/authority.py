@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from mmmed.deploy.certificates import create_key, load_key, read_certificate, subject
 from mmmed.errors import DeployError
-from server.run_folder import write_atomic
+from mmmed.files import write_atomic
 
 _AUTHORITY_DAYS = 3650
 AUTHORITY_SOON = 1095  # renewed from then on: well before a site's newest certificate would outlive it

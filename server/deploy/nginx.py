@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from string import Template
 
+from mmmed.files import write_atomic
 from server.deploy.folder import Folder, Settings
 from server.deploy.sites import SiteEntry, read_sites
-from server.run_folder import write_atomic
 
 # The Fleet interface but for register-node and unregister-node, which are the coordinator's alone.
 PUBLISHED = (

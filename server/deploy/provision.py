@@ -13,9 +13,9 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from mmmed.deploy.certificates import create_key, days_left, load_key, read_certificate
 from mmmed.errors import DeployError
+from mmmed.files import write_atomic
 from server.deploy.authority import AUTHORITY_SOON, Authority, general_name
 from server.deploy.folder import Folder, Settings
-from server.run_folder import write_atomic
 
 _LINK_HOSTS = ["localhost", "127.0.0.1"]
 

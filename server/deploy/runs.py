@@ -8,11 +8,12 @@ from datetime import datetime
 
 from mmmed.config import RunConfig, resolve, to_flat
 from mmmed.errors import DeployError
+from mmmed.files import write_atomic
 from mmmed.models import build_model
 from server.deploy.bundle import RUN_FOLDER, app_bundle
 from server.deploy.control import Control, FlowerRun
 from server.deploy.folder import Folder
-from server.run_folder import RunFolder, finished_rounds, write_atomic
+from server.run_folder import RunFolder, finished_rounds
 
 _ATTEMPTS = "attempts.json"
 

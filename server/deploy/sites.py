@@ -20,10 +20,10 @@ from mmmed.deploy.certificates import (
 )
 from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
+from mmmed.files import write_atomic
 from server.deploy.authority import Authority
 from server.deploy.bundle import FLOWER, app_digest
 from server.deploy.folder import Folder
-from server.run_folder import write_atomic
 
 
 @dataclass(frozen=True)

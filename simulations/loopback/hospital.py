@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,40 @@ from simulations.loopback.processes import PATIENCE, Background, mmmed, processe
 ROOMY = {"epsilon": 100.0, "delta": 1e-3}  # many runs share these patients
 
 
+def rules() -> dict[str, Any]:
+    """A policy under which a small site may train and show private results."""
+    return {
+        "version": 1,
+        "site": "north",
+        "expires": date(2099, 12, 31),
+        "unit": "patient",
+        "adjacency": "add_remove",
+        "limit": {"epsilon": 12.0, "delta": 1e-3},
+        "period": {"days": 365, "epsilon": 12.0, "delta": 1e-3},
+        "run": {
+            "epsilon": 8.0,
+            "delta": 1e-3,
+            "min_noise_multiplier": 0.3,
+            "min_patients": 5,
+            "max_records_per_patient": 2,
+            "models": ["resnet10+tiny"],
+            "trainable": ["full"],
+            "apps": ["installed"],
+            "columns": ["finding", "image", "text"],
+        },
+        "evaluation": {"min_patients": 3},
+        "purposes": {"training": 12.0, "evaluation": 2.0},
+        "metrics": {"auroc": "private", "calibration": "private"},
+    }
+
+
+def change(rules: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Change rules of a policy in place, each named ``section__key`` or ``key``."""
+    for name, value in changes.items():
+        section, _, key = name.rpartition("__")
+        (rules[section] if section else rules)[key] = value
+
+
 class Hospital:
     """A deployed site's folder over one of the generated hospitals, and its privacy officers."""
 
@@ -40,29 +75,7 @@ class Hospital:
             "table": "data.csv",
             "where": {"site": sorted(pd.read_csv(hospitals / "data.csv")["site"].unique())[0]},
         }
-        self.rules: dict[str, Any] = {
-            "version": 1,
-            "site": "north",
-            "expires": date(2099, 12, 31),
-            "unit": "patient",
-            "adjacency": "add_remove",
-            "limit": {"epsilon": 12.0, "delta": 1e-3},
-            "period": {"days": 365, "epsilon": 12.0, "delta": 1e-3},
-            "run": {
-                "epsilon": 8.0,
-                "delta": 1e-3,
-                "min_noise_multiplier": 0.3,
-                "min_patients": 5,
-                "max_records_per_patient": 2,
-                "models": ["resnet10+tiny"],
-                "trainable": ["full"],
-                "apps": ["installed"],
-                "columns": ["finding", "image", "text"],
-            },
-            "evaluation": {"min_patients": 3},
-            "purposes": {"training": 12.0, "evaluation": 2.0},
-            "metrics": {"auroc": "private", "calibration": "private"},
-        }
+        self.rules = rules()
         path.mkdir()
         (path / "officer.pub").write_text(public_pem(self.officer.public_key()))
         (path / "second-officer.pub").write_text(public_pem(self.second.public_key()))
@@ -80,9 +93,7 @@ class Hospital:
 
     def sign(self, *, by_two: bool = False, **changes: Any) -> None:
         """Write and sign the policy with these rules changed, ``section__key`` or ``key``."""
-        for name, value in changes.items():
-            section, _, key = name.rpartition("__")
-            (self.rules[section] if section else self.rules)[key] = value
+        change(self.rules, changes)
         policy = self.path / "site-policy.toml"
         policy.write_text(tomli_w.dumps(self.rules))
         sign_policy(policy, self.officer, self.second if by_two else None)

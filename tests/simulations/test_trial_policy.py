@@ -14,13 +14,15 @@ import tomli_w
 from client.log import refusals
 from mmmed.config import resolve
 from mmmed.data.demo import generate
+from mmmed.files import write_atomic
 from privacy.accounting import epsilon
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget, Ledger, Receipt
 from server.events import Event, RoundFinished
 from server.federate import federate
-from server.run_folder import RunFolder, write_atomic
+from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
+from simulations.loopback.hospital import change, rules
 from simulations.simulate import CLIENT_APP, preflight, site_nodes
 from tests.simulations.conftest import SMALL, small
 
@@ -30,34 +32,10 @@ LIMIT = Budget(12.0, 1e-3)
 
 def policy(path: Path, **changes: Any) -> Path:
     """A policy file with these rules changed, ``section__key`` or ``key``."""
-    rules: dict[str, Any] = {
-        "version": 1,
-        "site": "any",
-        "expires": "2099-12-31",
-        "unit": "patient",
-        "adjacency": "add_remove",
-        "limit": {"epsilon": LIMIT.epsilon, "delta": LIMIT.delta},
-        "period": {"days": 365, "epsilon": 12.0, "delta": 1e-3},
-        "run": {
-            "epsilon": 8.0,
-            "delta": 1e-3,
-            "min_noise_multiplier": 0.3,
-            "min_patients": 5,
-            "max_records_per_patient": 2,
-            "models": ["resnet10+tiny"],
-            "trainable": ["full"],
-            "apps": ["installed"],
-            "columns": ["finding", "image", "text"],
-        },
-        "evaluation": {"min_patients": 2},
-        "purposes": {"training": 12.0, "evaluation": 2.0},
-        "metrics": {"auroc": "private", "calibration": "private"},
-    }
-    for name, value in changes.items():
-        section, _, key = name.rpartition("__")
-        (rules[section] if section else rules)[key] = value
-    text = tomli_w.dumps(rules).replace('"2099-12-31"', "2099-12-31")
-    path.write_text(text)
+    own = rules()
+    limit = {"epsilon": LIMIT.epsilon, "delta": LIMIT.delta}
+    change(own, {"site": "any", "limit": limit, "evaluation__min_patients": 2} | changes)
+    path.write_text(tomli_w.dumps(own))
     return path
 
 
@@ -73,9 +51,9 @@ def test_private_results_of_all_sites_are_pooled_charged_and_receipted(
     mmmed: Command, hospitals: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    rules = policy(tmp_path / "policy.toml")
+    signed = policy(tmp_path / "policy.toml")
     code, _, err = mmmed(
-        *small(hospitals, "federation.rounds=2"), "--policy", rules, "--out", run, "--workers", "0"
+        *small(hospitals, "federation.rounds=2"), "--policy", signed, "--out", run, "--workers", "0"
     )
     sites = sorted((run / "sites").iterdir())
     assert code == 0, (err, [refusals(site) for site in sites])
@@ -105,9 +83,9 @@ def test_private_results_of_all_sites_are_pooled_charged_and_receipted(
 def test_the_pooled_private_auroc_is_the_models(mmmed: Command, tmp_path: Path) -> None:
     """Of hospitals with patients enough, within the error that is stated with it."""
     run, data = tmp_path / "run", generate(tmp_path / "data", scale=0.25)
-    rules = policy(tmp_path / "policy.toml", purposes__evaluation=6.0)
+    signed = policy(tmp_path / "policy.toml", purposes__evaluation=6.0)
     asked = ("federation.rounds=1", "data.test_fraction=0.7", "privacy.metrics_epsilon=6")
-    code, _, err = mmmed(*small(data, *asked), "--policy", rules, "--out", run, "--workers", "0")
+    code, _, err = mmmed(*small(data, *asked), "--policy", signed, "--out", run, "--workers", "0")
     assert code == 0, err
     pooled = rounds(run)[0]["pooled"]
     assert len(pooled["sites"]) == 4 and pooled["refused"] is None
@@ -136,9 +114,9 @@ def test_what_the_policy_forbids_is_refused_and_the_rule_is_named(
     rule: str,
 ) -> None:
     run = tmp_path / "run"
-    rules = policy(tmp_path / "policy.toml", **changes)
+    signed = policy(tmp_path / "policy.toml", **changes)
     arguments = small(hospitals, "federation.rounds=1", *asked)
-    code, _, err = mmmed(*arguments, "--policy", rules, "--out", run, "--workers", "0")
+    code, _, err = mmmed(*arguments, "--policy", signed, "--out", run, "--workers", "0")
     assert code == 2 and "nothing was learnt" in err and "site.log" in err and "Traceback" not in err
     assert {line["refused"] for line in rounds(run)[0]["train"]} == {"policy-refused"}
     for site in (run / "sites").iterdir():
