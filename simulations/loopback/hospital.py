@@ -110,7 +110,7 @@ class LiveHospital:
             site=name,
             limit=ROOMY,
             period={"days": 365, **ROOMY},
-            purposes={"training": ROOMY["epsilon"], "evaluation": 2.0},
+            purposes={"training": ROOMY["epsilon"], "evaluation": ROOMY["epsilon"]},
         )
         mmmed("site", "init", name, "--site", self.path, cwd=home)
         self.node = NodeFolder(self.path)

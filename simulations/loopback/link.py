@@ -23,14 +23,18 @@ class Link:
         self.mode: Mode = "pass"
         self._target = target
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = _bound(0)
+        self._listener.listen()
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
 
     def set(self, mode: Mode) -> None:
         """Change the link; what is connected is cut."""
         if mode == "cut" != self.mode:
-            self._listener.shutdown(socket.SHUT_RDWR)  # refuses, and keeps the port from being taken
+            with contextlib.suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = _bound(self.port)  # refuses, since it does not listen, and holds the port
         elif self.mode == "cut" != mode:
             self._listener.listen()
         self.mode = mode
@@ -71,3 +75,10 @@ class Link:
                     time.sleep(len(data) / _SLOW)
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
+
+
+def _bound(port: int) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound

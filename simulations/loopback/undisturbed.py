@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from client.node import SITE_DIR
-from mmmed.models import build_model, trainable_state
+from mmmed.models import build_model, frozen_digests, trainable_state
 from server.checkpoint import Arrays, load_checkpoint
 from server.events import ignore
 from server.rounds import Rounds
@@ -52,7 +52,7 @@ def undisturbed(run: RunHandle, sites: Sequence[LiveHospital]) -> Arrays:
         with RunFolder.open(path) as again, _WhoTookPart(sites, run, again) as grid:
             model = build_model(again.config)
             initial = {key: value.detach().float().numpy() for key, value in trainable_state(model).items()}
-            return Rounds(grid, again, ignore).run(initial)
+            return Rounds(grid, again, ignore, frozen_digests(model, again.config)).run(initial)
 
 
 def equals_undisturbed(run: RunHandle, sites: Sequence[LiveHospital]) -> bool:
