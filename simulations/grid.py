@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
+from typing import Self
 
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID
@@ -73,7 +74,7 @@ class InProcessGrid(Grid):
         )
         self._replies: dict[str, Message] = {}  # finished, but not asked for yet
 
-    def __enter__(self) -> InProcessGrid:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

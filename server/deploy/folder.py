@@ -87,6 +87,7 @@ class Folder:
         self.database = self.path / "superlink.db"
         self.runs = self.path / "runs"
         self.nginx = self.path / "nginx"
+        self.nginx_pid = self.nginx / "nginx.pid"
         self.log = self.path / "log"
         self.flower_home = self.path / "flwr"
         self.lock = self.path / ".lock"

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmmed.deploy.certificates import days_left, read_certificate
@@ -45,6 +45,7 @@ def start(folder: Folder) -> None:
                 raise DeployError(
                     f"{folder.certificate(name)}: has expired. Renew it with `mmmed server renew`"
                 )
+        folder.nginx_pid.unlink(missing_ok=True)
         _check_free("127.0.0.1", settings.link_port)
         _check_free(settings.listen, settings.port)
         write_configuration(folder)
@@ -97,14 +98,29 @@ def apply_sites(folder: Folder) -> bool:
     Raises:
         DeployError: the SuperLink refuses.
     """
-    write_configuration(folder)
-    try:
-        os.kill(int((folder.nginx / "nginx.pid").read_text()), signal.SIGHUP)
-    except (OSError, ValueError):  # not running: it reads the configuration when it starts
+    if not _reload_nginx(folder):
         return False
     with Control(folder) as control:
         _synchronise(folder, control)
     return True
+
+
+def _reload_nginx(folder: Folder) -> bool:
+    """Let nginx follow sites.json; returns whether the federation runs. If not, it does so when it is started."""
+    write_configuration(folder)
+    if not _runs(folder):  # whatever process has the number in an old nginx.pid, it is none of ours
+        return False
+    with suppress(OSError, ValueError):  # nginx itself is just being started again
+        os.kill(int(folder.nginx_pid.read_text()), signal.SIGHUP)
+    return True
+
+
+def _runs(folder: Folder) -> bool:
+    try:
+        with _alone(folder):
+            return False
+    except DeployError:
+        return True
 
 
 def _synchronise(folder: Folder, control: Control) -> None:
@@ -122,7 +138,7 @@ def _synchronise(folder: Folder, control: Control) -> None:
         if key not in nodes and not control.register(key, site.name):
             log.warning("%s was revoked before, so it stays out", site.name)
             revoke(folder, site.name)
-            write_configuration(folder)
+            _reload_nginx(folder)
 
 
 def _follow(folder: Folder) -> None:

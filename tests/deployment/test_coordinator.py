@@ -255,7 +255,7 @@ def test_one_folder_runs_once(coordinator: Coordinator) -> None:
 def test_what_the_user_can_mend_is_told_without_a_traceback(coordinator: Coordinator, tmp_path: Path) -> None:
     for arguments, text in (
         (("log", "nope"), "no run 'nope'"),
-        (("stop",), "no run was started yet"),
+        (("stop", "nope"), "no run 'nope'"),
         (("run", "--set", "federation.rounds=many"), "federation.rounds"),
         (("revoke", "nobody"), "no site 'nobody'"),
         (("status", "--folder", tmp_path), "holds no federation"),

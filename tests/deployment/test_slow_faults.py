@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from server.checkpoint import Arrays, load_checkpoint
 from server.deploy.folder import Folder
 from server.deploy.sites import read_sites
+from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.processes import wait_for
 from simulations.loopback.undisturbed import equals_undisturbed
 from tests.deployment.live import CHEAP, LONG, TwoHospitals
@@ -105,7 +107,7 @@ def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: T
     run.wait()
     federation.check(run, 3)
     charged = [site.charged(run.run_id) for site in federation.sites]
-    model = run.model_after(3)
+    model = _model(run)
     if not any(site.name == "gone" and site.revoked for site in read_sites(Folder(coordinator.folder))):
         coordinator("revoke", "gone")
     coordinator.end()
@@ -113,16 +115,29 @@ def test_a_server_restored_from_an_old_backup_charges_nobody_twice(federation: T
     shutil.copytree(backup / "run", run.folder)
     shutil.copy(backup / "sites.json", coordinator.folder / "sites.json")
     coordinator.start()
-    wait_for(lambda: "gone       revoked" in coordinator("status"), "the revocation to be noticed")
+
+    def state_of_gone() -> str:
+        return next(
+            line.split()[1] for line in coordinator("status").splitlines() if line.startswith("gone ")
+        )
+
+    wait_for(lambda: state_of_gone() == "revoked", "the revocation to be noticed")
     wait_for(lambda: coordinator("status").count("online") >= 2, "the sites")
     coordinator("resume", run.name)
     run.wait()
     assert [site.charged(run.run_id) for site in federation.sites] == charged
-    again = run.model_after(3)
+    again = _model(run)
     assert all((again[name] == value).all() for name, value in model.items())
 
 
-@contextmanager
+def _model(run: RunHandle) -> Arrays:
+    """The trainable parameters of its newest checkpoint."""
+    checkpoint = load_checkpoint(run.folder / "checkpoints")
+    assert checkpoint is not None and checkpoint.round == len(run.rounds())
+    return checkpoint.model
+
+
+@contextlib.contextmanager
 def small_disk(at: Path, size: str) -> Iterator[None]:
     """A file system of its own, so small that it can be filled."""
     if os.geteuid() != 0:
@@ -142,12 +157,8 @@ def small_disk(at: Path, size: str) -> Iterator[None]:
 def fill(folder: Path) -> Path:
     """Leave no byte free."""
     path = folder / "filler"
-    with path.open("wb") as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-                file.flush()
-        except OSError:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"\0" * 4096):
             pass
     return path
 
@@ -179,8 +190,7 @@ def test_a_full_disk_at_a_site_sends_nothing_and_charges_no_less_than_it_ran(
         south.start()
         filler = fill(state)
         run = federation.begin("federation.rounds=1", "federation.min_sites=1", CHEAP).wait()
-        assert len(run.refused()) == 1
-        assert run.refused()[0] in ("ledger-unusable", "failed", "data-unusable")
+        assert run.refused() == ["ledger-unusable"]
         filler.unlink()
         good = federation.begin("federation.rounds=1", CHEAP).wait()
         federation.check(good, 1)
