@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,7 +36,8 @@ class Written:
         spacing: millimetres along the shape, 0 if unknown.
         fingerprint: 256 bits in hexadecimal that stay alike for alike images; "" for volumes.
         masked: boxes of text that were blackened.
-        sha256: of the file if text was masked in it, so that a human must approve it; else "".
+        held: whether text was masked in it, here or before, so that a human must approve it.
+        sha256: of the file in hexadecimal; "" before it is noted as done.
     """
 
     file: str
@@ -45,7 +45,12 @@ class Written:
     spacing: tuple[float, ...]
     fingerprint: str
     masked: int
+    held: bool = False
     sha256: str = ""
+
+    def place(self, item: str, out: Path) -> Path:
+        """Where `write_image` and its like leave the file."""
+        return masked_picture(out, item) if self.held else out / self.file
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -84,9 +89,7 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
         return Written(file, shape, spacing, fingerprint(pixels), 0)
     write_pair(out, item, pixels, cleared.boxes)
     _write(png, masked_picture(out, item))
-    return Written(
-        file, shape, spacing, fingerprint(pixels), len(cleared.boxes), hashlib.sha256(png).hexdigest()
-    )
+    return Written(file, shape, spacing, fingerprint(pixels), len(cleared.boxes), held=True)
 
 
 def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:

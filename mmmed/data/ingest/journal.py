@@ -14,7 +14,7 @@ from types import TracebackType
 
 from mmmed.data.ingest.items import Written
 
-VERSION = 2  # raise it when items are made differently: everything is made again
+VERSION = 3  # raise it when items are made differently: everything is made again
 
 
 class Journal:
@@ -35,6 +35,8 @@ class Journal:
                 self._states[entry["item"]] = entry["state"]
                 if entry["state"] == "done":
                     self.done[entry["item"]] = Written.from_json(entry["written"])
+                else:  # what was made of it before is damaged, or gone
+                    self.done.pop(entry["item"], None)
         self._file = path.open("a")
         if lines:
             self._file.write("\n")  # ends a line cut by a kill
@@ -56,6 +58,7 @@ class Journal:
         return self._states.get(item) == "alone"
 
     def begin(self, item: str) -> None:
+        self.done.pop(item, None)
         self._write(item, "alone" if self.is_suspect(item) else "begun")
 
     def finish(self, item: str, written: Written | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -20,9 +21,10 @@ from mmmed.data.ingest.report import IngestReport
 from mmmed.data.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
 from mmmed.data.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.data.ingest.scan import scan
-from mmmed.data.ingest.sheets import masked_picture, pair_picture
+from mmmed.data.ingest.sheets import pair_picture
 from mmmed.data.ingest.sources import Found, Skipped, clear_workspace, find_files
 from mmmed.errors import DataError
+from mmmed.files import sha256_of
 
 Progress = Callable[[int, int], None]
 
@@ -87,7 +89,7 @@ def _ingest(
             if not entries:
                 report.write_files(files)
                 raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
-            masked = {written.file: written.sha256 for _, written in made if written.sha256}
+            masked = {written.file: written.sha256 for _, written in made if written.held}
             Approvals(masked).save_masked(out)
             write_entries(entries, options, out / STUDIES)
             report.review, table = settle(out)
@@ -131,8 +133,12 @@ def _write_all(
     progress: Progress | None,
 ) -> None:
     """Write what the journal does not have; one item's failure is its own."""
-    pending = [item for item in items if not _is_written(item, journal.done.get(item.name), out, decided)]
+    with ThreadPoolExecutor(workers) as pool:
+        there = list(pool.map(lambda one: _is_written(one, journal.done.get(one.name), out, decided), items))
+    pending = [item for item, whole in zip(items, there, strict=True) if not whole]
     done = len(items) - len(pending)
+    if lost := sum(item.name in journal.done for item in pending):
+        report.warnings.append(f"{lost} files of the data set were damaged or gone and had to be made again")
 
     def attempt(item: Item) -> str:
         """Why it failed, or ""."""
@@ -140,7 +146,10 @@ def _write_all(
             return "the decoder died on it, twice: convert the image"
         journal.begin(item.name)
         try:
-            journal.finish(item.name, item.write(item.name, out))
+            written = item.write(item.name, out)
+            if written.file:
+                written = replace(written, sha256=sha256_of(written.place(item.name, out)))
+            journal.finish(item.name, written)
         except Exception as error:  # decoders meet hostile files
             journal.finish(item.name, None)
             known = isinstance(error, DataError)
@@ -163,16 +172,22 @@ def _write_all(
 
 
 def _is_written(item: Item, written: Written | None, out: Path, decided: Approvals) -> bool:
-    """Whether what was made of an item is still there, as far as it has to be."""
+    """Whether what was made of an item is still there and undamaged, as far as it has to be."""
     if written is None or not written.file:
         return written is not None
-    if not written.sha256:
-        return (out / written.file).is_file()
-    status = Approvals({written.file: written.sha256}, decided.decisions).status(written.file)
-    waits = masked_picture(out, item.name).is_file()
-    if status == "approved":
-        return waits or (out / written.file).is_file()
-    return status == "rejected" or (waits and pair_picture(out, item.name).is_file())
+    place = written.place(item.name, out)
+    if written.held:
+        status = Approvals({written.file: written.sha256}, decided.decisions).status(written.file)
+        if status == "rejected":
+            return True
+        if status == "waiting" and not pair_picture(out, item.name).is_file():
+            return False
+        if status == "approved" and not place.exists():
+            place = out / written.file
+    try:
+        return sha256_of(place) == written.sha256
+    except OSError:
+        return False
 
 
 def _made(

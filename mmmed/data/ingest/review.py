@@ -8,7 +8,6 @@ rejected is gone. A decision is recorded first and settled then, so that a kill 
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import shlex
 import shutil
@@ -33,6 +32,7 @@ from mmmed.data.ingest.sheets import (
 )
 from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
+from mmmed.files import sha256_of
 
 STUDIES = f"{STATE}/studies.jsonl"
 
@@ -181,7 +181,7 @@ def _place(dataset: Path, file: str, digest: str, status: str) -> None:
             _move(waits, used)
     elif status == "waiting":
         if used.exists():  # its approval is gone
-            if not waits.exists() and _digest(used) == digest:
+            if not waits.exists() and sha256_of(used) == digest:
                 _move(used, waits)
             used.unlink(missing_ok=True)
     else:
@@ -224,13 +224,8 @@ def _check_picture(path: Path, digest: str) -> None:
     """Raise `DataError` unless the picture is the very one that was made."""
     if not path.is_file():
         raise DataError(f"{path}: the picture is gone; ingest again, then look at it")
-    if _digest(path) != digest:
+    if sha256_of(path) != digest:
         raise DataError(f"{path}: not the picture that ingest made; delete it, ingest again, then look at it")
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file(item: str) -> str:

@@ -26,7 +26,7 @@ from mmmed.data.ingest import IngestOptions, IngestReport, decide, deidentify, i
 from mmmed.data.ingest import review as review_module
 from mmmed.data.ingest.options import TableOptions
 from mmmed.data.ingest.review import Review
-from mmmed.data.ingest.sheets import waiting_pages
+from mmmed.data.ingest.sheets import masked_picture, waiting_pages
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.modalities import open_modalities
 from mmmed.errors import DataError
@@ -267,6 +267,20 @@ def test_an_approval_is_of_one_content(root: Path) -> None:
     shutil.copy(root / "in" / "C.dcm", root / "in" / "moved.dcm")
     (root / "in" / "C.dcm").unlink()
     assert _standing(_ingest(root).review) == (1, 2, 0) and len(_named(root)) == 4
+
+
+def test_damaged_pictures_are_made_again_and_stay_decided(root: Path) -> None:
+    items = _items(root)
+    decide(root / "data", [items["A"]], [items["C"]])
+    for path in (root / "data" / "images" / f"{items['A']}.png", masked_picture(root / "data", items["B"])):
+        os.truncate(path, 100)
+    report = _ingest(root)
+    assert any(one.startswith("2 files of the data set") for one in report.warnings)
+    assert _standing(report.review) == (1, 1, 1)
+    for path in (root / "data" / "images" / f"{items['A']}.png", masked_picture(root / "data", items["B"])):
+        assert Image.open(path).size == (256, 256) and path.stat().st_size > 100
+    assert len(_named(root)) == 3 and not _ingest(root).warnings
+    assert _standing(decide(root / "data", [items["B"]])) == (0, 2, 1)
 
 
 def test_what_was_rejected_never_comes_back(root: Path) -> None:

@@ -8,11 +8,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from PIL import Image
 
 from mmmed.data.deidentify import SiteKey
@@ -133,6 +136,58 @@ def test_a_changed_file_or_option_makes_its_own_part_anew(tmp_path: Path) -> Non
     assert len(list((out / "images").iterdir())) == 2
     _, third = _run(out, folder, options=OPTIONS.model_copy(update={"sections": ("history",)}))
     assert sorted(third["text"]) == ["", "cough"] and set(third["image"]) == set(second["image"])
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_flip, lambda path: os.truncate(path, 40), Path.unlink])
+def test_a_damaged_file_of_the_data_set_is_made_again_and_no_other(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = _table(tmp_path / "in", "A,,a.png,", "B,,b.png,", "C,,c.nii.gz,", "D,,d.wav,")
+    for seed, name in enumerate(("a.png", "b.png")):
+        _picture(folder / name, seed)
+    ramp = np.add.outer(np.add.outer(np.arange(12), np.arange(10)), np.arange(8)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(ramp, np.eye(4)), folder / "c.nii.gz")
+    soundfile.write(folder / "d.wav", np.sin(np.arange(8000) / 9), 4000)
+    out = tmp_path / "out"
+    report, table = _run(out, folder)
+    assert not report.warnings
+    kept, *spoilt = [out / name for column in ("image", "volume", "audio") for name in table[column] if name]
+    whole = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (kept, *spoilt)}
+    for path in spoilt:
+        damage(path)
+    report, again = _run(out, folder)
+    pd.testing.assert_frame_equal(again, table)
+    assert report.warnings == ["3 files of the data set were damaged or gone and had to be made again"]
+    assert (kept.read_bytes(), kept.stat().st_mtime_ns) == whole[kept]
+    for path in spoilt:
+        if path.suffix == ".gz":
+            assert (nibabel.load(path).get_fdata() == ramp).all()
+        else:
+            assert path.read_bytes() == whole[path][0]
+    assert not _run(out, folder)[0].warnings
+
+
+def test_a_damaged_file_whose_source_is_damaged_too_is_named_no_more(tmp_path: Path) -> None:
+    folder, out = _table(tmp_path / "in", "A,note,a.png,", "B,note,b.png,"), tmp_path / "out"
+    for seed, name in enumerate(("a.png", "b.png")):
+        _picture(folder / name, seed)
+    _, table = _run(out, folder)
+    stat = (folder / "b.png").stat()
+    (folder / "b.png").write_bytes(bytes(stat.st_size))
+    os.utime(
+        folder / "b.png", ns=(stat.st_atime_ns, stat.st_mtime_ns)
+    )  # passes for the same by size and time
+    for name in table["image"]:
+        _flip(out / name)
+    for _ in range(2):
+        report, again = _run(out, folder)
+        assert sorted(again["image"] != "") == [False, True] and "b.png" in _reasons(report)
 
 
 def test_empty_files_are_told_whether_anything_is_usable_or_not(tmp_path: Path) -> None:
