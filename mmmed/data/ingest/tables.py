@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from pyarrow import parquet
 
 from mmmed.data.ingest.codes import Findings, code
@@ -15,9 +14,10 @@ from mmmed.data.ingest.options import TableOptions
 from mmmed.data.ingest.reports import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
 from mmmed.data.ingest.sources import Found, Skipped
 
-_CSV: dict[str, Any] = {"dtype": str, "keep_default_na": False, "encoding_errors": "replace"}
 _TOGETHER = 1024  # rows of Parquet unpacked at once
 _MOST_ROWS = 20_000_000
+
+Row = Mapping[str, object] | str  # of the wanted columns; or why it is not taken
 
 
 def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) -> Iterator[Report | Skipped]:
@@ -27,31 +27,51 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
             yield Skipped(found.origin, f"table larger than {MAX_TEXT_BYTES >> 20} MiB: split it")
             return
         packed = found.path.suffix.lower() == ".parquet"
-        names = _parquet_columns(found.path) if packed else _csv_columns(found.path)
+        names = _parquet_columns(found.path) if packed else next(_csv_lines(found.path), [])
         missing = [column for column in options.columns if column not in names]
         if missing:
             yield Skipped(found.origin, f"table without column {', '.join(missing)} (named in [[tables]])")
             return
+        if twice := [column for column in options.columns if names.count(column) > 1]:
+            yield Skipped(found.origin, f"table with several columns {', '.join(twice)}: rename all but one")
+            return
         taken = [*options.keep, *(name for name in labels if name in names and name not in options.keep)]
         wanted = list(dict.fromkeys([*options.columns, *taken]))
         rows = _parquet_rows(found.path, wanted) if packed else _csv_rows(found.path, wanted)
+    except csv.Error as error:
+        yield Skipped(found.origin, f"not a readable table ({error}): is a quotation mark left open?")
+        return
     except Exception as error:  # the parsers raise whatever they stumble over
         yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
         return
     if not rows:
         yield Skipped(found.origin, "table without rows")
     for number, row in enumerate(rows, start=1):
-        cells = {column: _cell(row[column]) for column in wanted}
-        yield _report(cells, options, taken, found, number)
+        if isinstance(row, str):
+            yield Skipped(f"{found.origin} row {number}", row)
+        else:
+            cells = {column: _cell(row[column]) for column in wanted}
+            yield _report(cells, options, taken, found, number)
 
 
-def _csv_columns(path: Path) -> list[str]:
-    return list(pd.read_csv(path, nrows=0, **_CSV).columns)
+def _csv_lines(path: Path) -> Iterator[list[str]]:
+    """The cells of each line that is not empty, those of the header first."""
+    csv.field_size_limit(MAX_TEXT_BYTES)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        yield from filter(None, csv.reader(file, strict=True))
 
 
-def _csv_rows(path: Path, wanted: list[str]) -> Sequence[Mapping[str, object]]:
-    frame = pd.read_csv(path, usecols=wanted, **_CSV)
-    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+def _csv_rows(path: Path, wanted: list[str]) -> list[Row]:
+    """A row with more or fewer cells than columns is not taken: its cells may stand in columns of others."""
+    lines = _csv_lines(path)
+    names = next(lines)
+    places = {column: names.index(column) for column in wanted}
+    return [
+        {column: line[place] for column, place in places.items()}
+        if len(line) == len(names)
+        else f"{len(line)} cells in {len(names)} columns: quote cells that hold commas or line breaks"
+        for line in lines
+    ]
 
 
 def _parquet_columns(path: Path) -> list[str]:
@@ -59,10 +79,10 @@ def _parquet_columns(path: Path) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def _parquet_rows(path: Path, wanted: list[str]) -> Sequence[Mapping[str, object]]:
+def _parquet_rows(path: Path, wanted: list[str]) -> list[Row]:
     """Rows with whole numbers as such (pandas turns those of a column with gaps to 7.0). Repeated cells take next to
     nothing in a file, so what is unpacked is counted."""
-    rows: list[Mapping[str, object]] = []
+    rows: list[Row] = []
     unpacked = 0
     with parquet.ParquetFile(path) as file:
         for batch in file.iter_batches(_TOGETHER, columns=wanted, use_threads=False):

@@ -190,6 +190,26 @@ def test_a_damaged_file_whose_source_is_damaged_too_is_named_no_more(tmp_path: P
         assert sorted(again["image"] != "") == [False, True] and "b.png" in _reasons(report)
 
 
+def test_rows_whose_cells_are_shifted_are_left_out(tmp_path: Path) -> None:
+    rows = ["A,a cough, no fever,,7", "B,fine", '"C","a cough, no fever",,8', "", "D,x.png,secret,,,"]
+    report, table = _run(tmp_path / "out", _table(tmp_path / "in", *rows))
+    assert list(table["text"]) == ["a cough, no fever"] and list(table["ward"]) == ["8"]
+    reasons = _reasons(report)
+    assert set(reasons) == {"t.csv row 1", "t.csv row 2", "t.csv row 4"}
+    assert reasons["t.csv row 1"].startswith("5 cells in 4 columns: quote cells")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("p,t,t,f,ward\nA,x,y,,7\n", "several columns t"), ('p,t,f,ward\nA,"open,,7\nB,x,,8\n', "left open")],
+)
+def test_tables_that_can_be_read_in_two_ways_are_left_out(tmp_path: Path, content: str, reason: str) -> None:
+    folder = _table(tmp_path / "in", "Z,fine,,")
+    (folder / "other.csv").write_text(content)
+    report, table = _run(tmp_path / "out", folder)
+    assert reason in _reasons(report)["other.csv"] and list(table["text"]) == ["fine"]
+
+
 def test_empty_files_are_told_whether_anything_is_usable_or_not(tmp_path: Path) -> None:
     folder = _table(tmp_path / "in")
     (folder / "empty.dcm").touch()
