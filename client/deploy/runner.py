@@ -27,10 +27,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.deploy import task
 from client.deploy.folder import NodeFolder
+from client.deploy.start import CUT_OFF
 
 log = logging.getLogger(__name__)
 
-CUT_OFF = "runner: an answer was cut off"  # the node waits for the rest of it for ever: start it anew
 _POLL = 0.5  # seconds between two looks for a task
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from client.deploy.runner import CUT_OFF
+from client.deploy.start import CUT_OFF
 from simulations.loopback.hospital import LiveHospital
 from simulations.loopback.processes import kill, processes, wait_for
 from tests.deployment.live import CHEAP, LONG, TwoHospitals
