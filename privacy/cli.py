@@ -45,6 +45,7 @@ def verify(
 @ledger_app.command("show")
 def ledger_show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
+    from privacy.ledger import policy_digest
     from privacy.report import mechanism_cells, run_cell, shown
 
     with open_ledger(state) as ledger:
@@ -53,6 +54,8 @@ def ledger_show(state: State) -> None:
         console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
         if ledger.keys:
             console.print(f"patients are named by keys {ledger.keys}")
+        if ledger.policy is not None:
+            console.print(f"policy recorded last: SHA-256 {policy_digest(ledger.policy)}", soft_wrap=True)
         spent = ledger.spent(limit.delta)
         console.print(f"spent so far by the worst patient: {shown(spent)} (an odometer reading)")
         table = Table(

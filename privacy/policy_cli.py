@@ -93,10 +93,11 @@ def show(path: Policy) -> None:
 
     path = _file(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as error:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
     print("\n".join(_words(SitePolicy.parse(text))))
+    print(_digest(text))
 
 
 @app.command()
@@ -126,6 +127,7 @@ def check(
         load_public_key(second) if second else None,
     )
     print("\n".join(_words(signed.policy)))
+    print(_digest(signed.text))
     print("signed by the privacy officer" + (" and a second officer" if signed.countersigned else ""))
     problems = list(_problems(signed, state or path.with_name(STATE)))
     for problem in problems:
@@ -151,6 +153,12 @@ def _problems(signed: SignedPolicy, state: Path) -> list[str]:
             except PolicyRefusal as refusal:
                 found.append(str(refusal))
     return found
+
+
+def _digest(text: str) -> str:
+    from privacy.ledger import policy_digest
+
+    return f"SHA-256 {policy_digest(text)}: what the site's statements call it"
 
 
 def _words(policy: SitePolicy) -> list[str]:

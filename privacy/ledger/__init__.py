@@ -6,7 +6,7 @@ from privacy.ledger.identity import DatasetIdentity, dataset_identity
 from privacy.ledger.ledger import Ledger
 from privacy.ledger.links import Head, Receipt
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import Budget, Plan, Sublimit, evaluation_id
+from privacy.ledger.state import Budget, Plan, Sublimit, evaluation_id, policy_digest
 
 __all__ = [
     "Budget",
@@ -20,5 +20,6 @@ __all__ = [
     "charged_event",
     "dataset_identity",
     "evaluation_id",
+    "policy_digest",
     "verify_export",
 ]

@@ -22,7 +22,18 @@ from privacy.ledger.exposure import all_exposures, exposures
 from privacy.ledger.identity import DatasetIdentity
 from privacy.ledger.links import Head, Receipt
 from privacy.ledger.reservation import Reservation
-from privacy.ledger.state import VERSION, Account, Body, Budget, Plan, Rounds, State, Sublimit, token_hash
+from privacy.ledger.state import (
+    VERSION,
+    Account,
+    Body,
+    Budget,
+    Plan,
+    Policies,
+    Rounds,
+    State,
+    Sublimit,
+    token_hash,
+)
 
 
 class Ledger:
@@ -344,6 +355,15 @@ class Ledger:
         """
         self._chain.refresh()
         return self._account(run_id).runs
+
+    def charged_policies(self, run_id: str) -> Policies:
+        """The recorded policies under which a run was charged; none where no policy was recorded (a simulation).
+
+        Raises:
+            LedgerError: the ledger has no such run.
+        """
+        self._chain.refresh()
+        return tuple(self._account(run_id).policies)
 
     def spent(self, delta: float, run_id: str | None = None) -> float:
         """Epsilon (PLD; with a sweep, RDP) of what was charged: one run's, or the worst patient's over all runs.

@@ -14,6 +14,7 @@ from privacy.errors import AccountingError, LedgerError
 VERSION = 1
 Body = dict[str, Any]
 Rounds = tuple[tuple[int, int, int], ...]  # (first round, last round, steps in each), ascending
+Policies = tuple[tuple[int, str], ...]  # (first round charged under it, its `policy_digest`), as charged
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Account:
         committed: steps of reservations that were committed.
         open: round, steps granted and hash of the holder's token, by id of each reservation not yet committed.
         rounds: steps charged in each round.
+        policies: (round, digest) of the policy then recorded, at the first charge and wherever it had changed.
         touched: whether any step was ever reserved.
         withdrawn: whether it was given up before any step.
     """
@@ -118,6 +120,7 @@ class Account:
     committed: int = 0
     open: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     rounds: dict[int, int] = field(default_factory=dict)
+    policies: list[tuple[int, str]] = field(default_factory=list)
     touched: bool = False
     withdrawn: bool = False
 
@@ -148,6 +151,11 @@ def evaluation_id(run_id: str) -> str:
     return f"{run_id}/evaluation"
 
 
+def policy_digest(text: str) -> str:
+    """SHA-256, hexadecimal, of a policy file: what `sha256sum` says of it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def token_hash(token: str) -> str:
     """What a reservation stores of its holder's token."""
     return hashlib.sha256(token.encode()).hexdigest()
@@ -161,6 +169,7 @@ class State:
         self.limit = Budget(math.ulp(0.0), math.ulp(0.0))  # before the first entry nothing fits
         self.orders: tuple[int, ...] = ()
         self.policy: str | None = None
+        self.policy_digest: str | None = None
         self.officer: str | None = None
         self.terms = 0
         self.keys: str | None = None  # that patients' digests are made with
@@ -215,6 +224,7 @@ class State:
                     "committed": account.committed,
                     "open": {name: list(value) for name, value in account.open.items()},
                     "rounds": [list(run) for run in account.runs],
+                    "policies": [list(each) for each in account.policies],
                     "touched": account.touched,
                     "withdrawn": account.withdrawn,
                 }
@@ -228,6 +238,7 @@ class State:
         state = cls()
         state.ledger_id, state.limit = value["ledger_id"], Budget(*value["limit"])
         state.policy, state.officer, state.terms = value["policy"], value["officer"], value["terms"]
+        state.policy_digest = None if state.policy is None else policy_digest(state.policy)
         state.keys, state.generation = value["keys"], value["generation"]
         state.orders, state.time, state.datasets = (
             tuple(value["orders"]),
@@ -249,6 +260,7 @@ class State:
                 item["committed"],
                 reservations,
                 rounds,
+                [(number, digest) for number, digest in item["policies"]],
                 item["touched"],
                 item["withdrawn"],
             )
@@ -267,6 +279,7 @@ class State:
     def _policy(self, body: Body) -> None:
         self.terms += 1
         self.policy, self.officer = body["text"], body["officer"]
+        self.policy_digest = policy_digest(body["text"])
         self.limit = Budget(body["epsilon"], body["delta"])
         if body.get("keys") is not None:
             self.generation += self.keys not in (None, body["keys"])
@@ -299,6 +312,8 @@ class State:
         number, steps = int(body["round"]), body["steps"]
         account.open[body["reservation"]] = (number, steps, body["holder"])
         account.rounds[number] = account.rounds.get(number, 0) + steps
+        if self.policy_digest is not None and self.policy_digest not in [d for _, d in account.policies[-1:]]:
+            account.policies.append((number, self.policy_digest))
         account.touched, account.used = True, float(body["time"])
 
     def _commit(self, body: Body) -> None:

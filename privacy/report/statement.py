@@ -1,13 +1,14 @@
 """What a site states and signs about its own part of a run. Nothing in it depends on any patient's record.
 
-A statement is a JSON object: the plan as a serialised event, the steps charged in each round, the newest ledger
-entry as a receipt, and an Ed25519 signature (RFC 8032) over the rest in the ledger's canonical form. It says
-nothing of the site's other runs, and of its size no more than the sampling rate does.
+A statement is a JSON object: the plan as a serialised event, the steps charged in each round and under which policy,
+the newest ledger entry as a receipt, and an Ed25519 signature (RFC 8032) over the rest in the ledger's canonical form.
+It says nothing of the site's other runs, and of its size no more than the sampling rate does.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,15 +23,17 @@ from privacy.errors import AccountingError, ReportError
 from privacy.ledger import Head, Ledger, Plan
 from privacy.ledger.admission import ORDERS
 from privacy.ledger.links import canonical
-from privacy.ledger.state import Rounds
+from privacy.ledger.state import Policies, Rounds
 from privacy.versions import versions
 
-SCHEMA = "mmmed-privacy-statement/1"
+SCHEMA = "mmmed-privacy-statement/2"
+_BEFORE = "mmmed-privacy-statement/1"  # the same without `policies`: reports that were signed stay readable
 MAX_BYTES = 64 * 1024  # of its JSON text
 _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Statement:
         epsilon: the plan's epsilon, which the site claims.
         max_grad_norm: clipping norm C.
         charged: steps charged, as (first round, last round, steps in each of them).
+        policies: (first round charged under it, SHA-256 of the file) of the site's signed policies; empty where a
+            simulated site has none, None in a statement of schema 1, which does not say.
         metrics_shown: whether metrics on held-out patients left the site without noise.
         ledger: the newest entry of the site's ledger.
         time: when it was signed, RFC 3339.
@@ -61,6 +66,7 @@ class Statement:
     epsilon: float
     max_grad_norm: float
     charged: Rounds
+    policies: Policies | None
     metrics_shown: bool
     ledger: Head
     time: str
@@ -106,6 +112,7 @@ def sign_statement(
         "epsilon": plan.epsilon,
         "max_grad_norm": plan.max_grad_norm,
         "charged": [list(run) for run in ledger.charged_rounds(plan.run_id)],
+        "policies": [list(each) for each in ledger.charged_policies(plan.run_id)],
         "metrics_shown": metrics_shown,
         "ledger": {"seq": head.seq, "link": head.link.hex()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -127,7 +134,7 @@ def read_statement(value: Any) -> Statement:
     Raises:
         ReportError: it is malformed, or its signature does not hold for the key in it.
     """
-    if not isinstance(value, Mapping) or value.get("schema") != SCHEMA:
+    if not isinstance(value, Mapping) or value.get("schema") not in (SCHEMA, _BEFORE):
         raise ReportError(f"A statement must be a JSON object of schema {SCHEMA}.")
     body = {name: item for name, item in value.items() if name != "signature"}
     try:
@@ -146,7 +153,8 @@ def read_statement(value: Any) -> Statement:
 
 
 def _parse(body: Mapping[str, Any]) -> Statement:
-    _expect(set(body) == {*Statement.__dataclass_fields__, "schema"}, "fields", sorted(body))
+    unsaid = {"policies"} if body["schema"] == _BEFORE else set()
+    _expect(set(body) == {*Statement.__dataclass_fields__, "schema"} - unsaid, "fields", sorted(body))
     _expect(body["rule"] in ("planned", "adaptive"), "rule", body["rule"])
     _expect(isinstance(body["metrics_shown"], bool), "metrics_shown", body["metrics_shown"])
     software = body["software"]
@@ -174,6 +182,7 @@ def _parse(body: Mapping[str, Any]) -> Statement:
         epsilon=_number(body, "epsilon"),
         max_grad_norm=_number(body, "max_grad_norm"),
         charged=_rounds(body["charged"]),
+        policies=None if unsaid else _policies(body["policies"]),
         metrics_shown=body["metrics_shown"],
         ledger=Head(_whole(head["seq"]), bytes.fromhex(head["link"])),
         time=_text(body, "time"),
@@ -192,6 +201,18 @@ def _rounds(value: Any) -> Rounds:
         runs.append((first, last, steps))
         before = last
     return tuple(runs)
+
+
+def _policies(value: Any) -> Policies:
+    _expect(isinstance(value, list), "policies", value)
+    found = []
+    for each in value:
+        _expect(isinstance(each, list) and len(each) == 2, "policies", each)
+        number, digest = each
+        _expect(isinstance(digest, str) and _DIGEST.fullmatch(digest) is not None, "policies", digest)
+        _expect(0 < _whole(number) <= _MOST_ROUNDS, "policies", number)
+        found.append((number, digest))
+    return tuple(found)
 
 
 def _number(body: Mapping[str, Any], name: str) -> float:

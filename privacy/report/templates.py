@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from privacy.report.rounding import percent, shown
+from privacy.report.rounding import percent, run_cell, shown
 
 
 def render(name: str, **values: object) -> str:
@@ -23,7 +23,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"epsilon": _epsilon, "percent": percent}
+    made.filters |= {"epsilon": _epsilon, "percent": percent, "run": run_cell}
     return made
 
 

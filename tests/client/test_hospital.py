@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -55,6 +56,8 @@ def test_a_hospital_trains_on_its_own_data_and_states_its_spending(
     assert not reply.has_error(), refusals(hospital.state)
     stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))
     assert stated.site == "north" and stated.epsilon <= 8 and not stated.metrics_shown
+    signed = hashlib.sha256((hospital.path / "site-policy.toml").read_bytes()).hexdigest()
+    assert [digest for _, digest in stated.policies or ()] == [signed]
     assert dict(reply.content["metrics"]) == {"weight": 1.0}
     assert hospital.state.stat().st_mode & 0o077 == 0
     folder = SiteFolder(hospital.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_from_key_to_a_policy_in_force(folder: Path) -> None:
     assert checked.exit_code == 0 and "in force" in checked.output
     assert "site west" in shown.output and "each patient, for ever: epsilon 8 at delta 1e-05" in shown.output
     assert "signed by the privacy officer\n" in checked.output
+    digest = hashlib.sha256((folder / "site-policy.toml").read_bytes()).hexdigest()
+    assert digest in shown.output and digest in checked.output
 
 
 def test_nothing_is_overwritten(folder: Path) -> None:

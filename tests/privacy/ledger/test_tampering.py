@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.accounting import DpSgdEvent
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger import Budget, Head, Ledger, Receipt
-from privacy.ledger.chain import Chain
+from privacy.ledger.chain import Chain, _snapshot_message
 from privacy.ledger.links import ROOT, canonical, entry_hash, next_link, receipt_for
 from privacy.ledger.state import State
 from tests.privacy.ledger.cohort import patients
@@ -252,6 +252,24 @@ def test_without_its_snapshot_a_ledger_is_replayed(snapshot: Path, reopen: Open)
     _edit(snapshot, "DELETE FROM snapshot")
     with reopen() as ledger:
         assert sum(event.steps for event in ledger.events()) == 90 + 1200 + 1
+
+
+def test_a_snapshot_of_before_charges_named_their_policy_is_replayed_over(
+    snapshot: Path, reopen: Open, key: Ed25519PrivateKey
+) -> None:
+    with closing(sqlite3.connect(snapshot)) as db, db:
+        seq, link, state = db.execute("SELECT seq, link, state FROM snapshot").fetchone()
+        older = json.loads(state)
+        for account in older["accounts"]:
+            del account["policies"]
+        text = canonical(older)
+        db.execute(
+            "UPDATE snapshot SET state = ?, signature = ?",
+            (text, key.sign(_snapshot_message(seq, link, text))),
+        )
+    with reopen() as ledger:
+        assert sum(event.steps for event in ledger.events()) == 90 + 1200 + 1
+        assert ledger.verify() == 625
 
 
 def test_a_copied_ledger_does_not_double_the_budget(written: Path, reopen: Open, tmp_path: Path) -> None:

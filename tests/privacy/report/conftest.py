@@ -31,6 +31,7 @@ def state(
     """A site's signed statement after it was charged for some rounds, in a ledger of its own."""
     key = key or Ed25519PrivateKey.generate()
     with Ledger.open(folder / "ledger.db", key, limit=Budget(100.0, DELTA)) as ledger:
+        ledger.record_policy(f"policy of {site}", ledger.limit, officer="aa", replaces=None)
         patients = dataset_identity([f"{site}-{n}" for n in range(40)], b"s" * 32)
         plan = ledger.plan(patients, run_id, event, DELTA, max_grad_norm=1.0)
         for number in range(1, rounds + 1):

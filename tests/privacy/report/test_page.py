@@ -74,6 +74,7 @@ def test_the_page_says_all_that_the_json_says_in_words(body: dict[str, Any]) -> 
     for part in ("data_access", "threats", "checklist"):
         said += [value for row in body[part] for value in row.values()]
     said += [statement[name] for statement in body["statements"] for name in ("key", "time", "site")]
+    said += [digest for statement in body["statements"] for _, digest in statement["policies"]]
     assert [text for text in said if text not in words] == []
 
 

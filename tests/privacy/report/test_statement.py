@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def test_a_statement_says_what_the_ledger_holds(state_run: State) -> None:
     assert (stated.site, stated.run_id, stated.event, stated.delta) == ("north", RUN, EVENT, DELTA)
     assert stated.charged == ((1, 3, 3),) and stated.steps == 9
     assert stated.epsilon == epsilon([EVENT], DELTA)
-    assert stated.ledger.seq == 1 + 2 + 3 * 2  # open, data set and plan, three rounds
+    assert stated.policies == ((1, hashlib.sha256(b"policy of north").hexdigest()),)
+    assert stated.ledger.seq == 2 + 2 + 3 * 2  # open and policy, data set and plan, three rounds
     assert len(json.dumps(value)) < MAX_BYTES
 
 
@@ -41,6 +43,58 @@ def test_it_tells_nothing_of_patients_or_of_other_runs(tmp_path: Path) -> None:
     assert json.loads(text)["charged"] == [[1, 1, 2], [2, 2, 3]]
     for private in ("SMITH", "another-consortium", "3.25", patients.fingerprint):
         assert private not in text
+
+
+def test_each_charge_names_the_policy_under_which_it_was_made(tmp_path: Path) -> None:
+    key, limit = Ed25519PrivateKey.generate(), Budget(100.0, DELTA)
+    first, second = (hashlib.sha256(text.encode()).hexdigest() for text in ("first\r\n", "second"))
+    with Ledger.open(tmp_path / "ledger.db", key, limit=limit) as ledger:
+        ledger.record_policy("never charged under", limit, officer="aa", replaces=None)
+        ledger.record_policy("first\r\n", limit, officer="aa", replaces="never charged under")
+        patients = dataset_identity(["a"], b"s" * 32)
+        plan = ledger.plan(patients, RUN, EVENT, DELTA, max_grad_norm=1.0)
+        assert ledger.charged_policies(RUN) == ()
+        for number in (1, 2):
+            ledger.reserve(plan, number, 3).commit(3)
+        ledger.record_policy("second", limit, officer="aa", replaces="first\r\n")
+        ledger.reserve(plan, 3, 3)
+        stated = read_statement(sign_statement(ledger, plan, site="north", key=key, metrics_shown=False))
+        assert stated.policies == ((1, first), (3, second))
+        ledger.verify()
+    with Ledger.open(tmp_path / "ledger.db", key, limit=limit) as ledger:
+        assert ledger.charged_policies(RUN) == stated.policies
+
+
+def test_a_statement_of_before_policies_were_named_is_read(state_run: State) -> None:
+    key = Ed25519PrivateKey.generate()
+    now = {name: item for name, item in state_run(key=key).items() if name != "signature"}
+    before = now | {"schema": "mmmed-privacy-statement/1"}
+    with pytest.raises(ReportError, match="fields"):
+        read_statement(seal(before, key))
+    del before["policies"]
+    assert read_statement(seal(before, key)).policies is None
+    with pytest.raises(ReportError, match="fields"):
+        read_statement(seal(before | {"schema": now["schema"]}, key))
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        None,
+        "a" * 64,
+        ["a" * 64],
+        [[1, "A" * 64]],
+        [[1, "a" * 63]],
+        [[0, "a" * 64]],
+        [[1.0, "a" * 64]],
+        [[1, "a" * 64, 2]],
+        [[1, 7]],
+    ],
+)
+def test_a_policy_that_is_not_named_by_its_digest_is_refused(state_run: State, policies: Any) -> None:
+    key = Ed25519PrivateKey.generate()
+    with pytest.raises(ReportError, match=r"policies|whole number"):
+        read_statement(seal(state_run(key=key) | {"policies": policies}, key))
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -82,6 +83,17 @@ def test_an_honest_report_verifies_and_fits_its_schema(body: Body, statements: l
     jsonschema.Draft202012Validator.check_schema(VALIDATOR.schema)
     VALIDATOR.validate(body)
     assert verify_report(body, {s["site"]: s["key"] for s in statements}) == []
+
+
+def test_a_report_of_before_statements_named_their_policy_still_verifies() -> None:
+    body = json.loads((Path(__file__).parent / "report-of-before-policies.json").read_text())
+    assert verify_report(body) == []
+    VALIDATOR.validate(body)
+    assert render_report(body).count("not stated, by older software") == 4
+    body["statements"][0]["policies"] = []
+    assert verify_report(body | {"digest": digest(body)})
+    with pytest.raises(jsonschema.ValidationError):
+        VALIDATOR.validate(body)
 
 
 def test_no_leaf_can_be_edited(body: Body) -> None:
