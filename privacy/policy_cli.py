@@ -114,7 +114,10 @@ def check(
         Path | None, typer.Option(help="The site's state folder.", show_default=f"{STATE} beside it")
     ] = None,
 ) -> None:
-    """Say whether the site would act under this policy: signatures, expiry, and what it widens. Exit 1 if not."""
+    """Say whether the site would act under this policy: signatures, expiry, and what it widens. Exit 1 if not.
+
+    Warns of a delta that is too large for the site's patients.
+    """
     from privacy.keys import load_public_key
     from privacy.policy import load_policy
 
@@ -129,12 +132,30 @@ def check(
     print("\n".join(_words(signed.policy)))
     print(_digest(signed.text))
     print("signed by the privacy officer" + (" and a second officer" if signed.countersigned else ""))
-    problems = list(_problems(signed, state or path.with_name(STATE)))
+    state = state or path.with_name(STATE)
+    problems, patients = list(_problems(signed, state)), max(signed.policy.min_patients, _patients(state))
+    for rule, delta in signed.policy.large_deltas(patients).items():
+        print(
+            f"warning: {rule} is {delta:g}, too large for this site's patients: a tenth of 1 / patients, or less, is "
+            "usual. A delta of 1 / patients would permit publishing one patient's record outright: where run.delta "
+            "reaches it, every run is refused."
+        )
     for problem in problems:
         print(f"NOT in force: {problem}")
     if problems:
         raise typer.Exit(1)
     print("in force: the site acts under it")
+
+
+def _patients(state: Path) -> int:
+    """How many the largest data set in the site's ledger has; 0 before the first run. Not to be printed."""
+    from privacy.keys import load_key
+    from privacy.ledger import Ledger
+
+    if not (state / "ledger.db").exists():
+        return 0
+    with Ledger.inspect(state / "ledger.db", load_key(state / "site.key")) as ledger:
+        return ledger.most_patients
 
 
 def _problems(signed: SignedPolicy, state: Path) -> list[str]:

@@ -305,6 +305,12 @@ class Ledger:
         return self._state.keys
 
     @property
+    def most_patients(self) -> int:
+        """How many patients the largest data set has; 0 before the first plan. It never leaves the site."""
+        self._chain.refresh()
+        return max((len(self._patients(each)) for each in self._state.datasets), default=0)
+
+    @property
     def head(self) -> Head:
         """The newest entry: give it to a peer as a receipt, and later to `verify`."""
         return self._chain.head

@@ -184,6 +184,13 @@ class SitePolicy:
         """The largest delta that any run may ask: what must be below 1 / patients, whatever a run asks."""
         return self.run.delta
 
+    def large_deltas(self, patients: int) -> dict[str, float]:
+        """The deltas above a tenth of 1 / `patients`, by rule: too large for so many patients, or more."""
+        budgets = {"limit": self.limit, "period": self.period, "run": self.run}
+        return {
+            f"{name}.delta": each.delta for name, each in budgets.items() if 10 * each.delta * patients > 1
+        }
+
     def check(self, request: RunRequest, now: float) -> None:
         """Raise PolicyRefusal, naming the first rule that `request` breaks. Needs no data.
 

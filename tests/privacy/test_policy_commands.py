@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from privacy.accounting import DpSgdEvent
 from privacy.errors import PolicyError, SigningKeyError
 from privacy.keys import load_or_create_key, load_public_key
+from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.policy import load_policy, open_ledger
 from privacy.policy_cli import app
 
@@ -88,6 +90,28 @@ def test_what_a_new_policy_widens_is_said_before_the_site_refuses_it(folder: Pat
     assert run("sign", folder, *two).exit_code == 0
     checked = run("check", folder)
     assert checked.exit_code == 0 and "and a second officer" in checked.output
+
+
+def test_a_delta_too_large_for_the_patients_is_warned_of_without_saying_how_many_they_are(
+    folder: Path,
+) -> None:
+    assert "warning" not in run("check", folder).output
+    edit(folder, "min_patients = 200          # to train", "min_patients = 10001        # to train")
+    assert run("sign", folder, "--key", folder / "officer.key").exit_code == 0
+    checked = run("check", folder)
+    for rule in ("limit.delta", "period.delta", "run.delta"):
+        assert f"warning: {rule} is 1e-05" in checked.output
+    assert checked.exit_code == 0 and "in force" in checked.output
+    edit(folder, "min_patients = 10001", "min_patients = 10000")
+    assert run("sign", folder, "--key", folder / "officer.key").exit_code == 0
+    assert "warning" not in run("check", folder).output
+    (folder / "state").mkdir()
+    key = load_or_create_key(folder / "state" / "site.key")
+    with Ledger.open(folder / "state" / "ledger.db", key, limit=Budget(8.0, 1e-5)) as ledger:
+        people = dataset_identity(map(str, range(10_007)), b"k" * 32)
+        ledger.plan(people, "run", DpSgdEvent(5.0, 0.1, 10), 1e-5, 1.0)
+    checked = run("check", folder)
+    assert "warning: run.delta is 1e-05" in checked.output and "10007" not in checked.output
 
 
 @pytest.mark.parametrize("name", ["officer.key", "site-policy.toml", "officer.pub"])
