@@ -92,18 +92,31 @@ class _Plots:
         )
 
     @property
-    def utility(self) -> Plot:
-        """What the sites showed of their AUROC, against what the worst of them had been charged by then."""
+    def utility(self) -> Plot | None:
+        """What is told of the AUROC, against what the worst site had been charged by then; None if nothing is told.
+
+        Metrics that sites show are a point a round. Private results leave once, at the end: one point, with its error.
+        """
         points = [(_finite(spent), value) for spent, value, _ in self._body["utility"]]
+        found, errors = self._body["results"], []
+        if not points and found and found["auroc"] is not None:
+            spent = max(_finite(site["epsilon_charged"]) for site in self._body["sites"])
+            points, errors = [(spent, found["auroc"])], [(spent, found["low"], found["high"])]
+        if not points:
+            return None
+        last, value = points[-1]
+        within = f" ({errors[0][1]:.3f} to {errors[0][2]:.3f})" if errors else ""
+        end = (1.5 if errors else 1.05) * max(x for x, _ in points)
         return Plot(
-            title="Mean AUROC that the sites showed against epsilon charged, a point a round",
-            x=Axis("epsilon", 0, 1.05 * max(x for x, _ in points)),
+            title="AUROC on held-out patients against the epsilon charged by then",
+            x=Axis("epsilon", 0, end),
             y=Axis("AUROC", 0, 1.0),
             lines=[
-                Line("mean of sites", points),
-                Line("guessing", [(0, 0.5), (points[-1][0], 0.5)], 1, dashed=True),
+                Line("" if errors else "mean of sites", points),
+                Line("guessing", [(0, 0.5), (end, 0.5)], 1, dashed=True),
             ],
-            marks=[(*points[-1], f"{points[-1][1]:.3f}")],
+            marks=[(last, value, f"{value:.3f}{within}")],
+            errors=errors,
             marks_above=True,
         )
 

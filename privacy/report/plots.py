@@ -75,6 +75,7 @@ class Plot:
         limits: (y, label) of dashed horizontal lines.
         band: (low y, high y, label) of a shaded band.
         marks: (x, y, label) of marked points.
+        errors: (x, low y, high y) of vertical error bars.
         marks_above: whether a mark's label is above its point (for a falling line) or below.
     """
 
@@ -85,6 +86,7 @@ class Plot:
     limits: Sequence[tuple[float, str]] = ()
     band: tuple[float, float, str] | None = None
     marks: Sequence[tuple[float, float, str]] = ()
+    errors: Sequence[tuple[float, float, float]] = ()
     marks_above: bool = False
 
     width, height = WIDTH, HEIGHT

@@ -22,6 +22,7 @@ from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
 from privacy.metrics import estimate
 from privacy.report import Pooled, build_report, render_report, sign_statement, verify_report
 from privacy.report.body import digest
+from privacy.report.page import _Plots
 from tests.privacy.report.test_verify import FACTS
 
 Body = dict[str, Any]
@@ -80,7 +81,7 @@ def test_pooled_results_are_shown_with_their_errors_and_computed_again(
     state_run: Callable[..., Body], evaluated: Callable[..., Body]
 ) -> None:
     pooled = Pooled(("north", "south"), _tables(3000))
-    facts = replace(FACTS, answered={}, pooled=pooled, subject={"predicts": "finding: 0, 1"})
+    facts = replace(FACTS, answered={}, pooled=pooled, subject={"predicts": "finding: 0, 1"}, utility=())
     trained, tested = [state_run("north"), state_run("south")], [evaluated("north"), evaluated("south")]
     body = json.loads(json.dumps(build_report(trained, facts, tested), allow_nan=False))
     schema = json.loads((Path(privacy.report.__file__).parent / "schema.json").read_text())
@@ -97,6 +98,11 @@ def test_pooled_results_are_shown_with_their_errors_and_computed_again(
     )
     page = render_report(body)
     assert f"{expected.low:.3f} to {expected.high:.3f}" in page and "Predicts: finding: 0, 1" in page
+    drawn = _Plots(body).utility
+    assert drawn is not None and [len(line.points) for line in drawn.lines if not line.dashed] == [1]
+    spent = max(site["epsilon_charged"] for site in body["sites"])
+    assert drawn.errors == [(spent, expected.low, expected.high)]
+    assert drawn.marks[0][:2] == (spent, expected.auroc) and "One point" in page
     for change in (
         lambda b: b["results"].update(auroc=0.99),
         lambda b: b["results"].update(low=0.9),
@@ -118,10 +124,13 @@ def test_pooled_results_are_shown_with_their_errors_and_computed_again(
 def test_results_of_too_few_patients_are_not_told(
     state_run: Callable[..., Body], evaluated: Callable[..., Body]
 ) -> None:
-    facts = replace(FACTS, answered={}, pooled=Pooled(("north",), _tables(100)))
+    facts = replace(FACTS, answered={}, pooled=Pooled(("north",), _tables(100)), utility=())
     body = build_report([state_run("north")], facts, [evaluated("north")])
     assert body["results"]["auroc"] is None and verify_report(body) == []
-    assert "Not told: too few patients" in render_report(body)
+    page = render_report(body)
+    assert "Not told: too few patients" in page and "Not drawn: the results that were released" in page
+    silent = build_report([state_run("north")], replace(facts, pooled=None))
+    assert "Not drawn: no result on held-out patients has left a site" in render_report(silent)
 
 
 def test_an_edit_or_an_uncharged_release_is_found(
