@@ -45,16 +45,15 @@ _PLACEHOLDERS = {"DA": "19000101", "DT": "19000101", "TM": "000000", "AS": "000Y
 def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
     """A copy without identifiers; pixel data are passed on untouched.
 
-    The patient is named by a pseudonym. The result is explicit little endian if it is written.
-    Any other text that holds a name part or id found in the original is emptied, too.
+    The patient is named by a pseudonym, the id is `SiteKey.copy_id`. The result is explicit little endian if it is
+    written. Any other text that holds a name part or id found in the original is emptied, too.
     """
     patient = patient_key(dataset)
     days = key.shift_days(patient)
     clean = _copy(dataset)
     _clean(clean, key, days)
     _remove_survivors(clean, identifiers(dataset))
-    pseudonym = key.pseudonym("patient", patient)
-    clean.PatientID = clean.PatientName = pseudonym
+    clean.PatientID, clean.PatientName = key.copy_id(patient), key.patient(patient)
     clean.PatientIdentityRemoved = "YES"
     clean.DeidentificationMethod = [METHOD, MASKED] if was_masked(dataset) else METHOD
     clean.DeidentificationMethodCodeSequence = Sequence(_code(*option) for option in OPTIONS)
@@ -66,10 +65,19 @@ def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
     return clean
 
 
+def is_copy(dataset: Dataset) -> bool:
+    """Whether it says that it is a copy of ours."""
+    return METHOD in _methods(dataset)
+
+
 def was_masked(dataset: Dataset) -> bool:
     """Whether it is a copy that says that text was masked in it, which a human has to approve before it is used."""
+    return MASKED in _methods(dataset)
+
+
+def _methods(dataset: Dataset) -> MultiValue | list[object]:
     said = dataset.get("DeidentificationMethod")
-    return MASKED in (said if isinstance(said, MultiValue) else [said])
+    return said if isinstance(said, MultiValue) else [said]
 
 
 def patient_key(dataset: Dataset) -> str:

@@ -1,7 +1,8 @@
 """One secret of the site from which all pseudonyms, new UIDs and date shifts are derived.
 
 The same input gives the same output for as long as the site keeps its key, so that a patient is found again
-in every source and on every run; without the key the output tells nothing (HMAC-SHA-256, RFC 2104).
+in every source and on every run; without the key the output tells nothing (HMAC-SHA-256, RFC 2104). A de-identified
+copy names its patient with proof that this key gave the name: whoever ingests originals and copies has one patient.
 """
 
 from __future__ import annotations
@@ -70,12 +71,35 @@ class SiteKey:
         """80 bits in hexadecimal that stand for ``value``; ``kind`` keeps patients, studies and files apart."""
         return self._digest(kind, value)[:10].hex()
 
+    def patient(self, identifier: str) -> str:
+        """The pseudonym of a patient; of one who goes by a copy's identifier (`copy_id`), the same again."""
+        return self._given(identifier) or self.pseudonym("patient", identifier)
+
+    def copy_id(self, identifier: str) -> str:
+        """What a de-identified copy calls a patient: the pseudonym, and a proof of 80 bits that this key gave it."""
+        name = self.patient(identifier)
+        return f"{name}-{self.pseudonym('copy', name)}"
+
+    def made(self, identifier: str) -> bool:
+        """Whether the identifier is a `copy_id` of this key."""
+        return bool(self._given(identifier))
+
+    def _given(self, identifier: str) -> str:
+        name, _, proof = identifier.partition("-")
+        holds = hmac.compare_digest(proof.encode("utf-8", "replace"), self.pseudonym("copy", name).encode())
+        return name if holds else ""
+
     def uid(self, uid: str) -> str:
         """A DICOM UID of the UUID-derived form (PS3.5 section B.2) that stands for ``uid``."""
         return f"2.25.{int.from_bytes(self._digest('uid', uid)[:16], 'big')}"
 
     def shift_days(self, patient: str) -> int:
-        """Days, negative, by which all dates of a patient are moved: intervals within the patient are kept."""
+        """Days, negative, by which all dates of a patient are moved: intervals within the patient are kept.
+
+        None of one who goes by a copy's identifier: the copy's dates were moved when it was made.
+        """
+        if self.made(patient):
+            return 0
         low, high = _SHIFT_DAYS
         return -(low + int.from_bytes(self._digest("days", patient)[:8], "big") % (high - low + 1))
 

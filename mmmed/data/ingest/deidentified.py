@@ -61,7 +61,7 @@ def deidentify(
     report = DeidentifyReport()
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = scan(find_files(sources, workspace), IngestOptions(site="-"))
+        found = scan(find_files(sources, workspace), IngestOptions(site="-"), key)
         report.skipped += found.skipped
         report.skipped += [Skipped(one.origin, "no DICOM image") for one in found.reports]
         images = [one for one in found.instances if one.kind == "image"]
@@ -135,7 +135,7 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> _Copy:
     if boxes:
         clean.DeidentificationMethod = [METHOD, MASKED]
         write_pair(out, item, brightest, boxes)
-    target = out / clean.PatientID / key.pseudonym("study", instance.study)
+    target = out / key.patient(instance.patient) / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = target / f"part-{item}"
     clean.save_as(temporary, enforce_file_format=True)

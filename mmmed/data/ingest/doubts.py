@@ -15,7 +15,7 @@ _SIMILAR_BITS = 10  # of 256; chest films of different patients differ in 18 and
 def two_people(found: Scan, key: SiteKey) -> list[str]:
     """Patient ids under which sources name several people, by birth date or sex."""
     return [
-        f"patient {key.pseudonym('patient', patient)}: one id, but {len(known.births)} birth dates and "
+        f"patient {key.patient(patient)}: one id, but {len(known.births)} birth dates and "
         f"{len(known.sexes)} sexes in the sources; check whether these are different people"
         for patient, known in found.patients.items()
         if len(known.births) > 1 or len(known.sexes) > 1
@@ -24,8 +24,8 @@ def two_people(found: Scan, key: SiteKey) -> list[str]:
 
 def look_alikes(items: list[Item], done: dict[str, Written], key: SiteKey) -> list[str]:
     """Pairs of patients who share a (nearly) identical image."""
-    prints = [(item, done[item.name].fingerprint) for item in items if item.name in done]
-    prints = [(item, text) for item, text in prints if text and text.strip("0")]
+    prints = [(key.patient(item.patient), done[item.name].fingerprint) for item in items if item.name in done]
+    prints = [(patient, text) for patient, text in prints if text and text.strip("0")]
     if not prints:
         return []
     bits = np.unpackbits(np.array([list(bytes.fromhex(text)) for _, text in prints], np.uint8), axis=1)
@@ -34,9 +34,9 @@ def look_alikes(items: list[Item], done: dict[str, Written], key: SiteKey) -> li
     for start in range(0, len(signs), 1024):
         distance = (256 - signs[start : start + 1024] @ signs.T) / 2
         for i, j in zip(*np.nonzero(distance <= _SIMILAR_BITS), strict=True):
-            a, b = prints[start + i][0].patient, prints[j][0].patient
+            a, b = prints[start + i][0], prints[j][0]
             if a < b:
-                pairs.add((key.pseudonym("patient", a), key.pseudonym("patient", b)))
+                pairs.add((a, b))
     return [
         f"patients {a} and {b} share a nearly identical image: one person with two ids?"
         for a, b in sorted(pairs)

@@ -70,7 +70,7 @@ def _ingest(
     workspace = state / "unpacked"
     clear_workspace(workspace)
     try:
-        found = scan(_outside(find_files(sources, workspace), out), options)
+        found = scan(_outside(find_files(sources, workspace), out), options, key)
         notes = attach(found, options)
         report = IngestReport(
             out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced

@@ -138,7 +138,7 @@ def _shared(study: str, entry: StudyNotes, key: SiteKey, options: IngestOptions)
     kept = [column for table in options.tables for column in table.keep]
     return {
         **{column: entry.values.get(column) for column in (*kept, *options.values, *options.labels)},
-        "patient_id": key.pseudonym("patient", entry.patient),
+        "patient_id": key.patient(entry.patient),
         "study_id": key.pseudonym("study", study),
         "site": options.site,
         "text": entry.text,

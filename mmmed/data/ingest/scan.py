@@ -11,7 +11,8 @@ from typing import Literal
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from mmmed.data.deidentify.header import identifiers, patient_key
+from mmmed.data.deidentify.header import identifiers, is_copy, patient_key
+from mmmed.data.deidentify.keys import SiteKey
 from mmmed.data.dicom.file import is_dicom, open_dicom
 from mmmed.data.dicom.report import report_text
 from mmmed.data.dicom.series import Slice, slices_of
@@ -48,6 +49,10 @@ SOUNDS = (".wav", ".flac", ".mp3")
 WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
 
 _NOBODY = "no patient id: name it and its patient in a table, or it cannot be kept apart from other patients"
+_FOREIGN = (
+    "de-identified copy that this site key did not make: its patient would pass for another than the one of the "
+    "originals; use the originals, or the key file of then (--key)"
+)
 
 Kind = Literal["image", "waveform", "audio"]
 
@@ -98,7 +103,7 @@ class Scan:
         return self.file(str(Path(file.origin).parent / name))
 
 
-def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
+def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey) -> Scan:
     """Read the headers of all files; nothing in one file stops the others."""
     result = Scan()
     seen: set[str] = set()
@@ -109,7 +114,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions) -> Scan:
             result.files_found.append(file.origin)
             told = len(result.reports) + len(result.named)
             try:
-                _scan_file(file, options, result, seen)
+                _scan_file(file, options, key, result, seen)
             except (DataError, OSError) as error:
                 result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
             except Exception as error:  # a header can hold anything
@@ -144,7 +149,7 @@ def _place_loose_files(result: Scan) -> None:
             result.skipped.append(Skipped(file.origin, _NOBODY))
 
 
-def _scan_file(file: Found, options: IngestOptions, result: Scan, seen: set[str]) -> None:
+def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
     name = file.origin.lower()
     suffix = Path(name).suffix
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
@@ -165,7 +170,7 @@ def _scan_file(file: Found, options: IngestOptions, result: Scan, seen: set[str]
     elif suffix == ".txt":
         _sort([text_file(file)], result)
     elif suffix in (".dcm", ".dicom", ".ima", "") or suffix[1:].isdigit() or is_dicom(file.path):
-        _scan_dicom(file, result, seen)
+        _scan_dicom(file, key, result, seen)
     else:
         result.skipped.append(Skipped(file.origin, f"not a supported kind of file ({suffix})"))
 
@@ -180,10 +185,12 @@ def _sort(found: Iterable[Report | Named | Skipped], result: Scan) -> None:
             result.reports.append(one)
 
 
-def _scan_dicom(file: Found, result: Scan, seen: set[str]) -> None:
+def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None:
     dataset = open_dicom(file.path, pixels=False)
     sop_class, sop = str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID") or "")
     problem = _problem(dataset, sop_class, sop)
+    if not problem and is_copy(dataset) and not key.made(patient_key(dataset)):
+        problem = _FOREIGN
     if not problem and sop in seen:
         problem = "duplicate of an object already read"
     if problem == _NOBODY and _kind(sop_class) == "image":

@@ -48,6 +48,18 @@ def test_pseudonyms_are_stable_and_depend_on_key_and_kind(tmp_path: Path) -> Non
         SiteKey(b"short")
 
 
+@given(patient=st.text(max_size=20), proof=st.text(max_size=20))
+def test_a_copys_name_for_a_patient_is_kept_and_nobody_without_the_key_can_make_one_up(
+    patient: str, proof: str
+) -> None:
+    name, identifier = KEY.patient(patient), KEY.copy_id(patient)
+    assert KEY.patient(identifier) == name == KEY.pseudonym("patient", patient) and KEY.made(identifier)
+    assert KEY.copy_id(identifier) == identifier and KEY.shift_days(identifier) == 0
+    for other in (name, f"{name}-{proof}", f"{patient}-{proof}", f"{patient}-{identifier.partition('-')[2]}"):
+        assert KEY.made(other) == (other == identifier)
+    assert not SiteKey(bytes(32)).made(identifier)
+
+
 @given(patient=st.text(max_size=20))
 def test_date_shifts_go_back_between_a_month_and_ten_years(patient: str) -> None:
     assert -3650 <= KEY.shift_days(patient) <= -30
@@ -110,7 +122,8 @@ def test_headers_keep_no_identifier_at_any_depth() -> None:
     ):
         assert identifier not in _texts(clean).lower(), identifier
     assert not any(e.tag.is_private or 0x6000 <= e.tag.group <= 0x60FF for e in clean.iterall())
-    assert clean.PatientID == clean.PatientName == KEY.pseudonym("patient", "MHH123456")
+    assert clean.PatientName == KEY.pseudonym("patient", "MHH123456")
+    assert clean.PatientID == KEY.copy_id("MHH123456") and len(clean.PatientID) <= 64  # VR LO
     assert clean.PatientSex == "F" and clean.PatientAge == "090Y" and clean.BodyPartExamined == "CHEST"
     assert not clean.PatientBirthDate and clean.PatientIdentityRemoved == "YES"
     assert {i.CodeValue for i in clean.DeidentificationMethodCodeSequence} >= {"113100", "113101", "113107"}

@@ -21,7 +21,7 @@ from pydicom import Dataset, Sequence
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.deidentify import SiteKey
-from mmmed.data.deidentify.header import MASKED, METHOD
+from mmmed.data.deidentify.header import MASKED, METHOD, shift_date
 from mmmed.data.deidentify.keys import key_of
 from mmmed.data.image import read_image
 from mmmed.data.ingest import IngestOptions, IngestReport, Skipped, decide, deidentify, ingest
@@ -206,6 +206,7 @@ def test_slices_in_which_text_was_masked_before_become_no_volume(tmp_path: Path)
         ds.StudyInstanceUID, ds.SeriesInstanceUID = base.StudyInstanceUID, base.SeriesInstanceUID
         ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
         ds.PixelSpacing = [1, 1]
+        ds.PatientID = KEY.copy_id("A")
         if number == 2:
             ds.DeidentificationMethod = [METHOD, MASKED]
         save(ds, tmp_path / "in" / f"{number}.dcm")
@@ -313,6 +314,38 @@ def test_deidentified_copies_show_the_same_without_text(tmp_path: Path, interpre
         np.ptp(after[0, 10:26, 10:120]) == 0 and after[0, 12, 12] == before.min()
     )  # the darkest value it has
     np.testing.assert_array_equal(before[0, 60:], after[0, 60:])
+
+
+def test_originals_and_their_copies_are_of_one_patient_whom_a_ledger_knows(tmp_path: Path) -> None:
+    source = dicom(_film(1, 256), PatientID="MHH1", StudyDate="20200310")
+    save(source, tmp_path / "in" / "1.dcm")
+    for once, again in (("in", "copies"), ("copies", "copies of copies")):
+        assert deidentify([tmp_path / once], tmp_path / again, key=KEY).written == 1
+    for number, folder in enumerate(("in", "copies", "copies of copies")):
+        _, table = _run([tmp_path / folder], tmp_path / f"data{number}")
+        assert list(table.patient_id) == [_pseudonym("MHH1")]
+        assert list(table.study_date) == [shift_date("20200310", KEY.shift_days("MHH1"))]
+    report, table = _run([tmp_path / "in", tmp_path / "copies"], tmp_path / "both")
+    assert list(table.patient_id) == [_pseudonym("MHH1")] * 2
+    assert not any("nearly identical" in warning for warning in report.warnings)
+
+
+def test_copies_that_another_key_or_nobody_named_are_left_out(tmp_path: Path) -> None:
+    save(dicom(_film(1, 256), PatientID="MHH1"), tmp_path / "in" / "1.dcm")
+    deidentify([tmp_path / "in"], tmp_path / "copies", key=SiteKey(bytes(32)))
+    for patient in (_pseudonym("MHH1"), f"{_pseudonym('MHH1')}-{_pseudonym('MHH1')}", "Muster-"):
+        save(
+            dicom(_film(1, 256), PatientID=patient, DeidentificationMethod=METHOD),
+            tmp_path / "in" / f"{patient}.dcm",
+        )
+    report, table = _run([tmp_path / "in", tmp_path / "copies"], tmp_path / "data")
+    assert list(table.patient_id) == [_pseudonym("MHH1")]
+    assert [one.reason.partition(":")[0] for one in report.skipped] == [
+        "de-identified copy that this site key did not make"
+    ] * 4
+    with pytest.raises(DataError, match="nothing usable"):
+        _run([tmp_path / "copies"], tmp_path / "foreign")
+    assert deidentify([tmp_path / "copies"], tmp_path / "again", key=KEY).written == 0
 
 
 def test_compressed_and_colour_objects_are_copied_uncompressed(tmp_path: Path) -> None:
@@ -509,7 +542,7 @@ def test_dicomdir_reads_what_it_lists_and_nothing_outside(tmp_path: Path) -> Non
 def test_every_file_of_the_test_folders_is_taken_or_has_a_reason(tmp_path: Path) -> None:
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     files, skipped = _found(folder, tmp_path / "work")
-    result = scan([*files, *skipped], OPTIONS)
+    result = scan([*files, *skipped], OPTIONS, KEY)
     taken = {one.found.origin for one in result.instances} | {r.origin for r in result.reports}
     reasons = {one.origin: one.reason for one in result.skipped}
     assert taken | set(reasons) == {str(p) for p in folder.rglob("*") if p.is_file()} and not taken & set(
@@ -640,7 +673,7 @@ def test_options_refuse_what_they_do_not_know() -> None:
 def test_the_corpus_goes_in_or_has_a_reason(medical_data: Path, tmp_path: Path) -> None:
     source = medical_data / "dicom_mini"
     files, skipped = _found(source, tmp_path / "work")
-    result = scan([*files, *skipped], OPTIONS)
+    result = scan([*files, *skipped], OPTIONS, KEY)
     assert len(result.instances) + len(result.reports) + len(result.skipped) == sum(
         p.is_file() for p in source.rglob("*")
     )
