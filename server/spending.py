@@ -14,7 +14,7 @@ from mmmed.files import write_atomic
 from privacy.accounting import DpSgdEvent
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
-from privacy.metrics import tables_shape
+from privacy.metrics import BINS, EQUAL_BINS, tables_shape
 from privacy.report import (
     MAX_BYTES,
     EpsilonReport,
@@ -173,10 +173,12 @@ def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
 
 def _pooled(folder: RunFolder) -> Pooled | None:
     """The sum of those counts, of the sites that stated what they cost."""
-    shape = tables_shape(len(folder.config.task.classes))
     tables = {site: np.array(table) for site, (_, table) in sorted(_evaluated(folder).items()) if table}
-    fitting = {site: table for site, table in tables.items() if table.shape == shape}
-    return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0)) if fitting else None
+    for bins in (BINS, EQUAL_BINS):
+        shape = tables_shape(len(folder.config.task.classes), bins)
+        if fitting := {site: table for site, table in tables.items() if table.shape == shape}:
+            return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0))
+    return None
 
 
 def _evaluated(folder: RunFolder) -> dict[str, tuple[dict[str, Any], Any]]:

@@ -6,6 +6,7 @@
 from privacy.metrics.estimate import Estimate, estimate
 from privacy.metrics.release import (
     BINS,
+    EQUAL_BINS,
     evaluation_event,
     private_tables,
     sensitivity,
@@ -14,6 +15,7 @@ from privacy.metrics.release import (
 
 __all__ = [
     "BINS",
+    "EQUAL_BINS",
     "Estimate",
     "estimate",
     "evaluation_event",

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from privacy.metrics.release import edges
+
 MIN_PATIENTS = 200  # pooled; below, the noise says more than the patients
 _NORMAL_95 = 1.959964
 _SURE = 4.0  # a class whose number is not so many standard errors above 0 may be absent
@@ -31,7 +33,7 @@ class Estimate:
         low, high: `auroc` without noise and bins lies in here with 95 % confidence or more.
         calibration: observed less predicted share of the class, scores taken at the middle of their bin; for more than
             two classes the mean size of it.
-        calibration_error: half the width of its 95 % interval, of noise and bins.
+        calibration_error: half the width of its 95 % interval, of noise and of scores anywhere in their bins.
         reliability: for each table and bin [middle, observed share, its standard error from the noise]; bins with
             too few are left out.
         refused: why there is no result: "few-patients" or "noise".
@@ -107,23 +109,31 @@ def _area(table: np.ndarray, std: float) -> tuple[float, float, float, float]:
 
 
 def _in_the_large(table: np.ndarray, std: float) -> tuple[float, float]:
-    """Observed less predicted share of the class, and half the width of its 95 % interval."""
-    bins = table.shape[1]
-    middle = (np.arange(bins) + 0.5) / bins
+    """Observed less predicted share of the class, and half the width of its 95 % interval.
+
+    The two ends are those of all scores at the lower and at the upper edge of their bins, each with its noise.
+    """
+    limits = edges(table.shape[1])
     total = table.sum()
-    value = float((table[1].sum() - middle @ table.sum(axis=0)) / total)
-    slopes = np.stack([-middle - value, 1 - middle - value]) / total
-    return value, _NORMAL_95 * std * float(np.sqrt((slopes**2).sum())) + 0.5 / bins
+
+    def off(score: np.ndarray) -> tuple[float, float]:
+        value = float((table[1].sum() - score @ table.sum(axis=0)) / total)
+        slopes = np.stack([-score - value, 1 - score - value]) / total
+        return value, _NORMAL_95 * std * float(np.sqrt((slopes**2).sum()))
+
+    value, _ = off((limits[:-1] + limits[1:]) / 2)
+    ends = [off(limits[:-1]), off(limits[1:])]
+    return value, max(abs(end - value) + noise for end, noise in ends)
 
 
 def _reliability(table: np.ndarray, std: float) -> tuple[tuple[float, float, float], ...]:
     rows = []
-    bins = table.shape[1]
-    for number, (negative, positive) in enumerate(table.T):
+    limits = edges(table.shape[1])
+    for low, high, (negative, positive) in zip(limits[:-1], limits[1:], table.T, strict=True):
         count = negative + positive
         if count < max(1.0, _SURE * std * math.sqrt(2)):
             continue
         share = positive / count
         error = std * math.hypot(1 - share, share) / count
-        rows.append(((number + 0.5) / bins, float(min(1.0, max(0.0, share))), float(error)))
+        rows.append((float(low + high) / 2, float(min(1.0, max(0.0, share))), float(error)))
     return tuple(rows)

@@ -1,10 +1,13 @@
 """How many held-out patients have which label and score: counts with Gaussian noise.
 
 With two classes one table, else one a class against the rest. A table has a row of those who are not of the class
-and a row of those who are, over `BINS` equal bins of the score. A patient counts 1 in each table, spread evenly over
-the patient's records: adding or removing a patient changes each table by a vector of sum 1 and so of Euclidean
-length 1 at most, and all T tables together by sqrt(T) at most. Noise of standard deviation z sqrt(T) in every
-cell is then the Gaussian mechanism of noise multiplier z (Dwork and Roth 2014, theorem A.1, accounted by PLD).
+and a row of those who are, over `BINS` bins of the score, equal in its log-odds: a model that has learnt little, or of
+something rare, keeps its scores close together and far from 1/2. The bins are public; no data place them.
+
+A patient counts 1 in each table, spread evenly over the patient's records: adding or removing a patient changes each
+table by a vector of sum 1 and so of Euclidean length 1 at most, and all T tables together by sqrt(T) at most. Noise of
+standard deviation z sqrt(T) in every cell is then the Gaussian mechanism of noise multiplier z (Dwork and Roth 2014,
+theorem A.1, accounted by PLD).
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from privacy.accounting import DpSgdEvent
 from privacy.errors import NoiseError
 from privacy.noise import PrivateRandom, noise_std
 
-BINS = 10
+BINS = 20  # more tell scores apart that crowd, and let more noise in
+EQUAL_BINS = 10  # of older software, equal in the score itself: such reports are still computed again
+_LOG_ODDS = 3.0  # beyond it on either side is one bin: scores below 0.047, above 0.953
 
 
 def evaluation_event(noise_multiplier: float) -> DpSgdEvent:
@@ -26,9 +31,17 @@ def evaluation_event(noise_multiplier: float) -> DpSgdEvent:
     return DpSgdEvent(noise_multiplier, 1.0, 1)
 
 
-def tables_shape(classes: int) -> tuple[int, int, int]:
-    """(T, 2, BINS): T is 1 for two classes, else the number of classes."""
-    return (1 if classes == 2 else classes, 2, BINS)
+def edges(bins: int) -> np.ndarray:
+    """(bins + 1,) float64: where the bins of the score begin and end, from 0 to 1."""
+    if bins == EQUAL_BINS:
+        return np.linspace(0.0, 1.0, bins + 1)
+    inner = 1 / (1 + np.exp(-np.linspace(-_LOG_ODDS, _LOG_ODDS, bins - 1)))
+    return np.concatenate([[0.0], inner, [1.0]])
+
+
+def tables_shape(classes: int, bins: int = BINS) -> tuple[int, int, int]:
+    """(T, 2, bins): T is 1 for two classes, else the number of classes."""
+    return (1 if classes == 2 else classes, 2, bins)
 
 
 def sensitivity(tables: int) -> float:
@@ -55,9 +68,10 @@ def exact_tables(score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> n
     shape = tables_shape(score.shape[1])
     tables = np.zeros(shape)
     weight = 1.0 / np.bincount(patient)[patient]
+    inner = edges(BINS)[1:-1]
     for number in range(shape[0]):
         column = 1 if shape[0] == 1 else number
-        cell = np.minimum((score[:, column] * BINS).astype(int), BINS - 1)
+        cell = np.digitize(score[:, column], inner)
         np.add.at(tables[number], ((label == column).astype(int), cell), weight)
     return tables
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
 from privacy.errors import NoiseError
-from privacy.metrics import estimate, evaluation_event, private_tables, sensitivity, tables_shape
-from privacy.metrics.release import exact_tables
+from privacy.metrics import BINS, estimate, evaluation_event, private_tables, sensitivity, tables_shape
+from privacy.metrics.release import EQUAL_BINS, edges, exact_tables
 
 
 def cohort(classes: int, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -97,9 +97,40 @@ def test_the_stated_error_covers_the_truth(classes: int) -> None:
         assert np.mean(reached) >= 0.95
         for one in found[:5]:
             for middle, observed, error in one.reliability[0]:
-                inside = np.minimum((score[:, 1] * 10).astype(int), 9) == int(middle * 10)
+                limits = edges(BINS)
+                low = np.flatnonzero(limits < middle)[-1]
+                inside = (limits[low] <= score[:, 1]) & (score[:, 1] < limits[low + 1])
                 true_share = weight[inside] @ (label[inside] == 1) / weight[inside].sum()
                 assert abs(observed - true_share) < 5 * error
+
+
+@pytest.mark.parametrize("centre", [-1.6, -0.4, 1.0])
+def test_scores_that_crowd_are_told_apart_better_than_by_equal_bins(centre: float) -> None:
+    """As a model has them that has learnt little: within a logit around the log-odds of the finding."""
+    rng = np.random.default_rng(3)
+    label = (rng.random(2000) < 0.3).astype(int)
+    positive = 1 / (1 + np.exp(-(centre + 0.3 * rng.normal(size=2000) + 0.4 * label)))
+    score, patient = np.stack([1 - positive, positive], axis=1), np.arange(2000)
+    truth = auroc_by_pairs(positive, label == 1, np.ones(2000))
+    found = estimate(exact_tables(score, label, patient), 1e-9)
+    limits = edges(EQUAL_BINS)
+    equal = estimate(np.stack([np.histogram(positive[label == k], limits)[0] for k in (0, 1)])[None], 1e-9)
+    assert found.auroc is not None and found.bin_error is not None and equal.bin_error is not None
+    assert abs(found.auroc - truth) <= found.bin_error < 0.9 * equal.bin_error
+    off = label.mean() - positive.mean()
+    assert found.calibration is not None and found.calibration_error is not None
+    assert abs(found.calibration - off) <= found.calibration_error < 0.06
+
+
+@given(st.floats(0.0, 1.0))
+def test_every_score_falls_into_the_bin_that_its_edges_name(score: float) -> None:
+    (cell,) = np.flatnonzero(exact_tables(np.array([[1 - score, score]]), np.array([1]), np.array([0]))[0, 1])
+    limits = edges(BINS)
+    assert limits[cell] <= score and (score < limits[cell + 1] or score == 1)
+    assert len(limits) == BINS + 1 and (np.diff(limits) > 0).all()
+    np.testing.assert_allclose(
+        limits, 1 - limits[::-1]
+    )  # which of two classes is called positive makes no odds
 
 
 def test_too_few_patients_or_too_much_noise_tell_nothing() -> None:

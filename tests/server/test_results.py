@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
-from privacy.metrics import estimate
+from privacy.metrics import BINS, estimate
 from server.replies import Answer, read_reply
 from server.results import pooled_results
 
@@ -24,8 +24,8 @@ def answer(site: str, tables: np.ndarray | None, noise: float = 2.0) -> Answer:
 @pytest.fixture
 def tables() -> np.ndarray:
     rng = np.random.default_rng(0)
-    rising = np.linspace(1, 40, 10)
-    return np.stack([rising[::-1], rising])[None] + rng.normal(0, 2, (1, 2, 10))
+    rising = np.linspace(1, 40, BINS)
+    return np.stack([rising[::-1], rising])[None] + rng.normal(0, 2, (1, 2, BINS))
 
 
 def test_sites_are_pooled_and_their_noise_adds_up(tables: np.ndarray) -> None:
@@ -39,6 +39,7 @@ def test_sites_are_pooled_and_their_noise_adds_up(tables: np.ndarray) -> None:
 def test_what_does_not_fit_the_run_is_left_out(tables: np.ndarray) -> None:
     bad = [
         answer("few", tables[:, :, :5]),
+        answer("older software", tables[:, :, :10]),
         answer("silent", tables, 0.0),
         Answer(1, 0.0, "unstated", tables=tables),
         answer("none", None),

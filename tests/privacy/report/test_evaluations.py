@@ -19,7 +19,8 @@ import privacy.report
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
-from privacy.metrics import estimate
+from privacy.metrics import BINS, estimate
+from privacy.metrics.release import edges
 from privacy.report import Pooled, build_report, render_report, sign_statement, verify_report
 from privacy.report.body import digest
 from privacy.report.page import _Plots
@@ -71,9 +72,10 @@ def test_the_report_lists_what_was_released_and_what_it_cost(
 
 
 def _tables(patients: int) -> np.ndarray:
-    """Counts of a fair model without noise: (1, 2, 10)."""
-    scores = np.linspace(0.05, 0.95, 10)
-    share = np.full(10, patients / 10)
+    """Counts of a fair model without noise: (1, 2, BINS)."""
+    limits = edges(BINS)
+    scores = (limits[:-1] + limits[1:]) / 2
+    share = np.full(BINS, patients / BINS)
     return np.stack([share * (1 - scores), share * scores])[None]
 
 
