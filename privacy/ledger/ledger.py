@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.accounting import Event, claimed_epsilon, merge
+from privacy.accounting import Event, claimed_epsilon
 from privacy.errors import BudgetExceeded, LedgerError
-from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event, filter_epsilon
+from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event
 from privacy.ledger.chain import Chain
-from privacy.ledger.export import export
-from privacy.ledger.exposure import all_exposures, exposures
 from privacy.ledger.identity import DatasetIdentity
-from privacy.ledger.links import Head, Receipt
+from privacy.ledger.reading import LedgerReading
 from privacy.ledger.reservation import Reservation
 from privacy.ledger.state import (
     VERSION,
@@ -28,24 +23,18 @@ from privacy.ledger.state import (
     Body,
     Budget,
     Plan,
-    Policies,
-    Rounds,
     State,
     Sublimit,
     token_hash,
 )
 
 
-class Ledger:
+class Ledger(LedgerReading):
     """What a site's patients have been spent, and the only way to spend more.
 
     Safe for threads and for several processes at once; open it again after a fork. Nothing depends on the
     clock: there is no refresh by time, and entry times never run backwards.
     """
-
-    def __init__(self, chain: Chain[State]) -> None:
-        self._chain = chain
-        self._digests: dict[str, frozenset[bytes]] = {}
 
     @classmethod
     def open(cls, path: Path, key: Ed25519PrivateKey, *, limit: Budget) -> Ledger:
@@ -80,18 +69,6 @@ class Ledger:
         if not path.is_file():
             raise LedgerError(f"{path}: no such ledger.")
         return cls(Chain(path, key, State()))
-
-    def __enter__(self) -> Ledger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; further use raises LedgerError."""
-        self._chain.close()
 
     # -- spending ---------------------------------------------------------------------------------------------
 
@@ -279,173 +256,7 @@ class Ledger:
                 raise BudgetExceeded(f"Run {run_id} was told its results already: they leave once a run.")
             work.append(self._entry("disclose", run_id=run_id, what=list(what)))
 
-    # -- reading ----------------------------------------------------------------------------------------------
-
-    @property
-    def limit(self) -> Budget:
-        """The limit that holds."""
-        return self._state.limit
-
-    @property
-    def policy(self) -> str | None:
-        """The recorded site policy, if there is one."""
-        self._chain.refresh()
-        return self._state.policy
-
-    @property
-    def officer(self) -> str | None:
-        """Public key, hexadecimal, of the officer who signed the recorded policy."""
-        self._chain.refresh()
-        return self._state.officer
-
-    @property
-    def keys(self) -> str | None:
-        """Commitment to the keys that patients' digests are made with; None before the first plan."""
-        self._chain.refresh()
-        return self._state.keys
-
-    @property
-    def most_patients(self) -> int:
-        """How many patients the largest data set has; 0 before the first plan. It never leaves the site."""
-        self._chain.refresh()
-        return max((len(self._patients(each)) for each in self._state.datasets), default=0)
-
-    @property
-    def head(self) -> Head:
-        """The newest entry: give it to a peer as a receipt, and later to `verify`."""
-        return self._chain.head
-
-    def receipt(self) -> Receipt:
-        """The newest entry, signed, for a peer to keep and hand back with its next request."""
-        return self._chain.receipt()
-
-    def check_receipt(self, receipt: Receipt) -> None:
-        """Raise LedgerError if the ledger is older than, or another than, what a peer has seen of it."""
-        self._chain.check_receipt(receipt)
-
-    def now(self) -> float:
-        """Seconds since the epoch, never before the newest entry: turning the clock back gains nothing."""
-        return max(time.time(), self._state.time)
-
-    def find_plan(self, run_id: str) -> Plan | None:
-        """The run's plan, withdrawn or not, if there is one."""
-        self._chain.refresh()
-        account = self._state.accounts.get(run_id)
-        return account.plan if account else None
-
-    def plans(self) -> tuple[Plan, ...]:
-        """All plans that count, oldest first."""
-        self._chain.refresh()
-        return tuple(account.plan for account in self._state.accounts.values() if not account.withdrawn)
-
-    def disclosed(self) -> dict[str, tuple[str, ...]]:
-        """What left without differential privacy, by run."""
-        self._chain.refresh()
-        return dict(self._state.disclosed)
-
-    def events(self, run_id: str | None = None) -> tuple[Event, ...]:
-        """Everything charged, by all runs or one: reserved steps in full until committed lower.
-
-        Raises:
-            LedgerError: the ledger has no such run.
-        """
-        self._chain.refresh()
-        accounts = list(self._state.accounts.values()) if run_id is None else [self._account(run_id)]
-        return _charged(accounts)
-
-    def charged_rounds(self, run_id: str) -> Rounds:
-        """Steps charged to a run in each round, as (first round, last round, steps in each), ascending.
-
-        Raises:
-            LedgerError: the ledger has no such run.
-        """
-        self._chain.refresh()
-        return self._account(run_id).runs
-
-    def charged_policies(self, run_id: str) -> Policies:
-        """The recorded policies under which a run was charged; none where no policy was recorded (a simulation).
-
-        Raises:
-            LedgerError: the ledger has no such run.
-        """
-        self._chain.refresh()
-        return tuple(self._account(run_id).policies)
-
-    def spent(self, delta: float, run_id: str | None = None) -> float:
-        """Epsilon (PLD; with a sweep, RDP) of what was charged: one run's, or the worst patient's over all runs.
-
-        An odometer reading. What may be claimed is a run's `plan.epsilon`, and the limit over all runs.
-        """
-        if run_id is not None:
-            return claimed_epsilon(self.events(run_id), delta)
-        self._chain.refresh()
-        totals = {_charged(accounts) for accounts in self._combinations()}
-        return max((claimed_epsilon(events, delta) for events in totals), default=0.0)
-
-    def used(self, dataset: str, delta: float) -> tuple[float, float]:
-        """(charged, planned): epsilon of the worst patient of a data set, by its fingerprint, all data sets counted.
-
-        The first is an odometer reading, the second what all their plans together may claim.
-        """
-        self._chain.refresh()
-        kinds = self._exposures(self._patients(dataset))
-        planned = (merge(account.plan.event for account in accounts) for accounts in kinds)
-        return (
-            max((claimed_epsilon(_charged(accounts), delta) for accounts in kinds), default=0.0),
-            max((claimed_epsilon(events, delta) for events in planned), default=0.0),
-        )
-
-    def filter_epsilon(self, *more: Event) -> float:
-        """Where the adaptive filter stands for the worst patient, at the limit's delta, all plans in full.
-
-        With `more`, where it would stand if the worst patient were in these as well.
-        """
-        self._chain.refresh()
-        charged, limit, orders = (
-            [charged_event(event) for event in more],
-            self._state.limit,
-            self._state.orders,
-        )
-        values = (filter_epsilon(each, limit, orders, charged) for each in self._combinations() or [[]])
-        return max(values)
-
-    def admits(self, event: Event, delta: float) -> bool:
-        """Whether a plan of `event` would be admitted on the patients who were spent most; signs nothing."""
-        self._chain.refresh()
-        try:
-            admit(
-                charged_event(event),
-                delta,
-                self._combinations() or [[]],
-                self._state.limit,
-                self._state.orders,
-            )
-        except BudgetExceeded:
-            return False
-        return True
-
-    def verify(self, receipts: Sequence[Head] = ()) -> int:
-        """Check every entry, all patient digests, the anchor and `receipts`; return the number of entries.
-
-        Raises:
-            LedgerError: anything was edited, removed, inserted or rolled back.
-        """
-        replayed = self._chain.verify(tuple(receipts))
-        if replayed.to_json() != self._state.to_json():
-            raise LedgerError(f"The snapshot in {self._chain.path} is not what its entries add up to.")
-        for fingerprint in self._state.datasets:
-            DatasetIdentity.from_bytes(self._chain.cohort(fingerprint), fingerprint, "")
-        return self._chain.head.seq
-
-    def export(self) -> list[dict[str, Any]]:
-        """All entries as JSON objects, for `verify_export`. Holds no patient digests and no patient counts."""
-        return export(self._chain.entries())
-
     # -- inside -----------------------------------------------------------------------------------------------
-
-    @property
-    def _state(self) -> State:
-        return self._chain.state
 
     def _entry(self, kind: str, **fields: Any) -> Body:
         return {"kind": kind, "time": self.now(), **fields}
@@ -458,11 +269,6 @@ class Ledger:
                 f"kept (site-data.key). If it is lost, the privacy officer signs a policy with "
                 f'pseudonyms = "{dataset.keys}": then every patient counts as the one who was spent most.'
             )
-
-    def _account(self, run_id: str) -> Account:
-        if run_id not in self._state.accounts:
-            raise LedgerError(f"The ledger has no plan for run {run_id!r}.")
-        return self._state.accounts[run_id]
 
     def _set_limit(self, limit: Budget) -> None:
         values = {"epsilon": limit.epsilon, "delta": limit.delta}
@@ -514,24 +320,6 @@ class Ledger:
                 [each for each in accounts if each is not account and part.covers(each)] for accounts in kinds
             ]
             admit(plan.event, plan.delta, others, part.budget, state.orders, part.name, planned=False)
-
-    def _patients(self, fingerprint: str) -> frozenset[bytes]:
-        if fingerprint not in self._digests:
-            blob = self._chain.cohort(fingerprint)
-            self._digests[fingerprint] = DatasetIdentity.from_bytes(blob, fingerprint, "").digests
-        return self._digests[fingerprint]
-
-    def _exposures(self, digests: frozenset[bytes]) -> list[list[Account]]:
-        """The plans that count for each kind of patient among `digests`."""
-        return exposures(self._state, self._patients, digests)
-
-    def _combinations(self) -> list[list[Account]]:
-        """The same for every patient of the site."""
-        return all_exposures(self._state, self._patients)
-
-
-def _charged(accounts: Sequence[Account]) -> tuple[Event, ...]:
-    return merge(replace(account.plan.event, steps=account.charged) for account in accounts)
 
 
 def _unchanged(known: Plan, same: tuple[object, ...]) -> Plan:
