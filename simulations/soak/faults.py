@@ -25,7 +25,8 @@ class Fault:
 
     Attributes:
         name: what breaks, and where.
-        pause: seconds before the same may break again: a little more than it takes to come back.
+        pause: seconds before the same may break again: a little more than it takes to come back. Flower takes a
+            minute to notice that every run's server app died with the executor.
         inject: breaks it; returns what makes it whole, None if it comes back by itself. Raises LookupError if there
             is nothing to break just now.
     """
@@ -94,9 +95,9 @@ class Faults:
             for name in INTRUSIONS
         ]
         return [
-            Fault("SuperLink killed", 75, lambda: _killed(coordinator.process("flower-superlink"))),
+            Fault("SuperLink killed", 150, lambda: _killed(coordinator.process("flower-superlink"))),
             Fault("SuperLink frozen", 30, lambda: _frozen(coordinator.process("flower-superlink"))),
-            Fault("executor killed", 90, lambda: _killed(coordinator.process("flower-superexec"))),
+            Fault("executor killed", 150, lambda: _killed(coordinator.process("flower-superexec"))),
             Fault("nginx killed", 20, lambda: _killed(coordinator.process("nginx: master"))),
             Fault("server app killed", 60, lambda: _killed(self._chance.choice(coordinator.server_apps() or [0]))),
             *intrusions,

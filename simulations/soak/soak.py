@@ -18,7 +18,7 @@ from simulations.loopback.undisturbed import equals_undisturbed
 from simulations.soak.faults import Faults
 from simulations.soak.watch import Memory, Steps
 
-_AT_ONCE = 3  # runs
+_AT_ONCE = 5  # runs
 _LONGEST = 10  # rounds of a run
 _RUN = (
     *TINY,
