@@ -8,15 +8,5 @@ With one entrance the thread that comes first loads MONAI, and the others wait f
 from __future__ import annotations
 
 from monai.networks.nets import DenseNet121, EfficientNetBN, ResNet
-from monai.transforms import Compose, RandAdjustContrast, RandAffine
-from monai.utils import convert_to_tensor
 
-__all__ = [
-    "Compose",
-    "DenseNet121",
-    "EfficientNetBN",
-    "RandAdjustContrast",
-    "RandAffine",
-    "ResNet",
-    "convert_to_tensor",
-]
+__all__ = ["DenseNet121", "EfficientNetBN", "ResNet"]

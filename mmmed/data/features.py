@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from mmmed.data.augment import VERSION
 from mmmed.data.batch import Input
 from mmmed.data.modalities import Modality
 from mmmed.errors import DataError
@@ -142,7 +143,8 @@ class FeatureRows:
 
 def _key(given: Input, view: int) -> bytes:
     """Of one view of one record."""
-    digest = hashlib.sha256(f"{given.values.dtype} {tuple(given.values.shape)} view {view}\0".encode())
+    name = f"view {view} of augmentation {VERSION}" if view else "view 0"
+    digest = hashlib.sha256(f"{given.values.dtype} {tuple(given.values.shape)} {name}\0".encode())
     digest.update(given.values.contiguous().numpy().tobytes())
     digest.update(given.present.contiguous().numpy().tobytes())
     return digest.digest()

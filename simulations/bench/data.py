@@ -21,7 +21,8 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from mmmed.config import ModelConfig
+from mmmed.config import DataConfig, ModelConfig
+from mmmed.data.augment import Augmentation
 from mmmed.data.batch import Batch
 from mmmed.data.cache import Cache, CachedRows
 from mmmed.data.image import ImageForm, preprocess, read_image
@@ -149,18 +150,19 @@ def _share_of_a_step(
     In the first epoch every row is checked against its checksum.
     """
 
-    def batches() -> Callable[[], Batch]:
+    def batches(augmentation: Augmentation | None = None) -> Callable[[], Batch]:
         rows = opened()
         count = len(rows)
         modality = Modality(rows, torch.ones(count, 1, dtype=torch.bool))
         labels = torch.zeros(count, dtype=torch.long)
         records = Records({name: modality}, labels, np.arange(count), count, np.arange(count))
-        make = PatientBatches(records, records_per_patient=1, seed=0, augmentation=None)
+        make = PatientBatches(records, records_per_patient=1, seed=0, augmentation=augmentation)
         return lambda: make(np.arange(min(_BATCH, count)))
 
     fresh = [batches() for _ in range(3 * repeats)]
     first_s = _median(lambda: fresh.pop()(), len(fresh) - 1)
     later = batches()
+    views = batches(Augmentation(DataConfig(**{"image": "", "text": "", name: name}), seed=0))
     batch = later()
     step_s = _median(lambda: encoder(batch.inputs[name]).square().sum().backward(), 3 * repeats)
     case = f"batch of {len(batch)}, {size}"
@@ -170,6 +172,7 @@ def _share_of_a_step(
             ("forward and backward", step_s),
             ("input, first epoch", first_s),
             ("input, later epochs", _median(later, 10 * repeats)),
+            ("input, later epochs, random views", _median(views, 10 * repeats)),
         )
     ]
 

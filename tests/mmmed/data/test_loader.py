@@ -110,6 +110,32 @@ def test_augmentation_is_seeded_and_leaves_missing_images_blank() -> None:
     assert moved.min() >= -1e-5 and moved.max() <= 1 + 1e-5
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_views_move_what_is_there_a_little_and_each_record_its_own_way(dimensions: int) -> None:
+    side = 24
+    name = "image" if dimensions == 2 else "volume"
+    axes = np.meshgrid(*[np.arange(side)] * dimensions, indexing="ij")
+    centre = np.array([9.0, 13, 12][:dimensions])
+    ball = sum((axis - place) ** 2 for axis, place in zip(axes, centre, strict=True)) < 5**2
+    given = Input(
+        torch.from_numpy(np.asarray(ball, np.float32)).expand(40, 1, *ball.shape),
+        torch.ones(40, 1, dtype=torch.bool),
+    )
+    batch = Batch({name: given}, torch.zeros(40, dtype=torch.int64), torch.arange(40))
+    data = DataConfig(image="i", volume="v", image_size=side, volume_size=side).model_copy(
+        update={"image" if name == "volume" else "volume": ""}
+    )
+    views = Augmentation(data, seed=0)(batch).inputs[name].values[:, 0].numpy()
+    moved = []
+    for view in views:
+        found = np.array([(view * axis).sum() for axis in axes]) / view.sum()
+        moved.append(np.abs(found - centre))
+        assert moved[-1].max() < 3.5 and 0.8 < view.sum() / ball.sum() < 1.25
+    assert (np.max(moved, axis=0) > 0.3).all()  # along every axis
+    whole = [one for one, far in zip(views, moved, strict=True) if far.max() < 1e-6]
+    assert 1 <= len(whole) <= 16 and len({view.tobytes() for view in views}) == 41 - len(whole)
+
+
 def test_evaluation_batches_cover_every_record_once_in_order() -> None:
     records = records_of([3, 3, 1, 2, 2], offset=2)
     batches = list(records.batches(2))

@@ -208,6 +208,6 @@ def test_missing_modalities_are_zero_in_the_linear_fusion() -> None:
 
 
 def test_monai_is_imported_only_where_it_is_used() -> None:
-    """Its import costs each process seconds, and frozen encoders without augmentation need none of it."""
+    """Its import costs each process seconds, and frozen encoders need none of it."""
     code = "import sys, client.app, simulations.simulate; sys.exit('monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
