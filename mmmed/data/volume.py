@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ MAX_VOXELS = 1 << 29  # twice 512 x 512 x 1024
 
 _SLAB_VOXELS = 1 << 22  # read at once: memory does not grow with the volume
 _PERCENTILES = (0.5, 99.5)
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints what it mends in headers
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.nn import functional
 _SIDES = (736, 1600)  # pixels of the longer side at which the detector looks; small print needs the larger
 _TALLEST = 0.12  # of the longer side: what is taller is anatomy that looks like a letter
 _LARGEST_MASKED = 0.25  # an image that is text to this share cannot be cleared by masking
-_SAME = 0.05  # of the range of the display: text of less contrast is none that anybody would read
+SAME = 0.05  # of the range of the display: text of less contrast is none that anybody would read
 _AROUND = 0.05  # of the longer side
 
 Box = tuple[int, int, int, int]
@@ -51,7 +51,7 @@ def clear_frames(frames: Iterable[np.ndarray]) -> tuple[tuple[Box, ...], bool]:
     """Boxes that leave no text in any frame, each float32 (C, H, W) in [0, 1], and whether all are clear then.
 
     Text may come and go within a clip, so all of every frame is looked at but for what is masked already, and for
-    what differs nowhere by more than `_SAME` from what was looked at before: of most ultrasound clips, the frame
+    what differs nowhere by more than `SAME` from what was looked at before: of most ultrasound clips, the frame
     around the moving part.
     """
     boxes: tuple[Box, ...] = ()
@@ -81,7 +81,7 @@ def _unseen(shown: np.ndarray, seen: np.ndarray | None) -> Box:
     height, width = shown.shape[1:]
     if seen is None:
         return 0, 0, width, height
-    rows, columns = np.nonzero((np.abs(shown - seen) > _SAME).any(axis=0))
+    rows, columns = np.nonzero((np.abs(shown - seen) > SAME).any(axis=0))
     if not len(rows):
         return 0, 0, 0, 0
     around = round(_AROUND * max(height, width))

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mmmed.data.deidentify.header import was_masked
 from mmmed.data.deidentify.pixels import Cleared, clear_text
+from mmmed.data.deidentify.volumes import has_text
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.dicom.pixels import frame, modality_values
 from mmmed.data.dicom.series import Geometry
@@ -24,6 +25,7 @@ from mmmed.data.volume import MAX_VOXELS
 from mmmed.errors import DataError
 
 _MOST_MM = 1000.0  # between pixels; what is larger is damage
+_THICKEST = 0.9  # of the largest: voxels of such a size count as the largest
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,7 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
 def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:
     """Stack slices after the modality LUT (Hounsfield units for CT) and write NIfTI with the affine.
 
-    Text is looked for in the brightest values along the slices; a volume with text is not taken, nor one with slices
-    in which it was masked before.
+    A volume with text in a slice is not taken, nor one with slices in which it was masked before.
     """
     height, width = geometry.slices[0].shape
     shape = (height, width, len(geometry.slices))
@@ -118,19 +119,18 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
                 f"{files[one.file].origin}: slice of {values.shape} pixels; expected {(height, width)}"
             )
         volume[:, :, number] = values
-    brightest = volume.max(axis=2)
-    low, high = float(brightest.min()), float(brightest.max())
-    cleared = clear_text(((brightest - low) / max(high - low, 1e-12))[None])
     spacing = tuple(float(v) for v in np.linalg.norm(geometry.affine[:3, :3], axis=0))
-    if cleared.boxes:
-        return Written("", shape, spacing, "", len(cleared.boxes))
+    if has_text(volume, axes=(2,)):
+        return Written("", shape, spacing, "", 0)
     return Written(_write_nifti(volume, geometry.affine, item, out), shape, spacing, "", 0)
 
 
 def copy_nifti(found: Found, item: str, out: Path) -> Written:
     """Write values and affine of a NIfTI volume anew; its header, extensions and free text stay behind.
 
-    Raises `DataError` if it is unreadable, too large or has not three dimensions.
+    A volume with text is not taken. It is looked for in planes across the last axis, as converters store slices, and
+    across those with the thickest voxels, which are all if these are cubes. Raises `DataError` if it is unreadable,
+    too large or has not three dimensions.
     """
     try:
         image = nibabel.nifti1.load(found.path)
@@ -154,6 +154,9 @@ def copy_nifti(found: Found, item: str, out: Path) -> Written:
     except Exception as error:  # the reader raises whatever it stumbles over
         raise DataError(f"{found.origin}: not a readable NIfTI file ({type(error).__name__})") from error
     volume[~np.isfinite(volume)] = 0
+    thickest = [axis for axis, mm in enumerate(spacing) if mm > _THICKEST * max(spacing)]
+    if has_text(volume, sorted({2, *thickest})):
+        return Written("", shape, spacing, "", 0)
     return Written(_write_nifti(volume, affine, item, out), shape, spacing, "", 0)
 
 

@@ -18,6 +18,7 @@ from mmmed.data.deidentify import pixels as pixels_module
 from mmmed.data.deidentify.header import deidentify_header, shift_date
 from mmmed.data.deidentify.notes import Scrubber
 from mmmed.data.deidentify.pixels import clear_frames, clear_text, find_text, mask
+from mmmed.data.deidentify.volumes import has_text
 from mmmed.data.dicom.file import open_dicom
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
@@ -374,6 +375,32 @@ def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPat
     frames = _clip(5)
     clear_frames(frames)  # in the others, the sector and a margin
     assert len(looked) == 5 and all(size <= (180 + 2 * 14) ** 2 for size in looked[1:])
+
+
+def _phantom() -> np.ndarray:
+    """A chest of sorts in Hounsfield units, (160, 160, 20): its spine is brighter than the text of other slices."""
+    z, y, x = np.mgrid[:20, :160, :160]
+    body = (x - 80) ** 2 + (y - 80) ** 2 < 60**2
+    spine = (x - 80) ** 2 + (y - 75 - z) ** 2 < 20**2
+    volume = np.where(spine, 900, np.where(body, 40, -1000))
+    return np.moveaxis(volume + np.random.default_rng(0).normal(0, 12, volume.shape), 0, 2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("slices", "value"), [((0,), 700), ((19,), 700), ((4, 5, 6), -1000), (range(20), 1500)]
+)
+def test_text_in_any_slice_of_a_volume_is_found(slices: Sequence[int], value: float) -> None:
+    volume = _phantom()
+    assert not has_text(volume, axes=(2,))
+    for number in slices:
+        _write_on(volume[None, :, :, number], "Muster 2.1.1930", (24, 30), value)
+    assert has_text(volume, axes=(2,))
+
+
+def test_text_is_found_only_across_the_axes_that_are_asked_for() -> None:
+    volume = np.repeat(_phantom(), 6, axis=2)
+    _write_on(volume[None, 70, :, :], "Muster", (12, 30), 1500)
+    assert has_text(volume, axes=(0,)) and not has_text(volume, axes=(2,))
 
 
 def test_an_image_that_is_mostly_text_is_not_clear() -> None:

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, Sequence
 
 from mmmed.config import DataConfig, TaskConfig
@@ -196,6 +196,32 @@ def test_ct_slices_become_a_volume_in_hounsfield_units(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing usable") as caught:
         _run([tmp_path / "in"], tmp_path / "out2")
     assert "missing slices" in str(caught.value)
+
+
+def test_volumes_with_text_in_one_slice_are_quarantined(tmp_path: Path) -> None:
+    slices = np.stack([np.asarray(Image.fromarray(_film(1)).resize((160, 160)))] * 10).astype(np.int16)
+    clean = slices.copy()
+    label = Image.new("L", (160, 160))
+    ImageDraw.Draw(label).text((20, 70), "Muster 2.1.1930", fill=255, font=ImageFont.load_default(size=16))
+    slices[7][np.asarray(label) > 128] = 255
+    base = dicom(slices[0], sop_class=CT)
+    for number, values in enumerate(slices):
+        ds = dicom(values, sop_class=CT)
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = base.StudyInstanceUID, base.SeriesInstanceUID
+        ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, number], [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing = [1, 1]
+        save(ds, tmp_path / "in" / f"{number}.dcm")
+    for name, volume, mm in (
+        ("slice", np.moveaxis(slices, 0, 2), (1, 1, 3)), ("first", slices, (1, 1, 1)),
+        ("clean", np.moveaxis(clean, 0, 2), (1, 1, 3)),
+    ):  # fmt: skip
+        nibabel.save(nibabel.Nifti1Image(volume, np.diag([*mm, 1])), tmp_path / "in" / f"{name}.nii.gz")
+    (tmp_path / "in" / "t.csv").write_text("p,v\nA,slice.nii.gz\nB,first.nii.gz\nC,clean.nii.gz\n")
+    options = IngestOptions(site="s", tables=(TableOptions(patient="p", file="v"),))
+    report, table = _run([tmp_path / "in"], tmp_path / "out", options)
+    assert list(table.patient_id) == [_pseudonym("C")] and report.volumes == 1
+    names = {Path(one.origin).name for one in report.quarantined}
+    assert names == {*(f"{number}.dcm" for number in range(10)), "slice.nii.gz", "first.nii.gz"}
 
 
 def test_slices_in_which_text_was_masked_before_become_no_volume(tmp_path: Path) -> None:
