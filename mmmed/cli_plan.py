@@ -72,7 +72,7 @@ def show_plan(
             f"{one.noise_multiplier:.4f}",
             shown(one.epsilon),
             shown(one.ledger_epsilon),
-            f"{one.passes:.3g}",
+            f"{one.passes:,.0f}" if one.passes >= 100 else f"{one.passes:.3g}",
             f"{one.signal_to_noise:.3g}",
             *(["admits" if one.admitted else "refuses"] * (allowed is not None)),
         )

@@ -21,7 +21,9 @@ ledger_app = typer.Typer(help="A site's ledger: what its patients were spent.", 
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(policy_app, name="policy")
 
-State = Annotated[Path, typer.Argument(help="The site's state folder, with ledger.db and site.key.")]
+State = Annotated[
+    Path, typer.Argument(help="The site's state folder, with ledger.db and site.key, or the site's folder.")
+]
 
 
 @app.command()
@@ -34,7 +36,7 @@ def verify(
     """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
     from privacy.report import verify_report
 
-    findings = verify_report(read_json(report), read_json(keys) if keys else None)
+    findings = verify_report(read_json(report), _keys(keys) if keys else None)
     for finding in findings:
         print(finding)
     if findings:
@@ -52,6 +54,7 @@ def ledger_show(state: State) -> None:
         limit = ledger.limit
         console = Console()
         console.print(f"limit: epsilon {limit.epsilon:g}, delta {limit.delta:g}; {ledger.head.seq} entries")
+        console.print(f"signed by the site's key {ledger.signer}", soft_wrap=True)
         if ledger.keys:
             console.print(f"patients are named by keys {ledger.keys}")
         if ledger.policy is not None:
@@ -68,10 +71,30 @@ def ledger_show(state: State) -> None:
 
 
 @ledger_app.command("verify")
-def ledger_verify(state: State) -> None:
-    """Check every entry, signature and digest."""
+def ledger_verify(
+    state: Annotated[
+        Path, typer.Argument(help="The site's folder or its state folder; or, with --key, what export wrote.")
+    ],
+    heads: Annotated[
+        list[str] | None,
+        typer.Option("--head", help="A head that was noted before: it must be in there still. Repeatable."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="Of an export: the site's public key, hexadecimal, got from the site.")
+    ] = None,
+) -> None:
+    """Check every entry, signature and digest. The head that it prints is to be noted where nobody can edit it."""
+    from privacy.keys import parse_public_key
+    from privacy.ledger import Head, verify_export
+
+    noted = [Head.parse(text) for text in heads or ()]
+    if key is not None:
+        entries = read_json(state)
+        verify_export(entries, parse_public_key(key), noted)
+        print(f"{len(entries)} entries: unbroken, signed by the given key")
+        return
     with open_ledger(state) as ledger:
-        print(f"{ledger.verify()} entries: unbroken, signed by the site's key")
+        print(f"{ledger.verify(noted)} entries: unbroken, signed by the site's key\nhead {ledger.head}")
 
 
 @ledger_app.command("export")
@@ -84,6 +107,15 @@ def ledger_export(
     print(f"wrote {out}")
 
 
+def _keys(path: Path) -> dict[str, str]:
+    keys = read_json(path)
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise ReportError(
+            f'{path}: expected {{"SITE": "public key in hexadecimal", ...}}. Found something else.'
+        )
+    return keys
+
+
 def read_json(path: Path) -> Any:
     """A file's JSON value. Raises ReportError if it holds none."""
     try:
@@ -93,10 +125,12 @@ def read_json(path: Path) -> Any:
 
 
 def open_ledger(state: Path) -> Ledger:
-    """The ledger in a site's state folder. Raises LedgerError if there is none."""
+    """The ledger in a site's state folder, or in its folder. Raises LedgerError if there is none."""
     from privacy.keys import load_key
     from privacy.ledger import Ledger
 
+    if (state / "state" / "ledger.db").is_file():
+        state /= "state"
     file, key = state / "ledger.db", state / "site.key"
     for path in (file, key):
         if not path.is_file():

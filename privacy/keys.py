@@ -119,6 +119,14 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
     return key
 
 
+def parse_public_key(text: str) -> Ed25519PublicKey:
+    """The public key of 64 hexadecimal digits, as a site's statements name it. Raises SigningKeyError for others."""
+    try:
+        return Ed25519PublicKey.from_public_bytes(bytes.fromhex(text))
+    except ValueError:
+        raise SigningKeyError(f"A public key is 64 hexadecimal digits. Found {text!r}.") from None
+
+
 def derive_secret(key: Ed25519PrivateKey, purpose: bytes) -> bytes:
     """A 32-byte secret for one purpose, derived from the site's key (HKDF-SHA256, RFC 5869)."""
     raw = key.private_bytes_raw()

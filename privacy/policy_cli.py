@@ -22,7 +22,10 @@ FILE = "site-policy.toml"
 OFFICER, SECOND_OFFICER, STATE = "officer.pub", "second-officer.pub", "state"
 _YEAR = datetime.timedelta(days=365)
 
-Policy = Annotated[Path, typer.Argument(help="The policy file, or the site's folder that holds it.")]
+Policy = Annotated[
+    Path, typer.Argument(help="The policy file, or the site's folder that holds it.", show_default="here")
+]
+_HERE = Path()
 
 
 @app.command("key")
@@ -70,8 +73,8 @@ def init(
 
 @app.command()
 def sign(
-    path: Policy,
     key: Annotated[Path, typer.Option(help="The privacy officer's private key.")],
+    path: Policy = _HERE,
     second: Annotated[
         Path | None, typer.Option(help="A second officer's private key, for a policy that widens a rule.")
     ] = None,
@@ -87,7 +90,7 @@ def sign(
 
 
 @app.command()
-def show(path: Policy) -> None:
+def show(path: Policy = _HERE) -> None:
     """Say in words what a policy allows, signed or not."""
     from privacy.policy import SitePolicy
 
@@ -102,7 +105,7 @@ def show(path: Policy) -> None:
 
 @app.command()
 def check(
-    path: Policy,
+    path: Policy = _HERE,
     officer: Annotated[
         Path | None, typer.Option(help="The officer's public key.", show_default=f"{OFFICER} beside it")
     ] = None,
@@ -211,7 +214,12 @@ def _words(policy: SitePolicy) -> list[str]:
 
 
 def _file(path: Path) -> Path:
-    return path / FILE if path.is_dir() else path
+    file = path / FILE if path.is_dir() else path
+    if not file.is_file():
+        raise PolicyError(
+            f"{file}: no such file. Expected a policy, such as `mmmed privacy policy init` writes."
+        )
+    return file
 
 
 def _private(path: Path) -> Ed25519PrivateKey:

@@ -121,6 +121,11 @@ class Chain(Generic[S]):
             self._catch_up(anchored)
             self._check_anchor(anchored)
 
+    @property
+    def signer(self) -> str:
+        """The signing key's public half, hexadecimal."""
+        return self._public.public_bytes_raw().hex()
+
     def close(self) -> None:
         """Close the file. Further use raises LedgerError."""
         self._db.close()

@@ -9,7 +9,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privacy.errors import LedgerError
-from privacy.ledger.links import ROOT, canonical, check_signature, entry_hash, next_link
+from privacy.ledger.links import ROOT, Head, canonical, check_signature, entry_hash, next_link
 from privacy.ledger.state import State
 
 
@@ -21,14 +21,19 @@ def export(entries: Iterable[tuple[int, bytes, bytes]]) -> list[dict[str, Any]]:
     ]
 
 
-def verify_export(entries: Sequence[dict[str, Any]], key: Ed25519PublicKey) -> State:
+def verify_export(
+    entries: Sequence[dict[str, Any]], key: Ed25519PublicKey, receipts: Sequence[Head] = ()
+) -> State:
     """Check exported entries against a site's public key; return what they add up to.
 
     Raises:
-        LedgerError: an entry was edited, removed or inserted. (Entries missing at the end show only against a
-            later receipt.)
+        LedgerError: an entry was edited, removed or inserted, or one of `receipts` is not met. (Entries missing at
+            the end show only against a later receipt.)
     """
+    if not isinstance(entries, list) or not entries:
+        raise LedgerError("Not a ledger's export: expected a list of entries.")
     link, digest, signature = ROOT, b"", b""
+    links: dict[int, bytes] = {}
     for seq, entry in enumerate(entries, start=1):
         try:
             number, body, signature = (
@@ -41,9 +46,13 @@ def verify_export(entries: Sequence[dict[str, Any]], key: Ed25519PublicKey) -> S
         if number != seq:
             raise LedgerError(f"Entry {seq} of the export is missing.")
         digest = entry_hash(link, body)
-        link = next_link(digest, signature)
-    if entries:
-        check_signature(key, signature, digest, "The export")
+        link = links[seq] = next_link(digest, signature)
+    check_signature(key, signature, digest, "The export")
+    for head in receipts:
+        if links.get(head.seq) != head.link:
+            raise LedgerError(
+                f"The export does not contain entry {head.seq} as it was: it was changed, or is older."
+            )
     state = State()
     for entry in entries:
         state.apply(entry["body"])

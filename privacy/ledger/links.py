@@ -29,6 +29,24 @@ class Head:
     seq: int
     link: bytes
 
+    def __str__(self) -> str:
+        """Text that `parse` reads: the number, a colon, the link in hexadecimal."""
+        return f"{self.seq}:{self.link.hex()}"
+
+    @staticmethod
+    def parse(text: str) -> Head:
+        """Read what `str` wrote. Raises LedgerError for anything else."""
+        seq, _, link = text.partition(":")
+        try:
+            head = Head(int(seq), bytes.fromhex(link))
+        except ValueError:
+            head = Head(0, b"")
+        if head.seq < 1 or len(head.link) != len(ROOT):
+            raise LedgerError(
+                f"A ledger's head is its number, a colon and {2 * len(ROOT)} hexadecimal digits. Found {text!r}."
+            )
+        return head
+
 
 @dataclass(frozen=True)
 class Receipt:

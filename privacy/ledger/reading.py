@@ -72,6 +72,11 @@ class LedgerReading:
         """The newest entry: give it to a peer as a receipt, and later to `verify`."""
         return self._chain.head
 
+    @property
+    def signer(self) -> str:
+        """The site's public key, hexadecimal."""
+        return self._chain.signer
+
     def receipt(self) -> Receipt:
         """The newest entry, signed, for a peer to keep and hand back with its next request."""
         return self._chain.receipt()

@@ -54,7 +54,8 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         )
     if expected["attack"] is not None and not expected["attack"]["passed"]:
         findings.append("the attack did better than the mechanism permits")
-    findings += _foreign_keys([*statements, *evaluations, *sweeps], keys) if keys is not None else []
+    if keys is not None:  # a site may have several statements
+        findings += dict.fromkeys(_foreign_keys([*statements, *evaluations, *sweeps], keys))
     return findings[:_MOST_FINDINGS]
 
 

@@ -45,6 +45,16 @@ def test_from_key_to_a_policy_in_force(folder: Path) -> None:
     assert digest in shown.output and digest in checked.output
 
 
+def test_the_policy_of_the_folder_that_one_is_in_need_not_be_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert (
+        run("show").exit_code == run("sign", "--key", "officer.key").exit_code == run("check").exit_code == 0
+    )
+    assert "nowhere: no such file" in str(run("check", "nowhere").exception)
+
+
 def test_nothing_is_overwritten(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert isinstance(run("key", folder / "officer.key").exception, SigningKeyError)

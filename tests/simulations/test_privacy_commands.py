@@ -32,9 +32,29 @@ def test_the_ledger_is_shown_verified_and_exported(mmmed: Command, state: Path, 
     assert code == 0 and "limit: epsilon 8, delta 0.001" in out
     code, out, _ = mmmed("privacy", "ledger", "verify", state)
     assert code == 0 and "unbroken" in out
-    code, _, _ = mmmed("privacy", "ledger", "export", state, tmp_path / "ledger.json")
-    entries = json.loads((tmp_path / "ledger.json").read_text())
-    verify_export(entries, load_or_create_key(state / "site.key").public_key())
+    head = out.split()[-1]
+    exported = tmp_path / "ledger.json"
+    code, _, _ = mmmed("privacy", "ledger", "export", state, exported)
+    key = load_or_create_key(state / "site.key").public_key()
+    verify_export(json.loads(exported.read_text()), key)
+
+    public = key.public_bytes_raw().hex()
+    assert public in mmmed("privacy", "ledger", "show", state)[1]
+    for where in ((state,), (exported, "--key", public)):
+        code, out, err = mmmed("privacy", "ledger", "verify", *where, "--head", head)
+        assert code == 0 and "unbroken" in out, err
+        for noted, why in (
+            (f"{int(head.partition(':')[0]) + 1}:{'0' * 64}", "does not contain entry"),
+            (head[:-1] + ("0" if head[-1] != "0" else "1"), "does not contain entry"),
+            ("newest", "a colon and 64 hexadecimal digits"),
+        ):
+            code, _, err = mmmed("privacy", "ledger", "verify", *where, "--head", noted)
+            assert code == 2 and why in err and "Traceback" not in err
+    for wrong, why in (("f" * 62, "64 hexadecimal digits"), (("1" * 64), "not signed by this site's key")):
+        code, _, err = mmmed("privacy", "ledger", "verify", exported, "--key", wrong)
+        assert code == 2 and why in err and "Traceback" not in err
+    (tmp_path / "state").symlink_to(state)
+    assert mmmed("privacy", "ledger", "verify", tmp_path)[0] == 0  # the site's folder does as well
 
     with sqlite3.connect(state / "ledger.db") as database:
         triggers = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
@@ -46,7 +66,9 @@ def test_the_ledger_is_shown_verified_and_exported(mmmed: Command, state: Path, 
         assert code == 2 and "edited" in err and "Traceback" not in err
 
 
-def test_a_report_is_written_verified_and_an_edit_is_found(mmmed: Command, state: Path) -> None:
+def test_a_report_is_written_verified_and_an_edit_is_found(
+    mmmed: Command, state: Path, tmp_path: Path
+) -> None:
     run = state.parents[1]
     code, out, err = mmmed("privacy", "report", run)
     assert code == 0, err
@@ -54,6 +76,14 @@ def test_a_report_is_written_verified_and_an_edit_is_found(mmmed: Command, state
     assert str(report) in out and (run / "report" / "privacy.html").is_file()
     code, out, err = mmmed("privacy", "verify", report)
     assert code == 0, out + err
+    known = tmp_path / "keys.json"
+    known.write_text('{"harbour": "00"}')
+    code, out, _ = mmmed("privacy", "verify", report, "--keys", known)
+    assert code == 1 and len(out.splitlines()) == len(set(out.splitlines())) == 4
+    for text in ("[1]", '{"harbour": 1}', "no json"):
+        known.write_text(text)
+        code, _, err = mmmed("privacy", "verify", report, "--keys", known)
+        assert code == 2 and "keys.json" in err and "Traceback" not in err
     text = report.read_text()
     report.write_text(text.replace('"harbour"', '"harbor"', 1))
     assert mmmed("privacy", "verify", report)[0] == 1

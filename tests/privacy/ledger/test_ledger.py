@@ -399,7 +399,7 @@ def test_the_export_is_checked_by_the_public_key_alone(reopen: Open, key: Ed2551
     edited[-1]["body"]["steps"] = 0
     mangled = copy.deepcopy(entries)
     mangled[2]["body"] = "no entry"
-    for forged in (edited, mangled, entries[1:], entries[:2] + entries[3:], entries[::-1]):
+    for forged in (edited, mangled, [], {}, entries[1:], entries[:2] + entries[3:], entries[::-1]):
         with pytest.raises(LedgerError):
             verify_export(forged, key.public_key())
     with pytest.raises(LedgerError):
