@@ -69,13 +69,14 @@ def attack_run(
     if member.all():
         raise RunError(f"{path}: the run held no patient out, so there is nobody to tell its patients from")
     fewest = max(
-        math.ceil(len(s.patients) / (len(s.patients) - s.members))
+        math.ceil(len(s.patients) / min(len(s.patients) - s.members, s.members))
         for s in sites
-        if s.members < len(s.patients)
+        if 0 < s.members < len(s.patients)
     )
     if shadows < fewest:
         raise RunError(
-            f"--shadows {shadows}: with so few models some patient is held out of none. Train at least {fewest}"
+            f"--shadows {shadows}: with so few models some patient is held out of none or of all. Train at least "
+            f"{fewest}"
         )
     held = np.concatenate([_held_out_by(site, shadows) for site in sites], axis=1)
     found = np.zeros(held.shape)

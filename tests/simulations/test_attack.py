@@ -66,8 +66,11 @@ def test_a_private_model_stays_within_the_bound(mmmed: Command, notes: Path, tmp
     assert code == 2
 
 
-def test_what_cannot_be_attacked_is_told(mmmed: Command, notes: Path, tmp_path: Path) -> None:
-    run = trained(mmmed, notes, tmp_path / "run", "--epsilon", "1", "--set=data.test_fraction=0.3")
+@pytest.mark.parametrize("fraction", [0.3, 0.7])  # some would be held out of no model, or of every one
+def test_what_cannot_be_attacked_is_told(
+    mmmed: Command, notes: Path, tmp_path: Path, fraction: float
+) -> None:
+    run = trained(mmmed, notes, tmp_path / "run", "--epsilon", "1", f"--set=data.test_fraction={fraction}")
     code, _, err = mmmed("privacy", "attack", run, "--public", "--shadows", "2", "--workers", "0")
     assert code == 2 and "Train at least" in err
     (run / "model").rename(run / "elsewhere")
