@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import regex
+
 from mmmed.data.deidentify.entities import EntityModel
 from mmmed.data.deidentify.notes import Scrubber
 from mmmed.data.ingest.codes import Findings
@@ -14,9 +16,10 @@ from mmmed.data.ingest.match import StudyIndex
 from mmmed.data.ingest.options import IngestOptions, ValueOptions
 from mmmed.data.ingest.reports import Measure, Report
 from mmmed.data.ingest.scan import Scan
-from mmmed.data.ingest.sections import finding_stated, select_sections
+from mmmed.data.ingest.sections import SLOWEST, finding_stated, select_sections
 from mmmed.data.ingest.sources import Skipped
 from mmmed.data.ingest.units import NotUsable, convert, number
+from mmmed.errors import ConfigError
 
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
 
@@ -80,6 +83,8 @@ def attach(scan: Scan, options: IngestOptions) -> Notes:
     for report, patient, study in matched:
         try:
             reader.read(report, patient, study)
+        except ConfigError:  # of the site's file, not of this report
+            raise
         except Exception as error:  # what is written in a report can be anything
             notes.skipped.append(Skipped(report.origin, f"cannot be read ({type(error).__name__})"))
             continue
@@ -103,7 +108,7 @@ class _Reader:
         self._scrubbers: dict[str, Scrubber] = {}
         self._model = EntityModel(Path(options.name_model)) if options.name_model else None
         self._patterns = {
-            column: (re.compile(rule.text, re.I), rule.sections)
+            column: (regex.compile(rule.text, regex.I), rule.sections)
             for column, rule in options.labels.items()
             if rule.text
         }
@@ -127,7 +132,13 @@ class _Reader:
 
     def _read_text(self, text: str, patient: str, entry: StudyNotes) -> None:
         for column, (pattern, sections) in self._patterns.items():
-            stated = finding_stated(select_sections(text, sections), pattern)
+            try:
+                stated = finding_stated(select_sections(text, sections), pattern)
+            except TimeoutError as error:
+                raise ConfigError(
+                    f"labels.{column}.text: {pattern.pattern!r} takes more than {SLOWEST:g} s on one sentence of a "
+                    "report; write it without repetition within repetition, such as (a|aa)+"
+                ) from error
             entry.values[column] = int(stated or entry.values.get(column) == 1)
         entry.texts.append(self._scrub(select_sections(text, self._options.sections), patient).strip())
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mmmed.data.ingest.codes import Code
@@ -120,8 +120,8 @@ class LabelOptions(_Stated):
     @classmethod
     def _compilable(cls, pattern: str) -> str:
         try:
-            re.compile(pattern)
-        except re.error as error:
+            regex.compile(pattern)
+        except regex.error as error:
             raise ValueError(f"not a regular expression ({error})") from error
         return pattern
 

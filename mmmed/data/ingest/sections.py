@@ -9,6 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+import regex
+
 Section = Literal["history", "technique", "findings", "impression", "other"]
 
 _HEADINGS: dict[str, str] = {
@@ -35,6 +37,7 @@ _AFTER = re.compile(
     r"[^.;]{0,40}\b(?:is|was|are|were)?\s*(?:ruled out|excluded|absent|resolved|not seen|unlikely|ausgeschlossen)\b",
     re.I,
 )
+SLOWEST = 1.0  # seconds for a site's own pattern and one sentence
 _REACH = 100  # characters: the longest trigger and what may stand between it and the finding
 _PIVOT = re.compile(r"\b(?:but|however|although|except|aber|jedoch)\b", re.I)  # fmt: skip
 
@@ -52,11 +55,14 @@ def select_sections(text: str, keep: Sequence[Section]) -> str:
     return "\n".join(part.strip() for name, part in parts if name in keep and part.strip())
 
 
-def finding_stated(text: str, pattern: re.Pattern[str]) -> bool:
-    """Whether some sentence states what ``pattern`` matches without negating it."""
+def finding_stated(text: str, pattern: regex.Pattern[str]) -> bool:
+    """Whether some sentence states what ``pattern`` matches without negating it.
+
+    Raises `TimeoutError` if it takes longer than `SLOWEST` on one sentence, as nested repetition may.
+    """
     for sentence in _SENTENCE.split(text):
         for clause in _PIVOT.split(sentence):
-            for match in pattern.finditer(clause):
+            for match in pattern.finditer(clause, timeout=SLOWEST):
                 near = max(0, match.start() - _REACH)
                 if not _BEFORE.search(clause, near, match.start()) and not _AFTER.match(clause, match.end()):
                     return True

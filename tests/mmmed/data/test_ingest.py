@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import regex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
@@ -681,9 +682,8 @@ def test_sections_are_told_apart() -> None:
     ],
 )
 def test_labels_are_read_with_negation(text: str, stated: bool) -> None:
-    import re
 
-    assert finding_stated(text, re.compile("effusion", re.I)) is stated
+    assert finding_stated(text, regex.compile("effusion", regex.I)) is stated
 
 
 def test_options_refuse_what_they_do_not_know() -> None:

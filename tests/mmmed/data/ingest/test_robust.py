@@ -20,8 +20,8 @@ from PIL import Image
 
 from mmmed.data.deidentify import SiteKey
 from mmmed.data.ingest import IngestOptions, IngestReport, ingest
-from mmmed.data.ingest.options import TableOptions
-from mmmed.errors import DataError
+from mmmed.data.ingest.options import LabelOptions, TableOptions
+from mmmed.errors import ConfigError, DataError
 from tests.mmmed.data.dicom_files import dicom, save
 
 KEY = SiteKey(bytes(range(32)))
@@ -208,6 +208,16 @@ def test_tables_that_can_be_read_in_two_ways_are_left_out(tmp_path: Path, conten
     (folder / "other.csv").write_text(content)
     report, table = _run(tmp_path / "out", folder)
     assert reason in _reasons(report)["other.csv"] and list(table["text"]) == ["fine"]
+
+
+def test_a_pattern_that_takes_for_ever_is_refused_by_name(tmp_path: Path) -> None:
+    folder = _table(tmp_path / "in", f"A,{'a' * 60} b,,", "B,fine,,")
+    slow = OPTIONS.model_copy(update={"labels": {"mass": LabelOptions(text="mass|(a|aa)+$")}})
+    with pytest.raises(ConfigError, match=r"labels\.mass\.text: 'mass\|\(a\|aa\)\+\$' takes more than 1 s"):
+        _run(tmp_path / "out", folder, options=slow)
+    quick = OPTIONS.model_copy(update={"labels": {"mass": LabelOptions(text="mass|a{60}")}})
+    _, table = _run(tmp_path / "out", folder, options=quick)
+    assert sorted(table["mass"]) == [0, 1]
 
 
 def test_empty_files_are_told_whether_anything_is_usable_or_not(tmp_path: Path) -> None:
