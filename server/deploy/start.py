@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -51,7 +52,7 @@ def start(folder: Folder) -> None:
         write_configuration(folder)
         _check_configuration(folder, nginx)
         environment = _environment(folder)
-        programs = Path(sys.executable).parent
+        programs = _programs()
         link = [
             str(programs / "flower-superlink"),
             *("--host", "127.0.0.1", "--port", str(settings.link_port)),
@@ -163,10 +164,13 @@ def _follow(folder: Folder) -> None:
 
 def _environment(folder: Folder) -> dict[str, str]:
     environment = folder.environment()
-    environment["PATH"] = (
-        f"{Path(sys.executable).parent}:{environment.get('PATH', '')}"  # Flower's own programs
-    )
+    environment["PATH"] = f"{_programs()}:{environment.get('PATH', '')}"  # the executor starts more of them
     return environment
+
+
+def _programs() -> Path:
+    """Where Flower's programs are; a system's own Python has them elsewhere than itself."""
+    return Path(sysconfig.get_path("scripts"))
 
 
 @contextmanager
