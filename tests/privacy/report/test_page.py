@@ -78,6 +78,19 @@ def test_the_page_says_all_that_the_json_says_in_words(body: dict[str, Any]) -> 
     assert [text for text in said if text not in words] == []
 
 
+def test_the_page_says_of_each_charge_under_which_policy_it_was_made(body: dict[str, Any]) -> None:
+    words = Page(render_report(body)).words
+    for statement in body["statements"]:
+        assert statement["policies"][0][1] in words
+    north, south = body["statements"]
+    unsaid = {name: value for name, value in north.items() if name != "policies"}
+    for first, words in (
+        (unsaid, "not stated, by older software"),
+        (north | {"policies": []}, "none: a simulated site"),
+    ):
+        assert words in Page(render_report(body | {"statements": [first, south]})).words
+
+
 def test_nothing_claims_what_cannot_be_shown(body: dict[str, Any]) -> None:
     for facts in (replace(FACTS, private=False), replace(FACTS, answered={}), FACTS):
         other = build_report([], facts)

@@ -89,7 +89,7 @@ def test_a_report_of_before_statements_named_their_policy_still_verifies() -> No
     body = json.loads((Path(__file__).parent / "report-of-before-policies.json").read_text())
     assert verify_report(body) == []
     VALIDATOR.validate(body)
-    assert render_report(body).count("not stated, by older software") == 4
+    assert "No statement names a policy" in render_report(body)
     body["statements"][0]["policies"] = []
     assert verify_report(body | {"digest": digest(body)})
     with pytest.raises(jsonschema.ValidationError):
