@@ -115,10 +115,10 @@ class Cache:
             index.execute("DELETE FROM rows WHERE format = ? AND slot = ?", (form.name, slot))
             index.commit()
 
-    def erase(self, form: Form, digests: Sequence[str]) -> None:
-        """Overwrite and drop the rows of files with these SHA-256 digests, in hexadecimal."""
+    def erase(self, form: Form, digests: Sequence[str]) -> int:
+        """Overwrite and drop the rows of files with these SHA-256 digests, in hexadecimal; returns how many."""
         if not digests or not self.pixel_file(form).is_file():
-            return
+            return 0
         with FileLock(self.folder / "lock"), self._index() as index:
             known = self._rows(index, form)
             found = [digest for digest in map(bytes.fromhex, digests) if digest in known]
@@ -129,6 +129,7 @@ class Cache:
             with _open_for_writing(self.pixel_file(form)) as file:
                 for digest in found:
                     os.pwrite(file, bytes(_row_bytes(form)), known[digest][0] * _row_bytes(form))
+        return len(found)
 
     def pixel_file(self, form: Form) -> Path:
         return self.folder / f"{form.name}.pixels"

@@ -11,6 +11,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from filelock import FileLock
 
 from mmmed.data.augment import VERSION
 from mmmed.data.batch import Input
-from mmmed.data.modalities import Modality
 from mmmed.errors import DataError
+
+if TYPE_CHECKING:
+    from mmmed.data.modalities import Modality
 
 Encode = Callable[[Input], torch.Tensor]
 View = Callable[[Input, int], Input]
@@ -39,6 +42,7 @@ class FeatureFile:
         self._row = np.dtype([("key", "V32"), ("checksum", "<u4"), ("values", "<f4", tuple(shape))])
         self._slots: dict[bytes, int] = {}
         self._map = np.empty(0, self._row)
+        self._inode = 0
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.refresh()
@@ -79,8 +83,13 @@ class FeatureFile:
 
     def refresh(self) -> None:
         """See the rows that were appended since, by whomever."""
-        rows = self.path.stat().st_size // self._row.itemsize if self.path.exists() else 0
-        known = len(self._map)
+        stat = self.path.stat() if self.path.exists() else None
+        rows, known = stat.st_size // self._row.itemsize if stat else 0, len(self._map)
+        if known and (stat is None or stat.st_ino != self._inode or rows < known):
+            raise DataError(
+                f"{self.path}: removed while it was in use, as when an image is rejected; run again"
+            )
+        self._inode = stat.st_ino if stat else 0
         if rows > known:
             self._map = np.memmap(self.path, self._row, mode="r", shape=(rows,))
             fresh = enumerate(self._map["key"][known:], start=known)
@@ -91,6 +100,13 @@ class FeatureFile:
             f"{self.path.parent}: the features of frozen encoders cannot be kept there ({error}); free space, "
             "allow writing or choose another $MMMED_HOME"
         )
+
+
+def forget_features(folder: Path) -> None:
+    """Remove all features: which rows came from one record cannot be told from their keys."""
+    for file in folder.glob("*.rows"):
+        with FileLock(file.with_suffix(".lock")):
+            file.unlink(missing_ok=True)
 
 
 class FeatureRows:

@@ -18,6 +18,7 @@ from mmmed.config import DataConfig
 from mmmed.data.approvals import Approvals
 from mmmed.data.batch import Input
 from mmmed.data.cache import Cache
+from mmmed.data.features import forget_features
 from mmmed.data.image import ImageForm
 from mmmed.data.manifest import Manifest
 from mmmed.data.tabular import encode_table
@@ -70,7 +71,7 @@ def open_modalities(
 ) -> dict[str, Modality]:
     """The modalities that the configuration names, of all records of `manifest`; files are preprocessed into `cache`.
 
-    Images that were approved once and rejected later are erased from it.
+    Images that were approved once and rejected later are erased from it, and all features beside it with them.
 
     Raises:
         DataError: unreadable files.
@@ -78,7 +79,8 @@ def open_modalities(
 
     def image() -> Modality:
         paths, form = _paths(manifest, "image"), ImageForm(data.image_size, data.image_channels)
-        Cache(cache).erase(form, Approvals.load(manifest.root).rejected())
+        if Cache(cache).erase(form, Approvals.load(manifest.root).rejected()):
+            forget_features(cache.with_name("features"))
         return Modality(Cache(cache).open(paths, form), _there(paths))
 
     def text() -> Modality:

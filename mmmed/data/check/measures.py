@@ -92,7 +92,7 @@ def measure_values(table: pd.DataFrame, columns: list[str], sites: pd.Series, re
         missing.append((str(column), share))
         numbers = pd.to_numeric(cells, errors="coerce").dropna()
         if cells.nunique() <= _FEW or len(numbers) < _NUMERIC * cells.notna().sum():
-            facts.append((str(column), f"{share:.0%} empty; {_categories(cells)}"))
+            facts.append((str(column), f"{share:.0%} empty; {_categories(cells)}".removesuffix("; ")))
             continue
         odd = float(is_outlier(numbers).mean())
         facts.append(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mmmed.data.batch import Input
-from mmmed.data.features import FeatureFile, FeatureRows
+from mmmed.data.features import FeatureFile, FeatureRows, forget_features
 from mmmed.data.modalities import Modality
 from mmmed.errors import DataError
 
@@ -106,6 +106,20 @@ def test_views_are_fixed_and_the_first_is_the_record_itself(tmp_path: Path) -> N
     assert len(found[:3].unique(dim=0)) == 3
     again = Modality(opened(path, Encoder(), given, views=3), given.present, fixed_views=3)
     assert torch.equal(again.view(rows, np.array([0, 1, 2, 3])).values, found)
+
+
+def test_features_that_are_forgotten_while_in_use_are_not_mixed_with_new_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.rows"
+    file = FeatureFile(path, SHAPE)
+    file.append([bytes([n]) * 32 for n in range(3)], np.ones((3, *SHAPE), np.float32))
+    forget_features(tmp_path)
+    assert not path.exists()
+    with pytest.raises(DataError, match="removed while it was in use"):
+        file.append([b"x" * 32], np.ones((1, *SHAPE), np.float32))
+    fresh = FeatureFile(path, SHAPE)
+    fresh.append([b"y" * 32], np.full((1, *SHAPE), 2, np.float32))
+    slot = fresh.find(b"y" * 32)
+    assert slot is not None and (fresh.read(np.array([slot])) == 2).all()
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

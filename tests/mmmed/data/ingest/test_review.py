@@ -296,9 +296,14 @@ def test_what_was_rejected_never_comes_back(root: Path) -> None:
     stored = Cache(root / "cache").pixel_file(form).read_bytes()
     row = (kept * 65535).round().astype("<u2").tobytes()
     assert row in stored
+    (root / "features").mkdir()
+    features = root / "features" / "image-0.rows"
+    features.write_bytes(b"features")
+    open_modalities(_manifest(root), data, None, root / "cache")
+    assert features.exists()
     assert _standing(decide(root / "data", [], [items["A"]])) == (0, 2, 1)
     open_modalities(_manifest(root), data, None, root / "cache")
-    assert row not in Cache(root / "cache").pixel_file(form).read_bytes()
+    assert row not in Cache(root / "cache").pixel_file(form).read_bytes() and not features.exists()
     os.utime(root / "in" / "A.dcm", ns=(1, 1))
     assert _standing(_ingest(root).review) == (0, 2, 1)
     assert len(_named(root)) == 4 and not review_folder(root / "data").exists()
