@@ -143,7 +143,9 @@ def _arrays(record: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
 
 def tensor_bytes(record: RecordDict) -> int:
     """How many bytes of tensors a message's content holds."""
-    return sum(len(array.data) for arrays in record.array_records.values() for array in arrays.values())
+    # not by `record.array_records`: it ties the record into a cycle, and its memory waits for the garbage collector
+    parts = [part for part in record.values() if isinstance(part, ArrayRecord)]
+    return sum(len(array.data) for arrays in parts for array in arrays.values())
 
 
 def _tables(record: RecordDict) -> np.ndarray | None:
