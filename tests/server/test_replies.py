@@ -18,21 +18,20 @@ def test_a_reply_that_was_read_is_freed_at_once() -> None:
     """Else the replies of many sites would lie in memory until the garbage collector comes."""
     with InProcessGrid("client.app:app", [{}]):  # messages know their sender from a grid
         data = pack({"layer": torch.arange(6.0).reshape(2, 3)}, "float32")
-        array = Array("uint8", (len(data),), "safetensors", data)
         content = RecordDict(
             {
-                "arrays": ArrayRecord({"update": array}),
+                "arrays": ArrayRecord({"update": Array("uint8", (len(data),), "safetensors", data)}),
                 "metrics": MetricRecord({"weight": 1.0}),
                 "site": ConfigRecord({"name": "north"}),
             }
         )
         request = Message(RecordDict(), 1001, MessageType.TRAIN)
         reply = Message(content, reply_to=request)
-        alive = weakref.ref(array)
+        alive = weakref.ref(reply.content["arrays"]["update"])
         gc.disable()
         try:
             answer = read_reply(request, reply, 0.0, {"layer": (2, 3)})
-            del reply, content, array
+            del reply, content
             assert alive() is None
         finally:
             gc.enable()
