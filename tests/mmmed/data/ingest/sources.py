@@ -126,7 +126,7 @@ def _dicom(root: Path, number: int, draw: np.random.Generator) -> None:
     for place, name in ((6, "MR_small_jpeg_ls_lossless"), (7, "reportsi")):
         ds = pydicom.dcmread(str(get_testdata_file(f"{name}.dcm")))
         _named(ds, number, place).save_as(root / f"{MARK}-{name}.dcm")
-    slices = draw.integers(0, 2000, (4, 12, 12)).astype(np.int16)
+    slices = (8 * np.stack([_gray(draw)[::4, ::4].astype(np.int16) for _ in range(4)])).astype(np.int16)
     for place, plane in enumerate(slices):
         ds = _named(dicom(plane, sop_class=CT), number, 10, sop=place + 1)
         ds.ImagePositionPatient, ds.ImageOrientationPatient = [0, 0, 3 * place], [1, 0, 0, 0, 1, 0]
