@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from contextlib import AbstractContextManager, nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,7 @@ from privacy.errors import PolicyError, PolicyRefusal, SigningKeyError
 if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from privacy.ledger import Ledger
     from privacy.policy import SignedPolicy, SitePolicy
 
 app = typer.Typer(help="What a site allows: write, sign and check it.", no_args_is_help=True)
@@ -135,9 +137,10 @@ def check(
     print("\n".join(_words(signed.policy)))
     print(_digest(signed.text))
     print("signed by the privacy officer" + (" and a second officer" if signed.countersigned else ""))
-    state = state or path.with_name(STATE)
-    problems, patients = list(_problems(signed, state)), max(signed.policy.min_patients, _patients(state))
-    for rule, delta in signed.policy.large_deltas(patients).items():
+    with _ledger(state or path.with_name(STATE)) as ledger:
+        problems = _problems(signed, ledger)
+        most = ledger.most_patients if ledger else 0  # not to be printed
+    for rule, delta in signed.policy.large_deltas(max(signed.policy.min_patients, most)).items():
         print(
             f"warning: {rule} is {delta:g}, too large for this site's patients: a tenth of 1 / patients, or less, is "
             "usual. A delta of 1 / patients would permit publishing one patient's record outright: where run.delta "
@@ -150,32 +153,27 @@ def check(
     print("in force: the site acts under it")
 
 
-def _patients(state: Path) -> int:
-    """How many the largest data set in the site's ledger has; 0 before the first run. Not to be printed."""
+def _ledger(state: Path) -> AbstractContextManager[Ledger | None]:
+    """The site's ledger; None before its first run."""
     from privacy.keys import load_key
     from privacy.ledger import Ledger
 
-    if not (state / "ledger.db").exists():
-        return 0
-    with Ledger.inspect(state / "ledger.db", load_key(state / "site.key")) as ledger:
-        return ledger.most_patients
+    file = state / "ledger.db"
+    return Ledger.inspect(file, load_key(state / "site.key")) if file.exists() else nullcontext()
 
 
-def _problems(signed: SignedPolicy, state: Path) -> list[str]:
-    from privacy.keys import load_key
-    from privacy.ledger import Ledger
+def _problems(signed: SignedPolicy, ledger: Ledger | None) -> list[str]:
     from privacy.policy import check_successor
 
     found = []
     today = datetime.datetime.now(datetime.UTC).date()
     if signed.policy.expires < today:
         found.append(f"it ended on {signed.policy.expires}")
-    if (state / "ledger.db").exists():
-        with Ledger.inspect(state / "ledger.db", load_key(state / "site.key")) as ledger:
-            try:
-                check_successor(ledger, signed)
-            except PolicyRefusal as refusal:
-                found.append(str(refusal))
+    if ledger is not None:
+        try:
+            check_successor(ledger, signed)
+        except PolicyRefusal as refusal:
+            found.append(str(refusal))
     return found
 
 
