@@ -124,7 +124,7 @@ class ModelConfig(_Section):
 
     image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0", "efficientnet-lite0"] = Field(
         "resnet10",
-        description='MONAI CNN, built with GroupNorm; or "efficientnet-lite0", pretrained on ImageNet, to be frozen '
+        description='MONAI CNN, built with GroupNorm; or "efficientnet-lite0", pretrained on ImageNet '
         "(extra `pretrained`)",
     )
     image_width: int = Field(
@@ -154,15 +154,6 @@ class ModelConfig(_Section):
         "what follows the encoders; only that",
     )
     lora_rank: Positive = Field(4, description='rank of the adapters of trainable = "lora"')
-
-    @model_validator(mode="after")
-    def _frozen(self) -> ModelConfig:
-        if self.image == "efficientnet-lite0" and self.trainable not in ("lora", "fusion-head"):
-            raise ValueError(
-                'image = "efficientnet-lite0" has BatchNorm, which cannot be trained privately. '
-                'Set trainable = "fusion-head" (or "lora", which freezes it too)'
-            )
-        return self
 
     @model_validator(mode="after")
     def _heads(self) -> ModelConfig:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmed.config import RunConfig
 from mmmed.data.tabular import widths
-from mmmed.errors import ModelError
 from mmmed.models.fusion import FusionModel
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.linear import LinearModel
@@ -18,7 +18,7 @@ from mmmed.models.multimodal import Encoder, MultimodalModel
 from mmmed.models.table import TableEncoder
 from mmmed.models.text import build_text_encoder
 
-_NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm)
+_NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, _BatchNorm)
 
 _ENCODERS: dict[str, Callable[[RunConfig], Encoder]] = {
     "image": lambda config: build_image_encoder(config.model, config.data.image_channels),
@@ -40,17 +40,14 @@ def build_model(config: RunConfig) -> MultimodalModel:
     Every member of a run builds equal parameters. The caller's random state is left as it was.
 
     Raises:
-        ModelError: see `mmmed.models.image` and `mmmed.models.text`; or BatchNorm would be trained.
+        ModelError: see `mmmed.models.image` and `mmmed.models.text`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         encoders = {name: _ENCODERS[name](config) for name in config.data.modalities}
         model = _fusion(encoders, config)
     set_trainable(model, config.model.trainable)
-    for name in model.modalities:
-        if not model.frozen(name):
-            _refuse_batchnorm(model.encoder(name), name, config.model.trainable)
-    return model
+    return model.train()
 
 
 def _fusion(encoders: Mapping[str, Encoder], config: RunConfig) -> MultimodalModel:
@@ -64,15 +61,6 @@ def _fusion(encoders: Mapping[str, Encoder], config: RunConfig) -> MultimodalMod
         dropout=config.model.dropout,
         outputs=output_count(config),
     )
-
-
-def _refuse_batchnorm(encoder: nn.Module, name: str, trainable: str) -> None:
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in encoder.modules()):
-        raise ModelError(
-            f'model.trainable is "{trainable}", but the {name} encoder\'s weights come with BatchNorm, which mixes the '
-            'records of a batch and cannot be trained privately. Freeze it with model.trainable = "fusion-head" '
-            "or give weights of the same network trained with GroupNorm"
-        )
 
 
 def set_trainable(model: MultimodalModel, trainable: str) -> None:

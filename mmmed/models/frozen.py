@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import nn
 
 from mmmed.config import RunConfig
@@ -22,24 +23,24 @@ TOKENIZER = "tokenizer"
 
 
 def frozen_digests(model: MultimodalModel, config: RunConfig) -> dict[str, str]:
-    """Hex digests of the model's parts ("image", "text", ...) that are not trained whole, and of the tokenizer."""
-    digests = {
-        name: frozen_digest(part)
-        for name, part in model.named_children()
-        if not all(parameter.requires_grad for parameter in part.parameters())
-    }
+    """Hex digests of the tokenizer and of the model's parts ("image", "text", ...) of which anything is not trained."""
+    digests = {name: frozen_digest(part) for name, part in model.named_children() if _untrained(part)}
     return digests | ({TOKENIZER: tokenizer_digest(config.model.text)} if config.data.text else {})
 
 
 def frozen_digest(part: nn.Module) -> str:
     """Hex digest of a part's architecture, and of its buffers and those of its parameters that are not trained."""
-    trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
     digest = hashlib.sha256(f"{VERSION} {part!r}".encode())
-    for name, value in sorted(part.state_dict().items()):
-        if name not in trained:
-            digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
-            digest.update(value.detach().cpu().contiguous().numpy())
+    for name, value in sorted(_untrained(part).items()):
+        digest.update(f"\0{name} {value.dtype} {tuple(value.shape)}\0".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _untrained(part: nn.Module) -> dict[str, torch.Tensor]:
+    """Buffers (BatchNorm's statistics), and parameters that are not trained."""
+    trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
+    return {name: value for name, value in part.state_dict().items() if name not in trained}
 
 
 def check_frozen(own: Mapping[str, str], wanted: Mapping[str, str], config: RunConfig) -> None:

@@ -1,8 +1,8 @@
 """MONAI CNNs as encoders from an image or a volume to a sequence of feature tokens.
 
-Every normalisation that is trained is GroupNorm: BatchNorm mixes the records of a batch, so one patient's gradient
-would depend on another patient and clipping would bound nothing. Pretrained weights may come with BatchNorm; such an
-encoder stays frozen, on the statistics that it came with.
+What is trained from scratch has GroupNorm: BatchNorm mixes the records of a batch, so one patient's gradient would
+depend on another patient and clipping would bound nothing. Pretrained weights may come with BatchNorm; it keeps the
+statistics that it came with, and is then a scale and a shift of each channel.
 """
 
 from __future__ import annotations

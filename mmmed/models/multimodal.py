@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmed.data.batch import Batch, Input
 
@@ -50,15 +51,18 @@ class MultimodalModel(nn.Module):
         return not any(parameter.requires_grad for parameter in self.encoder(name).parameters())
 
     def train(self, mode: bool = True) -> MultimodalModel:
-        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode.
+        """As `nn.Module.train`, but a frozen encoder stays in evaluation mode, and so does every BatchNorm.
 
-        Its features are then the same at every step: no dropout, and BatchNorm by the statistics that it came with,
-        which neither mixes records nor learns from them.
+        A frozen encoder's features are then the same at every step. BatchNorm uses the statistics that its weights
+        came with, which neither mixes records nor learns from them; its scale and shift can be trained.
         """
         super().train(mode)
         for name in self.modalities:
             if self.frozen(name):
                 self.encoder(name).eval()
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
 

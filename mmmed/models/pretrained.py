@@ -30,7 +30,7 @@ def minilm_folder() -> Path:
 class Lite0(nn.Module):
     """Images (R, 1 or 3, H, W) in [0, 1] -> the last feature map (R, 1280, h, w) of EfficientNet-Lite0.
 
-    Its BatchNorm layers use the statistics of ImageNet: keep it frozen and in evaluation mode.
+    Its BatchNorm layers use the statistics of ImageNet: keep them in evaluation mode.
     """
 
     def __init__(self) -> None:

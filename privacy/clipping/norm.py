@@ -153,6 +153,75 @@ def _instance_norm(
     return _group_norm(book, input, input.shape[1], weight, bias, eps)
 
 
+class _FixedNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor,
+        book: Book,
+        eps: float,
+    ) -> torch.Tensor:
+        x = x.contiguous()
+        ctx.weight, ctx.bias, ctx.book, ctx.eps = weight, bias, book, eps
+        ctx.save_for_backward(x, mean, variance)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps)
+
+    @staticmethod
+    @untracked
+    def backward(
+        ctx: Any, saved: tuple[torch.Tensor, ...], gradient: torch.Tensor
+    ) -> tuple[torch.Tensor | None, ...]:
+        book, weight, bias = ctx.book, ctx.weight, ctx.bias
+        x, mean, variance = saved
+        images, channels = x.shape[:2]
+        # With the images side by side in the channels, the fused kernel's sums over the batch are per image.
+        to_input, to_weight, to_bias = torch.ops.aten.native_batch_norm_backward(
+            gradient.contiguous().view(1, images * channels, -1),
+            x.view(1, images * channels, -1),
+            weight.detach().repeat(images),
+            mean.repeat(images),
+            variance.repeat(images),
+            None,
+            None,
+            False,
+            ctx.eps,
+            [ctx.needs_input_grad[0], True, True],
+        )
+        if book.wants(weight):
+            book.add(weight, Direct(book.rows(to_weight.view(images, channels), weight, 1).sum(1)))
+        if book.wants(bias):
+            book.add(bias, Direct(book.rows(to_bias.view(images, channels), bias, 1).sum(1)))
+        return to_input.view(x.shape) if ctx.needs_input_grad[0] else None, *[None] * 6
+
+
+@rule(F.batch_norm)
+def _batch_norm(
+    book: Book,
+    input: torch.Tensor,
+    running_mean: torch.Tensor | None,
+    running_var: torch.Tensor | None,
+    weight: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Any:
+    """By fixed statistics it is a scale and a shift of each channel; by those of the batch it mixes records."""
+    if training or running_mean is None or running_var is None:
+        raise UnsupportedModel(
+            "batch_norm by statistics of the batch mixes its records. Put it in evaluation mode."
+        )
+    if weight is None or bias is None:
+        return NotImplemented
+    x = _wide_as(input, weight, bias)
+    out: torch.Tensor = _FixedNorm.apply(x, running_mean, running_var, weight, bias, book, eps)
+    return out
+
+
 @rule(F.rms_norm)
 def _rms_norm(
     book: Book,

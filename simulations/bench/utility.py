@@ -42,6 +42,8 @@ LEVERS: dict[str, Settings] = {
     "  4 views": _LINEAR | {"training.augment": True, "training.views": 4},
     "  average of rounds": _LINEAR | {"federation.ema": 0.5},
     "LoRA, linear": _LINEAR | {"model.trainable": "lora"},
+    "full, linear": _LINEAR
+    | {"model.trainable": "full", "training.optimizer": "adam", "training.learning_rate": 1e-4},
 }
 
 WITHOUT = "none"

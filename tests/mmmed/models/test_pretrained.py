@@ -17,7 +17,14 @@ from torch import nn
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input
 from mmmed.errors import ModelError
-from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
+from mmmed.models import (
+    build_model,
+    frozen_digests,
+    load_model,
+    load_tokenizer,
+    save_model,
+    trainable_state,
+)
 from mmmed.models.image import build_image_encoder
 from mmmed.training import make_optimizer, record_losses
 from privacy.dpsgd import PrivateStep
@@ -76,14 +83,6 @@ def test_packaged_encoders_train_only_what_follows_them() -> None:
     assert model.head.weight.abs().sum() > 0
 
 
-def test_records_do_not_meet_in_a_frozen_encoder() -> None:
-    model, batch = build_model(configured(PRETRAINED)).train(), a_batch()
-    nn.init.normal_(model.head.weight)
-    with torch.no_grad():
-        alone = torch.cat([model(batch[slice(i, i + 1)]) for i in range(len(batch))])
-        torch.testing.assert_close(model(batch), alone, rtol=1e-4, atol=1e-4)
-
-
 def test_similar_notes_are_near_each_other() -> None:
     """The weights are really there: chance would not order these."""
     model = build_model(configured(PRETRAINED))
@@ -113,15 +112,43 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, key: str
         build_model(configured({"trainable": "fusion-head", key: value}))
 
 
-def test_batchnorm_is_never_trained(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="BatchNorm"):
-        configured({"image": "efficientnet-lite0"})
-    donor = _torchvision("resnet18")
-    torch.save(donor.state_dict(), tmp_path / "resnet18.pt")
-    model = {"image": "resnet18", "image_width": 64, "image_weights": str(tmp_path / "resnet18.pt")}
-    with pytest.raises(ModelError, match="mixes the records"):
-        build_model(configured(model))
-    build_model(configured(model | {"trainable": "fusion-head"}))
+@pytest.mark.parametrize("trainable", ["full", "norm-bias"])
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "resnet18"])
+def test_batchnorm_is_trained_on_the_statistics_that_it_came_with(
+    tmp_path: Path, name: str, trainable: str
+) -> None:
+    given: dict[str, Any] = {"image": name, "fusion": "linear", "trainable": trainable}
+    if name == "resnet18":
+        torch.save(_torchvision(name).state_dict(), tmp_path / "resnet18.pt")
+        given |= {"image_width": 64, "image_weights": str(tmp_path / "resnet18.pt")}
+    config, batch = configured(given), a_batch()
+    model = build_model(config)
+    nn.init.normal_(model.head.weight)  # else nothing reaches the encoders yet
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    take_private_step(model, config, batch)
+    after = model.state_dict()
+    statistics = {key for key in before if "running" in key}
+    assert statistics
+    assert all(torch.equal(before[key], after[key]) for key in statistics)
+    scales = {key.replace("running_mean", "weight") for key in statistics if "mean" in key}
+    assert all(not torch.equal(before[key], after[key]) for key in scales)
+    weights = [key for key in after if "conv" in key and key.endswith("weight")]
+    assert all(torch.equal(before[key], after[key]) == (trainable == "norm-bias") for key in weights)
+    digests = frozen_digests(model, config)
+    after[statistics.pop()].add_(1)  # another site's would be another model
+    assert frozen_digests(model, config)["image"] != digests["image"]
+
+
+@pytest.mark.parametrize("trainable", ["full", "fusion-head"])
+def test_records_do_not_meet_in_batchnorm(trainable: str) -> None:
+    encoder = build_model(configured(PRETRAINED | {"trainable": trainable})).train().encoder("image")
+    for module in encoder.modules():
+        if hasattr(module, "id_skip"):
+            module.eval()  # drops records at random in training
+    image = a_batch().inputs["image"]
+    with torch.no_grad():
+        alone = torch.cat([encoder(image[slice(i, i + 1)]) for i in range(4)])
+        torch.testing.assert_close(encoder(image), alone, rtol=1e-4, atol=1e-4)
 
 
 def _torchvision(name: str) -> nn.Module:

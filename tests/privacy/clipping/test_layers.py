@@ -143,6 +143,14 @@ def test_embedding(w, u, kind, padding, shared, positions) -> None:  # type: ign
     check(randomised(model), (ids,), u, dtype=kind, way=w, call=call)
 
 
+def fixed(norm: nn.Module) -> nn.Module:
+    """BatchNorm on statistics of its own."""
+    generator = torch.Generator().manual_seed(7)
+    norm.running_mean = torch.randn(3, generator=generator)
+    norm.running_var = torch.rand(3, generator=generator) + 0.2
+    return norm.eval()
+
+
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "layer": (lambda: nn.LayerNorm(6), (R, 4, 6)),
     "layer without positions": (lambda: nn.LayerNorm(6), (R, 6)),
@@ -155,6 +163,10 @@ NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "instance 1d": (lambda: nn.InstanceNorm1d(3, affine=True), (R, 3, 8)),
     "instance 2d": (lambda: nn.InstanceNorm2d(3, affine=True), (R, 3, 4, 5)),
     "instance 3d": (lambda: nn.InstanceNorm3d(3, affine=True), (R, 3, 2, 3, 4)),
+    "fixed batch without positions": (lambda: fixed(nn.BatchNorm1d(3)), (R, 3)),
+    "fixed batch 1d": (lambda: fixed(nn.BatchNorm1d(3)), (R, 3, 8)),
+    "fixed batch 2d": (lambda: fixed(nn.BatchNorm2d(3)), (R, 3, 4, 5)),
+    "fixed batch 3d": (lambda: fixed(nn.BatchNorm3d(3)), (R, 3, 2, 3, 4)),
 }
 
 
