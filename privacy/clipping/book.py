@@ -10,7 +10,7 @@ from torch import nn
 from privacy.clipping.choose import choose
 from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
-from privacy.clipping.use import Direct, Use, squared_norms, wide
+from privacy.clipping.use import Direct, Order, Use, as_it_is, squared_norms, wide
 from privacy.errors import UntrackedParameter
 
 _PART_BYTES = 1 << 25  # of gradients that exist at one time while norms are recomputed
@@ -18,7 +18,7 @@ _PART_BYTES = 1 << 25  # of gradients that exist at one time while norms are rec
 
 @dataclass
 class _Entry:
-    """A parameter's uses so far: either kept per-unit gradients, or the uses themselves.
+    """A parameter's uses so far: either kept per-unit gradients, which `order` puts in order, or the uses themselves.
 
     `squares` [P] are the squared norms of the sum of all uses; None once there are several, until settled
     (the norms of parts do not add).
@@ -26,6 +26,7 @@ class _Entry:
 
     parameter: nn.Parameter
     kept: torch.Tensor | None = None
+    order: Order = as_it_is
     uses: list[Use] = field(default_factory=list)
     squares: torch.Tensor | None = None
 
@@ -113,6 +114,7 @@ class Book:
             self._append(parameter, Direct(self._direct.pop(name)))
         self._append(parameter, use)
 
+    @torch.no_grad()
     def norms(self) -> torch.Tensor:
         """Each unit's gradient norm by group, [G, P], in float32 at least. Call after the backward pass."""
         self._pack()
@@ -130,6 +132,7 @@ class Book:
             rows[group] = torch.stack([s.to(like.device) for g, s in squares if g == group]).sum(0)
         return rows.sqrt()
 
+    @torch.no_grad()
     def sums(self, factors: torch.Tensor) -> dict[str, torch.Tensor]:
         """Sum over units of factors[g, u] times the unit's gradient, flat, by parameter name. Empties the book.
 
@@ -148,7 +151,7 @@ class Book:
             name, entry = self._entries.popitem()
             own, dropped = rows[self._group(name)]
             if entry.kept is not None:
-                out[name] = _combined(entry.kept, own, dropped)
+                out[name] = entry.order(_combined(entry.kept, own, dropped))
             else:
                 parts = [self._weighted(use, own, dropped).flatten() for use in entry.uses]
                 out[name] = sum(parts[1:], start=parts[0])
@@ -170,7 +173,8 @@ class Book:
             entry = self._entries[self._names[id(parameter)]] = _Entry(parameter)
             self._settle(entry, use)
         elif entry.kept is not None:
-            entry.kept, entry.squares = entry.kept + use.per_unit(self.units), None
+            entry.kept = entry.order(entry.kept) + use.order()(use.per_unit(self.units))
+            entry.order, entry.squares = as_it_is, None
         else:
             entry.uses.append(use)
             entry.squares = None
@@ -202,7 +206,7 @@ class Book:
         room = int(self._memory_share * sum(self._inputs.values())) - self._extra_bytes
         way = choose(use.cost(self.units), kept, held, room)
         if way == "keep":
-            entry.kept, entry.uses = use.per_unit(self.units), []
+            entry.kept, entry.order, entry.uses = use.per_unit(self.units), use.order(), []
             entry.squares = squared_norms(entry.kept)
             self._extra_bytes += max(0, kept - held)
         else:
@@ -230,7 +234,10 @@ class Book:
         squares = []
         for first in range(0, self.units.count, step):
             part, rows = self.units.part(first, first + step)
-            gradients = [use.map(lambda tensor, rows=rows: tensor[rows]).per_unit(part) for use in uses]  # type: ignore[misc]
+            own = [use.map(lambda tensor, rows=rows: tensor[rows]) for use in uses]  # type: ignore[misc]
+            gradients = [use.per_unit(part) for use in own]
+            if len(own) > 1:
+                gradients = [use.order()(rows) for use, rows in zip(own, gradients, strict=True)]
             squares.append(squared_norms(sum(gradients[1:], start=gradients[0])))
         return torch.cat(squares)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -13,15 +14,18 @@ import torch.nn.functional as F
 from privacy.clipping.book import Book
 from privacy.clipping.linear import Product
 from privacy.clipping.operators import autocast, rule, untracked
+from privacy.clipping.taps import Slices, gradients_by_tap, in_order, taps
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Direct, Use, scaled, wide
+from privacy.clipping.use import Cost, Direct, Order, Use, as_it_is, scaled, wide
 
 _backward = torch.ops.aten.convolution_backward.default
-# Relative rates on CPUs, as in `privacy.clipping.linear`. The grouped kernel lays large weights out anew.
-_KEEP, _KEEP_LARGE, _LARGE = 75.0, 250.0, 1 << 18
+# Relative rates on CPUs, as in `privacy.clipping.linear`.
+_KEEP, _KEEP_BY_TAP = 75.0, 130.0
 _GRAM = 1.5
 _UNFOLD = 20.0  # multiply-adds in the time that a number is copied into a patch
 _ADD = 8.0  # multiply-adds in the time that two matrices' entries are added
+# The convolution kernels lose to products tap by tap where a weight has this many numbers for each position.
+_BY_TAP, _SUM_BY_TAP, _LARGE = 1 << 9, 1 << 15, 1 << 16
 
 Sizes = int | tuple[int, ...] | list[int]
 
@@ -69,7 +73,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Convolution(Use):
-    """gradient [R, m, O, *L] of the output and input x [R, m, C, *S]; m images a record."""
+    """gradient [R, m, O, *L] of the output and input x [R, m, C, *S]; m images a record.
+
+    Many units' gradients at once are one grouped convolution or, for a large weight on a small map, one product a tap.
+    """
 
     gradient: torch.Tensor
     x: torch.Tensor
@@ -77,16 +84,49 @@ class Convolution(Use):
 
     def per_unit(self, units: Units) -> torch.Tensor:
         if units.even:
-            gradient, x = _side_by_side(self.gradient, units), _side_by_side(self.x, units)
-            return self.geometry.weight_gradient(gradient, x, units.count).reshape(units.count, -1)
+            return self._of_each(self.gradient, self.x, units.count)
         spans = units.spans()
-        return torch.stack([self._of(self.gradient[rows], self.x[rows]).flatten() for rows in spans])
+        return torch.cat([self._of_each(self.gradient[rows], self.x[rows], 1) for rows in spans])
+
+    def order(self) -> Order:
+        if not self._by_tap:
+            return as_it_is
+        return functools.partial(in_order, weight=self.geometry.weight, seen=self._taps)
 
     def weighted(self, factors: torch.Tensor) -> torch.Tensor:
-        return self._of(scaled(self.gradient, factors), wide(self.x))
-
-    def _of(self, gradient: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        gradient, x = scaled(self.gradient, factors), wide(self.x)
+        if self._small_map(_SUM_BY_TAP) and x.device.type == "cpu":
+            found = gradients_by_tap(gradient.flatten(0, 1)[None], x.flatten(0, 1)[None], self._taps)
+            return in_order(found.flatten(), self.geometry.weight, self._taps)
         return self.geometry.weight_gradient(gradient.flatten(0, 1), x.flatten(0, 1))
+
+    def _of_each(self, gradient: torch.Tensor, x: torch.Tensor, count: int) -> torch.Tensor:
+        """Of each of `count` units with equally many records."""
+        gradient, x = (t.reshape(count, -1, *t.shape[2:]) for t in (gradient, x))  # [P, k m, C, *S]
+        if self._by_tap:
+            return gradients_by_tap(gradient, x, self._taps).flatten(1)
+        gradient, x = (
+            t.transpose(0, 1).flatten(1, 2) for t in (gradient, x)
+        )  # units side by side in the channels
+        return self.geometry.weight_gradient(gradient, x, count).reshape(count, -1)
+
+    @property
+    def _by_tap(self) -> bool:
+        """Whether the units' gradients are found tap by tap."""
+        return self._small_map(_BY_TAP) and self.geometry.weight.numel() >= _LARGE
+
+    def _small_map(self, ratio: int) -> bool:
+        """Whether the weight has `ratio` numbers for each position of an image."""
+        numbers, positions = self.geometry.weight.numel(), math.prod(self.gradient.shape[3:])
+        return self.geometry.unfolds and numbers >= ratio * positions
+
+    @property
+    def _taps(self) -> dict[int, tuple[Slices, Slices]]:
+        geometry = self.geometry
+        return taps(
+            geometry.weight[2:], tuple(geometry.stride), tuple(geometry.padding), tuple(geometry.dilation),
+            self.x.shape[3:], self.gradient.shape[3:],
+        )  # fmt: skip
 
     def cost(self, units: Units) -> Cost:
         weight = self.geometry.weight
@@ -94,7 +134,7 @@ class Convolution(Use):
         length = positions * self.x.shape[1] * units.records / units.count
         patch = math.prod(weight[1:])
         numel = weight.numel()
-        gradient, keep = length * numel, (_KEEP if numel < _LARGE else _KEEP_LARGE) * numel
+        gradient, keep = length * numel, (_KEEP_BY_TAP if self._by_tap else _KEEP) * numel
         if not self.geometry.unfolds:
             return Cost(gradient, keep)
         if self._dense(units):
@@ -148,12 +188,6 @@ class Convolution(Use):
             shift = slice(a * width + b, a * width + b + last)
             patches += pixels[:, shift, shift]
         return patches.mul_(torch.bmm(outputs.transpose(1, 2), outputs)).sum((1, 2))
-
-
-def _side_by_side(tensor: torch.Tensor, units: Units) -> torch.Tensor:
-    """[R, m, C, *S] as [k m, P C, *S]: one grouped convolution then gives every unit's gradient at once."""
-    images = tensor.reshape(units.count, -1, *tensor.shape[2:])  # [P, k m, C, *S]
-    return images.transpose(0, 1).flatten(1, 2)
 
 
 class _Convolution(torch.autograd.Function):

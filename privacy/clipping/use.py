@@ -15,6 +15,14 @@ from privacy.clipping.units import Units
 _BLOCK = 4096
 
 
+Order = Callable[[torch.Tensor], torch.Tensor]
+
+
+def as_it_is(rows: torch.Tensor) -> torch.Tensor:
+    """The order of most uses."""
+    return rows
+
+
 @dataclass(frozen=True)
 class Cost:
     """What the ways to a norm cost (`privacy.clipping.choose`), per unit, in multiply-adds of a matrix product.
@@ -39,7 +47,14 @@ class Use(ABC):
 
     @abstractmethod
     def per_unit(self, units: Units) -> torch.Tensor:
-        """Each unit's gradient, flat: [P, numel]."""
+        """Each unit's gradient, flat, [P, numbers], in an order of its own that `order` undoes."""
+
+    def order(self) -> Order:
+        """From [..., numbers] of `per_unit`, or sums of them, to [..., numel] as the parameter's numbers lie.
+
+        What it returns holds none of the use's tensors.
+        """
+        return as_it_is
 
     @abstractmethod
     def weighted(self, factors: torch.Tensor) -> torch.Tensor:

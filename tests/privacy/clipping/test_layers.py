@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from contextlib import ExitStack
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from opacus.layers import DPGRU, DPLSTM
 from torch import nn
 
-from privacy.clipping import per_record
+from privacy.clipping import conv, per_record
 from tests.privacy.clipping.agreement import check
 
 R = 5
@@ -101,11 +103,62 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, tuple[int, ...]]:
     return randomised(model), (R, inputs, *[size] * n)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
-@given(convolutions(), way, units, precision)
-def test_convolution(layer, w, u, kind) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+def tap_by_tap(always: bool) -> ExitStack:
+    """Make convolutions go through their taps, which else only large weights on small maps do."""
+    stack = ExitStack()
+    if always:
+        stack.enter_context(patch.multiple(conv, _BY_TAP=0, _SUM_BY_TAP=0, _LARGE=0))
+    return stack
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(convolutions(), way, units, precision, st.booleans())
+def test_convolution(layer, w, u, kind, by_tap) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
     model, shape = layer
-    check(model, (normal(*shape),), u, dtype=kind, way=w)
+    with tap_by_tap(by_tap):
+        check(model, (normal(*shape),), u, dtype=kind, way=w)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_large_weight_on_a_small_map(size: int, unit: str) -> None:
+    """Tap by tap without being forced; on one pixel all taps but the middle one see nothing."""
+    model = nn.Conv2d(96, 96, 3, padding=1)
+    use = conv.Convolution(
+        torch.zeros(R, 1, 96, size, size),
+        torch.zeros(R, 1, 96, size, size),
+        conv.Geometry(model.weight.shape, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
+    )
+    assert use._by_tap
+    assert len(use._taps) == (1 if size == 1 else 9)
+    for one_way, kind in itertools.product(WAYS, PRECISIONS):
+        check(
+            randomised(model),
+            (normal(R, 96, size, size),),
+            torch.tensor(UNITS[unit]),
+            way=one_way,
+            dtype=kind,
+        )
+
+
+@pytest.mark.parametrize("by_tap", [False, True])
+def test_one_weight_in_two_convolutions_and_another_operator(by_tap: bool) -> None:
+    """Their rows may lie in different orders."""
+
+    class Thrice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, 2, 3, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            small = F.avg_pool2d(x, 4)
+            a, b = F.conv2d(x, self.weight, padding=1), F.conv2d(small, self.weight, padding=2, dilation=2)
+            scale = per_record(self.weight, len(x)).flatten(1).mean(1)
+            return torch.cat([a.flatten(1), b.flatten(1)], 1) * scale[:, None]
+
+    for one_way, unit in itertools.product(WAYS, UNITS.values()):
+        with tap_by_tap(by_tap):
+            check(randomised(Thrice()), (normal(R, 2, 6, 6),), torch.tensor(unit), way=one_way)
 
 
 @pytest.mark.parametrize("kernel", [(2, 3), (3, 3), (4, 1)])

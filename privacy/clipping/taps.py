@@ -1,0 +1,74 @@
+"""A convolution's weight gradient one kernel position (tap) at a time, as products of matrices.
+
+The gradient at a tap is the outputs' gradients times the inputs that it saw. Positions where it saw only padding cost
+nothing, and large weights on small maps, where the convolution kernels spend their time on laying out the weights,
+cost a third to a tenth of theirs.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+
+import torch
+
+Slices = tuple[slice, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def taps(
+    kernel: torch.Size,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    inputs: torch.Size,
+    outputs: torch.Size,
+) -> dict[int, tuple[Slices, Slices]]:
+    """The outputs at which a tap, by its number in the kernel, sees inputs, and these inputs. Blind taps are left out.
+
+    Args:
+        kernel, stride, padding, dilation: of each dimension of the convolution.
+        inputs, outputs: numbers of positions of each dimension.
+    """
+    seen = []
+    for k, s, p, d, i, o in zip(kernel, stride, padding, dilation, inputs, outputs, strict=True):
+        of_dimension = []
+        for tap in range(k):
+            offset = tap * d - p
+            first, last = max(0, -(offset // s)), min(o - 1, (i - 1 - offset) // s)
+            of_dimension.append(
+                (slice(first, last + 1), slice(first * s + offset, last * s + offset + 1, s))
+                if first <= last
+                else None
+            )
+        seen.append(of_dimension)
+    found = {}
+    for number, places in enumerate(itertools.product(*seen)):
+        if all(place is not None for place in places):
+            outs, ins = zip(*places, strict=True)  # type: ignore[misc]
+            found[number] = (outs, ins)
+    return found
+
+
+def gradients_by_tap(
+    gradient: torch.Tensor, x: torch.Tensor, seen: dict[int, tuple[Slices, Slices]]
+) -> torch.Tensor:
+    """[P, m, O, *L] and [P, m, C, *S] -> [P, taps, O, C]: of each unit, summed over its m images."""
+    left, right = gradient.movedim(2, -1).contiguous(), x.movedim(2, -1).contiguous()
+    units, outputs, inputs = len(left), left.shape[-1], right.shape[-1]
+    found = left.new_empty(units, len(seen), outputs, inputs)
+    for i, (outs, ins) in enumerate(seen.values()):
+        a = left[(..., *outs, slice(None))].reshape(units, -1, outputs)
+        b = right[(..., *ins, slice(None))].reshape(units, -1, inputs)
+        torch.bmm(a.transpose(1, 2), b, out=found[:, i])
+    return found
+
+
+def in_order(rows: torch.Tensor, weight: torch.Size, seen: dict[int, tuple[Slices, Slices]]) -> torch.Tensor:
+    """[..., taps O C] as the weight's numbers lie, [..., O C K]; 0 at blind taps."""
+    outputs, inputs, *kernel = weight
+    parts = rows.view(*rows.shape[:-1], len(seen), outputs, inputs)
+    whole = rows.new_zeros(*rows.shape[:-1], outputs, inputs, math.prod(kernel))
+    whole[..., list(seen)] = parts.movedim(-3, -1)
+    return whole.flatten(-3)
