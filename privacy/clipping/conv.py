@@ -22,7 +22,7 @@ _backward = torch.ops.aten.convolution_backward.default
 # Relative rates on CPUs, as in `privacy.clipping.linear`.
 _KEEP, _KEEP_BY_TAP = 75.0, 130.0
 _GRAM = 1.5
-_UNFOLD = 20.0  # multiply-adds in the time that a number is copied into a patch
+_UNFOLD = 5.0  # multiply-adds in the time that a number is copied into a patch
 _ADD = 8.0  # multiply-adds in the time that two matrices' entries are added
 # The convolution kernels lose to products tap by tap where a weight has this many numbers for each position.
 _BY_TAP, _SUM_BY_TAP, _LARGE = 1 << 9, 1 << 15, 1 << 16
@@ -62,13 +62,15 @@ class Geometry:
         return not self.transposed and self.groups == 1
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
-        """What each output of x [N, C, *S] sees, in the order of the weight's numbers: [N, L, C K]."""
-        x = F.pad(x, [side for size in reversed(self.padding) for side in (size, size)])
+        """What each output of x [N, C, *S] sees, [N, L, K C]: channels last, so that they are copied together."""
+        x = F.pad(
+            x.movedim(1, -1), [0, 0, *(side for size in reversed(self.padding) for side in (size, size))]
+        )
         sizes = zip(self.weight[2:], self.dilation, self.stride, strict=True)
-        for dimension, (kernel, dilation, stride) in enumerate(sizes, start=2):
+        for dimension, (kernel, dilation, stride) in enumerate(sizes, start=1):
             x = x.unfold(dimension, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
-        n = len(self.stride)  # x is now a view [N, C, *L, *K]
-        return x.movedim(1, n + 1).flatten(1, n).flatten(2)
+        n = len(self.stride)  # x is now a view [N, *L, C, *K]
+        return x.movedim(n + 1, -1).flatten(1, n).flatten(2)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ import torch
 
 Slices = tuple[slice, ...]
 
+_ALL = slice(None)
+
 
 @functools.lru_cache(maxsize=1024)
 def taps(
@@ -33,22 +35,19 @@ def taps(
     """
     seen = []
     for k, s, p, d, i, o in zip(kernel, stride, padding, dilation, inputs, outputs, strict=True):
-        of_dimension = []
-        for tap in range(k):
-            offset = tap * d - p
-            first, last = max(0, -(offset // s)), min(o - 1, (i - 1 - offset) // s)
-            of_dimension.append(
-                (slice(first, last + 1), slice(first * s + offset, last * s + offset + 1, s))
-                if first <= last
-                else None
-            )
-        seen.append(of_dimension)
+        seen.append([_along(tap * d - p, s, i, o) for tap in range(k)])
     found = {}
     for number, places in enumerate(itertools.product(*seen)):
-        if all(place is not None for place in places):
-            outs, ins = zip(*places, strict=True)  # type: ignore[misc]
+        outs, ins = (tuple(place[side] for place in places) for side in (0, 1))
+        if all(place.stop > place.start for place in outs):
             found[number] = (outs, ins)
     return found
+
+
+def _along(offset: int, stride: int, inputs: int, outputs: int) -> Slices:
+    """The outputs of one dimension that see an input at `offset`, and these inputs."""
+    first, last = max(0, -(offset // stride)), min(outputs - 1, (inputs - 1 - offset) // stride)
+    return slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)
 
 
 def gradients_by_tap(
@@ -59,8 +58,8 @@ def gradients_by_tap(
     units, outputs, inputs = len(left), left.shape[-1], right.shape[-1]
     found = left.new_empty(units, len(seen), outputs, inputs)
     for i, (outs, ins) in enumerate(seen.values()):
-        a = left[(..., *outs, slice(None))].reshape(units, -1, outputs)
-        b = right[(..., *ins, slice(None))].reshape(units, -1, inputs)
+        a = left[(_ALL, _ALL, *outs)].reshape(units, -1, outputs)
+        b = right[(_ALL, _ALL, *ins)].reshape(units, -1, inputs)
         torch.bmm(a.transpose(1, 2), b, out=found[:, i])
     return found
 

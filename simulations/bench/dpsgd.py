@@ -1,10 +1,10 @@
 """What a private step costs beside an ordinary one: time and memory of each clipping engine.
 
-All systems run in one process on one thread, in turn, so that a change of the machine meets all of them; a ratio
-is the median over turns. A step is forward, backward, clipping and the optimiser's move; the noise, the same for
+All systems of a case run in one process on one thread, in turn, so that a change of the machine meets all of them; a
+ratio is the median over turns. A step is forward, backward, clipping and the optimiser's move; the noise, the same for
 all, is a row of its own. Memory is the peak above the idle process, each system in a fork of its own, before
 anything is timed; large blocks go back to the system when they are freed there, so that the peak is what was held
-and not how the heap fell to pieces.
+and not how the heap fell to pieces. Each case has a new process, since a heap that was used before hides memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -233,6 +234,24 @@ def _status(key: str, pid: int | str | None = "self") -> int:
     raise OSError(f"/proc/{pid}/status has no {key}")
 
 
+def compare_anew(
+    name: str, batch: int, size: int, repeats: int, limit_mb: int, systems: Sequence[str]
+) -> list[Row]:
+    """`compare` for a case of `CASES`, in a new process."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(_compare_here, name, batch, size, repeats, limit_mb, systems).result()
+
+
+def _compare_here(
+    name: str, batch: int, size: int, repeats: int, limit_mb: int, systems: Sequence[str]
+) -> list[Row]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    setup = CASES[name]
+    return compare(f"{name}, {size} {setup.unit}", setup.build(batch, size), repeats, limit_mb, systems)
+
+
 def compare(
     name: str, case: Case, repeats: int, limit_mb: int, systems: Sequence[str] = SYSTEMS
 ) -> list[Row]:
@@ -295,7 +314,6 @@ def main(argv: list[str] | None = None) -> int:
     )
     arguments: Any = options.parse_args(argv)
     systems = [name for name in SYSTEMS if name == ORDINARY or name in (arguments.system or SYSTEMS)]
-    torch.set_num_threads(1)
     found: list[Row] = []
     if arguments.json is not None and arguments.json.exists():
         found = json.loads(arguments.json.read_text(encoding="utf-8"))["rows"]
@@ -305,9 +323,7 @@ def main(argv: list[str] | None = None) -> int:
             label = f"{name}, {size} {setup.unit}"
             if any((row["case"], row["batch"]) == (label, batch) for row in found):
                 continue
-            torch.manual_seed(0)
-            case = setup.build(batch, size)
-            found += compare(label, case, arguments.repeats, arguments.memory, systems)
+            found += compare_anew(name, batch, size, arguments.repeats, arguments.memory, systems)
             publish("One step, one thread", found, arguments.json)
     if arguments.plot is not None:
         draw(found, arguments.plot)
