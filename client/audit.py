@@ -24,7 +24,7 @@ from mmmed.data.batch import part_slices
 from mmmed.data.loader import load_site
 from mmmed.data.manifest import read_manifest
 from mmmed.models import build_model, load_tokenizer, trainable_state
-from mmmed.training import make_optimizer, record_losses
+from mmmed.training import batch_losses, make_optimizer
 from mmmed.training.loop import MICROBATCH
 from privacy.accounting import DpSgdEvent
 from privacy.audit import PartLosses, Step, Subject
@@ -66,7 +66,7 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
 
         def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
             batch = records.batch(rows.numpy(), np.arange(len(rows))).to(device())
-            return record_losses(model(batch), batch.label)
+            return batch_losses(model, batch, config.training.precision)
 
         def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
             chosen, unit = batches.choose(drawn)

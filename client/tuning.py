@@ -283,7 +283,7 @@ def _train_round(
     draws = private_draws(records.patients, event.sampling_rate, steps)
     batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
-    train(model, step, draws, batches, after_step=pull)
+    train(model, step, draws, batches, precision=config.training.precision, after_step=pull)
 
 
 def _asking_for(config: RunConfig, target_epsilon: float) -> RunConfig:

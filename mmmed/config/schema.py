@@ -181,6 +181,10 @@ class TrainingConfig(_Section):
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
         "frozen, the record and fixed views of it",
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="of the forward and backward pass; parameters, clipped sums and noise stay float32",
+    )
     seed: int = Field(0, ge=0, description="initialisation, splits and augmentation; never privacy noise")
 
     @model_validator(mode="after")

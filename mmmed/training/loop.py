@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmmed.data.batch import Batch
-from mmmed.training.losses import record_losses
+from mmmed.training.losses import Precision, batch_losses
 
 MICROBATCH = 24  # records whose activations are held at once; the step is the same whatever it is
 
@@ -54,6 +54,7 @@ def train(
     draws: Iterable[np.ndarray],
     make_batch: Callable[[np.ndarray], Batch],
     *,
+    precision: Precision = "float32",
     after_step: Callable[[], None] = lambda: None,
 ) -> int:
     """Take one step for each draw of patients.
@@ -62,6 +63,7 @@ def train(
         model: maps a Batch to logits; put into training mode.
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from drawn patients to their batch.
+        precision: of the forward and backward pass.
         after_step: called after each step (progress, proximal pull).
 
     Returns:
@@ -72,12 +74,12 @@ def train(
     steps = 0
     for patients in draws:
         for part in make_batch(patients).parts(MICROBATCH):
-            _accumulate(model, step, part.to(device))
+            _accumulate(model, step, part.to(device), precision)
         step.finish()
         steps += 1
         after_step()
     return steps
 
 
-def _accumulate(model: nn.Module, step: Step, part: Batch) -> None:
-    step.accumulate(lambda: record_losses(model(part), part.label), part.unit)
+def _accumulate(model: nn.Module, step: Step, part: Batch, precision: Precision) -> None:
+    step.accumulate(lambda: batch_losses(model, part, precision), part.unit)

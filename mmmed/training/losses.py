@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from mmmed.data.batch import Batch
+
+Precision = Literal["float32", "bfloat16"]
+
+
+def batch_losses(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:
+    """(R,) float32 losses of a batch's R records.
+
+    With bfloat16 the model runs under autocast. The loss, the parameters and what is released stay in float32.
+    """
+    with torch.autocast(batch.label.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(batch)
+    return record_losses(logits.float(), batch.label)
 
 
 def record_losses(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:

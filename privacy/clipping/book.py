@@ -234,7 +234,8 @@ class Book:
         squares = []
         for first in range(0, self.units.count, step):
             part, rows = self.units.part(first, first + step)
-            own = [use.map(lambda tensor, rows=rows: tensor[rows]) for use in uses]  # type: ignore[misc]
+            # wide, as the weighted sum will be: what is released must have the norm that was bounded
+            own = [use.map(lambda tensor, rows=rows: wide(tensor[rows])) for use in uses]  # type: ignore[misc]
             gradients = [use.per_unit(part) for use in own]
             if len(own) > 1:
                 gradients = [use.order()(rows) for use, rows in zip(own, gradients, strict=True)]

@@ -20,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,6 +131,16 @@ def _fusion_case(batch: int, size: int, per_patient: int = 1, trainable: str = "
     return Case(model.train(), lambda m: F.cross_entropy(m(data), data.label, reduction="none"), units)
 
 
+def _bfloat16(case: Case) -> Case:
+    """The same under autocast, also the ordinary step."""
+
+    def losses(model: nn.Module) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return case.losses(model)
+
+    return replace(case, losses=losses)
+
+
 @dataclass(frozen=True)
 class Setup:
     """How a case is built from a batch and a size, the sizes that are run if none is asked for, and their unit."""
@@ -142,6 +152,7 @@ class Setup:
 
 CASES: dict[str, Setup] = {
     "fusion": Setup(lambda batch, size: _fusion_case(batch, size), (128, 224)),
+    "fusion, bfloat16": Setup(lambda batch, size: _bfloat16(_fusion_case(batch, size)), (128,)),
     "fusion, 4 records a patient": Setup(lambda b, size: _fusion_case(b, size, per_patient=4), (128,)),
     "fusion, norms and biases": Setup(lambda b, size: _fusion_case(b, size, trainable="norm-bias"), (128,)),
     "fusion, LoRA": Setup(lambda b, size: _fusion_case(b, size, trainable="lora"), (128,)),
@@ -151,6 +162,7 @@ CASES: dict[str, Setup] = {
     "EfficientNet-B0": Setup(lambda batch, size: _image_case("efficientnet-b0", size, batch), (128,)),
     "3D U-Net encoder": Setup(lambda batch, size: _volume_case(batch, size), (32,), "voxels"),
     "BERT-mini": Setup(lambda batch, size: _bert_case(batch, size), (128,), "tokens"),
+    "BERT-mini, bfloat16": Setup(lambda batch, size: _bfloat16(_bert_case(batch, size)), (128,), "tokens"),
 }
 
 

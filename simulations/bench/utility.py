@@ -40,6 +40,7 @@ LEVERS: dict[str, Settings] = {
     "  learning rate 2": _LINEAR | {"training.learning_rate": 2.0},
     "  half the batch": _LINEAR | {"training.batch_size": 0.5},  # a factor
     "  4 views": _LINEAR | {"training.augment": True, "training.views": 4},
+    "  128 pixels": _LINEAR | {"data.image_size": 128},
     "  average of rounds": _LINEAR | {"federation.ema": 0.5},
     "LoRA, linear": _LINEAR | {"model.trainable": "lora"},
     "full, linear": _LINEAR

@@ -44,7 +44,8 @@ def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
 @pytest.mark.parametrize(
     "more",
     [{"data__image": ""}, {"data__text": ""}, {"data__image_channels": 3, "training__augment": True},
-     {"model__trainable": "fusion-head"}, {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"}],
+     {"training__precision": "bfloat16"}, {"model__trainable": "fusion-head"},
+     {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"}],
 )  # fmt: skip
 def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
     with run_subject(config(**more), EVENT) as subject:

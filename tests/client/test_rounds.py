@@ -55,6 +55,24 @@ def test_epsilon_composes_over_rounds_and_ends_within_the_target(site: Site, con
     assert epsilons[-1] > 0.95 * config.privacy.target_epsilon  # the budget is used, not wasted
 
 
+def test_a_round_in_bfloat16_is_charged_alike_and_releases_float32(
+    site: Site, configured: Configured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = configured(training={"precision": "bfloat16"})
+    kinds, forward = set(), torch.nn.Linear.forward
+
+    def watched(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        out = forward(self, x)
+        kinds.add(out.dtype)
+        return out
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    parameters, spending = train_round(site, config, "r", 1, initial(config))
+    assert torch.bfloat16 in kinds
+    assert all(value.dtype == torch.float32 for value in parameters.values())
+    assert spending is not None and sum(event.steps for event in charged(site)) == spending.steps
+
+
 def test_the_noise_is_there_and_never_repeats(site: Site, configured: Configured, tmp_path: Path) -> None:
     config = configured()
     start = initial(config)

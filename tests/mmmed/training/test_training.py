@@ -13,6 +13,7 @@ from torch import nn
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input
 from mmmed.training import PlainStep, make_optimizer, probabilities, record_losses, train
+from privacy.dpsgd import PrivateStep
 
 
 def test_losses_are_the_cross_entropy_of_each_record() -> None:
@@ -64,6 +65,50 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     steps = train(model, step, [np.array([0, 1])], lambda _: batch)
     assert steps == 1
     torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
+
+
+class Layer(nn.Module):
+    """One linear layer, and the types that it was given to work in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+        self.seen: set[torch.dtype] = set()
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        logits = self.linear(batch.inputs["image"].values)
+        self.seen.add(logits.dtype)
+        return logits  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_in_bfloat16_the_model_runs_and_float32_is_what_is_kept(private: bool) -> None:
+    batch, moved = batch_of([0.5, -2.0, 3.0], [1, 0, 1], [0, 0, 1]), {}
+    for precision, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        torch.manual_seed(0)
+        model = Layer()
+        start = model.linear.weight.detach().clone()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        step = (
+            PrivateStep(
+                model,
+                optimizer,
+                noise_multiplier=0.0,
+                allow_noiseless=True,
+                max_grad_norm=10.0,
+                expected_units=2,
+            )
+            if private
+            else PlainStep(optimizer)
+        )
+        train(model, step, [np.array([0, 1])], lambda _: batch, precision=precision)  # type: ignore[arg-type]
+        assert dtype in model.seen and (
+            private or model.seen == {dtype}
+        )  # the probe compares in float32, too
+        assert model.linear.weight.dtype == torch.float32
+        moved[precision] = model.linear.weight.detach() - start
+    assert not torch.equal(moved["float32"], moved["bfloat16"])
+    torch.testing.assert_close(moved["float32"], moved["bfloat16"], rtol=2e-2, atol=0)
 
 
 class Recorded:

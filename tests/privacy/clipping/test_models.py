@@ -31,7 +31,7 @@ from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.dpsgd import PrivateStep
-from tests.privacy.clipping.agreement import check
+from tests.privacy.clipping.agreement import check, forced
 
 R = 3
 UNITS = {"records": torch.arange(R), "patients": torch.tensor([1, 0, 1])}
@@ -335,16 +335,33 @@ def check_fusion(
     check(model.train(), tuple(flat), UNITS["patients"], dtype=kind, clipping=clipping, call=call)
 
 
-def test_autocast_stays_close_and_bounds_what_it_releases() -> None:
+@pytest.mark.parametrize("way", ["keep", "ghost", "recompute"])
+@pytest.mark.parametrize("name", ["linear", "convolution", "large convolution"])
+def test_autocast_stays_close_and_bounds_what_it_releases(name: str, way: str) -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 4)).train()
+    width = 96 if name == "large convolution" else 8
+    model: nn.Module = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Linear(32, 4))
     inputs = torch.randn(8, 5, 16)
+    if name != "linear":
+        model = nn.Sequential(nn.Conv2d(3, width, 3), nn.GELU(), nn.Conv2d(width, width, 3), nn.Flatten(2))
+        inputs = torch.randn(8, 3, 6, 6)
 
     def losses() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return model(inputs).float().square().sum((1, 2))
 
-    engine, units = BookkeepingEngine(model), Units.of(torch.arange(8))
+    engine, units = BookkeepingEngine(model.train()), Units.of(torch.arange(8))
+    with forced(way):
+        _bounds_what_it_releases(model, inputs, losses, engine, units)
+
+
+def _bounds_what_it_releases(
+    model: nn.Module,
+    inputs: torch.Tensor,
+    losses: Callable[[], torch.Tensor],
+    engine: BookkeepingEngine,
+    units: Units,
+) -> None:
     low = engine.clipped(losses, units, torch.ones_like)
     full = engine.clipped(lambda: model(inputs).square().sum((1, 2)), units, torch.ones_like)
     assert all(value.dtype == torch.float32 for value in low.sums.values())
