@@ -63,9 +63,8 @@ class Geometry:
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
         """What each output of x [N, C, *S] sees, [N, L, K C]: channels last, so that they are copied together."""
-        x = F.pad(
-            x.movedim(1, -1), [0, 0, *(side for size in reversed(self.padding) for side in (size, size))]
-        )
+        sides = [side for size in reversed(self.padding) for side in (size, size)]
+        x = F.pad(x.movedim(1, -1), [0, 0, *sides])
         sizes = zip(self.weight[2:], self.dilation, self.stride, strict=True)
         for dimension, (kernel, dilation, stride) in enumerate(sizes, start=1):
             x = x.unfold(dimension, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
@@ -107,9 +106,8 @@ class Convolution(Use):
         gradient, x = (t.reshape(count, -1, *t.shape[2:]) for t in (gradient, x))  # [P, k m, C, *S]
         if self._by_tap:
             return gradients_by_tap(gradient, x, self._taps).flatten(1)
-        gradient, x = (
-            t.transpose(0, 1).flatten(1, 2) for t in (gradient, x)
-        )  # units side by side in the channels
+        # side by side in the channels of one grouped convolution
+        gradient, x = (t.transpose(0, 1).flatten(1, 2) for t in (gradient, x))
         return self.geometry.weight_gradient(gradient, x, count).reshape(count, -1)
 
     @property
