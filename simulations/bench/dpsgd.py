@@ -370,7 +370,7 @@ def draw(found: list[Row], file: Path) -> None:
         axis.set_xlim(left=0.5)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(groups)), [f"{case}, {batch}" for case, batch in groups])
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(groups) - 0.4, -0.6)
     axes[1].legend()
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
