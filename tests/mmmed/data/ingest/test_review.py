@@ -60,6 +60,7 @@ def _save(folder: Path, number: int, patient: str, seed: int | None = None) -> P
         _film(number if seed is None else seed, text), PatientID=patient, AccessionNumber=f"ACC{number}"
     )
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{number}"
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.3.{number}.1", f"1.2.3.{number}.2"  # of one length
     return save(ds, folder / f"{patient}.dcm")
 
 
