@@ -26,14 +26,13 @@ class _PReLU(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, None, None]:
         weight, book = ctx.weight, ctx.book
         (x,) = saved
+        slope = weight.to(gradient.dtype)  # autocast may have widened the output
         to_input, to_slope = torch.ops.aten._prelu_kernel_backward(
-            gradient,
-            x,
-            weight.to(x.dtype).view(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else weight.to(x.dtype),
+            gradient, x.to(gradient.dtype), slope.view(-1, *[1] * (x.dim() - 2)) if x.dim() > 1 else slope
         )
         rows = wide(to_slope).reshape(book.records, -1, weight.numel(), to_slope[0].numel() // weight.numel())
         book.add(weight, Direct(rows.sum((1, 3))))
-        return to_input if ctx.needs_input_grad[0] else None, None, None
+        return to_input.to(x.dtype) if ctx.needs_input_grad[0] else None, None, None
 
 
 @rule(F.prelu, torch.prelu)

@@ -41,9 +41,9 @@ class _LayerNorm(torch.autograd.Function):
         x, mean, rstd = saved
         gradient = gradient.contiguous()
         if book.wants(bias):
-            book.add(bias, Direct(book.rows(gradient, bias, inner).sum(1)))
+            book.add(bias, Direct(book.rows(wide(gradient), bias, inner).sum(1)))
         if book.wants(weight):
-            rows = [book.rows(t, weight, inner) for t in (gradient, x, mean, rstd)]
+            rows = [book.rows(wide(t), weight, inner) for t in (gradient, x, mean, rstd)]
             step = max(1, _CACHED // rows[1][0].numel()) if x.device.type == "cpu" else len(x)
             parts = zip(*(t.split(step) for t in rows), strict=True)
             book.add(weight, Direct(torch.cat([((b - m) * r).mul_(a).sum(1) for a, b, m, r in parts])))
@@ -65,7 +65,7 @@ def _layer_norm(
     eps: float = 1e-5,
 ) -> torch.Tensor:
     out: torch.Tensor = _LayerNorm.apply(
-        _wide_as(input, weight, bias), weight, bias, book, list(normalized_shape), eps
+        _as_autocast(input, weight, bias), weight, bias, book, list(normalized_shape), eps
     )
     return out
 
@@ -128,7 +128,9 @@ def _group_norm(
 ) -> Any:
     if weight is None or bias is None:
         return NotImplemented
-    out: torch.Tensor = _GroupNorm.apply(_wide_as(input, weight, bias), weight, bias, book, num_groups, eps)
+    out: torch.Tensor = _GroupNorm.apply(
+        _as_autocast(input, weight, bias), weight, bias, book, num_groups, eps
+    )
     return out
 
 
@@ -217,7 +219,7 @@ def _batch_norm(
         )
     if weight is None or bias is None:
         return NotImplemented
-    x = _wide_as(input, weight, bias)
+    x = _as_autocast(input, weight, bias)
     out: torch.Tensor = _FixedNorm.apply(x, running_mean, running_var, weight, bias, book, eps)
     return out
 
@@ -236,7 +238,7 @@ def _rms_norm(
     return normal * scale.view(book.records, *[1] * spare, *weight.shape)
 
 
-def _wide_as(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
-    """In the parameters' type: under autocast, normalisation runs in full precision."""
+def _as_autocast(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
+    """In the type that autocast gives it: normalisation is in full precision on a GPU, in x's own on a CPU."""
     kept = [p.dtype for p in parameters if p is not None]
-    return x if not kept or x.dtype == kept[0] else wide(x)
+    return x if x.device.type == "cpu" or not kept or x.dtype == kept[0] else wide(x)

@@ -27,6 +27,7 @@ from transformers import (
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input
 from mmmed.models import build_model
+from mmmed.training import batch_losses
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
@@ -333,6 +334,58 @@ def check_fusion(
     nn.init.normal_(model.head.weight)  # the linear fusion's starts at zero, which would hide all before it
     flat = [tensor for one in inputs.values() for tensor in (one.values, one.present)]
     check(model.train(), tuple(flat), UNITS["patients"], dtype=kind, clipping=clipping, call=call)
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "layer": lambda: nn.LayerNorm([12, 6, 6]),
+    "RMS": lambda: nn.RMSNorm([12, 6, 6]),
+    "group": lambda: nn.GroupNorm(3, 12),
+    "instance": lambda: nn.InstanceNorm2d(12, affine=True),
+    "fixed batch": lambda: nn.BatchNorm2d(12).eval(),
+    "PReLU": lambda: nn.PReLU(12),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_under_autocast_layers_work_in_the_types_that_autograd_uses(name: str) -> None:
+    """Else a deep model drifts from the ordinary one, and the probe refuses it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), NORMS[name](), nn.GELU(), nn.Conv2d(12, 4, 3))
+    inputs, units = torch.randn(8, 3, 8, 8), Units.of(torch.arange(8))
+
+    def losses() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(inputs).float().square().sum((1, 2, 3))
+
+    losses().sum().backward()
+    expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    found = BookkeepingEngine(model).clipped(losses, units, torch.ones_like).sums
+    for key, gradient in expected.items():
+        assert found[key].dtype == torch.float32
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=0.02 * float(gradient.norm()))
+
+
+def test_a_deep_model_under_autocast_is_the_ordinary_one() -> None:
+    config = RunConfig.model_validate({"data": {"image_size": 64, "text_tokens": 12}})
+    model = build_model(config).train()
+    generator = torch.Generator().manual_seed(1)
+    batch = Batch(
+        inputs={
+            "image": Input(torch.rand(R, 1, 64, 64, generator=generator), torch.ones(R, 1, dtype=torch.bool)),
+            "text": Input(
+                torch.randint(5, 50, (R, 12), generator=generator), torch.ones(R, 12, dtype=torch.bool)
+            ),
+        },
+        label=torch.arange(R) % 2,
+        unit=torch.arange(R),
+    )
+    batch_losses(model, batch, "bfloat16").sum().backward()
+    expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
+    found = BookkeepingEngine(model).clipped(
+        lambda: batch_losses(model, batch, "bfloat16"), Units.of(batch.unit), torch.ones_like
+    )
+    error = torch.stack([(found.sums[key] - expected[key]).norm() for key in expected]).norm()
+    assert error < 0.01 * torch.stack([value.norm() for value in expected.values()]).norm()
 
 
 @pytest.mark.parametrize("way", ["keep", "ghost", "recompute"])
