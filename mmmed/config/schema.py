@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Positive = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Scalar = bool | int | float | str
+Precision = Literal["float32", "bfloat16"]
 
 FILES = ("image", "volume")  # modalities that are files below the source folder; keys of DataConfig
 MODALITIES = ("image", "text", "volume", "table")  # all that a record may consist of
@@ -181,7 +182,7 @@ class TrainingConfig(_Section):
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
         "frozen, the record and fixed views of it",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Precision = Field(
         "float32",
         description="of the forward and backward pass; parameters, clipped sums and noise stay float32",
     )

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmmed.config.schema import Precision
 from mmmed.data.batch import Batch
-from mmmed.training.losses import Precision, batch_losses
+from mmmed.training.losses import batch_losses
 
 MICROBATCH = 24  # records whose activations are held at once; the step is the same whatever it is
 

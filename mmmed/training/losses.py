@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmmed.config.schema import Precision
 from mmmed.data.batch import Batch
-
-Precision = Literal["float32", "bfloat16"]
 
 
 def batch_losses(model: nn.Module, batch: Batch, precision: Precision) -> torch.Tensor:

@@ -238,7 +238,7 @@ class Book:
             own = [use.map(lambda tensor, rows=rows: wide(tensor[rows])) for use in uses]  # type: ignore[misc]
             gradients = [use.per_unit(part) for use in own]
             if len(own) > 1:
-                gradients = [use.order()(rows) for use, rows in zip(own, gradients, strict=True)]
+                gradients = [use.order()(one) for use, one in zip(own, gradients, strict=True)]
             squares.append(squared_norms(sum(gradients[1:], start=gradients[0])))
         return torch.cat(squares)
 

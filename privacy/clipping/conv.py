@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from privacy.clipping.book import Book
 from privacy.clipping.linear import Product
 from privacy.clipping.operators import autocast, rule, untracked
-from privacy.clipping.taps import Slices, gradients_by_tap, in_order, taps
+from privacy.clipping.taps import Taps, gradients_by_tap, in_order, taps
 from privacy.clipping.units import Units
 from privacy.clipping.use import Cost, Direct, Order, Use, as_it_is, scaled, wide
 
@@ -121,7 +121,7 @@ class Convolution(Use):
         return self.geometry.unfolds and numbers >= ratio * positions
 
     @property
-    def _taps(self) -> dict[int, tuple[Slices, Slices]]:
+    def _taps(self) -> Taps:
         geometry = self.geometry
         return taps(
             geometry.weight[2:], tuple(geometry.stride), tuple(geometry.padding), tuple(geometry.dilation),

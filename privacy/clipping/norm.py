@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from privacy.clipping.book import Book
 from privacy.clipping.operators import rule, untracked
@@ -43,10 +44,10 @@ class _LayerNorm(torch.autograd.Function):
         if book.wants(bias):
             book.add(bias, Direct(book.rows(wide(gradient), bias, inner).sum(1)))
         if book.wants(weight):
-            rows = [book.rows(wide(t), weight, inner) for t in (gradient, x, mean, rstd)]
+            rows = [book.rows(t, weight, inner) for t in (gradient, x, mean, rstd)]
             step = max(1, _CACHED // rows[1][0].numel()) if x.device.type == "cpu" else len(x)
             parts = zip(*(t.split(step) for t in rows), strict=True)
-            book.add(weight, Direct(torch.cat([((b - m) * r).mul_(a).sum(1) for a, b, m, r in parts])))
+            book.add(weight, Direct(torch.cat([((wide(b) - m) * r).mul_(a).sum(1) for a, b, m, r in parts])))
         to_input = None
         if ctx.needs_input_grad[0]:
             to_input = torch.ops.aten.native_layer_norm_backward(
@@ -110,10 +111,8 @@ class _GroupNorm(torch.autograd.Function):
             images * groups,
             [ctx.needs_input_grad[0], book.wants(weight), book.wants(bias)],
         )
-        if book.wants(weight):
-            book.add(weight, Direct(book.rows(to_weight.view(images, channels), weight, 1).sum(1)))
-        if book.wants(bias):
-            book.add(bias, Direct(book.rows(to_bias.view(images, channels), bias, 1).sum(1)))
+        _add_per_image(book, weight, to_weight, channels)
+        _add_per_image(book, bias, to_bias, channels)
         return None if to_input is None else to_input.view(x.shape), None, None, None, None, None
 
 
@@ -191,13 +190,11 @@ class _FixedNorm(torch.autograd.Function):
             None,
             False,
             ctx.eps,
-            [ctx.needs_input_grad[0], True, True],
+            [ctx.needs_input_grad[0], book.wants(weight), book.wants(bias)],
         )
-        if book.wants(weight):
-            book.add(weight, Direct(book.rows(to_weight.view(images, channels), weight, 1).sum(1)))
-        if book.wants(bias):
-            book.add(bias, Direct(book.rows(to_bias.view(images, channels), bias, 1).sum(1)))
-        return to_input.view(x.shape) if ctx.needs_input_grad[0] else None, *[None] * 6
+        _add_per_image(book, weight, to_weight, channels)
+        _add_per_image(book, bias, to_bias, channels)
+        return None if to_input is None else to_input.view(x.shape), *[None] * 6
 
 
 @rule(F.batch_norm)
@@ -236,6 +233,12 @@ def _rms_norm(
     scale = copies(book, weight)  # [R, *shape]
     spare = normal.dim() - weight.dim() - 1
     return normal * scale.view(book.records, *[1] * spare, *weight.shape)
+
+
+def _add_per_image(book: Book, parameter: nn.Parameter, found: torch.Tensor, channels: int) -> None:
+    """Write down the gradients [images * channels] of a scale or a shift, if it is trained."""
+    if book.wants(parameter):
+        book.add(parameter, Direct(book.rows(found.view(-1, channels), parameter, 1).sum(1)))
 
 
 def _as_autocast(x: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:

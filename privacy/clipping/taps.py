@@ -14,6 +14,7 @@ import math
 import torch
 
 Slices = tuple[slice, ...]
+Taps = dict[int, tuple[Slices, Slices]]
 
 _ALL = slice(None)
 
@@ -26,7 +27,7 @@ def taps(
     dilation: tuple[int, ...],
     inputs: torch.Size,
     outputs: torch.Size,
-) -> dict[int, tuple[Slices, Slices]]:
+) -> Taps:
     """The outputs at which a tap, by its number in the kernel, sees inputs, and these inputs. Blind taps are left out.
 
     Args:
@@ -50,9 +51,7 @@ def _along(offset: int, stride: int, inputs: int, outputs: int) -> Slices:
     return slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)
 
 
-def gradients_by_tap(
-    gradient: torch.Tensor, x: torch.Tensor, seen: dict[int, tuple[Slices, Slices]]
-) -> torch.Tensor:
+def gradients_by_tap(gradient: torch.Tensor, x: torch.Tensor, seen: Taps) -> torch.Tensor:
     """[P, m, O, *L] and [P, m, C, *S] -> [P, taps, O, C]: of each unit, summed over its m images."""
     left, right = gradient.movedim(2, -1).contiguous(), x.movedim(2, -1).contiguous()
     units, outputs, inputs = len(left), left.shape[-1], right.shape[-1]
@@ -64,7 +63,7 @@ def gradients_by_tap(
     return found
 
 
-def in_order(rows: torch.Tensor, weight: torch.Size, seen: dict[int, tuple[Slices, Slices]]) -> torch.Tensor:
+def in_order(rows: torch.Tensor, weight: torch.Size, seen: Taps) -> torch.Tensor:
     """[..., taps O C] as the weight's numbers lie, [..., O C K]; 0 at blind taps."""
     outputs, inputs, *kernel = weight
     parts = rows.view(*rows.shape[:-1], len(seen), outputs, inputs)

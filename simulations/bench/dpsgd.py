@@ -246,27 +246,24 @@ def _status(key: str, pid: int | str | None = "self") -> int:
     raise OSError(f"/proc/{pid}/status has no {key}")
 
 
-def compare_anew(
-    name: str, batch: int, size: int, repeats: int, limit_mb: int, systems: Sequence[str]
-) -> list[Row]:
-    """`compare` for a case of `CASES`, in a new process."""
+def compare_anew(name: str, batch: int, size: int, *arguments: Any) -> list[Row]:
+    """`compare` in a new process, for a case of `CASES` and the other arguments of it."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        return pool.submit(_compare_here, name, batch, size, repeats, limit_mb, systems).result()
+        return pool.submit(_compare_here, name, batch, size, *arguments).result()
 
 
-def _compare_here(
-    name: str, batch: int, size: int, repeats: int, limit_mb: int, systems: Sequence[str]
-) -> list[Row]:
+def _compare_here(name: str, batch: int, size: int, *arguments: Any) -> list[Row]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    setup = CASES[name]
-    return compare(f"{name}, {size} {setup.unit}", setup.build(batch, size), repeats, limit_mb, systems)
+    return compare(_label(name, size), CASES[name].build(batch, size), *arguments)
 
 
-def compare(
-    name: str, case: Case, repeats: int, limit_mb: int, systems: Sequence[str] = SYSTEMS
-) -> list[Row]:
+def _label(name: str, size: int) -> str:
+    return f"{name}, {size} {CASES[name].unit}"
+
+
+def compare(name: str, case: Case, repeats: int, limit_mb: int, systems: Sequence[str]) -> list[Row]:
     """One row a system: median CPU-seconds a step, ratio to ordinary, peak memory; or a note why there are none."""
     memory = {system: _memory_of(case, system, limit_mb) for system in systems}
     steps = {system: _stepper(case, system) for system in systems if not isinstance(memory[system], str)}
@@ -332,8 +329,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, batch in itertools.product(arguments.case or CASES, arguments.batch or [16]):
         setup = CASES[name]
         for size in (arguments.size,) if arguments.size else setup.sizes:
-            label = f"{name}, {size} {setup.unit}"
-            if any((row["case"], row["batch"]) == (label, batch) for row in found):
+            if any((row["case"], row["batch"]) == (_label(name, size), batch) for row in found):
                 continue
             found += compare_anew(name, batch, size, arguments.repeats, arguments.memory, systems)
             publish("One step, one thread", found, arguments.json)
