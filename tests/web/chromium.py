@@ -87,11 +87,16 @@ class Chromium:
         """Go to an address and wait until the page has loaded."""
         self.run("window.before = true")
         self.call("Page.navigate", url=address)
-        self.wait_for("!window.before && document.readyState === 'complete'")
+        self.wait_for("!window.before")
 
     def wait_for(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true."""
-        self._until(lambda: self.run(condition) is True)
+        """Wait until a JavaScript expression is true on a page that has loaded and been painted.
+
+        Chromium drops keys that reach a page before its first frame.
+        """
+        painted = "performance.getEntriesByName('first-contentful-paint').length > 0"
+        ready = f"({condition}) && document.readyState === 'complete' && {painted}"
+        self._until(lambda: self.run(ready) is True)
 
     def press(self, key: str) -> None:
         """Press one key."""
