@@ -77,6 +77,15 @@ def node_of(coordinator: Coordinator, site: str) -> int:
         return next(node.id for node in control.nodes() if node.public_key == key)
 
 
+def answers(site: SiteClient, node: int, *not_yet: int) -> bool:
+    """Whether the SuperLink answers the site; a status that is not one of `not_yet` is an error."""
+    try:
+        return site.PullMessages(PullMessagesRequest(node=Node(node_id=node))) is not None
+    except httpx.HTTPStatusError as error:
+        assert error.response.status_code in not_yet, error.response.text
+        return False
+
+
 def status_of(error: pytest.ExceptionInfo[httpx.HTTPStatusError]) -> int:
     return error.value.response.status_code
 
@@ -206,45 +215,31 @@ def test_a_site_joins_a_running_federation(coordinator: Coordinator) -> None:
 def test_a_superlink_that_is_down_answers_so_that_sites_try_again_and_comes_back(
     coordinator: Coordinator,
 ) -> None:
-    site = client(coordinator, "later")
-    look = PullMessagesRequest(node=Node(node_id=node_of(coordinator, "later")))
-    assert site.PullMessages(look) is not None
+    site, node = client(coordinator, "later"), node_of(coordinator, "later")
+    wait_for(lambda: answers(site, node, 401), "every nginx worker to know the new site")
     killed = coordinator.process("flower-superlink")
     kill(killed)
-    with pytest.raises(httpx.HTTPStatusError) as down:
-        site.PullMessages(look)
-    assert status_of(down) in (502, 503, 504)  # what a SuperNode takes for "later"
+    later = (502, 503, 504)  # what a SuperNode takes for "later"
+    assert not answers(site, node, *later)
     wait_for(
         lambda: processes("flower-superlink", str(coordinator.folder)) not in ([], [killed]), "a restart"
     )
-
-    def answers() -> bool:
-        try:
-            return site.PullMessages(look) is not None
-        except httpx.HTTPStatusError as error:
-            assert error.response.status_code in (502, 503, 504), error.response.text
-            return False
-
-    wait_for(answers, "the SuperLink")
+    wait_for(lambda: answers(site, node, *later), "the SuperLink")
 
 
 def test_an_nginx_that_is_killed_is_replaced_whole(coordinator: Coordinator) -> None:
     """Its worker too: it holds the port, and would let in whoever is revoked from then on."""
-    site = client(coordinator, "later")
-    look = PullMessagesRequest(node=Node(node_id=node_of(coordinator, "later")))
+    site, node = client(coordinator, "later"), node_of(coordinator, "later")
     killed = coordinator.process("nginx: master")
     workers = children(killed)
     kill(killed)
 
-    def answers() -> bool:
-        with contextlib.suppress(httpx.HTTPError):
-            return (
-                coordinator.process("nginx: master") not in (None, killed)
-                and site.PullMessages(look) is not None
-            )
+    def answered_by_another() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return coordinator.process("nginx: master") not in (None, killed) and answers(site, node)
         return False
 
-    wait_for(answers, "another nginx")
+    wait_for(answered_by_another, "another nginx")
     assert workers and not set(workers) & set(processes("nginx: worker"))
 
 
