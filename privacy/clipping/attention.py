@@ -1,4 +1,4 @@
-"""`nn.MultiheadAttention`: one packed weight for queries, keys and values."""
+"""`nn.MultiheadAttention`: one packed weight for queries, keys and values; and trained biases of attention scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from privacy.clipping.book import Book
 from privacy.clipping.linear import Product, tracked_linear
 from privacy.clipping.operators import autocast, rule, untracked
+from privacy.clipping.parameter import beside
 from privacy.clipping.units import Units
 from privacy.clipping.use import Cost, Direct, Use, owned, wide
 
@@ -121,6 +122,9 @@ def _multi_head_attention(
     unsupported = (bias_k, bias_v, static_k, static_v)
     if query.dim() != 3 or add_zero_attn or any(value is not None for value in unsupported):
         return NotImplemented
+    weights_given = (in_proj_weight, q_proj_weight, k_proj_weight, v_proj_weight, out_proj_weight)
+    if not book.shared.owns(*weights_given, in_proj_bias, out_proj_bias):
+        return NotImplemented
     length, records = query.shape[:2]
     inputs = [autocast(x.transpose(0, 1)) for x in (query, key, value)]
     if use_separate_proj_weight:
@@ -147,6 +151,25 @@ def _multi_head_attention(
     mixed = mixed.transpose(1, 2).reshape(records, length, -1)
     out = tracked_linear(book, mixed, out_proj_weight, out_proj_bias)
     return out.transpose(0, 1), weights_out
+
+
+@rule(F.scaled_dot_product_attention)
+def _dot_product_attention(
+    book: Book,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """A bias by position, [h, T, S] or [1, h, T, S], that is trained."""
+    if attn_mask is None or not book.wants(attn_mask) or any(map(book.wants, (query, key, value))):
+        return NotImplemented
+    mask = beside(book, attn_mask, query)
+    if mask is None:
+        return NotImplemented
+    return F.scaled_dot_product_attention(query, key, value, mask, *args, **kwargs)
 
 
 def _thirds(book: Book, bias: torch.Tensor) -> Any:

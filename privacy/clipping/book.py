@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from privacy.clipping.choose import choose
 from privacy.clipping.rules import Groups
+from privacy.clipping.shared import Shared
 from privacy.clipping.units import Units
 from privacy.clipping.use import Direct, Order, Use, as_it_is, squared_norms, wide
 from privacy.errors import UntrackedParameter
@@ -35,30 +38,32 @@ class Book:
     """What the operators of one private pass write down.
 
     Args:
-        parameters: the trainable parameters by name.
+        shared: the trainable parameters, and what is derived from them.
         units: the batch's units, any order.
         memory_share: bytes that kept gradients may take beyond what they are made of, as a share of the inputs that
                 operators saw.
-        shared_ids: tables known to be looked up with ids that all records share; kept from batch to batch.
+        seen_apart: places known to have nothing of one row for each record; kept from batch to batch, since a later
+                batch may have as many records as a model has heads, or a note words.
         groups: parts of the model that have norms of their own; one if None.
     """
 
     def __init__(
         self,
-        parameters: dict[str, nn.Parameter],
+        shared: Shared,
         units: Units,
         memory_share: float,
-        shared_ids: set[int],
+        seen_apart: set[Hashable],
         groups: Groups | None = None,
     ) -> None:
         self._groups = groups
-        self._names = {id(p): name for name, p in parameters.items()}
+        self.shared = shared
         self._order = units.order
         self.units = units if self._order is None else Units(units.index[self._order], units.sizes)
         self._memory_share = memory_share
         self._inputs: dict[int, int] = {}  # bytes by address
         self._extra_bytes = 0  # that kept gradients take beyond what they were made of
-        self._shared_ids = shared_ids
+        self._seen_apart = seen_apart
+        self._times: Counter[str] = Counter()
         self._as_given = units
         self._entries: dict[str, _Entry] = {}
         self._direct: dict[str, torch.Tensor] = {}  # rows [R, numel] by name
@@ -69,25 +74,54 @@ class Book:
         return self.units.records
 
     def wants(self, value: object) -> bool:
-        """Whether `value` is a trainable parameter of the model."""
-        return isinstance(value, nn.Parameter) and id(value) in self._names
+        """Whether `value` is a trainable parameter of the model, or derived from some."""
+        return self.shared.wants(value)
 
     def saw(self, value: object) -> None:
         """Take note of an operator's input: an ordinary step would hold it until the backward pass, too."""
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             self._inputs[value.data_ptr()] = value.numel() * value.element_size()
 
-    def refuse(self, parameter: nn.Parameter, reason: str) -> UntrackedParameter:
-        return UntrackedParameter(f"{self._names[id(parameter)]}: {reason}")
+    def refuse(self, parameter: torch.Tensor, reason: str) -> UntrackedParameter:
+        return UntrackedParameter(f"{self.shared.name(parameter)}: {reason}")
 
     def shares(self, table: nn.Parameter, ids: int) -> bool:
-        """Whether a vector of so many ids is shared by all records, rather than one id a record.
+        """Whether a vector of so many ids is shared by all records, rather than one id a record."""
+        return not self._of_records(self.shared.name(table), ids == self.records)
 
-        A table that once was looked up with another number of ids stays shared when the numbers happen to agree.
+    def copies_by_record(self, parameter: torch.Tensor, count: int) -> bool:
+        """Whether `count` copies of a parameter are one for each record."""
+        return self._of_records(self._place(parameter), count == self.records)
+
+    def apart(self, parameter: torch.Tensor, other: torch.Tensor) -> bool:
+        """Whether another tensor that an operator takes beside a parameter is of no record.
+
+        A constant may be of the records: a first hidden state, or a mask of windows, has the same rows for each.
         """
-        if ids != self.records:
-            self._shared_ids.add(id(table))
-        return id(table) in self._shared_ids
+        if other.dim() == 0:
+            return not other.requires_grad
+        if other not in self.shared.constants:
+            return False
+        return not self._of_records(self._place(parameter), self._repeats(other))
+
+    def _repeats(self, constant: torch.Tensor) -> bool:
+        """Whether it has the same rows for each record."""
+        if constant.dim() < 2 or constant.shape[0] % self.records:
+            return False
+        rows = constant.unflatten(0, (self.records, -1))
+        return bool((rows == rows[:1]).all())
+
+    def _place(self, parameter: torch.Tensor) -> tuple[str, int]:
+        """The same one in every batch: how often the parameter was asked about before."""
+        name = self.shared.name(parameter)
+        self._times[name] += 1
+        return name, self._times[name]
+
+    def _of_records(self, place: Hashable, agrees: bool) -> bool:
+        """Whether there is one row for each record at a place: sizes agree, and did in every batch before."""
+        if not agrees:
+            self._seen_apart.add(place)
+        return place not in self._seen_apart
 
     def rows(self, tensor: torch.Tensor, parameter: nn.Parameter, inner: int) -> torch.Tensor:
         """[R * m, ...] or [R, m1, m2, ..., *inner dimensions] as [R, m, *inner dimensions].
@@ -103,9 +137,13 @@ class Book:
             )
         return tensor.reshape(self.records, -1, *tensor.shape[tensor.dim() - inner :])
 
-    def add(self, parameter: nn.Parameter, use: Use) -> None:
-        """Write down one use. Its records are in the batch's order."""
-        name = self._names[id(parameter)]
+    def add(self, parameter: torch.Tensor, use: Use) -> None:
+        """Write down one use of a parameter or derived tensor. Its records are in the batch's order."""
+        for root, root_use in self.shared.through(parameter, use):
+            self._add(root, root_use)
+
+    def _add(self, parameter: nn.Parameter, use: Use) -> None:
+        name = self.shared.name(parameter)
         if isinstance(use, Direct) and name not in self._entries:
             rows = use.gradient.reshape(self.records, -1)
             self._direct[name] = self._direct[name] + rows if name in self._direct else rows
@@ -168,9 +206,10 @@ class Book:
         order = self._order
         if order is not None:
             use = use.map(lambda tensor: tensor[order.to(tensor.device)])
-        entry = self._entries.get(self._names[id(parameter)])
+        name = self.shared.name(parameter)
+        entry = self._entries.get(name)
         if entry is None:
-            entry = self._entries[self._names[id(parameter)]] = _Entry(parameter)
+            entry = self._entries[name] = _Entry(parameter)
             self._settle(entry, use)
         elif entry.kept is not None:
             entry.kept = entry.order(entry.kept) + use.order()(use.per_unit(self.units))

@@ -9,6 +9,8 @@ the backward pass left out, hence a cost close to an ordinary step's.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
@@ -18,6 +20,7 @@ from privacy.clipping.book import Book
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
 from privacy.clipping.operators import Tracking
 from privacy.clipping.rules import Groups
+from privacy.clipping.shared import Constants, Shared
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import UntrackedParameter
@@ -38,17 +41,23 @@ class BookkeepingEngine:
         """
         self._parameters = trainable(model)
         self._memory_share = memory_share
-        self._shared_ids: set[int] = set()
+        frozen = (p for p in model.parameters() if not p.requires_grad)
+        self._constants = Constants([*model.buffers(), *frozen])
+        self._seen_apart: set[Hashable] = set()
 
     def clipped(
         self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None
     ) -> Clipped:
-        book = Book(self._parameters, units, self._memory_share, self._shared_ids, groups)
+        self._constants.forget()
+        shared = Shared(self._parameters, self._constants)
+        book = Book(shared, units, self._memory_share, self._seen_apart, groups)
         self._clear()
         try:
             with Tracking(book):
                 _backward(weighted_losses(record_losses, units).sum())
-            stray = [name for name, p in self._parameters.items() if p.grad is not None]
+            stray = [
+                name for name, p in self._parameters.items() if p.grad is not None or name in shared.strays
+            ]
         finally:
             self._clear()
         if stray:

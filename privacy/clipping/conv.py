@@ -247,7 +247,9 @@ def _conv(
     padding: Sizes | str = 0,
     dilation: Sizes = 1,
     groups: int = 1,
-) -> torch.Tensor:
+) -> Any:
+    if not book.shared.owns(weight, bias):
+        return NotImplemented
     n = weight.dim() - 2
     dilated = _each(dilation, n)
     if padding == "same":  # as torch: the odd pixel goes to the end
@@ -274,7 +276,9 @@ def _conv_transpose(
     output_padding: Sizes = 0,
     groups: int = 1,
     dilation: Sizes = 1,
-) -> torch.Tensor:
+) -> Any:
+    if not book.shared.owns(weight, bias):
+        return NotImplemented
     n = weight.dim() - 2
     sizes = (_each(value, n) for value in (stride, padding, dilation, output_padding))
     strides, padded, dilated, extra = sizes

@@ -78,7 +78,7 @@ class _Embedding(torch.autograd.Function):
         return None, None, None, None
 
 
-@rule(F.embedding)
+@rule(F.embedding, of_shared=True)
 def _embedding(
     book: Book,
     input: torch.Tensor,
@@ -88,16 +88,23 @@ def _embedding(
     norm_type: float = 2.0,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
-) -> torch.Tensor:
+) -> Any:
     if max_norm is not None or scale_grad_by_freq:
         raise book.refuse(
             weight,
             "max_norm and scale_grad_by_freq mix the records of a batch: build the layer without them.",
         )
+    if not isinstance(weight, nn.Parameter) or _is_grid(book, input, weight):
+        return NotImplemented
     if padding_idx is not None and padding_idx < 0:
         padding_idx += weight.shape[0]
     out: torch.Tensor = _Embedding.apply(_own_rows(book, input, weight), weight, book, padding_idx)
     return out
+
+
+def _is_grid(book: Book, ids: torch.Tensor, weight: nn.Parameter) -> bool:
+    """Whether constant ids [T, S, ...] are of no record, as distances between positions are."""
+    return ids.dim() > 1 and ids.shape[0] > 1 and book.apart(weight, ids)
 
 
 def _own_rows(book: Book, ids: torch.Tensor, weight: nn.Parameter) -> torch.Tensor:

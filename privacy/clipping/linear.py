@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from privacy.clipping.book import Book
 from privacy.clipping.operators import autocast, rule, untracked
+from privacy.clipping.parameter import broadcast
 from privacy.clipping.units import Units
 from privacy.clipping.use import Cost, Direct, Use, owned, scaled, squared_norms, wide
 
@@ -122,18 +122,23 @@ def tracked_linear(
 
 @rule(F.linear)
 def _linear(book: Book, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
-    return NotImplemented if book.wants(input) else tracked_linear(book, input, weight, bias)
+    if book.wants(input) or not book.shared.owns(weight, bias):
+        return NotImplemented
+    return tracked_linear(book, input, weight, bias)
 
 
 @rule(torch.addmm)
 def _addmm(book: Book, bias: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, **scales: float) -> Any:
     if book.wants(x) or bias.dim() != 1 or any(value != 1 for value in scales.values()):
         return NotImplemented
+    if not book.shared.owns(weight, bias):
+        return NotImplemented
     return tracked_linear(book, x, weight, bias, transposed=True)
 
 
 @rule(torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm, torch.Tensor.mm)
 def _matmul(book: Book, x: torch.Tensor, weight: torch.Tensor) -> Any:
-    if book.wants(x) or not isinstance(weight, nn.Parameter) or weight.dim() != 2 or x.dim() < 2:
-        return NotImplemented
-    return tracked_linear(book, x, weight, None, transposed=True)
+    if book.wants(weight) and not book.wants(x) and weight.dim() == 2 and x.dim() >= 2:
+        return tracked_linear(book, x, weight, None, transposed=True)
+    other = x if book.wants(weight) else weight
+    return broadcast(torch.matmul, book, x, weight) if other.dim() > 2 else NotImplemented

@@ -64,7 +64,9 @@ def _layer_norm(
     weight: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
     eps: float = 1e-5,
-) -> torch.Tensor:
+) -> Any:
+    if not book.shared.owns(weight, bias):
+        return NotImplemented
     out: torch.Tensor = _LayerNorm.apply(
         _as_autocast(input, weight, bias), weight, bias, book, list(normalized_shape), eps
     )
@@ -125,7 +127,7 @@ def _group_norm(
     bias: torch.Tensor,
     eps: float = 1e-5,
 ) -> Any:
-    if weight is None or bias is None:
+    if weight is None or bias is None or not book.shared.owns(weight, bias):
         return NotImplemented
     out: torch.Tensor = _GroupNorm.apply(
         _as_autocast(input, weight, bias), weight, bias, book, num_groups, eps
@@ -214,7 +216,7 @@ def _batch_norm(
         raise UnsupportedModel(
             "batch_norm by statistics of the batch mixes its records. Put it in evaluation mode."
         )
-    if weight is None or bias is None:
+    if weight is None or bias is None or not book.shared.owns(weight, bias):
         return NotImplemented
     x = _as_autocast(input, weight, bias)
     out: torch.Tensor = _FixedNorm.apply(x, running_mean, running_var, weight, bias, book, eps)
@@ -228,7 +230,9 @@ def _rms_norm(
     normalized_shape: list[int],
     weight: torch.nn.Parameter,
     eps: float | None = None,
-) -> torch.Tensor:
+) -> Any:
+    if not book.wants(weight):
+        return NotImplemented
     normal = F.rms_norm(input, tuple(normalized_shape), None, eps)
     scale = copies(book, weight)  # [R, *shape]
     spare = normal.dim() - weight.dim() - 1

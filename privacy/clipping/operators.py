@@ -17,20 +17,27 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from privacy.clipping.book import Book
+from privacy.clipping.shared import FACTORIES, tensors_in
 from privacy.errors import UnsupportedModel
 
 _RULES: dict[Any, Callable[..., Any]] = {}
+_OF_SHARED: set[Any] = set()
 _DROPOUTS = {
     F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout, torch.dropout,
 }  # fmt: skip
 _R = TypeVar("_R", bound=Callable[..., Any])
 
 
-def rule(*functions: Any) -> Callable[[_R], _R]:
-    """Register `f(book, *arguments of the function)`. It may return NotImplemented to leave the operator alone."""
+def rule(*functions: Any, of_shared: bool = False) -> Callable[[_R], _R]:
+    """Register `f(book, *arguments of the function)`. It may return NotImplemented to leave the operator alone.
+
+    Args:
+        of_shared: also where all arguments are shared by the records, as for one copy of a parameter for each.
+    """
 
     def register(function: _R) -> _R:
         _RULES.update(dict.fromkeys(functions, function))
+        _OF_SHARED.update(functions if of_shared else ())
         return function
 
     return register
@@ -52,14 +59,37 @@ class Tracking(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _DROPOUTS:
             self._check_dropout(func, *args, **kwargs)
-        if func in _RULES and torch.is_grad_enabled():
-            wants = self._book.wants
-            if any(wants(value) for value in args) or any(wants(value) for value in kwargs.values()):
-                self._book.saw(args[0] if args else None)
-                result = _RULES[func](self._book, *args, **kwargs)
-                if result is not NotImplemented:
-                    return result
-        return func(*args, **kwargs)
+        constants = self._book.shared.constants
+        inputs = tensors_in((*args, *kwargs.values()))
+        wanted = [tensor for tensor in inputs if self._book.wants(tensor)] if torch.is_grad_enabled() else []
+        if wanted:
+            result = self._tracked(func, args, kwargs, inputs, wanted)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        constant = func in FACTORIES or (bool(inputs) and all(tensor in constants for tensor in inputs))
+        result = func(*args, **kwargs)
+        if constant:
+            constants.add(*tensors_in((result,)), *inputs[:1])
+        return result
+
+    def _tracked(
+        self,
+        func: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[torch.Tensor],
+        wanted: list[torch.Tensor],
+    ) -> Any:
+        """By the operator's rule or, where no record has a part in it, as a derived tensor."""
+        book = self._book
+        others = [tensor for tensor in inputs if not book.wants(tensor)]
+        apart = all(book.apart(wanted[0], tensor) for tensor in others)
+        if func in _RULES and (not apart or func in _OF_SHARED):
+            book.saw(args[0] if args else None)
+            result = _RULES[func](book, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        followed = apart or (func not in _RULES and not any(tensor.requires_grad for tensor in others))
+        return book.shared.derive(func, args, kwargs, wanted) if followed else NotImplemented
 
     def _check_dropout(
         self, func: Any, input: torch.Tensor, p: float = 0.5, training: bool = True, *_: Any, **__: Any

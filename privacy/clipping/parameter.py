@@ -16,7 +16,7 @@ from privacy.clipping.use import Direct
 
 class _Copies(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, parameter: nn.Parameter, book: Book) -> torch.Tensor:
+    def forward(ctx: Any, parameter: torch.Tensor, book: Book) -> torch.Tensor:
         ctx.parameter, ctx.book = parameter, book
         return parameter.detach().expand(book.records, *parameter.shape)
 
@@ -27,7 +27,7 @@ class _Copies(torch.autograd.Function):
         return None, None
 
 
-def copies(book: Book, parameter: nn.Parameter) -> torch.Tensor:
+def copies(book: Book, parameter: torch.Tensor) -> torch.Tensor:
     """One copy of the parameter for each record, [R, *shape] (no memory is used)."""
     out: torch.Tensor = _Copies.apply(parameter, book)
     return out
@@ -44,8 +44,8 @@ def per_record(parameter: nn.Parameter, records: int) -> torch.Tensor:
     return parameter.expand(records, *parameter.shape)
 
 
-@rule(per_record)
-def _per_record(book: Book, parameter: nn.Parameter, records: int) -> Any:
+@rule(per_record, of_shared=True)
+def _per_record(book: Book, parameter: torch.Tensor, records: int) -> Any:
     if records != book.records:
         raise book.refuse(
             parameter, f"per_record was asked for {records} records of a batch of {book.records}."
@@ -53,36 +53,63 @@ def _per_record(book: Book, parameter: nn.Parameter, records: int) -> Any:
     return copies(book, parameter)
 
 
-@rule(torch.Tensor.expand)
-def _expand(book: Book, parameter: nn.Parameter, *sizes: Any) -> Any:
+@rule(torch.Tensor.expand, of_shared=True)
+def _expand(book: Book, parameter: torch.Tensor, *sizes: Any) -> Any:
     """`token.expand(R, -1, -1)`, as for class tokens."""
     shape = list(sizes[0]) if isinstance(sizes[0], tuple | list) else list(sizes)
-    aligned = _aligned(book, parameter, len(shape))
-    if aligned is None or shape[0] != book.records:
+    if not _fits(parameter, len(shape)) or not book.copies_by_record(parameter, shape[0]):
         return NotImplemented
-    return aligned.expand(*shape)
+    return _aligned(book, parameter, len(shape)).expand(*shape)
 
 
-def _aligned(book: Book, parameter: nn.Parameter, dimensions: int) -> torch.Tensor | None:
-    """The copies as they broadcast against a tensor [R, ...] of so many dimensions."""
+@rule(torch.Tensor.repeat, of_shared=True)
+def _repeat(book: Book, parameter: torch.Tensor, *sizes: Any) -> Any:
+    """`positions.repeat(R, 1, 1)`: [n, ...] as [R n, ...], each record's rows together."""
+    times = list(sizes[0]) if isinstance(sizes[0], tuple | list) else list(sizes)
+    if len(times) < max(1, parameter.dim()) or not book.copies_by_record(parameter, times[0]):
+        return NotImplemented
+    spare = len(times) - parameter.dim()
+    if spare:
+        return _aligned(book, parameter, len(times)).repeat(1, *times[1:])
+    return copies(book, parameter).repeat(1, 1, *times[1:]).flatten(0, 1)
+
+
+def _fits(parameter: torch.Tensor, dimensions: int) -> bool:
+    """Whether a tensor of so many dimensions has a first one that the parameter does not have."""
+    return dimensions > parameter.dim() or (dimensions == parameter.dim() and parameter.shape[:1] == (1,))
+
+
+def _aligned(book: Book, parameter: torch.Tensor, dimensions: int) -> torch.Tensor:
+    """The copies as they broadcast against a tensor [R, ...] of so many dimensions, into which the parameter fits."""
     spare = dimensions - parameter.dim()
-    if spare > 0:
-        return copies(book, parameter).unflatten(0, (book.records, *[1] * (spare - 1)))
-    if spare == 0 and parameter.dim() > 0 and parameter.shape[0] == 1:
+    if spare == 0:
         return copies(book, parameter).squeeze(1)
-    return None
+    return copies(book, parameter).unflatten(0, (book.records, *[1] * (spare - 1)))
 
 
-def _broadcast(function: Any, book: Book, *args: Any, **kwargs: Any) -> Any:
-    """`x * scale`, `x + positions`: x has the records first, and the parameter broadcasts against it."""
-    if len(args) != 2 or kwargs:
-        return NotImplemented
-    other = next((a for a in args if isinstance(a, torch.Tensor) and not book.wants(a)), None)
-    if other is None or other.dim() == 0 or other.shape[0] != book.records:
-        return NotImplemented
-    parameter = next(a for a in args if book.wants(a))
+def beside(book: Book, parameter: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
+    """The copies as they broadcast against a tensor of the records, [R, ...] or [R m, ...] as windows of images are.
+
+    None if `other` is none, or the parameter does not fit.
+    """
+    rows = other.shape[0] if other.dim() else 0
+    if rows == 0 or rows % book.records or not _fits(parameter, other.dim()):
+        return None
     aligned = _aligned(book, parameter, other.dim())
-    return NotImplemented if aligned is None else function(*(aligned if a is parameter else a for a in args))
+    return aligned if rows == book.records else aligned.repeat_interleave(rows // book.records, 0)
+
+
+def broadcast(function: Any, book: Book, *args: Any, **kwargs: Any) -> Any:
+    """`x * scale`, `x + positions`: x has the records first, and the parameter broadcasts against it."""
+    tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
+    others = [tensor for tensor in tensors if not book.wants(tensor)]
+    if kwargs or not others:
+        return NotImplemented
+    other = max(others, key=torch.Tensor.dim)
+    aligned = {id(tensor): beside(book, tensor, other) for tensor in tensors if book.wants(tensor)}
+    if any(copies is None for copies in aligned.values()):
+        return NotImplemented
+    return function(*(aligned.get(id(argument), argument) for argument in args))
 
 
 _NAMES = ["add", "sub", "mul", "div", "true_divide", "rsub"]
@@ -90,7 +117,11 @@ _METHODS = (
     "__add__ __radd__ __sub__ __rsub__ __mul__ __rmul__ __truediv__ __rtruediv__ __rdiv__ add_ sub_ mul_ div_"
 )
 for _function in {
+    torch.where,
+    torch.masked_fill,
+    torch.Tensor.where,
+    torch.Tensor.masked_fill,
     *(getattr(torch, name) for name in _NAMES),
     *(getattr(torch.Tensor, name) for name in (*_NAMES, *_METHODS.split()) if hasattr(torch.Tensor, name)),
 }:
-    rule(_function)(functools.partial(_broadcast, _function))
+    rule(_function)(functools.partial(broadcast, _function))

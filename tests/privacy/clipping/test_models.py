@@ -14,12 +14,20 @@ from torch.utils.checkpoint import checkpoint
 from transformers import (
     BertConfig,
     BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
     DistilBertConfig,
     DistilBertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    MPNetConfig,
+    MPNetModel,
     RobertaConfig,
     RobertaModel,
+    SwinConfig,
+    SwinModel,
+    T5Config,
+    T5EncoderModel,
     ViTConfig,
     ViTModel,
 )
@@ -119,6 +127,21 @@ IMAGE_MODELS: dict[str, tuple[Callable[[], nn.Module], torch.Tensor]] = {
         ),
         images(12),
     ),
+    "Swin": (
+        lambda: SwinModel(
+            SwinConfig(
+                image_size=16,
+                patch_size=2,
+                num_channels=1,
+                embed_dim=4,
+                depths=[2, 1],
+                num_heads=[1, 2],
+                window_size=4,
+                drop_path_rate=0.0,
+            )
+        ),
+        images(16),
+    ),
 }
 
 
@@ -159,6 +182,14 @@ TEXT_MODELS: dict[str, Callable[[], nn.Module]] = {
             vocab_size=12, n_embd=8, n_layer=2, n_head=2, n_positions=10, resid_pdrop=0.0, embd_pdrop=0.0,
             attn_pdrop=0.0, bos_token_id=0, eos_token_id=0,
         )
+    ),
+    # biases by the distance of two words, which all notes share
+    "MPNet": lambda: MPNetModel(MPNetConfig(**TEXT, pad_token_id=0)),
+    "DeBERTa": lambda: DebertaV2Model(
+        DebertaV2Config(**TEXT, relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=4)
+    ),
+    "T5": lambda: T5EncoderModel(
+        T5Config(vocab_size=12, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_heads=2, dropout_rate=0.0)
     ),
 }  # fmt: skip
 
