@@ -66,6 +66,8 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
         encoder = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
+    if getattr(encoder.config, "is_encoder_decoder", False):
+        encoder = encoder.get_encoder()
     longest = getattr(encoder.config, "max_position_embeddings", data.text_tokens)
     if longest < data.text_tokens:
         raise ModelError(
@@ -73,4 +75,27 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
         )
     if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
         encoder.pooler = None
+    _try(encoder, config, data)
     return TextEncoder(encoder, encoder.config.hidden_size)
+
+
+def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> None:
+    """Encode one note as long as they may be.
+
+    Raises:
+        ModelError: the model does not take it.
+    """
+    word = (getattr(encoder.config, "pad_token_id", None) or 0) + 1
+    note = torch.full((1, data.text_tokens), word)
+    try:
+        with torch.no_grad():
+            features = encoder.eval()(input_ids=note, attention_mask=torch.ones_like(note)).last_hidden_state
+    except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise ModelError(
+            f"model.text: {config.text} does not encode a note of {data.text_tokens} tokens ({error}). "
+            "Lower data.text_tokens, or take a model that encodes text"
+        ) from error
+    if features.shape != (1, data.text_tokens, encoder.config.hidden_size):
+        raise ModelError(
+            f"model.text: {config.text} gives {tuple(features.shape)} and not one vector for each token"
+        )

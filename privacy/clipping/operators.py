@@ -65,10 +65,10 @@ class Tracking(TorchFunctionMode):
         if wanted:
             result = self._tracked(func, args, kwargs, inputs, wanted)
             return func(*args, **kwargs) if result is NotImplemented else result
-        constant = func in FACTORIES or (bool(inputs) and all(tensor in constants for tensor in inputs))
+        changed = inputs[:1] if all(tensor in constants for tensor in inputs) else []  # perhaps, in place
         result = func(*args, **kwargs)
-        if constant:
-            constants.add(*tensors_in((result,)), *inputs[:1])
+        if changed or func in FACTORIES:
+            constants.add(*changed, *tensors_in((result,)))
         return result
 
     def _tracked(

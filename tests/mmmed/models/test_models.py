@@ -10,11 +10,16 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import (
     AutoModel,
+    BartConfig,
     BertConfig,
     BertTokenizer,
+    DebertaV2Config,
     DistilBertConfig,
+    MPNetConfig,
     PretrainedConfig,
     RobertaConfig,
+    T5Config,
+    ViTConfig,
 )
 
 from mmmed.config import RunConfig
@@ -250,7 +255,7 @@ def test_pretrained_image_weights_fit_or_are_refused(tmp_path: Path) -> None:
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def local_folder(folder: Path, kind: type[PretrainedConfig] = BertConfig, **sizes: int) -> Path:
+def local_folder(folder: Path, kind: type[PretrainedConfig] = BertConfig, **sizes: Any) -> Path:
     """A tiny model of one kind, saved as Hugging Face saves it."""
     tokenizer = BertTokenizer(vocab=str(VOCABULARY))
     own = {"vocab_size": len(tokenizer), "max_position_embeddings": 16} | (sizes or SIZES)
@@ -287,6 +292,41 @@ def test_every_kind_of_text_encoder_trains_privately(
     before = {name: value.clone() for name, value in trainable_state(model).items()}
     step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
     assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (MPNetConfig, SIZES | {"max_position_embeddings": 20}),
+        (DebertaV2Config, SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
+        (BartConfig, {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}),
+    ],
+)
+def test_encoders_with_biases_by_distance_and_those_of_encoder_decoders_train_privately(
+    tmp_path: Path, kind: type[PretrainedConfig], sizes: dict[str, Any]
+) -> None:
+    config = configured(
+        model={"text": str(local_folder(tmp_path / "text", kind, **sizes))}, data={"image": ""}
+    )
+    model, batch = build_model(config), a_batch(4)
+    step = PrivateStep(
+        model, make_optimizer(model, config.training), noise_multiplier=1, max_grad_norm=1, expected_units=3
+    )
+    before = {name: value.clone() for name, value in trainable_state(model).items()}
+    assert not any("decoder" in name for name in before)
+    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
+    assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
+
+
+def test_a_text_model_that_cannot_read_a_whole_note_or_gives_no_tokens_is_refused(tmp_path: Path) -> None:
+    short = local_folder(tmp_path / "short", RobertaConfig, **SIZES, pad_token_id=1)  # positions from 2 on
+    with pytest.raises(ModelError, match=r"does not encode a note of 16 tokens.*data\.text_tokens"):
+        build_model(configured(data={"text_tokens": 16}, model={"text": str(short)}))
+    assert build_model(configured(data={"text_tokens": 14}, model={"text": str(short)}))
+    pictures = local_folder(tmp_path / "pictures", ViTConfig, **SIZES)
+    with pytest.raises(ModelError, match="take a model that encodes text"):
+        build_model(configured(model={"text": str(pictures)}))
 
 
 def test_any_local_hugging_face_folder_is_a_text_encoder(local_bert: Path) -> None:

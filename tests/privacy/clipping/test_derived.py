@@ -74,6 +74,15 @@ def in_place(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return F.linear(x, weight)
 
 
+def shifted(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Words moved on by one, as a decoder has them: the constant is overwritten, and the words are none."""
+    words = (x.detach() > 0).sum(-1).clamp(max=3)
+    moved = words.new_zeros(words.shape)
+    moved[:, 1:] = words[:, :-1]
+    moved[:, 0] = 3
+    return x + F.embedding(moved, p) * F.embedding(words, p)
+
+
 def through_a_layer(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     coordinates = torch.linspace(-1, 1, 12).to(p.dtype).view(1, 3, 4)
     return x + F.layer_norm(F.linear(coordinates, p, p[0]).tanh(), (4,), 1 + p[1], p[2])
@@ -106,6 +115,7 @@ DERIVED: dict[str, Operator] = {
     ).view(len(x), 6, 4),
     "a choice": lambda x, p: torch.where(x > 0, p[0] * 2, x),
     "a mask over it": lambda x, p: (p[:3] * 2).expand(1, 3, 4).masked_fill(x > 0, 0.5) + x,
+    "words with constants of their size": shifted,
     "a first hidden state": lambda x, p: x + F.linear(torch.ones(len(x), 4, dtype=x.dtype), p)[:, None],
 }
 
