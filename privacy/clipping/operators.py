@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from privacy.clipping.book import Book
-from privacy.clipping.shared import FACTORIES, tensors_in
+from privacy.clipping.shared import FACTORIES, RANDOM, tensors_in
 from privacy.errors import UnsupportedModel
 
 _RULES: dict[Any, Callable[..., Any]] = {}
@@ -57,15 +57,16 @@ class Tracking(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _DROPOUTS:
-            self._check_dropout(func, *args, **kwargs)
         constants = self._book.shared.constants
         inputs = tensors_in((*args, *kwargs.values()))
         wanted = [tensor for tensor in inputs if self._book.wants(tensor)] if torch.is_grad_enabled() else []
+        if func in _DROPOUTS:
+            self._check_dropout(func, *args, **kwargs)
         if wanted:
             result = self._tracked(func, args, kwargs, inputs, wanted)
             return func(*args, **kwargs) if result is NotImplemented else result
-        changed = inputs[:1] if all(tensor in constants for tensor in inputs) else []  # perhaps, in place
+        known = func not in RANDOM and func not in _DROPOUTS and all(tensor in constants for tensor in inputs)
+        changed = inputs[:1] if known else []  # perhaps, in place
         result = func(*args, **kwargs)
         if changed or func in FACTORIES:
             constants.add(*changed, *tensors_in((result,)))
@@ -96,10 +97,17 @@ class Tracking(TorchFunctionMode):
     ) -> None:
         """
         Raises:
-            UnsupportedModel: no dimension that could be the records' (the first, or the second in a recurrent layer)
-                is a multiple of them, so one mask is drawn for all.
+            UnsupportedModel: one mask is drawn for all records: all share the input, or no dimension that could be
+                theirs (the first, or the second in a recurrent layer) is a multiple of them.
         """
-        if training and p > 0 and all(size % self._book.records for size in input.shape[:2]):
+        if not training or p <= 0:
+            return
+        if self._book.wants(input):
+            raise self._book.refuse(
+                input,
+                f"{func.__name__} of what all records share draws one mask for the batch. Set its rate to 0.",
+            )
+        if all(size % self._book.records for size in input.shape[:2]):
             raise UnsupportedModel(
                 f"{func.__name__} of shape {tuple(input.shape)} draws one mask for the batch's {self._book.records} "
                 "records. Expand its input over the records first, so that each has a mask of its own."

@@ -25,6 +25,11 @@ FACTORIES = {
     torch.zeros_like, torch.tril_indices, torch.triu_indices, torch.Tensor.new_full, torch.Tensor.new_ones,
     torch.Tensor.new_zeros,
 }  # fmt: skip
+# What these make may differ from record to record.
+RANDOM = {
+    torch.bernoulli, torch.normal, torch.rand_like, torch.randn_like, torch.Tensor.bernoulli, torch.Tensor.bernoulli_,
+    torch.Tensor.normal_, torch.Tensor.uniform_,
+}  # fmt: skip
 _LOW = (torch.float16, torch.bfloat16)
 _CARRY = (
     60.0  # multiply-adds in the time that a number of a unit's gradient takes through a chain of operators

@@ -211,6 +211,11 @@ def changed_after_use(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return out + weight.mul_(3)[0]
 
 
+def dropped(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """A mask of five rows, as many as there are records, and yet of none of them."""
+    return x + F.dropout(torch.cat([p, p[:1]]), 0.5).mean(0)
+
+
 def of_records(x: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
     return F.linear(x, torch.outer(x[0, 0], p[0]), p[1])
 
@@ -228,6 +233,7 @@ REFUSED: dict[str, Operator] = {
     "a change in place after its use": changed_after_use,
     "a change in place by records": lambda x, p: (p[:1] * 2).expand(3, 4).clone().mul_(x[0]) + x,
     "a weight made of records": of_records,
+    "one mask of dropout": dropped,
     "less than float32": lambda x, p: F.linear(x, p.to(torch.bfloat16).to(x.dtype)),
     "a layer on what is not known": kept_from_before,
 }
@@ -258,6 +264,22 @@ class WithConstants(OneOperator):
 
 def test_buffers_and_frozen_parameters_are_constants() -> None:
     check(WithConstants(), (X,), torch.tensor(UNITS["patients"]))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        lambda ones: F.dropout(ones, 0.5),
+        lambda ones: ones.bernoulli_(0.5),
+        lambda ones: torch.rand_like(ones),
+    ],
+)
+def test_a_random_mask_of_each_record_is_no_constant(mask: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    model = OneOperator(lambda x, p: x * (p[0] * mask(torch.ones(len(x), 1, 4, dtype=x.dtype)))).double()
+    step = PrivateStep(
+        model, torch.optim.SGD(model.parameters(), lr=0.0), noise_multiplier=1.0, max_grad_norm=1.0, expected_units=4.0
+    )  # fmt: skip
+    step(lambda: model(X).square().mean((1, 2)), torch.arange(R))
 
 
 def test_nothing_of_a_pass_outlives_it() -> None:
