@@ -298,7 +298,10 @@ def test_every_kind_of_text_encoder_trains_privately(
     ("kind", "sizes"),
     [
         (MPNetConfig, SIZES | {"max_position_embeddings": 20}),
-        (DebertaV2Config, SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+        (
+            DebertaV2Config,
+            SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "hidden_dropout_prob": 0.0},
+        ),
         (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
         (BartConfig, {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}),
     ],
