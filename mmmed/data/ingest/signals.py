@@ -110,7 +110,8 @@ def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, o
         try:
             record = wfdb.rdrecord(str(Path(folder) / "record"))
             values, rate = np.asarray(record.p_signal, dtype=np.float32).T, float(record.fs)
-            names, units = list(record.sig_name), list(record.units)
+            # a header may leave both out: then it is in mV (WFDB header(5), signal specification lines)
+            names, units = [name or "" for name in record.sig_name], [unit or "mV" for unit in record.units]
         except Exception as error:  # the reader raises whatever it stumbles over
             raise DataError(f"{found.origin}: not a readable WFDB record ({type(error).__name__})") from error
     return _store_waveform(values, rate, names, units, found, item, out)

@@ -249,6 +249,14 @@ def test_a_recording_that_is_mostly_gaps_is_refused(tmp_path: Path) -> None:
         _wfdb(_record(tmp_path / "in", values, ["II"], ["mV"]), tmp_path)
 
 
+def test_a_signal_without_a_name_has_a_number(tmp_path: Path) -> None:
+    header = _record(
+        tmp_path / "in", np.random.default_rng(0).normal(size=(300, 2)), ["I", "II"], ["mV", "mV"]
+    )
+    header.write_text(header.read_text().replace(" II\n", "\n"))
+    assert list(_load(tmp_path, _wfdb(header, tmp_path))["channels"]) == ["I", "channel 2"]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_records_are_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
