@@ -276,7 +276,7 @@ def _filled(values: np.ndarray, found: Found) -> np.ndarray:
 def _resampled(values: np.ndarray, rate: float, wanted: int) -> np.ndarray:
     """Values (channels, samples) at another rate by a polyphase filter, which keeps out what would alias."""
     step = (Fraction(wanted) / Fraction(rate)).limit_denominator(10_000)
-    if step == 1 or not values.size:
+    if step == 1 or values.shape[1] < 2:  # through one point there is no line
         return values
     return resample_poly(values, step.numerator, step.denominator, axis=1, padtype="line").astype(np.float32)
 

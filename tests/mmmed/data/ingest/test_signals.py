@@ -96,6 +96,13 @@ def test_silent_long_and_odd_sounds_are_refused(tmp_path: Path, monkeypatch: pyt
         write_audio(_found(path), "item", tmp_path)
 
 
+def test_a_sound_of_one_sample_is_silent(tmp_path: Path) -> None:
+    path = tmp_path / "x.wav"
+    soundfile.write(path, np.array([0.5]), 3886)
+    with pytest.raises(DataError, match="silent"):
+        write_audio(_found(path), "item", tmp_path)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_mutated_sounds_are_read_or_refused(data: st.DataObject, tmp_path: Path) -> None:
