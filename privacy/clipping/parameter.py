@@ -56,7 +56,7 @@ def _per_record(book: Book, parameter: torch.Tensor, records: int) -> Any:
 @rule(torch.Tensor.expand, of_shared=True)
 def _expand(book: Book, parameter: torch.Tensor, *sizes: Any) -> Any:
     """`token.expand(R, -1, -1)`, as for class tokens."""
-    shape = list(sizes[0]) if isinstance(sizes[0], tuple | list) else list(sizes)
+    shape = _sizes(sizes)
     if not _fits(parameter, len(shape)) or not book.copies_by_record(parameter, shape[0]):
         return NotImplemented
     return _aligned(book, parameter, len(shape)).expand(*shape)
@@ -65,13 +65,17 @@ def _expand(book: Book, parameter: torch.Tensor, *sizes: Any) -> Any:
 @rule(torch.Tensor.repeat, of_shared=True)
 def _repeat(book: Book, parameter: torch.Tensor, *sizes: Any) -> Any:
     """`positions.repeat(R, 1, 1)`: [n, ...] as [R n, ...], each record's rows together."""
-    times = list(sizes[0]) if isinstance(sizes[0], tuple | list) else list(sizes)
+    times = _sizes(sizes)
     if len(times) < max(1, parameter.dim()) or not book.copies_by_record(parameter, times[0]):
         return NotImplemented
-    spare = len(times) - parameter.dim()
-    if spare:
+    if len(times) > parameter.dim():
         return _aligned(book, parameter, len(times)).repeat(1, *times[1:])
     return copies(book, parameter).repeat(1, 1, *times[1:]).flatten(0, 1)
+
+
+def _sizes(given: tuple[Any, ...]) -> list[int]:
+    """Sizes given one by one, or as one list."""
+    return list(given[0]) if isinstance(given[0], tuple | list) else list(given)
 
 
 def _fits(parameter: torch.Tensor, dimensions: int) -> bool:

@@ -31,9 +31,7 @@ RANDOM = {
     torch.Tensor.normal_, torch.Tensor.uniform_,
 }  # fmt: skip
 _LOW = (torch.float16, torch.bfloat16)
-_CARRY = (
-    60.0  # multiply-adds in the time that a number of a unit's gradient takes through a chain of operators
-)
+_CARRY = 60.0  # multiply-adds in the time that a number of a unit's gradient takes to be carried on
 
 
 class Constants:
@@ -207,7 +205,7 @@ class Shared:
             raise UntrackedParameter(
                 f"{self.name(tensor)}: a tensor computed from it was used and then changed in place. Change a copy."
             )
-        return [(root, Through((use,), derived.value, root, self._names[id(root)])) for root in derived.roots]
+        return [(root, Through((use,), derived.value, root, self.name(root))) for root in derived.roots]
 
     def derive(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[torch.Tensor]
@@ -219,10 +217,8 @@ class Shared:
         that was bounded.
         """
         roots = tuple(dict.fromkeys(root for tensor in inputs for root in self.roots(tensor)))
-        own_args, own_kwargs = (
-            map(self._inner, args),
-            {key: self._inner(value) for key, value in kwargs.items()},
-        )
+        own_args = [self._inner(value) for value in args]
+        own_kwargs = {key: self._inner(value) for key, value in kwargs.items()}
         precise = torch.autocast(inputs[0].device.type, enabled=False)
         with torch.autograd.graph.saved_tensors_hooks(_same, _same), precise:
             values = func(*own_args, **own_kwargs)
@@ -241,8 +237,7 @@ class Shared:
             return given[id(value)]
         if not value.requires_grad:  # detached, or a comparison
             return value
-        name = self._names[id(roots[0])]
-        shown: torch.Tensor = _Shown.apply(value.detach(), roots[0], name, self.strays)
+        shown: torch.Tensor = _Shown.apply(value.detach(), roots[0], self.name(roots[0]), self.strays)
         self._derived[id(shown)] = Derived(value, shown, shown._version, roots)
         return shown
 

@@ -269,6 +269,20 @@ def local_bert(tmp_path: Path) -> Path:
     return local_folder(tmp_path / "bert")
 
 
+def trained_by_a_private_step(
+    folder: Path, engine: Literal["bookkeeping", "hooks"] = "bookkeeping"
+) -> list[str]:
+    """Names of what is trained with a folder's encoder; asserts that a private step moves all of it."""
+    config = configured(model={"text": str(folder)}, data={"image": ""})
+    model, batch = build_model(config).train(), a_batch(4)
+    optimizer = make_optimizer(model, config.training)
+    step = PrivateStep(model, optimizer, noise_multiplier=1, max_grad_norm=1, expected_units=3, engine=engine)
+    before = {name: value.clone() for name, value in trainable_state(model).items()}
+    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
+    assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
+    return list(before)
+
+
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
@@ -284,14 +298,8 @@ def test_every_kind_of_text_encoder_trains_privately(
     sizes: dict[str, int],
     engine: Literal["bookkeeping", "hooks"],
 ) -> None:
-    folder = local_folder(tmp_path / "text", kind, **sizes)
-    config = configured(model={"text": str(folder)}, data={"image": ""})
-    model, batch = build_model(config).train(), a_batch(4)
-    optimizer = make_optimizer(model, config.training)
-    step = PrivateStep(model, optimizer, noise_multiplier=1, max_grad_norm=1, expected_units=3, engine=engine)
-    before = {name: value.clone() for name, value in trainable_state(model).items()}
-    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
-    assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
+    names = trained_by_a_private_step(local_folder(tmp_path / "text", kind, **sizes), engine)
+    assert names
 
 
 @pytest.mark.parametrize(
@@ -309,17 +317,8 @@ def test_every_kind_of_text_encoder_trains_privately(
 def test_encoders_with_biases_by_distance_and_those_of_encoder_decoders_train_privately(
     tmp_path: Path, kind: type[PretrainedConfig], sizes: dict[str, Any]
 ) -> None:
-    config = configured(
-        model={"text": str(local_folder(tmp_path / "text", kind, **sizes))}, data={"image": ""}
-    )
-    model, batch = build_model(config), a_batch(4)
-    step = PrivateStep(
-        model, make_optimizer(model, config.training), noise_multiplier=1, max_grad_norm=1, expected_units=3
-    )
-    before = {name: value.clone() for name, value in trainable_state(model).items()}
-    assert not any("decoder" in name for name in before)
-    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
-    assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
+    names = trained_by_a_private_step(local_folder(tmp_path / "text", kind, **sizes))
+    assert not any("decoder" in name for name in names)
 
 
 def test_a_text_model_that_cannot_read_a_whole_note_or_gives_no_tokens_is_refused(tmp_path: Path) -> None:
