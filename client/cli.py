@@ -57,8 +57,8 @@ def fetch(
 
     PACS is dicom://AET@host:port, dicoms://AET@host:port (TLS) or https://host/path (DICOMweb). Exit 1: not all came.
     """
-    from mmmed.data.pacs import Access, Query, open_archive
-    from mmmed.data.pacs import fetch as run
+    from mmmed.pacs import Access, Query, open_archive
+    from mmmed.pacs import fetch as run
 
     query = Query(first.date(), (last or datetime.now()).date(), tuple(modality or ()), description)
     access = Access(aet, move, credentials, ca, cert, timeout)
@@ -83,9 +83,9 @@ def ingest(
     ] = None,
 ) -> None:
     """Read, check, de-identify and pair everything into one data set. Killed half-way, it goes on when repeated."""
-    from mmmed.data.deidentify.keys import SiteKey
-    from mmmed.data.ingest import ingest as run
-    from mmmed.data.ingest import load_options
+    from mmmed.deidentify.keys import SiteKey
+    from mmmed.ingest import ingest as run
+    from mmmed.ingest import load_options
 
     options = load_options(config)
     with _progress("files") as progress:
@@ -103,8 +103,8 @@ def deidentify(
     """Write de-identified DICOM copies: headers, and text burned into pixels."""
     from collections import Counter
 
-    from mmmed.data.deidentify.keys import SiteKey
-    from mmmed.data.ingest import deidentify as run
+    from mmmed.deidentify.keys import SiteKey
+    from mmmed.ingest import deidentify as run
 
     with _progress("images") as progress:
         report = run(sources, out, key=SiteKey.load_or_create(key), progress=progress)
@@ -125,9 +125,9 @@ def check(
     page: Annotated[Path | None, typer.Option(help="Also write a page with pictures; keep it here.")] = None,
 ) -> None:
     """Say whether a data set can be trained on, and what a model would learn that it should not. Exit 1 if not."""
+    from mmmed.check import check as run
+    from mmmed.check import write_page
     from mmmed.config import resolve
-    from mmmed.data.check import check as run
-    from mmmed.data.check import write_page
 
     resolved = resolve(config, assignments or ()).config
     result = run(dataset, resolved.data, resolved.task)
@@ -142,7 +142,7 @@ def check(
 @app.command()
 def images(dataset: Dataset) -> None:
     """Say how many images with masked text wait for approval, and where to look at them."""
-    from mmmed.data.ingest import put_in_order
+    from mmmed.ingest import put_in_order
 
     print(put_in_order(dataset).summary())
 
@@ -162,7 +162,7 @@ def approve_images(
     by: Annotated[str, typer.Option(help="Who has looked at them.", show_default="the user")] = "",
 ) -> None:
     """Record which images with masked text a human has approved; only these become part of the data set."""
-    from mmmed.data.ingest import decide
+    from mmmed.ingest import decide
 
     if not (items or reject or every):
         raise typer.BadParameter(

@@ -26,9 +26,9 @@ from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
 from mmmed.data.approvals import waiting_note
-from mmmed.data.deidentify.keys import key_of
 from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.deidentify.keys import key_of
 from mmmed.errors import ConfigError
 from mmmed.models import load_tokenizer
 from privacy.errors import LedgerError, PolicyError

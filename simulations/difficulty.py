@@ -22,8 +22,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from torch.nn import functional
 
+from mmmed import demo
 from mmmed.config import DataConfig, RunConfig, TrainingConfig
-from mmmed.data import demo
 from mmmed.data.batch import Batch, Input
 from mmmed.data.image import preprocess, read_image
 from mmmed.inference import Evaluation, Predictions, evaluate

@@ -12,7 +12,7 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import mmmed  # (declares the operator schemas before any test imports transformers)
-from mmmed.data.demo import generate
+from mmmed.demo import generate
 
 assert mmmed.__version__
 

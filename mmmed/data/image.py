@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
-from mmmed.data.dicom.file import is_dicom, open_dicom
-from mmmed.data.dicom.pixels import MAX_SAMPLES, frame
+from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
 
 VERSION = 1  # raise it whenever `preprocess` or `read_image` gives other values
@@ -25,7 +25,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 def read_image(path: Path, *, channels: Literal[1, 3]) -> np.ndarray:
     """Read DICOM, PNG, JPEG or TIFF: float32 (channels, H, W) in [0, 1], larger values brighter.
 
-    DICOM goes through modality LUT, VOI LUT or window, inversion and colour conversion (`mmmed.data.dicom`);
+    DICOM goes through modality LUT, VOI LUT or window, inversion and colour conversion (`mmmed.dicom`);
     of several frames the first is read. Other images: 8 bits are divided by 255, deeper and floating-point
     ones stretched from their smallest to their largest value; transparency is dropped. Colour becomes
     gray by its luminance, gray becomes colour by repetition.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmmed.data import demo
+from mmmed import demo
 from mmmed.errors import DataError
 
 DEMO = "demo"

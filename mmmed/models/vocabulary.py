@@ -14,7 +14,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.sr.codedict import codes
 from tokenizers.implementations import BertWordPieceTokenizer
 
-from mmmed.data.demo import public_text
+from mmmed.demo import public_text
 from mmmed.models.tokens import VOCABULARY
 
 SIZE = 2048

@@ -23,12 +23,12 @@ from pathlib import Path
 import numpy as np
 from pydicom import Dataset
 
-from mmmed.data.deidentify import SiteKey
-from mmmed.data.deidentify.header import deidentify_header
-from mmmed.data.deidentify.notes import Scrubber
-from mmmed.data.deidentify.pixels import Box, clear_text, mask
-from mmmed.data.dicom.file import is_dicom, open_dicom
 from mmmed.data.image import read_image
+from mmmed.deidentify import SiteKey
+from mmmed.deidentify.header import deidentify_header
+from mmmed.deidentify.notes import Scrubber
+from mmmed.deidentify.pixels import Box, clear_text, mask
+from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.errors import DataError
 from simulations.bench.measure import Row, parser, publish
 from simulations.bench.planted import planted_notes

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; returns the exit code."""
     options = parser("site", (__doc__ or "").splitlines()[0], repeats=5)
     chosen = options.parse_args(arguments)
-    from mmmed.data.demo import generate
+    from mmmed.demo import generate
     from simulations.loopback.hospital import ROOMY, Hospital
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mmmed.data.demo import generate
+from mmmed.demo import generate
 from simulations.loopback.federation import Federation
 from simulations.soak.soak import Soak
 

@@ -22,7 +22,7 @@ from client.log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
-from mmmed.data.deidentify import SiteKey
+from mmmed.deidentify import SiteKey
 from mmmed.models.tokens import tokenizer_digest
 from privacy.errors import LedgerError, PolicyRefusal
 from privacy.keys import load_key, public_pem

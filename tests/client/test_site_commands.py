@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from mmmed.cli import main
-from tests.mmmed.data.dicom_files import dicom, save
+from tests.mmmed.dicom.files import dicom, save
 
 Command = Callable[..., tuple[int, str, str]]
 

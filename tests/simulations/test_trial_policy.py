@@ -13,7 +13,7 @@ import tomli_w
 
 from client.log import refusals
 from mmmed.config import resolve
-from mmmed.data.demo import generate
+from mmmed.demo import generate
 from mmmed.files import write_atomic
 from privacy.accounting import epsilon
 from privacy.keys import load_or_create_key

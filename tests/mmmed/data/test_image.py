@@ -14,11 +14,11 @@ from pydicom import Dataset, Sequence
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit
 
-from mmmed.data.dicom.file import open_dicom
-from mmmed.data.dicom.pixels import frame, stored_values
 from mmmed.data.image import read_image
+from mmmed.dicom.file import open_dicom
+from mmmed.dicom.pixels import frame, stored_values
 from mmmed.errors import DataError
-from tests.mmmed.data.dicom_files import CT, dicom, save
+from tests.mmmed.dicom.files import CT, dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
 PYDICOM_FILES = Path(pydicom.__file__).parent / "data"
@@ -187,7 +187,7 @@ def test_huge_declared_sizes_are_refused_before_anything_is_allocated(tmp_path: 
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmmed.data.dicom.file.MAX_INFLATED_BYTES", 1 << 20)
+    monkeypatch.setattr("mmmed.dicom.file.MAX_INFLATED_BYTES", 1 << 20)
     small, bomb = (dicom(np.zeros((n, n), np.uint8)) for n in (256, 2048))
     for ds in (small, bomb):
         ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian

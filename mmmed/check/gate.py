@@ -1,0 +1,141 @@
+"""What a data steward wants to know before a data set is trained on. Counts are rounded; nothing is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mmmed.check.measures import further_columns, measure_images, measure_texts, measure_values
+from mmmed.check.recordings import measure_sounds, measure_volumes, measure_waveforms
+from mmmed.check.result import CheckResult, Plot
+from mmmed.check.suspects import shortcut_auroc, telling_columns
+from mmmed.config import DataConfig, TaskConfig
+from mmmed.config.schema import FILES
+from mmmed.data.approvals import waiting_note
+from mmmed.data.counts import rounded
+from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
+from mmmed.errors import DataError
+
+MIN_PATIENTS_A_CLASS = 10
+SHORTCUT_AUROC = 0.65
+TELLING_AUROC = 0.9
+_SHOWN_COLUMNS = 8
+
+
+def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
+    """Read the table of ``root`` as training would and measure it; problems are reported, not raised."""
+    result = CheckResult()
+    try:
+        manifest = read_manifest(root, data, task)
+    except DataError as error:
+        result.problems.append(str(error))
+        return result
+    if manifest.waiting:
+        result.warnings.append(waiting_note(root, manifest.waiting))
+    records = manifest.records
+    table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
+    _count(manifest, result)
+    _modalities(records, table, result)
+    _balance(records, task, result)
+    measure_texts(records, result)
+    measure_images(records, root, data, result)
+    files = {
+        name: records[name] if name in FILES and records[name].any() else _texts(table, name)
+        for name in _TABLE_FILES
+    }
+    measure_volumes(files["volume"], root, bool(data.volume), result)
+    measure_sounds(files["audio"], root, result)
+    measure_waveforms(files["waveform"], root, result)
+    named = {getattr(data, name) for name in ("patient", "study", "site", "text", "fold", *FILES)}
+    columns = further_columns(table, {*named, *_TABLE_FILES, task.label})
+    measure_values(table, columns, records["site"], result)
+    _look_for_shortcuts(records, table, result)
+    _look_for_telling_columns(records, table, columns, result)
+    return result
+
+
+_TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest` names them
+
+
+def _texts(table: pd.DataFrame, column: str) -> pd.Series:
+    return table[column].fillna("").astype(str) if column in table.columns else pd.Series([], dtype=object)
+
+
+def _count(manifest: Manifest, result: CheckResult) -> None:
+    records, left_out = manifest.records, sum(manifest.unlabelled.values())
+    result.facts["Counts"] = [
+        *((name, rounded(records[name].nunique())) for name in ("patient", "study", "site")),
+        ("records", rounded(len(records))),
+        (
+            "rows without a label, left out",
+            f"{rounded(left_out)} ({left_out / (left_out + len(records)):.0%})",
+        ),
+        ("images that wait for approval, in no record", rounded(manifest.waiting)),
+        ("records a patient, at most", rounded(int(records.groupby("patient").size().max()))),
+    ]
+
+
+def _modalities(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
+    """What each record has, of what is trained on and of what else the table holds."""
+    shares = {name: (records[name] != "").mean() for name in (*FILES, "text")}
+    for name in _TABLE_FILES:
+        if name in table.columns and not shares.get(name):
+            shares[name] = (table[name].fillna("") != "").mean()
+    present = {name: float(share) for name, share in shares.items() if share}
+    result.facts["Modalities"] = [(f"records with {name}", f"{share:.0%}") for name, share in present.items()]
+    result.plots["Modalities"] = [Plot("records with", tuple(present.items()))]
+    if "modality" in table.columns:
+        kinds = table["modality"].fillna("").replace("", "not stated").value_counts(normalize=True)
+        result.facts["Modalities"] += [(str(kind), f"{share:.0%}") for kind, share in kinds.head(12).items()]
+
+
+def _balance(records: pd.DataFrame, task: TaskConfig, result: CheckResult) -> None:
+    balance = []
+    for index, name in enumerate(task.classes):
+        chosen = records["label"] == index
+        patients = int(records.loc[chosen, "patient"].nunique())
+        balance.append(
+            (f"{task.label} = {name}", f"{chosen.mean():.0%} of records, {rounded(patients)} patients")
+        )
+        if patients < MIN_PATIENTS_A_CLASS:
+            result.problems.append(
+                f"{task.label} = {name}: fewer than {MIN_PATIENTS_A_CLASS} patients; nothing can be learnt or tested"
+            )
+    result.facts["Label balance"] = balance
+    for index, name in enumerate(task.classes[1:], start=1):
+        shares = (records["label"] == index).groupby(records["site"]).mean()
+        bars = tuple((str(site), float(share)) for site, share in shares.items())
+        result.plots.setdefault("Label balance", []).append(Plot(f"{task.label} = {name}, by site", bars))
+
+
+def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
+    """Can the label be told from facts that are no medicine?"""
+    auroc, columns = shortcut_auroc(records, table)
+    if auroc is None:
+        return
+    result.facts["Shortcuts"] = [
+        ("facts", ", ".join(columns)),
+        ("AUROC of the label from them", f"{auroc:.2f}"),
+    ]
+    if auroc >= SHORTCUT_AUROC:
+        result.warnings.append(
+            f"the label can be told from {', '.join(columns)} alone (AUROC {auroc:.2f}, patients held out): a model "
+            "may learn these instead of medicine. Compare its AUROC with this one, within sites"
+        )
+
+
+def _look_for_telling_columns(
+    records: pd.DataFrame, table: pd.DataFrame, columns: list[str], result: CheckResult
+) -> None:
+    """Does a single column of the table tell the label?"""
+    told = telling_columns(records, table, columns)
+    if told:
+        shown = ", ".join(f"{column} {auroc:.2f}" for column, auroc in told[:_SHOWN_COLUMNS])
+        result.facts.setdefault("Shortcuts", []).append(("AUROC of the label from one column", shown))
+    for column, auroc in told:
+        if auroc >= TELLING_AUROC:
+            result.warnings.append(
+                f"{column} alone tells the label (AUROC {auroc:.2f}, patients held out): was it made from the label, "
+                "or measured after it was known? Keep it out of the input then"
+            )

@@ -1,0 +1,213 @@
+"""From sources to a data set that can be trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from mmmed.data.approvals import STATE, Approvals, review_folder
+from mmmed.deidentify.keys import SiteKey
+from mmmed.errors import DataError
+from mmmed.files import sha256_of
+from mmmed.ingest.doubts import look_alikes, two_people
+from mmmed.ingest.items import Written
+from mmmed.ingest.journal import Journal
+from mmmed.ingest.notes import attach
+from mmmed.ingest.options import IngestOptions
+from mmmed.ingest.plan import Item, dicom_items, table_items
+from mmmed.ingest.report import IngestReport
+from mmmed.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
+from mmmed.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
+from mmmed.ingest.scan import scan
+from mmmed.ingest.sheets import pair_picture
+from mmmed.ingest.sources import Found, Skipped, clear_workspace, find_files
+
+Progress = Callable[[int, int], None]
+
+
+def ingest(
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    key: SiteKey,
+    options: IngestOptions,
+    files: Path | None = None,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Read, check, de-identify and pair everything in ``sources`` into the data set folder ``out``.
+
+    ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
+    ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
+    the patients. Images in which text was masked wait beside it until a human approves them
+    (`mmmed.ingest.review`). ``files`` is to list what became of every file (`IngestReport.write_files`),
+    whether something is usable or not. A run that was killed is gone on with by calling again.
+    ``progress(done, total)`` counts files of the data set.
+
+    Raises `DataError` if a source does not exist, another run works in ``out``, ``out`` holds other files, another key
+    named its patients, the record of approvals cannot be read, or nothing usable was found.
+    """
+    if out.is_dir() and not (out / STATE).is_dir() and any(out.iterdir()):
+        raise DataError(f"{out}: holds files that are no data set of ours; name a new or an empty folder")
+    with exclusive(out):
+        key.mark(out)
+        return _ingest(sources, out, out / STATE, key, options, files, progress)
+
+
+def _ingest(
+    sources: Sequence[Path],
+    out: Path,
+    state: Path,
+    key: SiteKey,
+    options: IngestOptions,
+    files: Path | None,
+    progress: Progress | None,
+) -> IngestReport:
+    decided = Approvals.load(out)
+    workspace = state / "unpacked"
+    clear_workspace(workspace)
+    try:
+        found = scan(_outside(find_files(sources, workspace), out), options, key)
+        notes = attach(found, options)
+        report = IngestReport(
+            out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
+        )
+        report.unusable = notes.unusable
+        items = [
+            *dicom_items(found, key, report.skipped),
+            *table_items(found, notes, key, report.skipped),
+        ]
+        with Journal(state / "journal.jsonl") as journal:
+            _write_all(items, out, journal, decided, options.workers, report, progress)
+            made = list(_made(items, journal.done, report))
+            used = {file.origin for item, _ in made for file in item.files}
+            report.account(found.files_found, found.read, used)
+            entries = list(study_entries(made, found, notes, key, options))
+            if not entries:
+                report.write_files(files)
+                raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
+            masked = {written.file: written.sha256 for _, written in made if written.held}
+            Approvals(masked).save_masked(out)
+            write_entries(entries, options, out / STUDIES)
+            report.review, table = settle(out)
+            report.hold(
+                {file.origin for item, _ in made if item.name in report.review.waiting for file in item.files}
+            )
+            report.write_files(files)
+            _count(table, report)
+            report.missing = missing_shares(table, options)
+            report.warnings += [
+                *two_people(found, key),
+                *look_alikes(items, journal.done, key),
+                *(f"label {one}: empty in every study" for one in options.labels if report.missing[one] == 1),
+            ]
+        remove_strangers(out, table, report.review.waiting)
+    finally:
+        clear_workspace(workspace)
+    return report
+
+
+def _outside(files: Iterator[Found | Skipped], out: Path) -> Iterator[Found | Skipped]:
+    """Leave the data set itself and its review alone if they lie below a source; unpacked archives excepted."""
+    own, waiting, unpacked = out.resolve(), review_folder(out), (out / STATE / "unpacked").resolve()
+    for file in files:
+        if isinstance(file, Found):
+            resolved = file.path.resolve()
+            if resolved.is_relative_to(waiting):
+                continue
+            if resolved.is_relative_to(own) and not resolved.is_relative_to(unpacked):
+                continue
+        yield file
+
+
+def _write_all(
+    items: list[Item],
+    out: Path,
+    journal: Journal,
+    decided: Approvals,
+    workers: int,
+    report: IngestReport,
+    progress: Progress | None,
+) -> None:
+    """Write what the journal does not have; one item's failure is its own."""
+    with ThreadPoolExecutor(workers) as pool:
+        there = list(pool.map(lambda one: _is_written(one, journal.done.get(one.name), out, decided), items))
+    pending = [item for item, whole in zip(items, there, strict=True) if not whole]
+    done = len(items) - len(pending)
+    if lost := sum(item.name in journal.done for item in pending):
+        report.warnings.append(f"{lost} files of the data set were damaged or gone and had to be made again")
+
+    def attempt(item: Item) -> str:
+        """Why it failed, or ""."""
+        if journal.is_deadly(item.name):
+            return "the decoder died on it, twice: convert the image"
+        journal.begin(item.name)
+        try:
+            written = item.write(item.name, out)
+            if written.file:
+                written = replace(written, sha256=sha256_of(written.place(item.name, out)))
+            journal.finish(item.name, written)
+        except Exception as error:  # decoders meet hostile files
+            journal.finish(item.name, None)
+            known = isinstance(error, DataError)
+            reason = str(error) if known else f"cannot be read ({type(error).__name__})"
+            for file in item.files:
+                reason = reason.removeprefix(f"{file.origin}: ").removeprefix(f"{file.path}: ")
+            return reason
+        return ""
+
+    suspects = [item for item in pending if journal.is_suspect(item.name)]
+    others = [item for item in pending if not journal.is_suspect(item.name)]
+    for threads, batch in ((1, suspects), (workers, others)):
+        with ThreadPoolExecutor(threads) as pool:
+            for item, reason in zip(batch, pool.map(attempt, batch), strict=True):
+                if reason:
+                    report.skipped += [Skipped(file.origin, reason) for file in item.files]
+                done += 1
+                if progress is not None:
+                    progress(done, len(items))
+
+
+def _is_written(item: Item, written: Written | None, out: Path, decided: Approvals) -> bool:
+    """Whether what was made of an item is still there and undamaged, as far as it has to be."""
+    if written is None or not written.file:
+        return written is not None
+    place = written.place(item.name, out)
+    if written.held:
+        status = Approvals({written.file: written.sha256}, decided.decisions).status(written.file)
+        if status == "rejected":
+            return True
+        if status == "waiting" and not pair_picture(out, item.name).is_file():
+            return False
+        if status == "approved" and not place.exists():
+            place = out / written.file
+    try:
+        return sha256_of(place) == written.sha256
+    except OSError:
+        return False
+
+
+def _made(
+    items: list[Item], done: dict[str, Written], report: IngestReport
+) -> Iterator[tuple[Item, Written]]:
+    """Items that were written; those with text left are quarantined."""
+    for item in items:
+        written = done.get(item.name)
+        if written is not None and not written.file:
+            report.quarantined += [
+                Skipped(file.origin, "text in the pixels could not be cleared") for file in item.files
+            ]
+        elif written is not None:
+            yield item, written
+
+
+def _count(table: pd.DataFrame, report: IngestReport) -> None:
+    report.rows, report.patients = len(table), table["patient_id"].nunique()
+    report.studies = table["study_id"].nunique()
+    files = {column: int((table[column].drop_duplicates() != "").sum()) for column in COLUMNS.values()}
+    report.images, report.volumes = files["image"], files["volume"]
+    report.audio, report.waveforms = files["audio"], files["waveform"]
+    report.notes = int(table.loc[table["text"] != "", "study_id"].nunique())

@@ -1,0 +1,128 @@
+"""What is to be written: images, volumes, sounds and waveforms, and whose they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from mmmed.deidentify.keys import SiteKey
+from mmmed.dicom.file import is_dicom
+from mmmed.dicom.series import geometry
+from mmmed.ingest.items import Written, copy_nifti, write_image, write_volume
+from mmmed.ingest.notes import Notes
+from mmmed.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
+from mmmed.ingest.signals import (
+    signal_files,
+    write_audio,
+    write_dicom_audio,
+    write_dicom_waveform,
+    write_wfdb,
+)
+from mmmed.ingest.sources import Found, Skipped, absolute
+
+Writer = Callable[[str, Path], Written]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file of the data set. ``write(name, out)`` makes it, or raises `DataError`."""
+
+    name: str
+    files: tuple[Found, ...]
+    patient: str
+    study: str
+    facts: dict[str, str]
+    write: Writer
+
+
+def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
+    """Series that form a volume as one item each, all other objects as one each."""
+    series: dict[str, list[Instance]] = defaultdict(list)
+    for one in found.instances:
+        series[one.series].append(one)
+    for uid, instances in series.items():
+        if len({(one.patient, one.study) for one in instances}) > 1:
+            skipped += [
+                Skipped(one.found.origin, "series of several patients or studies") for one in instances
+            ]
+            continue
+        slices = [replace(plane, file=i) for i, one in enumerate(instances) for plane in one.slices]
+        volume = geometry(slices) if len(slices) > 2 and all(one.slices for one in instances) else None
+        if isinstance(volume, str):
+            skipped += [Skipped(one.found.origin, volume) for one in instances]
+        elif volume is not None:
+            files = [one.found for one in instances]
+            identity = f"{uid}\0" + "\0".join(sorted(one.sop for one in instances))
+            yield _dicom_item(key, identity, instances, partial(write_volume, files, volume))
+        else:
+            for one in instances:
+                yield _dicom_item(key, one.sop, [one], _object_writer(one))
+
+
+def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
+    """Files that reports name; one that rows of several patients name is nobody's."""
+    named = [(report, study, found.file(report.file)) for report, study in notes.files]
+    owners: dict[str, set[str]] = defaultdict(set)
+    for _, study, file in named:
+        if file is not None:
+            owners[file.origin].add(notes.studies[study].patient)
+    taken: set[str] = set()
+    for report, study, file in named:
+        if file is None:
+            origin = f"{report.origin} ({Path(report.file).name})"
+            skipped.append(Skipped(origin, "names a file that is not among the sources"))
+            continue
+        problem = ""
+        if len(owners[file.origin]) > 1:
+            problem = "names a file that is named for another patient, too"
+        elif file.origin in taken:
+            problem = "names a file that another row has named"
+        if problem:
+            skipped.append(Skipped(report.origin, problem))
+            continue
+        taken.add(file.origin)
+        read = [file]
+        if file.origin.lower().endswith(WFDB_HEADER):
+            read += filter(None, (found.beside(file, name) for name in signal_files(file)))
+        read = list({one.origin: one for one in read}.values())  # a header may name itself
+        identity = "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read)
+        name = key.pseudonym("item", identity)
+        yield Item(name, tuple(read), notes.studies[study].patient, study, {}, _file_writer(file, found))
+
+
+def _state(file: Found) -> str:
+    """What changes when the content of a file does; see `find_files` for members of archives. "" if it is gone."""
+    try:
+        stat = file.path.stat()
+    except OSError:
+        return ""
+    return f"{stat.st_size}\0{stat.st_mtime_ns}"
+
+
+def _dicom_item(key: SiteKey, identity: str, instances: list[Instance], write: Writer) -> Item:
+    states = "\0".join(_state(one.found) for one in instances)
+    name = key.pseudonym("item", f"{identity}\0{states}")
+    first = instances[0]
+    return Item(name, tuple(one.found for one in instances), first.patient, first.study, first.facts, write)
+
+
+def _object_writer(instance: Instance) -> Writer:
+    if instance.kind == "waveform":
+        return partial(write_dicom_waveform, instance.found)
+    if instance.kind == "audio":
+        return partial(write_dicom_audio, instance.found)
+    return partial(write_image, instance.found, dicom=True)
+
+
+def _file_writer(file: Found, found: Scan) -> Writer:
+    name = file.origin.lower()
+    if name.endswith(SOUNDS):
+        return partial(write_audio, file)
+    if name.endswith((".nii", ".nii.gz")):
+        return partial(copy_nifti, file)
+    if name.endswith(WFDB_HEADER):
+        return partial(write_wfdb, file, partial(found.beside, file))
+    return partial(write_image, file, dicom=is_dicom(file.path))

@@ -1,0 +1,132 @@
+"""What came of the sources, for the engineer's eyes: it names files of the hospital and stays there."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmmed.errors import DataError
+from mmmed.ingest.review import Review
+from mmmed.ingest.sources import Skipped
+
+
+@dataclass
+class IngestReport:
+    """What came of the sources.
+
+    Attributes:
+        table: the data set's table of studies.
+        rows, patients, studies, images, volumes, audio, waveforms, notes: how many there are in it.
+        taken, waiting: files of which something was taken; those whose image waits for approval.
+        skipped: what was left out, with reasons: files, and rows and resources of files.
+        quarantined: files with images in which text may be left; they are not in the data set.
+        review: images in which text was masked, by what a human has decided; what waits is in no table.
+        replaced: identifiers replaced in notes, by kind.
+        missing: value or label -> share of the studies in which it is empty.
+        unusable: value -> what was written but is no number in a known unit within its range.
+        warnings: what a human should look into.
+    """
+
+    table: Path
+    review: Review
+    rows: int = 0
+    patients: int = 0
+    studies: int = 0
+    images: int = 0
+    volumes: int = 0
+    audio: int = 0
+    waveforms: int = 0
+    notes: int = 0
+    taken: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    quarantined: list[Skipped] = field(default_factory=list)
+    replaced: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, float] = field(default_factory=dict)
+    unusable: dict[str, Counter[str]] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def account(self, found: list[str], read: set[str], used: set[str]) -> None:
+        """Say of every file that was ``found`` what became of it, once.
+
+        ``read`` are files that something was taken of unless they are told as skipped; ``used`` those of what was
+        written, which may serve another in vain (signals that two records name).
+        """
+        self.skipped = [one for one in _once(self.skipped) if one.origin not in used]
+        self.quarantined = [one for one in _once(self.quarantined) if one.origin not in used]
+        told = {one.origin for one in (*self.skipped, *self.quarantined)}
+        self.taken = [origin for origin in found if origin in read | used and origin not in told]
+        told |= set(self.taken)
+        self.skipped += [
+            Skipped(origin, "nothing in it belongs to a study that is taken")
+            for origin in found
+            if origin not in told
+        ]
+
+    def hold(self, origins: set[str]) -> None:
+        """Say of files that their image waits for approval."""
+        self.waiting = [origin for origin in self.taken if origin in origins]
+        self.taken = [origin for origin in self.taken if origin not in origins]
+
+    def write_files(self, path: Path | None) -> None:
+        """A CSV of every file and what became of it: taken, waits, left out or quarantined, and why. None writes none.
+
+        Rows of tables and resources of exports that were left out follow as ``FILE row 7``. Readable by its owner
+        alone: it names the hospital's files. Raises `DataError` if it cannot be written.
+        """
+        if path is None:
+            return
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(["file", "outcome", "reason"])
+                writer.writerows(self._outcomes())
+        except OSError as error:
+            raise DataError(f"{path}: the list cannot be written ({error.strerror}); name another") from error
+
+    def _outcomes(self) -> Iterator[tuple[str, str, str]]:
+        for origin in self.taken:
+            yield origin, "taken", ""
+        for origin in self.waiting:
+            yield origin, "waits", "text was masked in it: approve or reject the image"
+        for outcome, several in (("left out", self.skipped), ("quarantined", self.quarantined)):
+            for one in several:
+                yield one.origin, outcome, one.reason
+
+    def summary(self) -> str:
+        """A few lines for the terminal, without names of files: `write_files` lists these."""
+        lines = [
+            f"{self.table}: {self.rows} rows, {self.patients} patients, {self.studies} studies, "
+            f"{self.images} images, {self.volumes} volumes, {self.audio} sounds, {self.waveforms} waveforms, "
+            f"{self.notes} studies with notes",
+            *_counted("left out", self.skipped),
+            *_counted("quarantined", self.quarantined),
+            *(f"  replaced in notes {count:5}  {kind}" for kind, count in self.replaced.most_common()),
+            *(f"  empty in {share:4.0%} of studies: {column}" for column, share in self.missing.items()),
+            *(
+                f"  {column}: {count} {reason}"
+                for column, counts in self.unusable.items()
+                for reason, count in counts.most_common()
+                if count
+            ),
+            *(f"  warning: {warning}" for warning in self.warnings),
+            *self.review.next_steps(),
+        ]
+        return "\n".join(lines)
+
+
+def _once(several: list[Skipped]) -> list[Skipped]:
+    """The first that is told of each."""
+    return list({one.origin: one for one in reversed(several)}.values())[::-1]
+
+
+def _counted(what: str, several: list[Skipped]) -> list[str]:
+    """How many for each reason, numbers in it aside."""
+    reasons = Counter(re.sub(r"\d+", "N", one.reason) for one in several)
+    return [f"  {what} {count:5}  {reason}" for reason, count in reasons.most_common()]

@@ -1,0 +1,275 @@
+"""First pass over the sources: what each file is, whose it is, and what is left out for what reason."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from mmmed.deidentify.header import identifiers, is_copy, patient_key
+from mmmed.deidentify.keys import SiteKey
+from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.report import report_text
+from mmmed.dicom.series import Slice, slices_of
+from mmmed.errors import DataError
+from mmmed.ingest.ccda import ccda_report
+from mmmed.ingest.fhir import Named, fhir_resources
+from mmmed.ingest.options import IngestOptions
+from mmmed.ingest.reports import Patient, Report, text_file
+from mmmed.ingest.signals import signal_files
+from mmmed.ingest.sources import Found, Skipped, absolute
+from mmmed.ingest.structured import coded_content
+from mmmed.ingest.tables import table_rows
+
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
+    "66.": "segmentation, registration or raw data",
+    "66": "raw data",
+    "481.": "radiotherapy object",
+    "11.": "presentation state",
+    "88.59": "key object selection",
+    "9.4.1": "dictation: a voice tells who speaks",
+    "104.": "encapsulated document",
+    "91.": "microscopy annotations",
+    "77.1.6": "whole slide image",
+    "78.": "ophthalmic measurement",
+    "30": "parametric map",
+}
+_REPORTS = "88."
+_WAVEFORMS, _AUDIO = "9.", "9.4.2"
+_VOLUME_MODALITIES = ("CT", "MR", "PT", "NM")
+_NO_VOLUME_IMAGES = "LOCALIZER"
+_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
+SOUNDS = (".wav", ".flac", ".mp3")
+WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
+
+_NOBODY = "no patient id: name it and its patient in a table, or it cannot be kept apart from other patients"
+_FOREIGN = (
+    "de-identified copy that this site key did not make: its patient would pass for another than the one of the "
+    "originals; use the originals, or the key file of then (--key)"
+)
+
+Kind = Literal["image", "waveform", "audio"]
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A DICOM image or waveform, as far as its header tells."""
+
+    found: Found
+    sop: str
+    study: str
+    series: str
+    accession: str
+    patient: str
+    facts: dict[str, str]
+    slices: tuple[Slice, ...] = ()
+    kind: Kind = "image"
+
+
+@dataclass
+class Scan:
+    """Everything the sources hold.
+
+    Attributes:
+        instances, reports: DICOM objects, and what else is said of studies.
+        named: FHIR resources by the names that others refer to them with.
+        files: files that are no data of their own accord, by absolute origin: images, sounds, WFDB records.
+        patients: what headers say of patients, by patient id.
+        files_found: origins of all files.
+        read: origins of those of which something other than an image or a signal was taken.
+    """
+
+    instances: list[Instance] = field(default_factory=list)
+    reports: list[Report] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    named: list[Named] = field(default_factory=list)
+    files: dict[str, Found] = field(default_factory=dict)
+    patients: dict[str, Patient] = field(default_factory=lambda: defaultdict(Patient))
+    files_found: list[str] = field(default_factory=list)
+    read: set[str] = field(default_factory=set)
+
+    def file(self, origin: str) -> Found | None:
+        """A file that a table or record names; WFDB records may be named without their ending."""
+        return self.files.get(absolute(origin)) or self.files.get(absolute(origin) + WFDB_HEADER)
+
+    def beside(self, file: Found, name: str) -> Found | None:
+        """A file that another names by its path from there."""
+        return self.file(str(Path(file.origin).parent / name))
+
+
+def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey) -> Scan:
+    """Read the headers of all files; nothing in one file stops the others."""
+    result = Scan()
+    seen: set[str] = set()
+    for file in files:
+        if isinstance(file, Skipped):
+            result.skipped.append(file)
+        else:
+            result.files_found.append(file.origin)
+            told = len(result.reports) + len(result.named)
+            try:
+                _scan_file(file, options, key, result, seen)
+            except (DataError, OSError) as error:
+                result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
+            except Exception as error:  # a header can hold anything
+                result.skipped.append(Skipped(file.origin, f"damaged ({type(error).__name__})"))
+            if len(result.reports) + len(result.named) > told:
+                result.read.add(file.origin)
+    _place_loose_files(result)
+    return result
+
+
+def _place_loose_files(result: Scan) -> None:
+    """Sounds and waveforms that no table names may be named by their study, or lie in its folder."""
+    wanted = {id(found) for report in result.reports if report.file and (found := result.file(report.file))}
+    wanted |= {
+        id(found)
+        for file in result.files.values()
+        if file.origin.lower().endswith(WFDB_HEADER)
+        for name in signal_files(file)
+        if (found := result.beside(file, name))
+    }
+    for file in result.files.values():
+        name = file.origin.lower()
+        if id(file) in wanted:
+            continue
+        if name.endswith(_PICTURES):
+            result.skipped.append(Skipped(file.origin, "image that no row of a table names"))
+        elif name.endswith((*SOUNDS, WFDB_HEADER)):
+            result.reports.append(Report((), (file.stem,), "", file.origin, file=file.origin))
+        elif name.endswith(_WFDB_SIGNALS):
+            result.skipped.append(Skipped(file.origin, "signals that no WFDB header among the sources names"))
+        else:
+            result.skipped.append(Skipped(file.origin, _NOBODY))
+
+
+def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
+    name = file.origin.lower()
+    suffix = Path(name).suffix
+    if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
+        result.files.setdefault(absolute(file.origin), file)
+    elif suffix in (".csv", ".parquet"):
+        table = options.table_of(Path(file.origin).name)
+        if table is None:
+            result.skipped.append(
+                Skipped(file.origin, "table: no [[tables]] entry says what its columns are")
+            )
+            return
+        labels = [one.column for one in options.labels.values() if one.column]
+        _sort(table_rows(file, table, labels), result)
+    elif suffix in (".json", ".ndjson"):
+        _sort(fhir_resources(file), result)
+    elif suffix in (".xml", ".cda"):
+        _sort([ccda_report(file)], result)
+    elif suffix == ".txt":
+        _sort([text_file(file)], result)
+    elif suffix in (".dcm", ".dicom", ".ima", "") or suffix[1:].isdigit() or is_dicom(file.path):
+        _scan_dicom(file, key, result, seen)
+    else:
+        result.skipped.append(Skipped(file.origin, f"not a supported kind of file ({suffix})"))
+
+
+def _sort(found: Iterable[Report | Named | Skipped], result: Scan) -> None:
+    for one in found:
+        if isinstance(one, Skipped):
+            result.skipped.append(one)
+        elif isinstance(one, Named):
+            result.named.append(one)
+        else:
+            result.reports.append(one)
+
+
+def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None:
+    dataset = open_dicom(file.path, pixels=False)
+    sop_class, sop = str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID") or "")
+    problem = _problem(dataset, sop_class, sop)
+    if not problem and is_copy(dataset) and not key.made(patient_key(dataset)):
+        problem = _FOREIGN
+    if not problem and sop in seen:
+        problem = "duplicate of an object already read"
+    if problem == _NOBODY and _kind(sop_class) == "image":
+        result.files.setdefault(absolute(file.origin), file)
+        return
+    if problem:
+        result.skipped.append(Skipped(file.origin, problem))
+        return
+    seen.add(sop)
+    patient = patient_key(dataset)
+    _learn_identifiers(result.patients[patient], dataset)
+    study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
+    if sop_class.startswith(_STORAGE + _REPORTS):
+        findings, measures = coded_content(dataset)
+        result.reports.append(
+            Report(
+                (patient,), (study,), report_text(dataset), file.origin, date=str(dataset.get("StudyDate") or ""),
+                findings=findings, measures=tuple(measures),
+            )
+        )  # fmt: skip
+        return
+    modality = str(dataset.get("Modality") or "OT")
+    planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    result.instances.append(
+        Instance(
+            file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient,
+            _facts(dataset, modality), () if planar else tuple(slices_of(dataset, 0)), _kind(sop_class),
+        )
+    )  # fmt: skip
+
+
+def _kind(sop_class: str) -> Kind:
+    rest = sop_class.removeprefix(_STORAGE)
+    if rest == sop_class or not rest.startswith(_WAVEFORMS):
+        return "image"
+    return "audio" if rest.startswith(_AUDIO) else "waveform"
+
+
+def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
+    """Why an object is not taken; "" if it is."""
+    if sop_class.startswith(_STORAGE):
+        rest = sop_class.removeprefix(_STORAGE)
+        for prefix, kind in _NO_IMAGES.items():
+            if rest == prefix or (prefix.endswith(".") and rest.startswith(prefix)):
+                return f"{kind} ({UID(sop_class).name}): nothing to learn from"
+    if not sop or not dataset.get("StudyInstanceUID"):
+        return "no SOP or study instance UID: export it again"
+    is_report = sop_class.startswith(_STORAGE + _REPORTS)
+    if _kind(sop_class) == "image" and "Rows" not in dataset and not is_report:
+        return f"no image ({UID(sop_class).name})"
+    return "" if patient_key(dataset) else _NOBODY
+
+
+def _facts(dataset: Dataset, modality: str) -> dict[str, str]:
+    """The few coded facts that go into the table of studies; ages above 89 are one group."""
+    age = str(dataset.get("PatientAge") or "")
+    years = str(min(90, int(age[:3]))) if age[-1:] == "Y" and age[:3].isdigit() else "0" if age else ""
+    coded = {
+        "modality": modality,
+        "view": dataset.get("ViewPosition"),
+        "body_part": dataset.get("BodyPartExamined"),
+        "laterality": dataset.get("ImageLaterality") or dataset.get("Laterality"),
+        "sex": dataset.get("PatientSex"),
+    }
+    facts = {name: str(value or "").strip().upper()[:16] for name, value in coded.items()}
+    # Coded strings are capitals, digits and underscores; what is not may be anything.
+    facts = {
+        n: v if v.replace("_", "").replace(" ", "").isalnum() and v.isascii() else ""
+        for n, v in facts.items()
+    }
+    return {**facts, "age": years, "study_date": str(dataset.get("StudyDate") or "")}
+
+
+def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
+    patient.ids.add(patient_key(dataset))
+    if name := str(dataset.get("PatientName") or "").strip():
+        patient.names.add(name)
+    people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
+    patient.names |= people
+    patient.ids |= identifiers(dataset) - people
+    patient.births |= {str(dataset.get("PatientBirthDate") or "")} - {""}
+    patient.sexes |= {str(dataset.get("PatientSex") or "")} - {"", "O"}

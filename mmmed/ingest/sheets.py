@@ -1,0 +1,185 @@
+"""What a human looks at before an image with masked text is used: it before and after, and pages of these pairs.
+
+Pictures "before" show identifiers. They lie in the review folder alone, which only its owner can open.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmmed.data.approvals import review_folder
+from mmmed.deidentify.pixels import Box, mask
+from mmmed.errors import DataError
+
+PAGE = "index.html"
+_SIDE = 768  # pixels of the longer side of each of a pair
+_GAP = 8
+_PAIRS_A_PAGE = 60
+_OUTLINE = (255, 64, 64)
+
+
+def masked_picture(dataset: Path, item: str) -> Path:
+    """Where an image waits, as it would be in the data set."""
+    return review_folder(dataset) / "masked" / f"{item}.png"
+
+
+def pair_picture(dataset: Path, item: str) -> Path:
+    """Where the image is shown before and after."""
+    return review_folder(dataset) / "pairs" / f"{item}.jpg"
+
+
+def open_review(dataset: Path) -> None:
+    """Make the folder of the pictures, which nobody but its owner can enter. Raises `DataError` if that fails."""
+    folder = review_folder(dataset)
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        for name in ("masked", "pairs"):
+            (folder / name).mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be made ({error.strerror}); images with masked text wait there, beside the data set. "
+            "Allow writing, or choose another --out"
+        ) from error
+
+
+def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
+    """Show an image, float32 (C, H, W) in [0, 1], beside the same with the boxes masked, which are outlined."""
+    open_review(dataset)
+    left, right = (_outlined(pixels, boxes) for pixels in (before, mask(before, boxes)))
+    pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))
+    pair.paste(left, (0, 0))
+    pair.paste(right, (left.width + _GAP, 0))
+    target = pair_picture(dataset, item)
+    temporary = target.with_name(f"part-{target.name}")
+    temporary.touch(mode=0o600)
+    pair.save(temporary, "JPEG")
+    temporary.replace(target)
+
+
+def _outlined(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
+    values = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
+    image = Image.fromarray(np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1))
+    scale = min(1, _SIDE / max(image.size))
+    image.thumbnail((_SIDE, _SIDE))
+    canvas = ImageDraw.Draw(image)
+    for left, top, right, bottom in boxes:  # a little outside, so that what is masked can be seen whole
+        corners = (left * scale - 2, top * scale - 2, right * scale + 1, bottom * scale + 1)
+        canvas.rectangle(corners, outline=_OUTLINE, width=2)
+    return image
+
+
+def waiting_pages(dataset: Path, items: Sequence[str]) -> Path:
+    """Pages of all images that wait, `PAGE` first; returns it."""
+    shown = []
+    for item in items:
+        picture = pair_picture(dataset, item)
+        place = f"pairs/{picture.name}" if picture.is_file() else f"masked/{item}.png"
+        shown.append(Shown(item, place, f"masked/{item}.png"))
+    command = f"mmmed site approve-images {shlex.quote(str(dataset.resolve()))}"
+    return _write_pages(review_folder(dataset), shown, command)
+
+
+def copied_pages(out: Path, copies: Mapping[str, str]) -> Path:
+    """Pages of masked copies, (name of a pair -> path of the copy below ``out``); other pairs are removed."""
+    folder = review_folder(out)
+    for pair in (folder / "pairs").iterdir():
+        if pair.stem not in copies:
+            pair.unlink()
+    shown = [Shown(copy, f"pairs/{item}.jpg", f"pairs/{item}.jpg") for item, copy in sorted(copies.items())]
+    return _write_pages(folder, shown, "")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A pair on a page: its label, its picture, and what a click opens, by paths below the review folder."""
+
+    label: str
+    picture: str
+    link: str
+
+
+def _write_pages(folder: Path, shown: Sequence[Shown], command: str) -> Path:
+    """The pages load nothing but the pictures beside them."""
+    parts = [shown[start : start + _PAIRS_A_PAGE] for start in range(0, len(shown), _PAIRS_A_PAGE)]
+    names = [PAGE, *(f"page-{number}.html" for number in range(2, len(parts) + 1))]
+    for number, (name, part) in enumerate(zip(names, parts, strict=True)):
+        page = _PAGE.render(shown=part, names=names, number=number, total=len(shown), command=command)
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(page, encoding="utf-8")
+    for stale in folder.glob("page-*.html"):
+        if stale.name not in names:
+            stale.unlink()
+    return folder / PAGE
+
+
+def close_review(dataset: Path) -> None:
+    """Remove the pages and the folder; whatever else lies in it stays."""
+    folder = review_folder(dataset)
+    if not folder.is_dir():
+        return
+    for page in (folder / PAGE, *folder.glob("page-*.html")):
+        page.unlink(missing_ok=True)
+    for empty in (folder / "masked", folder / "pairs", folder):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+
+
+_PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Images with masked text</title>
+<style>
+ body { font: 15px/1.5 system-ui, sans-serif; max-width: 104rem; margin: 1.5rem auto; padding: 0 1rem; color: #222 }
+ h1 { font-size: 1.4rem; margin: 0 } p { max-width: 60rem } .warn { background: #fbe9e9; color: #a11; padding: .5rem .75rem }
+ pre { background: #f4f4f4; padding: .5rem .75rem; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all }
+ nav a, nav b { display: inline-block; padding: .1rem .5rem; margin: .1rem; border: 1px solid #ccc; text-decoration: none }
+ main { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1rem; margin: 1rem 0 }
+ figure { margin: 0; border: 1px solid #ddd; padding: .5rem; display: flex; flex-direction: column; justify-content: end }
+ figure a { background: #333; flex: 1; display: flex; align-items: center } img { width: 100%; display: block }
+ code { user-select: all; font-size: 14px }
+</style></head><body>
+{% macro pages() %}
+{% if names | length > 1 %}<nav>{% for name in names %}
+{% if loop.index0 == number %}<b>{{ loop.index }}</b>{% else %}<a href="{{ name }}">{{ loop.index }}</a>{% endif %}
+{% endfor %}</nav>{% endif %}
+{% endmacro %}
+<h1>{{ total }} {{ "image" if command else "copied image" }}{{ "s" if total > 1 }} with masked text
+{{- " to approve" if command else " to look at" }}</h1>
+{% if command %}
+<p class="warn">This page shows identifiers of patients. It stays on this machine; each pair is deleted when it is
+decided on.</p>
+<p>Left the image as it came, right as it would be trained on; what was masked is outlined in red. A click shows the
+right one in full size. Reject an image in which anything that tells who the patient is can still be read, or whose
+anatomy is covered. Until it is approved an image is in no data set; what is rejected stays out.</p>
+<pre>{{ command }} ITEM ITEM ... --reject ITEM --reject ITEM ...</pre>
+<p>When you have looked at every page: all that are left, but for what you reject.</p>
+<pre>{{ command }} --all --reject ITEM ...</pre>
+{% else %}
+<p class="warn">This page shows identifiers of patients. It stays on this machine: delete its folder when you have looked at
+every page.</p>
+<p>Left the image as it came, right its copy; what was masked is outlined in red. Of a clip each point is shown as bright as
+it gets in any frame. Delete the copies in which anything that tells who the patient is can still be read.</p>
+{% endif %}
+{{ pages() }}
+<main>
+{% for one in shown %}
+<figure><a href="{{ one.link }}"><img alt="before and after" loading="lazy" src="{{ one.picture }}"></a>
+<figcaption><code>{{ one.label }}</code></figcaption></figure>
+{% endfor %}
+</main>
+{% if command %}
+<details><summary>Approve the {{ shown | length }} images of this page</summary>
+<pre>{{ command }}{% for one in shown %} {{ one.label }}{% endfor %}</pre></details>
+{% endif %}
+{{ pages() }}
+</body></html>
+""")  # noqa: E501

@@ -1,0 +1,142 @@
+"""Identifiers of every kind planted in notes, and a model that finds names where no rule does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast
+
+from mmmed.deidentify import SiteKey
+from mmmed.deidentify.entities import EntityModel
+from mmmed.deidentify.notes import Scrubber
+from mmmed.errors import DataError
+from mmmed.ingest import ingest, load_options
+from simulations.bench.deidentify import measure_notes
+from simulations.bench.planted import planted_notes
+
+
+def test_every_kind_of_planted_identifier_is_found_and_the_rest_left() -> None:
+    notes = list(planted_notes(seed=0, count=260))
+    tallies = measure_notes(notes)
+    assert len(tallies) == 16 and {tally.recall for tally in tallies.values()} == {1.0}
+    assert min(tally.precision for tally in tallies.values()) > 0.9
+    for note, _, _ in notes:
+        text = Scrubber().scrub(note).text
+        for clinical in ("3.5 x 2.1 cm", "95 %", "T4 N2 M0, stage 1/2", "10 days ago"):
+            assert (clinical in text) == (clinical in note)
+
+
+def test_open_notes_lose_nothing_but_dates(medical_data: Path) -> None:
+    notes = pd.read_csv(medical_data / "cxr_covid_open" / "data.csv")["text"].dropna().unique()
+    replaced = sum((Scrubber().scrub(note).counts for note in notes), Counter[str]())
+    assert len(notes) > 200 and set(replaced) <= {"DATE"} and replaced["DATE"] <= 5
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, trained here, to which "zander" and "quill" are persons and all else is not."""
+    folder = tmp_path_factory.mktemp("model")
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "zander",
+        "quill",
+        "saw",
+        "the",
+        "chest",
+        "film",
+        ".",
+        "[",
+        "]",
+        "name",
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=32, id2label={0: "O", 1: "B-PER"}, label2id={"O": 0, "B-PER": 1},
+        hidden_dropout_prob=0.0,
+    )  # fmt: skip
+    net = BertForTokenClassification(config)
+    step = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(60):
+        ids = torch.randint(1, len(words), (16, 20))
+        loss = net(input_ids=ids, labels=((ids == 4) | (ids == 5)).long()).loss
+        step.zero_grad()
+        loss.backward()
+        step.step()
+    net.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_finds_names_that_no_rule_does(model: Path) -> None:
+    note = "Zander saw the chest film. Dr. Quill saw the film."
+    assert "Zander" in Scrubber().scrub(note).text
+    scrubbed = Scrubber(model=EntityModel(model)).scrub(note)
+    assert (
+        scrubbed.text == "[NAME] saw the chest film. Dr. [NAME] saw the film."
+        and scrubbed.counts["NAME"] == 2
+    )
+    assert Scrubber(model=EntityModel(model)).scrub("").text == ""
+    long = Scrubber(model=EntityModel(model)).scrub(
+        "the chest film . " * 60 + "Zander saw " + "the film . " * 60
+    )
+    assert "Zander" not in long.text and long.counts["NAME"] == 1  # a note longer than the model's window
+
+
+def test_ingest_asks_the_model_of_the_site(model: Path, tmp_path: Path) -> None:
+    """As a hospital engineer types it: the name that no header, title or pattern tells is found by the model alone."""
+    (tmp_path / "notes.csv").write_text("pid,acc,note\nMHH1,A1,Zander saw the chest film. MHH1 too\n")
+    tables = '[[tables]]\npatient = "pid"\nstudy = "acc"\ntext = "note"\n'
+    texts = {}
+    for name, line in (("with", f'name_model = "{model}"\n'), ("without", "")):
+        (tmp_path / "site.toml").write_text(f'site = "north"\n{line}{tables}')
+        options = load_options(tmp_path / "site.toml")
+        report = ingest([tmp_path / "notes.csv"], tmp_path / name, key=SiteKey(bytes(32)), options=options)
+        texts[name] = pd.read_parquet(report.table)["text"][0]
+        assert report.replaced["NAME"] == (name == "with") and report.replaced["ID"] == 1
+    assert texts == {
+        "with": "[NAME] saw the chest film. [ID] too", "without": "Zander saw the chest film. [ID] too",
+    }  # fmt: skip
+    assert not any(
+        b"zander" in path.read_bytes().lower() for path in (tmp_path / "with").rglob("*") if path.is_file()
+    )
+    (tmp_path / "site.toml").write_text(f'site = "north"\nname_model = "{tmp_path}/absent"\n{tables}')
+    with pytest.raises(DataError, match="absent: no model"):
+        ingest(
+            [tmp_path / "notes.csv"], tmp_path / "other", key=SiteKey(bytes(32)),
+            options=load_options(tmp_path / "site.toml"),
+        )  # fmt: skip
+    assert not (tmp_path / "other" / "data.parquet").exists()
+
+
+def test_folders_that_hold_no_such_model_are_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no model"):
+        EntityModel(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="not a token classification model"):
+        EntityModel(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in model.iterdir():
+        text = file.read_bytes()
+        (other / file.name).write_bytes(
+            text.replace(b"B-PER", b"B-DRG") if file.name == "config.json" else text
+        )
+    with pytest.raises(DataError, match=r"no.* is a person's name"):
+        EntityModel(other)
