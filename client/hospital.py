@@ -25,7 +25,7 @@ from client.site import Site, ledger_file, split_patients
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
-from mmmed.data.approvals import waiting_note
+from mmmed.data.image_approvals import waiting_note
 from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from client.simulated import POLICY, check_site, read_trial_policy, simulated_manifest
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
-from mmmed.data.approvals import waiting_note
+from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError

@@ -55,7 +55,7 @@ class SeenRun:
         return [f"{key} = {value}" for key, value in flat.items() if value != defaults[key]]
 
 
-class Approvals:
+class RunApprovals:
     """The runs that a site has seen, in a folder, a file a run."""
 
     def __init__(self, folder: Path) -> None:

@@ -74,10 +74,10 @@ def doctor(site: Site = HERE) -> None:
 @app.command()
 def runs(site: Site = HERE) -> None:
     """List the runs that asked for approval, and in what they differ from the defaults."""
-    from client.deploy.approval import Approvals
+    from client.deploy.approval import RunApprovals
     from client.deploy.folder import NodeFolder
 
-    for run in Approvals(NodeFolder(site).runs).all():
+    for run in RunApprovals(NodeFolder(site).runs).all():
         print(f"{run.name}  {run.decision:8}  since {run.first}  run {run.run_id[:12]}")
         for line in run.changes():
             print(f"    {line}")
@@ -86,12 +86,12 @@ def runs(site: Site = HERE) -> None:
 @app.command()
 def approve(run: Run, site: Site = HERE) -> None:
     """Let a run go on that waits for approval; the policy still holds."""
-    from client.deploy.approval import Approvals
+    from client.deploy.approval import RunApprovals
     from client.deploy.audit import AuditLog
     from client.deploy.folder import NodeFolder
 
     folder = NodeFolder(site)
-    decided = Approvals(folder.runs).decide(run, "approved")
+    decided = RunApprovals(folder.runs).decide(run, "approved")
     AuditLog(folder.audit).append("approved", run=decided.run_id, name=decided.name)
     print(f"{decided.name} approved")
 
@@ -99,12 +99,12 @@ def approve(run: Run, site: Site = HERE) -> None:
 @app.command()
 def deny(run: Run, site: Site = HERE) -> None:
     """Refuse a run, also one that was approved before."""
-    from client.deploy.approval import Approvals
+    from client.deploy.approval import RunApprovals
     from client.deploy.audit import AuditLog
     from client.deploy.folder import NodeFolder
 
     folder = NodeFolder(site)
-    decided = Approvals(folder.runs).decide(run, "denied")
+    decided = RunApprovals(folder.runs).decide(run, "denied")
     AuditLog(folder.audit).append("denied", run=decided.run_id, name=decided.name)
     print(f"{decided.name} denied")
 

@@ -23,8 +23,8 @@ from client.deploy.folder import NodeFolder
 from client.hospital import KEY, SiteFolder
 from client.judge import INSTALLED
 from client.site import ledger_file
-from mmmed.data.approvals import Approvals
 from mmmed.data.counts import rounded
+from mmmed.data.image_approvals import ImageApprovals
 from mmmed.deploy.certificates import days_left, parse_certificate
 from mmmed.deploy.kit import Kit
 from mmmed.errors import MmmedError
@@ -200,7 +200,7 @@ def _data(site: SiteFolder) -> Iterator[Finding]:
         yield Finding("data", "bad", f"{table} is missing", mend)
         return
     yield Finding("data", "good", f"{table}; look closer with `mmmed site check {site.dataset}`")
-    if waiting := len(Approvals.load(site.dataset).of_status("waiting")):
+    if waiting := len(ImageApprovals.load(site.dataset).of_status("waiting")):
         found = f"{rounded(waiting)} with masked text wait for a human's approval; nothing learns from them before"
         yield Finding("images", "look", found, f"mmmed site images {site.dataset}")
 

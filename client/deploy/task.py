@@ -28,7 +28,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.app import app
-from client.deploy.approval import Approvals
+from client.deploy.approval import RunApprovals
 from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
 from client.hospital import SiteFolder
@@ -139,7 +139,7 @@ def _answer(folder: NodeFolder, message: Message, context: Context, bundle: byte
             bytes=sum(len(part.deflate()) for part in get_all_nested_objects(message).values()),
         )
         if SiteFolder(folder.site).config.approval:
-            decision = Approvals(folder.runs).decision(run_id, config)
+            decision = RunApprovals(folder.runs).decision(run_id, config)
             if decision != "approved":
                 return refusal_reply(message, Refusal.HELD if decision == "waiting" else Refusal.DENIED)
         context.node_config = {SITE_DIR: str(folder.site), APP: " ".join(names)}  # the site's, not the node's

@@ -12,8 +12,8 @@ from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
-from mmmed.data.approvals import waiting_note
 from mmmed.data.counts import rounded
+from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.config.schema import FILES
-from mmmed.data.approvals import check_approved, waiting_note
+from mmmed.data.image_approvals import check_approved, waiting_note
 from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
 

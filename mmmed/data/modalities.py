@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from mmmed.config import DataConfig
-from mmmed.data.approvals import Approvals
 from mmmed.data.batch import Input
-from mmmed.data.cache import Cache
 from mmmed.data.features import forget_features
 from mmmed.data.image import ImageForm
+from mmmed.data.image_approvals import ImageApprovals
 from mmmed.data.manifest import Manifest
+from mmmed.data.pixel_cache import Cache
 from mmmed.data.tabular import encode_table
 from mmmed.data.volume import VolumeForm
 
@@ -79,7 +79,7 @@ def open_modalities(
 
     def image() -> Modality:
         paths, form = _paths(manifest, "image"), ImageForm(data.image_size, data.image_channels)
-        if Cache(cache).erase(form, Approvals.load(manifest.root).rejected()):
+        if Cache(cache).erase(form, ImageApprovals.load(manifest.root).rejected()):
             forget_features(cache.with_name("features"))
         return Modality(Cache(cache).open(paths, form), _there(paths))
 

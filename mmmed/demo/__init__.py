@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mmmed.demo.dicom import write_film
 from mmmed.demo.hospitals import HOSPITALS, Hospital, Study, studies
-from mmmed.demo.notes import public_text
+from mmmed.demo.note_writing import public_text
 from mmmed.errors import DataError
 from mmmed.paths import cache_home
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmmed.demo.dicom import Encoding, StudyInfo
 from mmmed.demo.films import Anatomy, Look, draw_anatomy, draw_film, expose
-from mmmed.demo.notes import Style, write_note
+from mmmed.demo.note_writing import Style, write_note
 
 PLAIN = 0.62  # share of films, and of notes, that point the right way
 UNCLEAR = 0.26  # share that point neither way; the rest mislead

@@ -13,7 +13,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from mmmed.ingest.codes import Findings, code
-from mmmed.ingest.reports import MAX_NOTE_CHARACTERS, Measure, Patient, Report, date, sex
+from mmmed.ingest.records import MAX_NOTE_CHARACTERS, Measure, Patient, Report, date, sex
 from mmmed.ingest.sections import Section
 from mmmed.ingest.sources import Found, Skipped
 

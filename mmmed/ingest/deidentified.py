@@ -17,9 +17,9 @@ from mmmed.deidentify.pixels import Box, clear_frames
 from mmmed.dicom.file import open_dicom
 from mmmed.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
+from mmmed.ingest.contact_sheets import copied_pages, write_pair
 from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.scan import Instance, scan
-from mmmed.ingest.sheets import copied_pages, write_pair
 from mmmed.ingest.sources import Skipped, clear_workspace, find_files
 
 _MAX_FRAMES_SAMPLES = 8 * MAX_SAMPLES

@@ -11,7 +11,7 @@ from typing import Any
 from fhir.resources.R4B import get_fhir_model_class
 
 from mmmed.ingest.codes import Findings, code
-from mmmed.ingest.reports import (
+from mmmed.ingest.records import (
     MAX_NOTE_CHARACTERS,
     MAX_TEXT_BYTES,
     Measure,

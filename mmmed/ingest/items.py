@@ -21,7 +21,7 @@ from mmmed.dicom.file import open_dicom
 from mmmed.dicom.pixels import frame, modality_values
 from mmmed.dicom.series import Geometry
 from mmmed.errors import DataError
-from mmmed.ingest.sheets import masked_picture, write_pair
+from mmmed.ingest.contact_sheets import masked_picture, write_pair
 from mmmed.ingest.sources import Found
 
 _MOST_MM = 1000.0  # between pixels; what is larger is damage

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mmmed.ingest.fhir import Named
-from mmmed.ingest.reports import Patient, Report
+from mmmed.ingest.records import Patient, Report
 from mmmed.ingest.scan import Scan
 from mmmed.ingest.sources import absolute
 

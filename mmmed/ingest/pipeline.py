@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmmed.data.approvals import STATE, Approvals, review_folder
+from mmmed.data.image_approvals import STATE, ImageApprovals, review_folder
 from mmmed.deidentify.keys import SiteKey
 from mmmed.errors import DataError
 from mmmed.files import sha256_of
-from mmmed.ingest.doubts import look_alikes, two_people
+from mmmed.ingest.contact_sheets import pair_picture
 from mmmed.ingest.items import Written
 from mmmed.ingest.journal import Journal
-from mmmed.ingest.notes import attach
+from mmmed.ingest.note_matching import attach
 from mmmed.ingest.options import IngestOptions
+from mmmed.ingest.outcome import IngestReport
 from mmmed.ingest.plan import Item, dicom_items, table_items
-from mmmed.ingest.report import IngestReport
 from mmmed.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
 from mmmed.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.ingest.scan import scan
-from mmmed.ingest.sheets import pair_picture
 from mmmed.ingest.sources import Found, Skipped, clear_workspace, find_files
+from mmmed.ingest.warnings import look_alikes, two_people
 
 Progress = Callable[[int, int], None]
 
@@ -66,7 +66,7 @@ def _ingest(
     files: Path | None,
     progress: Progress | None,
 ) -> IngestReport:
-    decided = Approvals.load(out)
+    decided = ImageApprovals.load(out)
     workspace = state / "unpacked"
     clear_workspace(workspace)
     try:
@@ -90,7 +90,7 @@ def _ingest(
                 report.write_files(files)
                 raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
             masked = {written.file: written.sha256 for _, written in made if written.held}
-            Approvals(masked).save_masked(out)
+            ImageApprovals(masked).save_masked(out)
             write_entries(entries, options, out / STUDIES)
             report.review, table = settle(out)
             report.hold(
@@ -127,7 +127,7 @@ def _write_all(
     items: list[Item],
     out: Path,
     journal: Journal,
-    decided: Approvals,
+    decided: ImageApprovals,
     workers: int,
     report: IngestReport,
     progress: Progress | None,
@@ -171,13 +171,13 @@ def _write_all(
                     progress(done, len(items))
 
 
-def _is_written(item: Item, written: Written | None, out: Path, decided: Approvals) -> bool:
+def _is_written(item: Item, written: Written | None, out: Path, decided: ImageApprovals) -> bool:
     """Whether what was made of an item is still there and undamaged, as far as it has to be."""
     if written is None or not written.file:
         return written is not None
     place = written.place(item.name, out)
     if written.held:
-        status = Approvals({written.file: written.sha256}, decided.decisions).status(written.file)
+        status = ImageApprovals({written.file: written.sha256}, decided.decisions).status(written.file)
         if status == "rejected":
             return True
         if status == "waiting" and not pair_picture(out, item.name).is_file():

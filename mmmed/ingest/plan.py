@@ -12,7 +12,7 @@ from mmmed.deidentify.keys import SiteKey
 from mmmed.dicom.file import is_dicom
 from mmmed.dicom.series import geometry
 from mmmed.ingest.items import Written, copy_nifti, write_image, write_volume
-from mmmed.ingest.notes import Notes
+from mmmed.ingest.note_matching import Notes
 from mmmed.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
 from mmmed.ingest.signals import (
     signal_files,

@@ -20,12 +20,11 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from mmmed.data.approvals import STATE, Approvals, Decision, Verdict, review_folder
+from mmmed.data.image_approvals import STATE, Decision, ImageApprovals, Verdict, review_folder
 from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
 from mmmed.files import sha256_of
-from mmmed.ingest.rows import COLUMNS, TABLE, study_table
-from mmmed.ingest.sheets import (
+from mmmed.ingest.contact_sheets import (
     PAGE,
     close_review,
     masked_picture,
@@ -33,6 +32,7 @@ from mmmed.ingest.sheets import (
     pair_picture,
     waiting_pages,
 )
+from mmmed.ingest.rows import COLUMNS, TABLE, study_table
 
 STUDIES = f"{STATE}/studies.jsonl"
 
@@ -117,7 +117,7 @@ def decide(
     _check_ingested(dataset)
     with exclusive(dataset):
         before, _ = settle(dataset)
-        approvals = Approvals.load(dataset)
+        approvals = ImageApprovals.load(dataset)
         chosen = set(approve) | (set(before.waiting) - set(reject) if rest else set())
         _check_names(dataset, before, chosen, set(reject))
         for item in sorted(chosen - set(before.approved)):
@@ -131,7 +131,7 @@ def decide(
             Decision(item, approvals.masked[_file(item)], verdict, by or _login(), when)
             for item, verdict in verdicts
         ]
-        Approvals(approvals.masked, (*approvals.decisions, *decided)).save_decisions(dataset)
+        ImageApprovals(approvals.masked, (*approvals.decisions, *decided)).save_decisions(dataset)
         return settle(dataset)[0]
 
 
@@ -140,7 +140,7 @@ def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
 
     The data set must be held by `exclusive`.
     """
-    approvals = Approvals.load(dataset)
+    approvals = ImageApprovals.load(dataset)
     waiting = approvals.of_status("waiting")
     if waiting:
         open_review(dataset)

@@ -15,10 +15,10 @@ from mmmed.deidentify.header import shift_date
 from mmmed.deidentify.keys import SiteKey
 from mmmed.errors import DataError
 from mmmed.ingest.items import Written
-from mmmed.ingest.notes import Notes, StudyNotes
+from mmmed.ingest.note_matching import Notes, StudyNotes
 from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.plan import Item
-from mmmed.ingest.reports import Patient
+from mmmed.ingest.records import Patient
 from mmmed.ingest.scan import Scan
 
 TABLE = "data.parquet"

@@ -20,7 +20,7 @@ from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
-from mmmed.ingest.reports import Patient, Report, text_file
+from mmmed.ingest.records import Patient, Report, text_file
 from mmmed.ingest.signals import signal_files
 from mmmed.ingest.sources import Found, Skipped, absolute
 from mmmed.ingest.structured import coded_content

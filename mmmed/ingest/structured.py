@@ -6,7 +6,7 @@ from pydicom import Dataset
 
 from mmmed.dicom.report import MAX_DEPTH
 from mmmed.ingest.codes import Findings, code
-from mmmed.ingest.reports import Measure
+from mmmed.ingest.records import Measure
 
 
 def coded_content(dataset: Dataset) -> tuple[Findings, list[Measure]]:

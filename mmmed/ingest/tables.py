@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from mmmed.ingest.codes import Findings, code
 from mmmed.ingest.options import TableOptions
-from mmmed.ingest.reports import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
+from mmmed.ingest.records import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
 from mmmed.ingest.sources import Found, Skipped
 
 _TOGETHER = 1024  # rows of Parquet unpacked at once

@@ -24,10 +24,10 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.augment import Augmentation
 from mmmed.data.batch import Batch
-from mmmed.data.cache import Cache, CachedRows
 from mmmed.data.image import ImageForm, preprocess, read_image
 from mmmed.data.loader import PatientBatches, Records
 from mmmed.data.modalities import Modality
+from mmmed.data.pixel_cache import Cache, CachedRows
 from mmmed.data.volume import VolumeForm
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from simulations.bench.measure import Row, parser, publish

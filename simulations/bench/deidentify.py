@@ -26,7 +26,7 @@ from pydicom import Dataset
 from mmmed.data.image import read_image
 from mmmed.deidentify import SiteKey
 from mmmed.deidentify.header import deidentify_header
-from mmmed.deidentify.notes import Scrubber
+from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.deidentify.pixels import Box, clear_text, mask
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.errors import DataError

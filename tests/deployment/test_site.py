@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.deploy import task
-from client.deploy.approval import Approvals
+from client.deploy.approval import RunApprovals
 from client.deploy.audit import AuditLog
 from client.deploy.doctor import Finding, examine
 from client.deploy.folder import NodeFolder, alone
@@ -128,7 +128,7 @@ CONFIG = to_json(RunConfig())
 
 
 def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> None:
-    runs = Approvals(tmp_path)
+    runs = RunApprovals(tmp_path)
     assert runs.decision("r1", CONFIG) == "waiting"
     (seen,) = runs.all()
     runs.decide(seen.name, "approved")
@@ -144,7 +144,7 @@ def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> N
 
 
 def test_a_name_must_be_one_runs(tmp_path: Path) -> None:
-    runs = Approvals(tmp_path)
+    runs = RunApprovals(tmp_path)
     runs.decision("abc-1", CONFIG)
     runs.decision("abc-2", CONFIG)
     for name, why in (("abc", "several runs"), ("zzz", "no run")):
@@ -157,7 +157,7 @@ def test_no_run_id_reaches_the_file_system(run_id: str) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        runs = Approvals(Path(folder) / "runs")
+        runs = RunApprovals(Path(folder) / "runs")
         (Path(folder) / "runs").mkdir()
         try:
             runs.decision(run_id, CONFIG)
@@ -167,7 +167,7 @@ def test_no_run_id_reaches_the_file_system(run_id: str) -> None:
 
 
 def test_runs_without_end_do_not_fill_the_disk(tmp_path: Path) -> None:
-    runs = Approvals(tmp_path)
+    runs = RunApprovals(tmp_path)
     for number in range(205):
         assert runs.decision(f"run-{number}", "{}") == "waiting"
     assert len(runs.all()) == 200

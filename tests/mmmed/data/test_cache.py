@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmmed.data import cache as cache_module
 from mmmed.data import image as image_module
-from mmmed.data.cache import Cache
+from mmmed.data import pixel_cache as cache_module
 from mmmed.data.image import ImageForm, preprocess, read_image
+from mmmed.data.pixel_cache import Cache
 from mmmed.errors import DataError
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmmed.data import volume as volume_module
-from mmmed.data.cache import Cache
+from mmmed.data.pixel_cache import Cache
 from mmmed.data.volume import VolumeForm
 from mmmed.errors import DataError
 

@@ -17,7 +17,7 @@ from mmmed.data.image import read_image
 from mmmed.deidentify import SiteKey
 from mmmed.deidentify import pixels as pixels_module
 from mmmed.deidentify.header import deidentify_header, shift_date
-from mmmed.deidentify.notes import Scrubber
+from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.deidentify.pixels import clear_frames, clear_text, find_text, mask
 from mmmed.deidentify.volumes import has_text
 from mmmed.dicom.file import open_dicom

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForTokenClassification, PreTrainedToken
 
 from mmmed.deidentify import SiteKey
 from mmmed.deidentify.entities import EntityModel
-from mmmed.deidentify.notes import Scrubber
+from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.errors import DataError
 from mmmed.ingest import ingest, load_options
 from simulations.bench.deidentify import measure_notes

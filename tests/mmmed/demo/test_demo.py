@@ -25,7 +25,8 @@ from mmmed import demo
 from mmmed.config import DataConfig, TaskConfig
 from mmmed.data.image import preprocess, read_image
 from mmmed.data.manifest import read_manifest
-from mmmed.demo import hospitals, notes
+from mmmed.demo import hospitals
+from mmmed.demo import note_writing as notes
 from mmmed.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.demo.films import Look, draw_anatomy, draw_film, expose
 from mmmed.errors import DataError

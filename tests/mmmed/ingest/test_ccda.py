@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmmed.ingest import ccda
 from mmmed.ingest.ccda import ccda_report
-from mmmed.ingest.reports import Measure, Report
+from mmmed.ingest.records import Measure, Report
 from mmmed.ingest.sections import select_sections
 from mmmed.ingest.sources import Found, Skipped
 from tests.mmmed.ingest.documents import ccda_document, section

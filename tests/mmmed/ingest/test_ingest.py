@@ -31,7 +31,7 @@ from mmmed.ingest import IngestOptions, IngestReport, Skipped, decide, deidentif
 from mmmed.ingest import sources as sources_module
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import LabelOptions, TableOptions
-from mmmed.ingest.reports import Report, plain, text_file
+from mmmed.ingest.records import Report, plain, text_file
 from mmmed.ingest.scan import scan
 from mmmed.ingest.sections import finding_stated, select_sections
 from mmmed.ingest.sources import Found, find_files

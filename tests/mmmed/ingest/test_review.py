@@ -18,18 +18,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmmed.check import check
 from mmmed.config import DataConfig, TaskConfig
-from mmmed.data.approvals import Approvals, review_folder
-from mmmed.data.cache import Cache
 from mmmed.data.image import ImageForm
+from mmmed.data.image_approvals import ImageApprovals, review_folder
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.modalities import open_modalities
+from mmmed.data.pixel_cache import Cache
 from mmmed.deidentify import SiteKey
 from mmmed.errors import DataError
 from mmmed.ingest import IngestOptions, IngestReport, decide, deidentify, ingest, put_in_order
 from mmmed.ingest import review as review_module
+from mmmed.ingest.contact_sheets import masked_picture, waiting_pages
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.review import Review
-from mmmed.ingest.sheets import masked_picture, waiting_pages
 from tests.mmmed.dicom.files import dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -196,7 +196,7 @@ def test_bad_requests_decide_nothing(root: Path) -> None:
     waits.unlink()
     with pytest.raises(DataError, match="the picture is gone"):
         decide(root / "data", [], rest=True)
-    assert len(_named(root)) == 2 and len(Approvals.load(root / "data").decisions) == 1
+    assert len(_named(root)) == 2 and len(ImageApprovals.load(root / "data").decisions) == 1
     _ingest(root)
     assert _standing(decide(root / "data", [], rest=True)) == (0, 2, 1)
     with pytest.raises(DataError, match="`mmmed site ingest` made"):
@@ -345,7 +345,7 @@ def test_killed_at_any_step_nothing_unapproved_is_used_and_nothing_is_lost(
         process.join()
         codes.append(process.exitcode)
         names = set(pd.read_parquet(root / "data" / "data.parquet")["image"]) - {""}
-        approvals = Approvals.load(root / "data")
+        approvals = ImageApprovals.load(root / "data")
         assert not names & approvals.not_approved() and all(
             (root / "data" / name).is_file() for name in names
         )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mmmed.errors import ConfigError
 from mmmed.ingest.codes import Findings, code
 from mmmed.ingest.options import IngestOptions, LabelOptions, TableOptions, ValueOptions, load_options
-from mmmed.ingest.reports import date, sex
+from mmmed.ingest.records import date, sex
 from mmmed.ingest.units import NotUsable, convert, is_unit, number
 
 

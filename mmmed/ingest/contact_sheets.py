@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from mmmed.data.approvals import review_folder
+from mmmed.data.image_approvals import review_folder
 from mmmed.deidentify.pixels import Box, mask
 from mmmed.errors import DataError
 

@@ -47,7 +47,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Approvals:
+class ImageApprovals:
     """The images of one data set in which text was masked, and all decisions, oldest first.
 
     Attributes:
@@ -58,7 +58,7 @@ class Approvals:
     decisions: Sequence[Decision] = ()
 
     @classmethod
-    def load(cls, dataset: Path) -> Approvals:
+    def load(cls, dataset: Path) -> ImageApprovals:
         """What is noted of a data set; nothing is masked in one that `mmmed site ingest` has not made.
 
         Raises:
@@ -119,7 +119,7 @@ def check_approved(dataset: Path, files: Iterable[str]) -> int:
     Raises:
         DataError: it names one, or the record cannot be read.
     """
-    approvals = Approvals.load(dataset)
+    approvals = ImageApprovals.load(dataset)
     held = {(dataset / file).resolve() for file in approvals.not_approved()}
     if bad := len(held and held & {(dataset / file).resolve() for file in files if file}):
         raise DataError(

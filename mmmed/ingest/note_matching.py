@@ -10,12 +10,12 @@ from pathlib import Path
 import regex
 
 from mmmed.deidentify.entities import EntityModel
-from mmmed.deidentify.notes import Scrubber
+from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.errors import ConfigError
 from mmmed.ingest.codes import Findings
 from mmmed.ingest.match import StudyIndex
 from mmmed.ingest.options import IngestOptions, ValueOptions
-from mmmed.ingest.reports import Measure, Report
+from mmmed.ingest.records import Measure, Report
 from mmmed.ingest.scan import Scan
 from mmmed.ingest.sections import SLOWEST, finding_stated, select_sections
 from mmmed.ingest.sources import Skipped
