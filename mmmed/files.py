@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -13,23 +15,44 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
-    """Write a file so that it is seen whole or not at all, even after a power cut.
+@contextmanager
+def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterator[Path]:
+    """Write a file so that it is seen whole or not at all.
 
     Args:
         path: the file; its folder exists.
-        content: text is written as UTF-8.
+        durable: make sure of that also after a power cut. It costs two flushes of the disk, some milliseconds.
         mode: permissions before the umask.
+
+    Yields:
+        An empty file beside `path`, with the same ending. It takes the place of `path` at the end of the block; if the
+        block raises, it is removed and `path` stays as it was.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    partial = path.with_name(f".part-{path.name}")
+    partial.unlink(missing_ok=True)  # of a process that was killed, perhaps with another mode
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT, mode))
     try:
-        os.fsync(folder)
+        yield partial
+        if durable:
+            _flush(partial)
+        partial.replace(path)
+        if durable:
+            _flush(path.parent)
     finally:
-        os.close(folder)
+        partial.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: str | bytes, *, durable: bool = True, mode: int = 0o666) -> None:
+    """Write a whole content by `replacing`; text is written as UTF-8."""
+    with replacing(path, durable=durable, mode=mode) as partial:
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _flush(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows opens no folder, and keeps names by itself
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -82,7 +82,7 @@ class RunFolder:
         if (path / "config.toml").exists():
             raise RunError(f"{path}: already holds a run. Resume it, or choose another folder")
         # a kill during creation leaves environment.json or a partial file
-        own = {".lock", ".environment.json.partial", "environment.json", ".config.toml.partial"}
+        own = {".lock", ".part-environment.json", "environment.json", ".part-config.toml"}
         foreign = sorted({file.name for file in path.iterdir()} - own)
         if foreign:
             raise RunError(f"{path}: not empty (found {foreign[0]}). Choose a new or empty folder")

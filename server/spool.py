@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mmmed.files import write_atomic
 from server.checkpoint import Arrays
 from server.replies import Answer
 
@@ -83,10 +84,9 @@ class Spool:
         squares = (np.square(value, dtype=np.float64).sum() for value in answer.arrays.values())
         about = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
         path = self._folder / f"{answer.node}.safetensors"
-        partial = path.with_suffix(".partial")
         contiguous = {key: np.asarray(value, np.float32, order="C") for key, value in answer.arrays.items()}
-        partial.write_bytes(save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)}))
-        partial.replace(path)
+        payload = save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)})
+        write_atomic(path, payload, durable=False)
         self.updates.append(Update(replace(answer, arrays={}), about["norm"], self._keys, path))
 
     def close(self) -> None:

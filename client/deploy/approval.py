@@ -17,6 +17,7 @@ from typing import Literal
 from mmmed.config import RunConfig, from_flat, to_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError, DeployError
+from mmmed.files import write_atomic
 
 Decision = Literal["waiting", "approved", "denied"]
 
@@ -102,7 +103,4 @@ class RunApprovals:
         return sorted(runs, key=lambda run: (run.first, run.name))
 
     def _write(self, run: SeenRun) -> None:
-        path = self._folder / f"{run.name}.json"
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(asdict(run)), encoding="utf-8")
-        partial.replace(path)
+        write_atomic(self._folder / f"{run.name}.json", json.dumps(asdict(run)))

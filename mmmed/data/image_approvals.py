@@ -94,7 +94,7 @@ class ImageApprovals:
         write_atomic(
             dataset / STATE / _MASKED,
             json.dumps({"version": _VERSION, "masked": dict(self.masked)}, indent=1),
-            0o600,
+            mode=0o600,
         )
 
     def save_decisions(self, dataset: Path) -> None:
@@ -103,7 +103,7 @@ class ImageApprovals:
         write_atomic(
             dataset / STATE / _DECISIONS,
             json.dumps({"version": _VERSION, "decisions": decisions}, indent=1),
-            0o600,
+            mode=0o600,
         )
 
 

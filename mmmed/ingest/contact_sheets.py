@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 from mmmed.data.image_approvals import review_folder
 from mmmed.deidentify.pixels import Box, mask
 from mmmed.errors import DataError
+from mmmed.files import replacing
 
 PAGE = "index.html"
 _SIDE = 768  # pixels of the longer side of each of a pair
@@ -57,11 +58,8 @@ def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box
     pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width + _GAP, 0))
-    target = pair_picture(dataset, item)
-    temporary = target.with_name(f"part-{target.name}")
-    temporary.touch(mode=0o600)
-    pair.save(temporary, "JPEG")
-    temporary.replace(target)
+    with replacing(pair_picture(dataset, item), mode=0o600) as partial:
+        pair.save(partial, "JPEG")
 
 
 def _outlined(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:

@@ -17,6 +17,7 @@ from mmmed.deidentify.pixels import Box, clear_frames
 from mmmed.dicom.file import open_dicom
 from mmmed.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
+from mmmed.files import replacing
 from mmmed.ingest.contact_sheets import copied_pages, write_pair
 from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.scan import Instance, scan
@@ -137,9 +138,10 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> _Copy:
         write_pair(out, item, brightest, boxes)
     target = out / key.patient(instance.patient) / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = target / f"part-{item}"
-    clean.save_as(temporary, enforce_file_format=True)
-    return _Copy(temporary.replace(target / f"{item}.dcm"), bool(boxes))
+    file = target / f"{item}.dcm"
+    with replacing(file) as partial:
+        clean.save_as(partial, enforce_file_format=True)
+    return _Copy(file, bool(boxes))
 
 
 def _set_pixels(clean: Dataset, source: Dataset, boxes: Sequence[Box]) -> None:

@@ -21,6 +21,7 @@ from mmmed.dicom.file import open_dicom
 from mmmed.dicom.pixels import frame, modality_values
 from mmmed.dicom.series import Geometry
 from mmmed.errors import DataError
+from mmmed.files import replacing, write_atomic
 from mmmed.ingest.contact_sheets import masked_picture, write_pair
 from mmmed.ingest.sources import Found
 
@@ -165,10 +166,9 @@ def _write_nifti(volume: np.ndarray, affine: np.ndarray, item: str, out: Path) -
     file = f"volumes/{item}.nii.gz"
     target = out / file
     target.parent.mkdir(mode=0o700, exist_ok=True)
-    temporary = target.with_name(f"part-{target.name}")
     exact = all(np.abs(plane).max() < 2**15 and (plane == plane.astype(np.int16)).all() for plane in volume)
-    nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, affine), temporary)
-    temporary.replace(target)
+    with replacing(target) as partial:
+        nibabel.save(nibabel.Nifti1Image(volume.astype(np.int16) if exact else volume, affine), partial)
     return file
 
 
@@ -192,6 +192,4 @@ def _png(pixels: np.ndarray) -> bytes:
 
 def _write(content: bytes, target: Path) -> None:
     target.parent.mkdir(exist_ok=True, mode=0o700)
-    temporary = target.with_name(f"part-{target.name}")
-    temporary.write_bytes(content)
-    temporary.replace(target)
+    write_atomic(target, content, durable=False)

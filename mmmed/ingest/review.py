@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from mmmed.data.image_approvals import STATE, Decision, ImageApprovals, Verdict, review_folder
 from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
-from mmmed.files import sha256_of
+from mmmed.files import replacing, sha256_of
 from mmmed.ingest.contact_sheets import (
     PAGE,
     close_review,
@@ -147,9 +147,8 @@ def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
     for file, digest in approvals.masked.items():
         _place(dataset, file, digest, approvals.status(file))
     table = study_table(dataset / STUDIES, approvals.not_approved())
-    temporary = dataset / f"part-{TABLE}"
-    table.to_parquet(temporary, index=False)
-    temporary.replace(dataset / TABLE)
+    with replacing(dataset / TABLE) as partial:
+        table.to_parquet(partial, index=False)
     if waiting:
         waiting_pages(dataset, [_item(file) for file in waiting])
     else:
@@ -194,9 +193,8 @@ def _place(dataset: Path, file: str, digest: str, status: str) -> None:
 def _move(source: Path, target: Path) -> None:
     """Move a file, also to another file system; ``target`` is whole or not there."""
     target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = target.with_name(f"part-{target.name}")
-    shutil.copyfile(source, temporary)
-    temporary.replace(target)
+    with replacing(target) as partial:
+        shutil.copyfile(source, partial)
     source.unlink()
 
 

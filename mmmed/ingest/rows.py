@@ -14,6 +14,7 @@ import pandas as pd
 from mmmed.deidentify.header import shift_date
 from mmmed.deidentify.keys import SiteKey
 from mmmed.errors import DataError
+from mmmed.files import replacing
 from mmmed.ingest.items import Written
 from mmmed.ingest.note_matching import Notes, StudyNotes
 from mmmed.ingest.options import IngestOptions
@@ -76,12 +77,10 @@ def write_entries(entries: Iterable[StudyEntry], options: IngestOptions, path: P
     """Write studies as lines of JSON below a line that names the columns of their table, all or nothing."""
     kept = [column for table in options.tables for column in table.keep]
     columns = list(dict.fromkeys([*_FIXED, *kept, *options.values, *options.labels]))
-    temporary = path.with_name(f"part-{path.name}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(json.dumps({"columns": columns, "numbers": ["age", *options.values]}) + "\n")
         for entry in entries:
             file.write(json.dumps(asdict(entry)) + "\n")
-    temporary.replace(path)
 
 
 def study_table(path: Path, without: Container[str]) -> pd.DataFrame:

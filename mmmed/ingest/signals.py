@@ -20,6 +20,7 @@ from scipy.signal import resample_poly
 
 from mmmed.dicom.file import open_dicom
 from mmmed.errors import DataError
+from mmmed.files import replacing
 from mmmed.ingest.items import Written
 from mmmed.ingest.sources import Found
 from mmmed.ingest.units import NotUsable, convert, is_unit
@@ -212,10 +213,8 @@ def _store_audio(values: np.ndarray, rate: float, found: Found, item: str, out: 
     if not len(values) or float(np.ptp(values)) < 1e-6:
         raise DataError(f"{found.origin}: silent recording")
     file = f"audio/{item}.flac"
-    target = _target(out, file)
-    temporary = target.with_name(f"part-{target.name}")
-    soundfile.write(temporary, values.clip(-1, 1), AUDIO_HZ, format="FLAC", subtype="PCM_16")
-    temporary.replace(target)
+    with replacing(_target(out, file)) as partial:
+        soundfile.write(partial, values.clip(-1, 1), AUDIO_HZ, format="FLAC", subtype="PCM_16")
     return Written(file, (1, len(values)), (), "", 0)
 
 
@@ -240,9 +239,7 @@ def _store_waveform(
         range(len(kept)), key=lambda i: _LEADS.index(kept[i]) if kept[i] in _LEADS else len(_LEADS) + i
     )
     file = f"waveforms/{item}.npz"
-    target = _target(out, file)
-    temporary = target.with_name(f"part-{target.name}")
-    with temporary.open("wb") as opened:
+    with replacing(_target(out, file)) as partial, partial.open("wb") as opened:
         np.savez_compressed(
             opened,
             signal=values[order].astype(np.float32),
@@ -250,7 +247,6 @@ def _store_waveform(
             channels=np.array([kept[i] for i in order]),
             units=np.array([stored_units[i] for i in order]),
         )
-    temporary.replace(target)
     return Written(file, values.shape, (), "", 0)
 
 

@@ -87,7 +87,7 @@ def test_other_peoples_files_are_left_alone(tmp_path: Path) -> None:
 def test_a_kill_during_creation_leaves_a_folder_that_can_be_created(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, CONFIG).close()
     (tmp_path / "config.toml").unlink()  # written last
-    (tmp_path / ".config.toml.partial").write_text("half")
+    (tmp_path / ".part-config.toml").write_text("half")
     with RunFolder.create(tmp_path, OTHER) as folder:
         assert folder.config == OTHER
     with RunFolder.open(tmp_path) as folder:
