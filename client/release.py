@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from client.judge import METRICS
 from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
+from mmmed.federation.protocol import Refusal
 from privacy.errors import (
     BudgetExceeded,
     LedgerError,
@@ -30,25 +30,6 @@ from privacy.policy import SHOWN, Policy
 
 SITE_ERROR = 400  # Flower's codes end well below; a reply with it carries one of `Refusal` as its reason
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
-
-
-class Refusal(StrEnum):
-    """Why a site did not do what it was asked, as much as others may know."""
-
-    BUDGET = "budget-exhausted"
-    PLAN = "plan-refused"
-    POLICY = "policy-refused"
-    NO_POLICY = "policy-unusable"
-    LEDGER = "ledger-unusable"
-    DATA = "data-unusable"
-    MODEL = "model-refused"
-    WEIGHTS = "weights-differ"
-    REQUEST = "request-invalid"
-    HELD = "awaiting-approval"
-    DENIED = "not-approved"
-    CRASHED = "crashed"
-    STOPPED = "stopped"
-    FAILED = "failed"
 
 
 _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from mmmed.federation.protocol import refusal_of
 from server.replies import error_code
 
-# The site or its process ended while it worked. It may be back soon; a second time it is let be, since under
-# differential privacy a site is charged for each attempt.
-_LOST = frozenset({"node-unavailable", "app-unavailable", "crashed", "stopped"})
-_HELD = "awaiting-approval"  # nothing was computed: asked again until somebody at the site has decided
 _PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a site that holds the run is asked again
 _SILENT = (0.25, 0.75)  # parts of the round's time after which a site that has said nothing is asked again
 
@@ -36,9 +33,11 @@ class _Request:
     def postponed(self, reply: Message, now: float) -> bool:
         """Whether to ask again instead of taking this reply."""
         code = error_code(reply) if reply.has_error() else ""
-        if code == _HELD:
+        refusal = refusal_of(code)
+        again = refusal.ask_again if refusal else "no"
+        if again == "until decided":
             self.again, self.pause = now + self.pause, min(2 * self.pause, _LONGEST_PAUSE)
-        elif code in _LOST and not self.lost:
+        elif again == "once" and not self.lost:
             self.again, self.lost = now, 1
         else:
             return False

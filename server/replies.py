@@ -18,6 +18,7 @@ from flwr.common.constant import ErrorCode
 
 from mmmed.config.schema import Scalar
 from mmmed.errors import WireError
+from mmmed.federation.protocol import Refusal
 from mmmed.wire import unpack
 from server.checkpoint import Arrays
 
@@ -26,11 +27,11 @@ Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _NAME = re.compile(r"[^\W_][\w .-]{0,63}")
 _FLOWER_CODES = {
-    ErrorCode.MESSAGE_UNAVAILABLE: "expired",
-    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: "expired",
-    ErrorCode.NODE_UNAVAILABLE: "node-unavailable",
-    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: "app-unavailable",
-    ErrorCode.CLIENT_APP_CRASHED: "crashed",
+    ErrorCode.MESSAGE_UNAVAILABLE: Refusal.EXPIRED,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: Refusal.EXPIRED,
+    ErrorCode.NODE_UNAVAILABLE: Refusal.OFFLINE,
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: Refusal.NO_APP,
+    ErrorCode.CLIENT_APP_CRASHED: Refusal.CRASHED,
 }
 
 
@@ -61,7 +62,7 @@ class Answer:
     def unless_name_in(self, seen: set[str]) -> Answer:
         """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
         if self.site in seen:
-            taken = Answer(self.node, self.seconds, refused="name-taken")
+            taken = Answer(self.node, self.seconds, refused=Refusal.NAME_TAKEN)
             return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
         if self.site is not None:
             seen.add(self.site)
@@ -80,7 +81,7 @@ def read_reply(
     """
     answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:
-        return replace(answer, refused="no-reply")
+        return replace(answer, refused=Refusal.NO_REPLY)
     if reply.has_error():
         return replace(answer, refused=error_code(reply))
     try:
@@ -95,7 +96,7 @@ def read_reply(
     except WireError as error:
         return replace(answer, refused=error.code)
     except Exception:  # whatever a site sends costs only that site
-        return replace(answer, refused="bad-record")
+        return replace(answer, refused=Refusal.BAD_RECORD)
 
 
 def error_code(reply: Message) -> str:
@@ -103,13 +104,13 @@ def error_code(reply: Message) -> str:
     reason = reply.error.reason or ""
     if _CODE.fullmatch(reason):
         return reason
-    return _FLOWER_CODES.get(reply.error.code, "failed")
+    return _FLOWER_CODES.get(reply.error.code, Refusal.FAILED)
 
 
 def _site_name(record: RecordDict) -> str:
     name = _part(record, "site", ConfigRecord).get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise Refused("bad-name")
+        raise Refused(Refusal.BAD_NAME)
     return name
 
 
@@ -119,7 +120,7 @@ def _metrics(record: RecordDict) -> tuple[float, dict[str, float]]:
     if (
         not isinstance(weight, int | float) or not 0 < weight <= 1
     ):  # a site may say less than others, not more
-        raise Refused("bad-weight")
+        raise Refused(Refusal.BAD_WEIGHT)
     scalars = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
     return float(weight), {key: value for key, value in scalars.items() if math.isfinite(value)}
 
@@ -137,7 +138,7 @@ def _released(record: RecordDict) -> dict[str, Scalar]:
 def _arrays(record: RecordDict, like: Mapping[str, tuple[int, ...]]) -> Arrays:
     payload = _part(record, "arrays", ArrayRecord).get("update")
     if payload is None:
-        raise Refused("bad-record")
+        raise Refused(Refusal.BAD_RECORD)
     return {key: value.numpy() for key, value in unpack(payload.data, like).items()}
 
 
@@ -153,16 +154,16 @@ def _tables(record: RecordDict) -> np.ndarray | None:
         return None
     value = _part(record, "tables", ArrayRecord)["tables"].numpy()
     if value.ndim != 3:
-        raise Refused("shape-differs")
+        raise Refused(Refusal.SHAPE_DIFFERS)
     if value.dtype != np.float64:
-        raise Refused("dtype-differs")
+        raise Refused(Refusal.DTYPE_DIFFERS)
     if not np.isfinite(value).all():
-        raise Refused("not-finite")
+        raise Refused(Refusal.NOT_FINITE)
     return value
 
 
 def _part(record: RecordDict, key: str, kind: type[Record]) -> Record:
     value = record.get(key)
     if not isinstance(value, kind):
-        raise Refused("bad-record")
+        raise Refused(Refusal.BAD_RECORD)
     return value

@@ -27,6 +27,7 @@ from flwr.serverapp import Grid
 
 from mmmed.config import RunConfig, to_flat
 from mmmed.errors import RunError
+from mmmed.federation.protocol import Refusal
 from mmmed.wire import Encoding, pack
 from server.aggregation import aggregate, least_updates
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
@@ -138,7 +139,7 @@ class Rounds:
             updates, outliers = screen(updates, self.config.federation.max_update_norm)
         record = self._step(number, arrays, updates, len(answers))
         record["train"] = [
-            self._line(replace(one, refused="norm-outlier") if one.node in outliers else one)
+            self._line(replace(one, refused=Refusal.OUTLIER) if one.node in outliers else one)
             for one in answers
         ]
         record["train_seconds"] = round(time.monotonic() - started, 3)
@@ -227,7 +228,7 @@ class Rounds:
             answer = read_reply(request, reply, seconds, like).unless_name_in(seen)
             answer = replace(answer, bytes_down=tensor_bytes(RecordDict({"arrays": content})))
             if phase == "train" and self._control is not None and not tells_steps(answer):
-                answer = replace(answer, refused=answer.refused or "bad-record")
+                answer = replace(answer, refused=answer.refused or Refusal.BAD_RECORD)
             if answer.site is not None:
                 self._names[answer.node] = answer.site
                 self._receipts.keep(answer.node, answer.released.get("privacy.receipt"))

@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from mmmed.errors import RunError
+from mmmed.federation.protocol import Refusal
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def execute(app: ClientApp, job: Job) -> Outcome:
             raise TypeError(f"the ClientApp must return a Message. Found {type(reply).__name__}")
     except Exception:
         log.exception("the ClientApp failed on node %d", context.node_id)  # the text stays on this machine
-        return failure(job, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "failed")
+        return failure(job, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, Refusal.FAILED)
     return Outcome(reply, own)
 
 
@@ -109,7 +110,7 @@ class SerialExecutor:
             return []
         job = self._jobs.pop(0)
         if time.monotonic() >= job.deadline:
-            return [(job, failure(job, ErrorCode.MESSAGE_UNAVAILABLE, "expired"))]
+            return [(job, failure(job, ErrorCode.MESSAGE_UNAVAILABLE, Refusal.EXPIRED))]
         return [(job, execute(self._app, job))]
 
     def close(self) -> None:

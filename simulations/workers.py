@@ -21,6 +21,7 @@ from types import FrameType
 from flwr.common.constant import ErrorCode
 
 from mmmed.errors import RunError
+from mmmed.federation.protocol import Refusal
 from simulations.execution import Job, Outcome, execute, failure, load_client_app
 
 GRACE = 5.0  # seconds that an interrupted worker has before it is killed
@@ -124,7 +125,7 @@ class WorkerPool:
                 worker.interrupt()
             elif worker.kill_at is not None and now >= worker.kill_at:
                 self._replace(worker)
-        return [(job, failure(job, ErrorCode.MESSAGE_UNAVAILABLE, "expired")) for job in late]
+        return [(job, failure(job, ErrorCode.MESSAGE_UNAVAILABLE, Refusal.EXPIRED)) for job in late]
 
     def _dispatch(self) -> None:
         for worker in self._workers:
@@ -144,7 +145,7 @@ class WorkerPool:
             if not worker.ready and worker.kill_at is None:
                 raise RunError(f"a worker process ended while it loaded {self.reference!r}") from None
             self._replace(worker)
-            crashed = (ErrorCode.CLIENT_APP_CRASHED, "crashed")
+            crashed = (ErrorCode.CLIENT_APP_CRASHED, Refusal.CRASHED)
             return [] if job is None else [(job, failure(job, *crashed))]
         if worker.kill_at is not None:
             return []

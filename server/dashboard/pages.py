@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
 from mmmed.errors import RunError
+from mmmed.federation.protocol import meaning
 from mmmed.web import Section, page
 from privacy.errors import ReportError
 from privacy.report import shown
@@ -20,21 +21,6 @@ from server.dashboard.runs import REPORTS, RunView, read_runs
 
 _PACKAGE = "server.dashboard"
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
-_MEANING = {
-    "budget-exhausted": "the site's privacy budget is used up",
-    "policy-refused": "the site's policy does not allow it",
-    "policy-unusable": "the site's policy is missing, expired or not signed",
-    "plan-refused": "the run's privacy settings do not suit the site",
-    "ledger-unusable": "the site's ledger cannot be trusted or written",
-    "data-unusable": "the site's data do not fit the run",
-    "model-refused": "the model cannot be built or is not allowed there",
-    "weights-differ": "its encoder or tokenizer is not the coordinator's: install the same version",
-    "no-reply": "no answer in time",
-    "expired": "no answer in time",
-    "node-unavailable": "the site went offline",
-    "norm-outlier": "the update was far larger than the others",
-}
-
 SitesOnline = Callable[[], tuple[list[tuple[str, str, str]], str]]
 
 
@@ -110,12 +96,12 @@ def _row(run: RunView) -> list[Any]:
 def _codes(runs: list[RunView]) -> list[list[str]]:
     """How often each site refused with each code, and what the code means."""
     counts = Counter((site, code) for run in runs for _, _, site, code in run.refusals)
-    return [[site, code, _MEANING.get(code, ""), str(n)] for (site, code), n in sorted(counts.items())]
+    return [[site, code, meaning(code), str(n)] for (site, code), n in sorted(counts.items())]
 
 
 def _numbers(run: RunView) -> dict[str, Any]:
     epsilon, auroc = run.epsilon, run.course("evaluate", "auroc", "metrics")
-    refusals = [[str(n), phase, site, code, _MEANING.get(code, "")] for n, phase, site, code in run.refusals]
+    refusals = [[str(n), phase, site, code, meaning(code)] for n, phase, site, code in run.refusals]
     return {
         "epsilon": (["round", *sorted(epsilon)], rows(epsilon)),
         "auroc": (["round", *sorted(auroc)], rows(auroc)),
