@@ -27,6 +27,7 @@ from privacy.clipping.units import Units
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
 from privacy.noise import PrivateRandom, noise_std
+from privacy.unseeded import unseeded
 
 _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
     "hooks": HooksEngine,
@@ -180,12 +181,15 @@ class PrivateStep:
     def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.
 
+        What is random in `record_losses` (dropout) is drawn from states that no seed reaches (`privacy.unseeded`).
+
         Raises:
             StepError: `units` or the losses have the wrong shape, or a unit was in an earlier part.
             UnsupportedModel: see the engine. Every part of this logical batch is then forgotten.
         """
         try:
-            self._accumulate(record_losses, units)
+            with unseeded():
+                self._accumulate(record_losses, units)
         except BaseException:
             self.forget()
             raise
