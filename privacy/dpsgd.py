@@ -21,7 +21,7 @@ from torch import nn
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
-from privacy.clipping.probe import probe
+from privacy.clipping.probe import RowLosses, probe
 from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
 from privacy.clipping.units import Units
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
@@ -176,6 +176,31 @@ class PrivateStep:
         """
         self.accumulate(record_losses, units)
         self.finish()
+
+    def try_on(self, losses: RowLosses, units: torch.Tensor) -> None:
+        """Find out here, on made-up or public records, whatever a step could refuse. Later batches are not checked.
+
+        A step that was never tried checks its first batch instead, and what it then raises tells of those records:
+        so try it on before any private record is read. Nothing is moved, released or kept.
+
+        Args:
+            losses: from rows int64 [r] of a set of made-up records to their losses [r], as a batch of those records
+                has them. Called many times, with different rows and numbers of rows.
+            units: int64 [records], at least 2, the unit of each made-up record: like the run's in shape, in numbers
+                of records a unit, and in what is missing.
+
+        Raises:
+            StepError: `units` or the losses have the wrong shape.
+            UnsupportedModel: the model, the losses or the engine cannot be used; see `privacy.clipping.probe`.
+        """
+        try:
+            rows = torch.arange(len(Units.of(units).index))
+            guard = BufferGuard(self._model)
+            probe(self._model, self._engine, lambda: losses(rows), len(rows))
+            guard.check()
+        finally:
+            self.forget()
+        self._probed = True
 
     def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.

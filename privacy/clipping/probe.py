@@ -12,7 +12,7 @@ tried on the batch itself:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,10 @@ from privacy.clipping.engine import ClippingEngine, RecordLosses, checked_losses
 from privacy.clipping.units import Units
 from privacy.clipping.validate import trainable
 from privacy.errors import UnsupportedModel
+
+RowLosses = Callable[
+    [torch.Tensor], torch.Tensor
+]  # rows int64 [r] of a data set -> the losses [r] of these records
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _LOW_PRECISION_TOLERANCE = 5e-2
