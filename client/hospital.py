@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.judge import INSTALLED, asked
 from client.model import check_weights
 from client.site import Site, ledger_file, split_patients
+from client.trial import try_run
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
@@ -173,6 +174,7 @@ def open_hospital(
         signed.policy.check(asked(config, purpose, next(allowed, apps[0])), ledger.now())
     if frozen is not None:
         check_weights(config, frozen)
+    try_run(config)
     config = folder.data_config(config)
     manifest = folder.manifest(config)
     patients, others = split_patients(manifest, config)

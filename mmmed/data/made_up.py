@@ -27,8 +27,11 @@ _WORDS = ("no", "the", "a", "is", "and", "with", "of", "lesion", "left", "right"
 class Vocabulary(Tokenizer, Protocol):
     """A tokenizer whose tokens can be listed: any of transformers'."""
 
-    all_special_ids: list[int]
-    pad_token_id: int | None
+    @property
+    def all_special_ids(self) -> list[int]: ...
+
+    @property
+    def pad_token_id(self) -> int: ...
 
     def get_vocab(self) -> dict[str, int]: ...
 
