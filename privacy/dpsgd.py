@@ -21,13 +21,22 @@ from torch import nn
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
+from privacy.clipping.precision import full_precision
 from privacy.clipping.probe import probe
 from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
+from privacy.clipping.trial import RowLosses, try_on
 from privacy.clipping.units import Units
+from privacy.clipping.use import wide
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
 from privacy.noise import PrivateRandom, noise_std
 from privacy.unseeded import unseeded
+
+# The share of C by which rounding may let a unit move the sum further: a clipping factor by 1e-4, and a float32 sum
+# over up to `_MANY` units by about 2^-24 sqrt(units) of itself. Noise makes up for it.
+ROUNDING = 2.0**-11
+_MANY = 256  # expected units above which parts of a batch are added in float64
+_BOUNDS = (1e-10, 1e10)  # of the clipping norm: far from where squares in float32 vanish or overflow
 
 _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
     "hooks": HooksEngine,
@@ -39,7 +48,8 @@ _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
 class PrivateOptimizer(DPOptimizer):
     """Opacus' optimiser contract (step hooks, schedulers) around sums that are already clipped.
 
-    `summed_grad` of each parameter holds the clipped sum; `step()` adds the noise, divides and moves.
+    `summed_grad` of each parameter holds the clipped sum, in float32 at least whatever the parameter's type; `step()`
+    adds the noise, divides and moves.
 
     Attributes:
         on_losses: takes the closure of `step(closure)`, which returns the losses [R] of a batch's records. Set by
@@ -79,16 +89,15 @@ class PrivateOptimizer(DPOptimizer):
     def add_noise(self) -> None:
         """p.grad <- p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2), from the private domain.
 
-        The deviation is a little larger than that, to make up for the rounding of the sum to the noise's lattice.
+        The deviation is a little larger than that, to make up for rounding: of the sum in float32 (`ROUNDING`), and to
+        the noise's lattice.
         """
         dimension = sum(parameter.numel() for parameter in self.params)
-        std = (
-            noise_std(self.noise_multiplier, self.max_grad_norm, dimension) if self.noise_multiplier else 0.0
-        )
-        if std > 0:
+        if self.noise_multiplier:
+            std = noise_std(self.noise_multiplier, self.max_grad_norm * (1.0 + ROUNDING), dimension)
             PrivateRandom().add_gaussian_([parameter.summed_grad for parameter in self.params], std)
         for parameter in self.params:
-            parameter.grad = parameter.summed_grad
+            parameter.grad = parameter.summed_grad.to(parameter.dtype)  # of what is released already
             parameter.summed_grad = None
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
@@ -124,7 +133,7 @@ class PrivateStep:
             model: trained in place.
             optimizer: holds every trainable parameter of `model` and no other.
             noise_multiplier: noise standard deviation over `max_grad_norm`.
-            max_grad_norm: C, the bound on one unit's gradient.
+            max_grad_norm: C, the bound on one unit's gradient, 1e-10 to 1e10.
             expected_units: q N, the expected number of units of a batch, as a public constant.
             clipping: "flat", "automatic" or "per-group" (`privacy.clipping.rules`); all bound a unit by C.
             group_shares: for "per-group", each group's share of C^2 by the prefix of its parameters' names; an equal
@@ -137,6 +146,10 @@ class PrivateStep:
             UnsupportedModel: the model cannot be trained privately; the module or parameter is named.
         """
         _positive("max_grad_norm", max_grad_norm)
+        if not _BOUNDS[0] <= max_grad_norm <= _BOUNDS[1]:
+            raise StepError(
+                f"max_grad_norm must be from {_BOUNDS[0]} to {_BOUNDS[1]}. Found {max_grad_norm!r}."
+            )
         _positive("expected_units", expected_units)
         if not (allow_noiseless and noise_multiplier == 0):
             _positive("noise_multiplier", noise_multiplier)
@@ -178,6 +191,37 @@ class PrivateStep:
         self.accumulate(record_losses, units)
         self.finish()
 
+    def try_on(self, losses: RowLosses, units: torch.Tensor) -> None:
+        """Find out here, on made-up or public records, whatever a step could refuse. Later batches are not checked.
+
+        A step that was never tried checks its first batch instead, and what it then raises tells of those records:
+        so try it on before any private record is read. Nothing is moved, released or kept.
+
+        Args:
+            losses: from rows int64 [r] of a set of made-up records to their losses [r], as a batch of those records
+                has them. Called many times, with different rows and numbers of rows.
+            units: int64 [records], the unit of each made-up record, at least 2 units: like the run's in shape, in
+                numbers of records a unit, and in what is missing.
+
+        Raises:
+            StepError: `units` or the losses have the wrong shape.
+            UnsupportedModel: the model, the losses or the engine cannot be used; see `privacy.clipping.trial`.
+        """
+        made_up = Units.of(units.cpu())
+        if made_up.count < 2:
+            raise StepError(f"A step is tried on at least 2 made-up units. Found {made_up.count}.")
+        self._engine.strict, guard, rows = True, BufferGuard(self._model), torch.arange(made_up.records)
+        try:
+            with full_precision():
+                try_on(self._model, self._engine, losses, made_up)
+                probe(
+                    self._model, self._engine, lambda: losses(rows), made_up.records
+                )  # with its random layers
+            guard.check()
+        finally:
+            self.forget()
+        self._probed, self._engine.strict = True, False
+
     def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.
 
@@ -188,7 +232,7 @@ class PrivateStep:
             UnsupportedModel: see the engine. Every part of this logical batch is then forgotten.
         """
         try:
-            with unseeded():
+            with full_precision(), unseeded():
                 self._accumulate(record_losses, units)
         except BaseException:
             self.forget()
@@ -201,7 +245,7 @@ class PrivateStep:
                 raise StepError("max_grad_norm changed after the batch was clipped. Change it between steps.")
             for parameter in self._parameters.values():
                 if parameter.summed_grad is None:  # type: ignore[attr-defined]
-                    parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
+                    parameter.summed_grad = torch.zeros_like(wide(parameter.detach()))  # type: ignore[attr-defined]
             self.optimizer.step()
         finally:
             self.forget()
@@ -229,9 +273,10 @@ class PrivateStep:
         clipped = self._engine.clipped(record_losses, units, self._factors, self._groups)
         guard.check()
         self._seen |= names
+        many = self.optimizer.expected_batch_size > _MANY
         for name, parameter in self._parameters.items():
             total = parameter.summed_grad  # type: ignore[attr-defined]
-            part = clipped.sums[name]
+            part = clipped.sums[name].double() if many else clipped.sums[name]
             parameter.summed_grad = part if total is None else total.add_(part)  # type: ignore[attr-defined]
 
     def _factors(self, norms: torch.Tensor) -> torch.Tensor:

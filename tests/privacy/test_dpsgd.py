@@ -405,14 +405,6 @@ def test_ghost_refuses_patients_of_several_records() -> None:
         make_step(model, "ghost")(lambda: losses(model), torch.tensor([0, 0, 1, 2, 3, 4, 5]))
 
 
-def test_ghost_refuses_an_infinite_gradient() -> None:
-    model = small_model()
-    with pytest.raises(StepError, match="not finite"):
-        make_step(model, "ghost")(
-            lambda: losses(model) * torch.tensor([1.0] * 6 + [torch.inf]), torch.arange(7)
-        )
-
-
 def test_a_sum_that_is_not_finite_is_never_released() -> None:
     model = small_model()
     step = make_step(model, noise_multiplier=1.0)
@@ -420,3 +412,24 @@ def test_a_sum_that_is_not_finite_is_never_released() -> None:
     model[0].weight.summed_grad.fill_(float("nan"))
     with pytest.raises(NoiseError):
         step.finish()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_step_that_was_tried_on_checks_no_batch(engine: str) -> None:
+    model, calls = small_model(), []
+    step = make_step(model, engine)
+    step.try_on(lambda rows: losses(model, rows), torch.arange(7))
+    before = copy.deepcopy(model)
+    step(lambda: calls.append(1) or losses(model), torch.arange(7))
+    assert len(calls) == 1
+    assert_close(moved(before, model), clipped_sum(before, record_loss, torch.arange(7), C).sums)
+
+
+def test_trying_on_refuses_and_moves_nothing() -> None:
+    model = small_model()
+    before = copy.deepcopy(model)
+    with pytest.raises(UnsupportedModel, match="mixes the records"):
+        make_step(model).try_on(
+            lambda rows: losses(model, rows) * losses(model, rows).mean(), torch.arange(7)
+        )
+    assert all(float(value.abs().max()) == 0 for value in moved(before, model).values())
