@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,3 +56,19 @@ def rows_of(subject: Subject) -> list[torch.Tensor]:
     """The records of each unit, int64 [records of the unit]."""
     count = int(subject.units.max()) + 1
     return [torch.nonzero(subject.units == unit).flatten() for unit in range(count)]
+
+
+def some_coordinates(model: nn.Module, most: int) -> dict[str, torch.Tensor]:
+    """Flat coordinates to watch of each trained tensor: all of them, or `most` at random."""
+    return {
+        name: torch.arange(p.numel(), device=p.device)
+        if p.numel() <= most
+        else torch.randint(p.numel(), (most,), device=p.device).unique()
+        for name, p in trainable(model).items()
+    }
+
+
+def columns_of(watch: Mapping[str, torch.Tensor]) -> dict[str, slice]:
+    """Where each tensor's watched coordinates stand in a release."""
+    ends = list(itertools.accumulate(map(len, watch.values())))
+    return {name: slice(end - len(watch[name]), end) for name, end in zip(watch, ends, strict=True)}

@@ -12,13 +12,12 @@ import torch
 from scipy import stats
 
 from privacy.audit.canaries import Game
+from privacy.audit.long_run import TOLERANCE, WHISPER
 from privacy.audit.releases import Recorder, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.subject import Subject, seeded
 from privacy.clipping.validate import trainable
 
-_TOLERANCE = 1.001
-_WHISPER = 1e-5  # norm of the noise that is left on, in units of C: the real code path, undisturbed
 _LOUD, _LOUDER = 1e3, 1e6  # times the loss: every gradient is clipped, the newcomer's dominates
 _BASE_UNITS = (0, 1, 4, 9)
 
@@ -59,7 +58,7 @@ def differential_checks(subject: Subject) -> list[Check]:
     before = copy.deepcopy(model.state_dict())
     recorder = Recorder(model)
     size = sum(p.numel() for p in trainable(model).values())
-    step = subject.make_step(model, recorder, _WHISPER / math.sqrt(size))
+    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
 
     def released(rows: torch.Tensor, units: torch.Tensor, factors: torch.Tensor) -> np.ndarray:
         loudness = factors.to(next(model.parameters()).device)
@@ -82,7 +81,7 @@ def differential_checks(subject: Subject) -> list[Check]:
             "C7",
             "one patient moves the sum by at most C",
             f"{worst:.4f} C ({where})",
-            worst <= _TOLERANCE,
+            worst <= TOLERANCE,
         ),
         certain(
             "S2", "nothing but the optimiser changes the model", moved or "nothing else changed", not moved
