@@ -32,7 +32,7 @@ _LIKE = 0.8  # share of a value's variance that the sums must explain
 _SHORTEST = 48  # numbers: fewer may be alike by chance
 _MOST_OBJECTS = 300_000
 _STRETCHES = 2  # tensors that are looked for inside longer arrays
-_HUGE = 1e15  # what is larger, as bytes read as numbers may be, counts as 0
+_CAPS = (1e-3, 1.0, 1e3)  # larger numbers are left out: bytes read as numbers have all sizes
 _OPAQUE = (str, int, float, complex, bool, type(None), type, types.ModuleType, torch.device, torch.dtype)
 
 
@@ -104,14 +104,19 @@ class _Sought:
     def found_in(self, array: np.ndarray) -> bool:
         """Whether the sums or their squares explain the array, or the sums a stretch of it."""
         values = array.reshape(-1).astype(np.float64)
-        values = np.where(np.abs(values) < _HUGE, values, 0.0)
+        values = np.where(np.abs(values) < 1e15, values, 0.0)
         if not values.any():
             return False
         own = values - values.mean()
         total = _LIKE * float(own @ own)
         if total > 0 and any(((basis @ own) ** 2).sum() > total for basis in self._whole.get(len(own), ())):
             return True
-        return any(_stretch(values, basis) for basis in self._parts if len(values) > basis.shape[1])
+        return any(
+            _stretch(np.where(np.abs(values) < cap, values, 0.0), basis)
+            for basis in self._parts
+            if len(values) > basis.shape[1]
+            for cap in _CAPS
+        )
 
     def found_in_file(self, path: Path) -> bool:
         """The same of a file's bytes, read as numbers."""
