@@ -21,12 +21,20 @@ from torch import nn
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
+from privacy.clipping.precision import full_precision
 from privacy.clipping.probe import RowLosses, probe
 from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
 from privacy.clipping.units import Units
+from privacy.clipping.use import wide
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
 from privacy.noise import PrivateRandom, noise_std
+
+# The share of C by which rounding may let a unit move the sum further: a clipping factor by 1e-4, and a float32 sum
+# over up to `_MANY` units by about 2^-24 sqrt(units) of itself. Noise makes up for it.
+ROUNDING = 2.0**-11
+_MANY = 256  # expected units above which parts of a batch are added in float64
+_BOUNDS = (1e-10, 1e10)  # of the clipping norm: far from where squares in float32 vanish or overflow
 
 _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
     "hooks": HooksEngine,
@@ -38,7 +46,8 @@ _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
 class PrivateOptimizer(DPOptimizer):
     """Opacus' optimiser contract (step hooks, schedulers) around sums that are already clipped.
 
-    `summed_grad` of each parameter holds the clipped sum; `step()` adds the noise, divides and moves.
+    `summed_grad` of each parameter holds the clipped sum, in float32 at least whatever the parameter's type; `step()`
+    adds the noise, divides and moves.
 
     Attributes:
         on_losses: takes the closure of `step(closure)`, which returns the losses [R] of a batch's records. Set by
@@ -78,16 +87,15 @@ class PrivateOptimizer(DPOptimizer):
     def add_noise(self) -> None:
         """p.grad <- p.summed_grad + N(0, (noise_multiplier * max_grad_norm)^2), from the private domain.
 
-        The deviation is a little larger than that, to make up for the rounding of the sum to the noise's lattice.
+        The deviation is a little larger than that, to make up for rounding: of the sum in float32 (`ROUNDING`), and to
+        the noise's lattice.
         """
         dimension = sum(parameter.numel() for parameter in self.params)
-        std = (
-            noise_std(self.noise_multiplier, self.max_grad_norm, dimension) if self.noise_multiplier else 0.0
-        )
-        if std > 0:
+        if self.noise_multiplier:
+            std = noise_std(self.noise_multiplier, self.max_grad_norm * (1.0 + ROUNDING), dimension)
             PrivateRandom().add_gaussian_([parameter.summed_grad for parameter in self.params], std)
         for parameter in self.params:
-            parameter.grad = parameter.summed_grad
+            parameter.grad = parameter.summed_grad.to(parameter.dtype)  # of what is released already
             parameter.summed_grad = None
 
     def pre_step(self, closure: Callable[[], float] | None = None) -> bool:
@@ -123,7 +131,7 @@ class PrivateStep:
             model: trained in place.
             optimizer: holds every trainable parameter of `model` and no other.
             noise_multiplier: noise standard deviation over `max_grad_norm`.
-            max_grad_norm: C, the bound on one unit's gradient.
+            max_grad_norm: C, the bound on one unit's gradient, 1e-10 to 1e10.
             expected_units: q N, the expected number of units of a batch, as a public constant.
             clipping: "flat", "automatic" or "per-group" (`privacy.clipping.rules`); all bound a unit by C.
             group_shares: for "per-group", each group's share of C^2 by the prefix of its parameters' names; an equal
@@ -136,6 +144,10 @@ class PrivateStep:
             UnsupportedModel: the model cannot be trained privately; the module or parameter is named.
         """
         _positive("max_grad_norm", max_grad_norm)
+        if not _BOUNDS[0] <= max_grad_norm <= _BOUNDS[1]:
+            raise StepError(
+                f"max_grad_norm must be from {_BOUNDS[0]} to {_BOUNDS[1]}. Found {max_grad_norm!r}."
+            )
         _positive("expected_units", expected_units)
         if not (allow_noiseless and noise_multiplier == 0):
             _positive("noise_multiplier", noise_multiplier)
@@ -196,7 +208,8 @@ class PrivateStep:
         try:
             rows = torch.arange(len(Units.of(units).index))
             guard = BufferGuard(self._model)
-            probe(self._model, self._engine, lambda: losses(rows), len(rows))
+            with full_precision():
+                probe(self._model, self._engine, lambda: losses(rows), len(rows))
             guard.check()
         finally:
             self.forget()
@@ -210,7 +223,8 @@ class PrivateStep:
             UnsupportedModel: see the engine. Every part of this logical batch is then forgotten.
         """
         try:
-            self._accumulate(record_losses, units)
+            with full_precision():
+                self._accumulate(record_losses, units)
         except BaseException:
             self.forget()
             raise
@@ -222,7 +236,7 @@ class PrivateStep:
                 raise StepError("max_grad_norm changed after the batch was clipped. Change it between steps.")
             for parameter in self._parameters.values():
                 if parameter.summed_grad is None:  # type: ignore[attr-defined]
-                    parameter.summed_grad = torch.zeros_like(parameter)  # type: ignore[attr-defined]
+                    parameter.summed_grad = torch.zeros_like(wide(parameter.detach()))  # type: ignore[attr-defined]
             self.optimizer.step()
         finally:
             self.forget()
@@ -250,9 +264,10 @@ class PrivateStep:
         clipped = self._engine.clipped(record_losses, units, self._factors, self._groups)
         guard.check()
         self._seen |= names
+        many = self.optimizer.expected_batch_size > _MANY
         for name, parameter in self._parameters.items():
             total = parameter.summed_grad  # type: ignore[attr-defined]
-            part = clipped.sums[name]
+            part = clipped.sums[name].double() if many else clipped.sums[name]
             parameter.summed_grad = part if total is None else total.add_(part)  # type: ignore[attr-defined]
 
     def _factors(self, norms: torch.Tensor) -> torch.Tensor:

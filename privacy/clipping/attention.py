@@ -46,6 +46,9 @@ class Stacked(Use):
     def ghost(self, units: Units) -> torch.Tensor:
         return torch.stack([product.ghost(units) for product in self._products()]).sum(0)
 
+    def reach(self, units: Units) -> torch.Tensor:
+        return torch.stack([product.reach(units) for product in self._products()]).sum(0)
+
 
 class _Packed(torch.autograd.Function):
     """Query, key and value [R, T, E] times the row blocks of one weight [3 E, E]."""

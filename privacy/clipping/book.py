@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,10 @@ from privacy.clipping.use import Direct, Order, Use, as_it_is, squared_norms, wi
 from privacy.errors import UntrackedParameter
 
 _PART_BYTES = 1 << 25  # of gradients that exist at one time while norms are recomputed
+_SUMMED = 64  # units whose gradients are added in float32
+# What rounding may cost a sum that is not made of the gradients whose norms were taken, in units in the last place of
+# the sum of its terms' norms: with an error of at most 3, sqrt(n^2 + reserve^2) is at least (n + error) / 1.0001.
+RESERVE = 256.0
 
 
 @dataclass
@@ -24,7 +29,7 @@ class _Entry:
     """A parameter's uses so far: either kept per-unit gradients, which `order` puts in order, or the uses themselves.
 
     `squares` [P] are the squared norms of the sum of all uses; None once there are several, until settled
-    (the norms of parts do not add).
+    (the norms of parts do not add). `again` says that the sum is made of recomputed gradients, not of `weighted`.
     """
 
     parameter: nn.Parameter
@@ -32,6 +37,7 @@ class _Entry:
     order: Order = as_it_is
     uses: list[Use] = field(default_factory=list)
     squares: torch.Tensor | None = None
+    again: bool = False
 
 
 class Book:
@@ -154,7 +160,11 @@ class Book:
 
     @torch.no_grad()
     def norms(self) -> torch.Tensor:
-        """Each unit's gradient norm by group, [G, P], in float32 at least. Call after the backward pass."""
+        """Each unit's gradient norm by group, float64 [G, P]. Call after the backward pass.
+
+        At least the norm of what `sums` adds for the unit, over 1.0001, however badly the gradient's terms cancel: where
+        that would not be known, it comes out too large.
+        """
         self._pack()
         squares = [(self._group(next(iter(widths))), squared_norms(pack)) for widths, pack in self._packs]
         for name, entry in self._entries.items():
@@ -163,7 +173,7 @@ class Book:
             assert entry.squares is not None
             squares.append((self._group(name), entry.squares.clamp(min=0.0)))  # a difference of large numbers
         if not squares:
-            return torch.zeros(self._group_count, self.units.count)
+            return torch.zeros(self._group_count, self.units.count, dtype=torch.float64)
         like = squares[0][1]
         rows = like.new_zeros(self._group_count, self.units.count)
         for group in dict.fromkeys(group for group, _ in squares):
@@ -190,9 +200,21 @@ class Book:
             own, dropped = rows[self._group(name)]
             if entry.kept is not None:
                 out[name] = entry.order(_combined(entry.kept, own, dropped))
+                continue
+            uses = entry.uses
+            if entry.again:
+                order = uses[0].order() if len(uses) == 1 else as_it_is
+                recomputed = self._in_parts(entry)
+                parts = [
+                    _combined(rows, own[part], None if dropped is None else dropped[part])
+                    for part, rows in recomputed
+                ]
+                out[name] = order(functools.reduce(torch.add, parts))
             else:
-                parts = [self._weighted(use, own, dropped).flatten() for use in entry.uses]
-                out[name] = sum(parts[1:], start=parts[0])
+                if dropped is not None:
+                    uses = [self._without(use, dropped) for use in uses]
+                parts = [use.weighted(own[self.units.index]).flatten() for use in uses]
+                out[name] = functools.reduce(torch.add, parts)
         return out
 
     def _group(self, name: str) -> int:
@@ -228,15 +250,11 @@ class Book:
             widths = {name: rows.shape[1] for name, rows in part.items()}
             self._packs.append((widths, self._as_given.sum(wide(torch.cat(list(part.values()), 1)))))
 
-    def _weighted(self, use: Use, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
-        if dropped is not None:
-            rows = dropped[self.units.index]
-            use = use.map(
-                lambda tensor: tensor.masked_fill(
-                    rows.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.device), 0
-                )
-            )
-        return use.weighted(factors[self.units.index])
+    def _without(self, use: Use, dropped: torch.Tensor) -> Use:
+        rows = dropped[self.units.index]
+        return use.map(
+            lambda tensor: tensor.masked_fill(rows.view(-1, *[1] * (tensor.dim() - 1)).to(tensor.device), 0)
+        )
 
     def _settle(self, entry: _Entry, use: Use) -> None:
         """Take the squared norms of a parameter's only use, in the cheapest way."""
@@ -250,7 +268,7 @@ class Book:
             self._extra_bytes += max(0, kept - held)
         else:
             entry.uses = [use]
-            entry.squares = use.ghost(self.units) if way == "ghost" else self._in_parts([use], unit_bytes)
+            self._settle_later(entry, use.ghost(self.units) if way == "ghost" else None)
 
     def _resettle(self, entry: _Entry) -> None:
         """Take the squared norms of the sum of several uses."""
@@ -265,26 +283,44 @@ class Book:
         if len(uses) == 1:
             self._settle(entry, uses[0])
         else:
-            entry.squares = self._in_parts(uses, entry.parameter.nbytes)
+            self._settle_later(entry, None)
 
-    def _in_parts(self, uses: list[Use], unit_bytes: int) -> torch.Tensor:
-        """Squared norms [P] of the sum of uses, from gradients of a few units at a time."""
-        step = max(1, _PART_BYTES // unit_bytes)
-        squares = []
+    def _settle_later(self, entry: _Entry, ghost: torch.Tensor | None) -> None:
+        """Of uses that are held: the squared norms, with the reserve for how `weighted` will round them."""
+        squares = ghost
+        if squares is None:
+            squares = torch.cat([squared_norms(rows) for _, rows in self._in_parts(entry)])
+        reaches = [use.reach(self.units) for use in entry.uses]
+        entry.again = any(reach is None for reach in reaches)
+        if not entry.again:
+            eps = max(torch.finfo(wide(tensor).dtype).eps for use in entry.uses for tensor in use.reals())
+            reach = sum(one.sqrt() for one in reaches if one is not None)
+            squares = squares + (RESERVE * eps / 2 * reach).square()
+        entry.squares = squares
+
+    def _in_parts(self, entry: _Entry) -> Iterator[tuple[slice, torch.Tensor]]:
+        """A few units at a time, and their gradients [p, numel], equal every time; of one use in its own order."""
+        step = max(1, _PART_BYTES // entry.parameter.nbytes)
         for first in range(0, self.units.count, step):
             part, rows = self.units.part(first, first + step)
-            # wide, as the weighted sum will be: what is released must have the norm that was bounded
-            own = [use.map(lambda tensor, rows=rows: wide(tensor[rows])) for use in uses]  # type: ignore[misc]
+            # wide, as a weighted sum will be: what is released must have the norm that was bounded
+            own = [use.map(lambda tensor, rows=rows: wide(tensor[rows])) for use in entry.uses]  # type: ignore[misc]
             gradients = [use.per_unit(part) for use in own]
             if len(own) > 1:
                 gradients = [use.order()(one) for use, one in zip(own, gradients, strict=True)]
-            squares.append(squared_norms(sum(gradients[1:], start=gradients[0])))
-        return torch.cat(squares)
+            yield slice(first, first + part.count), sum(gradients[1:], start=gradients[0])
 
 
 def _combined(gradients: torch.Tensor, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:
-    """factors [P] times gradients [P, numel], summed over units."""
+    """factors [P] times gradients [P, numel], summed over units; over many of them in float64."""
     gradients = wide(gradients)
     if dropped is not None:
         gradients = gradients.masked_fill(dropped[:, None].to(gradients.device), 0.0)
-    return factors.to(gradients) @ gradients
+    factors = factors.to(gradients)
+    if len(gradients) <= _SUMMED:
+        return factors @ gradients
+    pairs = zip(factors.split(_SUMMED), gradients.split(_SUMMED), strict=True)
+    total = gradients.new_zeros(gradients.shape[1], dtype=torch.float64)
+    for own, rows in pairs:
+        total += own @ rows
+    return total

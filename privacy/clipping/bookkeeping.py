@@ -22,6 +22,7 @@ from privacy.clipping.operators import Tracking
 from privacy.clipping.rules import Groups
 from privacy.clipping.shared import Constants, Shared
 from privacy.clipping.units import Units
+from privacy.clipping.use import wide
 from privacy.clipping.validate import trainable
 from privacy.errors import UntrackedParameter
 
@@ -31,6 +32,8 @@ MEMORY_SHARE = 0.5
 
 class BookkeepingEngine:
     """Attaches nothing to the model: operators are seen only while `clipped` runs."""
+
+    strict = True
 
     def __init__(self, model: nn.Module, memory_share: float = MEMORY_SHARE) -> None:
         """
@@ -60,7 +63,7 @@ class BookkeepingEngine:
             ]
         finally:
             self._clear()
-        if stray:
+        if stray and self.strict:
             raise UntrackedParameter(
                 f"{stray[0]}: {len(stray)} parameter(s) take part in an operator whose per-record gradient is not "
                 "known. Use a layer or operator that has a rule (docs/dpsgd-engine.md), or pass raw parameters "
@@ -70,7 +73,7 @@ class BookkeepingEngine:
         total = norms[0] if groups is None else norms.square().sum(0).sqrt()
         sums = book.sums(factors(norms[0])[None] if groups is None else factors(norms))
         shaped = {
-            name: sums[name].view(p.shape).to(p.dtype) if name in sums else torch.zeros_like(p)
+            name: wide(sums[name]).view(p.shape) if name in sums else torch.zeros_like(wide(p))
             for name, p in self._parameters.items()
         }
         return Clipped(shaped, total)

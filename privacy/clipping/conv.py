@@ -16,7 +16,7 @@ from privacy.clipping.linear import Product
 from privacy.clipping.operators import autocast, rule, untracked
 from privacy.clipping.taps import Taps, gradients_by_tap, in_order, taps
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Direct, Order, Use, as_it_is, scaled, wide
+from privacy.clipping.use import Cost, Direct, Order, Use, as_it_is, scaled, spread, wide
 
 _backward = torch.ops.aten.convolution_backward.default
 # Relative rates on CPUs, as in `privacy.clipping.linear`.
@@ -152,8 +152,13 @@ class Convolution(Use):
         if self._dense(units):
             return self._ghost_by_shifts()
         outputs = self.gradient.flatten(3).transpose(2, 3).flatten(1, 2)  # [R, m L, O]
-        patches = self.geometry.patches(wide(self.x).flatten(0, 1))
+        patches = self.geometry.patches(self.x.flatten(0, 1))
         return Product(outputs, patches.reshape(*outputs.shape[:2], -1)).ghost(units)
+
+    def reach(self, units: Units) -> torch.Tensor:
+        """Each kernel position sees at most every input."""
+        seen = math.prod(self.geometry.weight[2:])
+        return seen * spread(self.gradient, units) * spread(self.x, units)
 
     def _dense(self, units: Units) -> bool:
         """Whether neighbouring patches overlap as shifts of one image: one 2D image a unit, steps of one."""
@@ -179,8 +184,8 @@ class Convolution(Use):
         """
         (_, width), (_, last) = self._padded_sizes()
         high, wide_ = self.geometry.padding
-        image = F.pad(wide(self.x[:, 0]), (wide_, wide_, high, high)).flatten(2)
-        outputs = wide(self.gradient[:, 0])
+        image = F.pad(self.x[:, 0].double(), (wide_, wide_, high, high)).flatten(2)
+        outputs = self.gradient[:, 0].double()
         outputs = F.pad(outputs, (0, width - outputs.shape[3])).flatten(2)[:, :, :last]
         pixels = torch.bmm(image.transpose(1, 2), image)
         patches = torch.zeros(len(image), last, last, dtype=image.dtype, device=image.device)

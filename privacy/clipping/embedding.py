@@ -12,7 +12,7 @@ from torch import nn
 from privacy.clipping.book import Book
 from privacy.clipping.operators import rule, untracked
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Use, scaled, squared_norms, wide
+from privacy.clipping.use import Cost, Use, scaled, spread, squared_norms, wide
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class Lookup(Use):
 
     def ghost(self, units: Units) -> torch.Tensor:
         keys, rows = self._summed(units)
-        return rows.new_zeros(units.count).index_add_(0, keys // self.size, squared_norms(rows))
+        squares = squared_norms(rows)
+        return squares.new_zeros(units.count).index_add_(0, keys // self.size, squares)
+
+    def reach(self, units: Units) -> torch.Tensor:
+        lookups = self.ids[0].numel() * units.sizes.to(self.gradient.device)
+        return lookups * spread(self.gradient, units)
 
     def weighted(self, factors: torch.Tensor) -> torch.Tensor:
         rows = scaled(self.gradient, factors).flatten(0, 1)

@@ -22,8 +22,9 @@ class Clipped:
     """What one forward and backward pass over some units gives.
 
     Attributes:
-        sums: for every trainable parameter, by name: sum over units of factor_u * g_u, in the parameter's dtype.
-        norms: float [P], ||g_u|| over all parameters before clipping. Private: never leaves the site.
+        sums: for every trainable parameter, by name: sum over units of factor_u * g_u, in float32 at least whatever the
+            parameter's dtype: rounding it further would move it by more than the clipping norm.
+        norms: float64 [P], ||g_u|| over all parameters before clipping. Private: never leaves the site.
     """
 
     sums: Mapping[str, torch.Tensor]
@@ -31,7 +32,14 @@ class Clipped:
 
 
 class ClippingEngine(Protocol):
-    """Computes per-unit gradient norms and the sum of the scaled per-unit gradients. Moves no parameter."""
+    """Computes per-unit gradient norms and the sum of the scaled per-unit gradients. Moves no parameter.
+
+    Attributes:
+        strict: whether a use of a parameter that cannot be followed is refused. Where it is not, because the model was
+            tried on and a refusal would tell of records, that use is left out of norms and sums alike.
+    """
+
+    strict: bool
 
     def clipped(
         self, record_losses: RecordLosses, units: Units, factors: Factors, groups: Groups | None = None

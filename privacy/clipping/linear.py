@@ -12,7 +12,7 @@ from privacy.clipping.book import Book
 from privacy.clipping.operators import autocast, rule, untracked
 from privacy.clipping.parameter import broadcast
 from privacy.clipping.units import Units
-from privacy.clipping.use import Cost, Direct, Use, owned, scaled, squared_norms, wide
+from privacy.clipping.use import Cost, Direct, Use, owned, scaled, spread, wide
 
 # Relative rates on CPUs (one thread, batches of 16, widths of 64 to 1024); the choice is broad, so a factor of
 # two either way hardly matters.
@@ -56,11 +56,17 @@ class Product(Use):
     def ghost(self, units: Units) -> torch.Tensor:
         """sum over s, t of (left_s . left_t)(right_s . right_t), s and t over a unit's records and positions."""
         if self.left.shape[1] == 1 and units.even == 1:
-            return squared_norms(self.left) * squared_norms(self.right)
+            left, right = (
+                torch.linalg.vector_norm(t.flatten(1).double(), dim=1) for t in (self.left, self.right)
+            )
+            return (left * right).square()
         if units.even:
             return _gram_product(_by_unit(self.left, units), _by_unit(self.right, units))
         rows = ((self.left[r].flatten(0, 1)[None], self.right[r].flatten(0, 1)[None]) for r in units.spans())
         return torch.cat([_gram_product(left, right) for left, right in rows])
+
+    def reach(self, units: Units) -> torch.Tensor:
+        return spread(self.left, units) * spread(self.right, units)
 
     @classmethod
     def joined(cls, uses: list[Product]) -> list[Product]:
@@ -73,7 +79,7 @@ def _by_unit(tensor: torch.Tensor, units: Units) -> torch.Tensor:
 
 
 def _gram_product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    left, right = wide(left), wide(right)
+    left, right = left.double(), right.double()
     grams = torch.bmm(left, left.transpose(1, 2)).mul_(torch.bmm(right, right.transpose(1, 2)))
     return grams.sum((1, 2))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
@@ -18,9 +18,11 @@ from opacus.layers.dp_rnn import DPGRU, DPLSTM, DPRNN
 from opacus.validators import ModuleValidator
 from torch import nn
 
+from privacy.clipping.book import RESERVE
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
 from privacy.clipping.rules import Groups
 from privacy.clipping.units import Units
+from privacy.clipping.use import squared_norms, wide
 from privacy.clipping.validate import trainable
 from privacy.errors import StepError, UnsupportedModel, UntrackedParameter
 
@@ -29,6 +31,7 @@ _TOLERANCE = {
     torch.float32: 1e-4,
 }  # of the check against autograd, relative to all gradients
 _LOW_PRECISION_TOLERANCE = 5e-2
+_LARGE = 1e15
 
 
 class _TensorHooks(GradSampleHooks):
@@ -52,7 +55,8 @@ class _TensorHooks(GradSampleHooks):
         modules = [m for m in self.iterate_submodules(self._module) if type(m) not in (DPRNN, DPLSTM, DPGRU)]
         handles[:] = [*forward, *(module.register_forward_hook(listen) for module in modules)]
 
-    def _hear(self, module: nn.Module, gradient: torch.Tensor, options: dict[str, Any]) -> None:
+    def _hear(self, module: nn.Module, gradient: torch.Tensor, options: dict[str, Any]) -> Any:
+        """Take note of an output's gradient. What is returned takes its place."""
         self.capture_backprops_hook(
             module, None, (gradient,), options["loss_reduction"], options["batch_first"]
         )
@@ -62,12 +66,65 @@ class _HooksModule(_TensorHooks, GradSampleModule):
     """Per-record gradients."""
 
 
+_Sampler = Callable[..., dict[nn.Parameter, torch.Tensor]]
+
+
+def _in_double(sampler: _Sampler) -> _Sampler:
+    """Opacus' norm of a layer's gradient from Gram matrices, in which small numbers vanish and large ones cancel.
+
+    With the reserve for rounding in the second pass, as in `privacy.clipping.book`.
+    """
+
+    def sample(layer: nn.Module, activations: list[torch.Tensor], backprops: torch.Tensor) -> Any:
+        reserve = RESERVE / 2 * torch.finfo(wide(backprops).dtype).eps
+        given = [a.double() if a.is_floating_point() else a for a in activations]
+        backprops = backprops.double()
+        positions = backprops[0].numel() / backprops.shape[-1]
+        sizes = [
+            torch.linalg.vector_norm(t.flatten(1), dim=1)
+            for t in (backprops, *given)
+            if t.is_floating_point()
+        ]
+        reach = reserve * sizes[0] * sizes[-1].clamp(min=positions**0.5)
+        return {p: torch.hypot(norm, reach) for p, norm in sampler(layer, given, backprops).items()}
+
+    return sample
+
+
 class _GhostModule(_TensorHooks, GradSampleModuleFastGradientClipping):
-    """Per-record norms."""
+    """Per-record norms.
+
+    To the layers that are trained, numbers beyond 1e15 are 1e15 and NaN is 0, and gradients that are not finite are 0
+    once they are heard, which makes the norm infinite: the second pass sums over all records at once, and 0 times
+    infinity would reach every other record's gradient.
+    """
+
+    NORM_SAMPLERS: ClassVar = {
+        kind: _in_double(sampler)
+        for kind, sampler in GradSampleModuleFastGradientClipping.NORM_SAMPLERS.items()
+    }
+
+    def add_hooks(self, **options: Any) -> None:
+        super().add_hooks(**options)
+        handles = cast(list[Any], self._module.autograd_grad_sample_hooks)
+        for module in self.iterate_submodules(self._module):
+            handles.append(module.register_forward_pre_hook(lambda _, args: tuple(map(_finite, args))))
+
+    def _hear(self, module: nn.Module, gradient: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        super()._hear(module, gradient, options)
+        return torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+
+
+def _finite(value: Any) -> Any:
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return value
+    return torch.nan_to_num(value, 0.0).clamp(-_LARGE, _LARGE)
 
 
 class _OpacusEngine:
     """What the two modes share: Opacus' validation, and a clean slate before and after each pass."""
+
+    strict = True
 
     def __init__(self, model: nn.Module, wrapper: Callable[..., GradSampleModule]) -> None:
         _detach(model)
@@ -138,39 +195,42 @@ class HooksEngine(_OpacusEngine):
     ) -> Clipped:
         with self._pass(units.records):
             weighted_losses(record_losses, units).sum().backward()
-            per_record = {
-                name: self._per_record(name, parameter, units.records)
-                for name, parameter in self._parameters.items()
-                if parameter.grad is not None or parameter.grad_sample is not None  # type: ignore[attr-defined]
-            }
-            self._check_sums(per_record)
-        per_unit = {
-            name: units.sum(rows).to(self._parameters[name].dtype) for name, rows in per_record.items()
-        }
-        squares = {name: gradients.flatten(1).square().sum(1) for name, gradients in per_unit.items()}
-        norms = torch.stack(list(squares.values())).sum(0).sqrt()
-        scale = {name: factors(norms) for name in per_unit} if groups is None else {}
-        if groups is not None:
-            by_group = norms.new_zeros(groups.count, units.count)
-            for name, own in squares.items():
-                by_group[groups.of[name]] += own
-            rows = factors(by_group.sqrt())
-            scale = {name: rows[groups.of[name]] for name in per_unit}
-        sums = {name: torch.zeros_like(p) for name, p in self._parameters.items()}
+            per_record = self._per_record(units.records)
+            if self.strict:
+                self._check_sums(per_record)
+        per_unit = {name: wide(units.sum(rows)) for name, rows in per_record.items()}
+        squares = {name: squared_norms(rows.reshape(len(rows), -1)) for name, rows in per_unit.items()}
+        device = next(iter(self._parameters.values())).device
+        by_group = torch.zeros(groups.count if groups else 1, units.count, dtype=torch.float64, device=device)
+        for name, own in squares.items():
+            by_group[groups.of[name] if groups else 0] += own
+        norms = by_group.sum(0).sqrt()
+        scale = factors(by_group.sqrt()) if groups else factors(norms)[None]
+        sums = {name: torch.zeros_like(wide(p)) for name, p in self._parameters.items()}
         for name, gradients in per_unit.items():
-            gradients[~torch.isfinite(norms)] = 0.0
-            sums[name] = torch.einsum("p,p...->...", scale[name].to(gradients.dtype), gradients)
+            own = scale[groups.of[name] if groups else 0].to(gradients.dtype)
+            gradients[own == 0] = 0.0
+            sums[name] = torch.einsum("p,p...->...", own, gradients)
         return Clipped(sums, norms)
 
-    def _per_record(self, name: str, parameter: nn.Parameter, records: int) -> torch.Tensor:
-        rows: torch.Tensor | None = parameter.grad_sample  # type: ignore[attr-defined]
-        if not isinstance(rows, torch.Tensor) or len(rows) != records or parameter.grad is None:
-            found = "none" if rows is None else f"{len(rows)}"
-            raise UntrackedParameter(
-                f"{name}: expected the gradients of {records} records, found {found}. Its layer mixes or repeats "
-                "records, or takes its inputs in a way that Opacus' hooks do not see: use engine='bookkeeping'."
-            )
-        return rows
+    def _per_record(self, records: int) -> dict[str, torch.Tensor]:
+        """The gradients of the records, by name, of what the batch used.
+
+        Raises:
+            UntrackedParameter: some are not known. Once tried on, they are left out.
+        """
+        found = {}
+        for name, parameter in self._parameters.items():
+            rows: torch.Tensor | None = parameter.grad_sample  # type: ignore[attr-defined]
+            if isinstance(rows, torch.Tensor) and len(rows) == records and parameter.grad is not None:
+                found[name] = rows
+            elif self.strict and (rows is not None or parameter.grad is not None):
+                count = "none" if rows is None else f"{len(rows)}"
+                raise UntrackedParameter(
+                    f"{name}: expected the gradients of {records} records, found {count}. Its layer mixes or repeats "
+                    "records, or takes its inputs in a way that Opacus' hooks do not see: use engine='bookkeeping'."
+                )
+        return found
 
     def _check_sums(self, per_record: dict[str, torch.Tensor]) -> None:
         """What the hooks found must add up to what autograd found."""
@@ -216,14 +276,9 @@ class GhostEngine(_OpacusEngine):
             for parameter in self._parameters.values():
                 parameter.grad = None
             self._wrapper.disable_hooks()
-            if not bool(torch.isfinite(norms).all()):
-                raise StepError(
-                    "a record's gradient is not finite, and engine='ghost' cannot leave it out: "
-                    "check the inputs, or use engine='bookkeeping'."
-                )
-            (losses * factors(norms)[units.index]).sum().backward()
+            (losses * factors(norms)[units.index].to(losses.dtype)).sum().backward()
             sums = {
-                name: torch.zeros_like(p) if p.grad is None else p.grad.detach()
+                name: torch.zeros_like(wide(p)) if p.grad is None else wide(p.grad.detach())
                 for name, p in self._parameters.items()
             }
         return Clipped(sums, norms)
@@ -238,7 +293,7 @@ class GhostEngine(_OpacusEngine):
                 raise UntrackedParameter(
                     f"{name}: Opacus found no per-record norm: use engine='bookkeeping'."
                 )
-            squares.append(norm.flatten().square())
+            squares.append(norm.flatten().double().square())
         return torch.stack(squares).sum(0).sqrt()
 
     def _refuse_other_uses(self, losses: torch.Tensor) -> None:

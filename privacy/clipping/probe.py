@@ -31,6 +31,7 @@ RowLosses = Callable[
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 _LOW_PRECISION_TOLERANCE = 5e-2
+NEGLIGIBLE = 1e-15  # of a norm: far below every clipping norm
 
 
 def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses, records: int) -> None:
@@ -58,21 +59,22 @@ def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses,
         alone[chosen] = 1.0
         units = Units.of(torch.arange(records, device=device))
         found = engine.clipped(lambda: record_losses() * alone, units, torch.ones_like)
-    size = torch.stack([g.norm().float() for g in expected if g is not None]).norm()
+    size = torch.stack([g.double().norm() for g in expected if g is not None]).norm()
     if not bool(torch.isfinite(size)):
         return  # such a record is left out of every sum
     others = torch.cat([found.norms[:chosen], found.norms[chosen + 1 :]])
-    if bool((others > tolerance * size).any()):
+    if bool((others > tolerance * size + NEGLIGIBLE).any()):
         raise UnsupportedModel(
             "one record's loss gave other records a gradient: some layer does not have the records as its first "
             "dimension (sequence-first inputs, records reordered or regrouped)."
         )
     error = torch.zeros_like(size)
     for name, gradient in zip(parameters, expected, strict=True):
-        difference = found.sums[name] if gradient is None else found.sums[name] - gradient
-        error += difference.float().norm().square()
-    norm_error = (found.norms[chosen].float() - size).abs()
-    if bool(error.sqrt() > tolerance * size) or bool(norm_error > tolerance * size):
+        difference = found.sums[name].double() - (0.0 if gradient is None else gradient)
+        error += difference.norm().square()
+    norm_error = (found.norms[chosen].to(size) - size).abs()
+    allowed = tolerance * size + NEGLIGIBLE
+    if bool(error.sqrt() > allowed) or bool(norm_error > allowed):
         raise UnsupportedModel(
             f"the engine's gradient of one record differs from autograd's by {float(error.sqrt() / size):.1e} of "
             f"its norm (and its norm by {float(norm_error / size):.1e}): the model does something that the engine "

@@ -13,6 +13,7 @@ from privacy.errors import StepError
 Clipping = Literal["flat", "automatic", "per-group"]
 
 AUTO_S_STABILITY = 0.01
+_SMALLEST = 2.0**-100
 
 
 class Groups:
@@ -57,12 +58,12 @@ class Groups:
 
 
 def group_factors(norms: torch.Tensor, max_grad_norm: float, groups: Groups) -> torch.Tensor:
-    """Factors min(1, C_g / ||g||) [G, P] from the groups' norms [G, P]; 0 for a unit with a norm that is not finite."""
+    """Factors min(1, C_g / ||g||) [G, P] from the groups' norms [G, P]; 0 for a unit as in `clip_factors`."""
     bounds = (
         max_grad_norm * torch.tensor(groups.shares, dtype=norms.dtype, device=norms.device).sqrt()[:, None]
     )
     factors = bounds / torch.maximum(norms, bounds)
-    return torch.where(torch.isfinite(norms).all(0), factors, torch.zeros_like(factors))
+    return torch.where(_usable(norms, factors).all(0), factors, torch.zeros_like(factors))
 
 
 def clip_factors(norms: torch.Tensor, max_grad_norm: float, clipping: Clipping) -> torch.Tensor:
@@ -71,10 +72,15 @@ def clip_factors(norms: torch.Tensor, max_grad_norm: float, clipping: Clipping) 
     flat: min(1, C / ||g||) (Abadi et al. 2016, "Deep Learning with Differential Privacy", Alg. 1).
     automatic: C / (||g|| + 0.01) (Bu et al. 2023, "Automatic Clipping", AUTO-S).
 
-    A unit whose norm is not finite gets 0: it must not decide what is released.
+    A unit whose norm is not finite gets 0: it must not decide what is released. So does one whose factor would be below
+    2^-100, where float32 loses precision.
     """
     if clipping == "automatic":
         factors = max_grad_norm / (norms + AUTO_S_STABILITY)
     else:
         factors = max_grad_norm / norms.clamp(min=max_grad_norm)
-    return torch.where(torch.isfinite(norms), factors, torch.zeros_like(factors))
+    return torch.where(_usable(norms, factors), factors, torch.zeros_like(factors))
+
+
+def _usable(norms: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    return torch.isfinite(norms) & (factors >= _SMALLEST)

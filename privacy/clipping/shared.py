@@ -117,7 +117,11 @@ class Through(Use):
             raise UntrackedParameter(
                 f"{self.name}: a tensor computed from it takes no batch of gradients ({error}). Use other operators."
             ) from error
-        return self.root.new_zeros(len(rows), self.root.numel()) if found is None else found.flatten(1)
+        return (
+            self.root.new_zeros(len(rows), self.root.numel())
+            if found is None
+            else found.reshape(len(rows), -1)
+        )
 
     def cost(self, units: Units) -> Cost:
         costs = [use.cost(units) for use in self.uses]

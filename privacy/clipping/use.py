@@ -13,6 +13,7 @@ import torch
 from privacy.clipping.units import Units
 
 _BLOCK = 4096
+_LOST = 2.0**-148  # of a square, in float32
 
 
 Order = Callable[[torch.Tensor], torch.Tensor]
@@ -67,8 +68,19 @@ class Use(ABC):
     def cost(self, units: Units) -> Cost: ...
 
     def ghost(self, units: Units) -> torch.Tensor:
-        """Squared norms [P] of the units' gradients, without the gradients."""
+        """Squared norms [P] of the units' gradients, without the gradients, in float64.
+
+        In less, a difference of large numbers could come out far too small, and squares could vanish.
+        """
         raise NotImplementedError
+
+    def reach(self, units: Units) -> torch.Tensor | None:
+        """Squared norms [P], float64, that bound the sum of the norms of all terms that `weighted` adds for a unit.
+
+        Terms may cancel, their rounding errors do not: those are relative to this. None if no bound is known; the
+        weighted sum must then be made of `per_unit`, whose norm is taken as it was rounded.
+        """
+        return None
 
     @classmethod
     def joined(cls, uses: list[Self]) -> list[Self]:
@@ -79,6 +91,10 @@ class Use(ABC):
         """What is held, by name."""
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
+
+    def reals(self) -> list[torch.Tensor]:
+        """The tensors that are no whole numbers."""
+        return [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
 
     @property
     def held(self) -> int:
@@ -108,16 +124,24 @@ def owned(output: torch.Tensor) -> torch.Tensor:
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
-    """Squared norm of each row of [P, ...], in float32 at least.
+    """Squared norm of each row of [P, ...] as float64 [P], from float32 at least.
 
     In blocks: a float32 norm of millions of values on the CPU comes out 1e-4 too small, which would under-clip.
+    Squares of numbers below 1e-19 lose precision, up to 1e-45 each; the norm of a row that holds numbers above 1e19 is
+    infinite: its unit is left out.
     """
     rows = wide(rows.flatten(1))
     whole = rows.shape[1] // _BLOCK * _BLOCK
     if whole <= _BLOCK:
-        return torch.linalg.vector_norm(rows, dim=1).square()
-    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
-    return blocks.square().sum(1) + torch.linalg.vector_norm(rows[:, whole:], dim=1).square()
+        return torch.linalg.vector_norm(rows, dim=1).double().square()
+    blocks = torch.linalg.vector_norm(rows[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2).double()
+    return blocks.square().sum(1) + torch.linalg.vector_norm(rows[:, whole:], dim=1).double().square()
+
+
+def spread(tensor: torch.Tensor, units: Units) -> torch.Tensor:
+    """At least the squared norm of each unit's rows of [R, ...], float64 [P]: with what `squared_norms` may lose."""
+    squares = squared_norms(tensor)
+    return units.sum(squares + tensor[0].numel() * _LOST)
 
 
 @dataclass(frozen=True)

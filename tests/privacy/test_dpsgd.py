@@ -405,14 +405,6 @@ def test_ghost_refuses_patients_of_several_records() -> None:
         make_step(model, "ghost")(lambda: losses(model), torch.tensor([0, 0, 1, 2, 3, 4, 5]))
 
 
-def test_ghost_refuses_an_infinite_gradient() -> None:
-    model = small_model()
-    with pytest.raises(StepError, match="not finite"):
-        make_step(model, "ghost")(
-            lambda: losses(model) * torch.tensor([1.0] * 6 + [torch.inf]), torch.arange(7)
-        )
-
-
 def test_a_sum_that_is_not_finite_is_never_released() -> None:
     model = small_model()
     step = make_step(model, noise_multiplier=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -298,3 +299,42 @@ def test_nothing_of_a_pass_outlives_it() -> None:
         assert seen[-1]() is None
     finally:
         gc.enable()
+
+
+NUMBERS: dict[str, Callable[[Any, torch.Tensor], torch.Tensor]] = {
+    "exp": lambda m, y: y * m.scale.exp(),
+    "exp first": lambda m, y: m.scale.exp() * y,
+    "clamped": lambda m, y: y * torch.clamp(m.scale.exp(), max=100.0),
+    "softplus": lambda m, y: y + F.softplus(m.scale),
+    "over": lambda m, y: y / m.scale.exp(),
+    "times a buffer": lambda m, y: y * (m.fixed * m.scale),
+    "times a vector": lambda m, y: y * (m.scale * m.vector),
+    "twice": lambda m, y: y * m.scale + m.scale.exp(),
+    "chosen": lambda m, y: torch.where(y > 0, y, m.scale.exp()),
+    "stacked": lambda m, y: y * torch.stack([m.scale, m.scale.exp(), m.scale]),
+    "slope": lambda m, y: F.prelu(y, m.scale.reshape(1)),
+    "expanded": lambda m, y: y * m.scale.exp().expand(len(y), 3),
+}
+
+
+class WithNumber(nn.Module):
+    """A parameter and a buffer without dimensions, as the temperature of a softmax is."""
+
+    def __init__(self, use: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.layer, self.use = nn.Linear(4, 3), use
+        self.scale, self.vector = (
+            nn.Parameter(torch.tensor(0.3)),
+            nn.Parameter(torch.tensor([0.5, -1.0, 2.0])),
+        )
+        self.register_buffer("fixed", torch.tensor(2.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.use(self, self.layer(x))
+
+
+@pytest.mark.parametrize("way", [None, "keep", "recompute"])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_what_is_computed_from_a_single_number(name: str, way: str | None) -> None:
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    check(WithNumber(NUMBERS[name]), (x,), torch.tensor([0, 0, 1, 2, 1]), way=way)
