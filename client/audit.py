@@ -65,7 +65,7 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
             return batch_losses(model, batch, config.training.precision)
 
         def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-            chosen, unit = batches.choose(drawn)
+            chosen, unit = batches.choose(0, drawn)
             return torch.from_numpy(chosen), torch.from_numpy(unit)
 
         def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.augment import Augmentation
 from mmmed.data.loader import PatientBatches, Records
 from privacy.dpsgd import PrivateStep
 from privacy.noise import PrivateRandom
@@ -37,12 +36,12 @@ def private_draws(patients: int, sampling_rate: float, steps: int) -> PoissonSam
 
 
 def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBatches:
-    """From drawn patients to their batch. `seed` is public: which records and which views, never who."""
+    """From a step's number and drawn patients to their batch. `seed` is public: which records and views, never who."""
     training = config.training
     return PatientBatches(
         records,
         records_per_patient=training.records_per_patient,
         seed=seed,
-        augmentation=Augmentation(config.data, seed) if training.augment else None,
+        augment=training.augment,
         views=training.views,
     )

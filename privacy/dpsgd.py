@@ -29,6 +29,7 @@ from privacy.clipping.use import wide
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
 from privacy.errors import StepError, UnsupportedModel
 from privacy.noise import PrivateRandom, noise_std
+from privacy.unseeded import unseeded
 
 # The share of C by which rounding may let a unit move the sum further: a clipping factor by 1e-4, and a float32 sum
 # over up to `_MANY` units by about 2^-24 sqrt(units) of itself. Noise makes up for it.
@@ -218,12 +219,14 @@ class PrivateStep:
     def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.
 
+        What is random in `record_losses` (dropout) is drawn from states that no seed reaches (`privacy.unseeded`).
+
         Raises:
             StepError: `units` or the losses have the wrong shape, or a unit was in an earlier part.
             UnsupportedModel: see the engine. Every part of this logical batch is then forgotten.
         """
         try:
-            with full_precision():
+            with full_precision(), unseeded():
                 self._accumulate(record_losses, units)
         except BaseException:
             self.forget()

@@ -1,4 +1,12 @@
-"""Batches of privacy units from any torch data set, and whose records they are."""
+"""Batches of privacy units from any torch data set, and whose records they are.
+
+What acts on a unit's records must be that unit's alone: through a random stream that records share, one more unit would
+change what all others get (`privacy.unseeded`). Which of a unit's records are used is drawn for that unit from the
+private domain. A data set's random transforms run under global generators whose states are secret, and new for each
+record, in worker processes as well; so does the collate function, once a batch. What the data set must see to itself:
+a transform that keeps a generator of its own must leave it unseeded, or seed it from the worker's seed, which is
+secret too; and nothing may mix the records of two units.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from privacy.errors import SamplingError, StepError
+from privacy.noise import PrivateRandom
+from privacy.unseeded import secret_state, unseeded
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,16 @@ class UnitLoader:
         self.dataset = loader.dataset
         self._draws = draws
         self._parts = _Parts(units, draws, records_per_unit, max_records)
-        self._collate = loader.collate_fn
+        self._records, self._collate = _Unseeded(loader.dataset), _Collate(loader.collate_fn)
         self._open: Part | None = None
         workers = loader.num_workers
+        generator = torch.Generator()  # of the workers' seeds
+        generator.set_state(secret_state())
         self._loader: DataLoader[Any] = DataLoader(
-            loader.dataset,
+            self._records,
             batch_sampler=_Batches(self._parts),
-            collate_fn=_Collate(loader.collate_fn),
+            collate_fn=self._collate,
+            generator=generator,
             num_workers=workers,
             pin_memory=loader.pin_memory,
             timeout=loader.timeout,
@@ -108,7 +121,7 @@ class UnitLoader:
         def none(leaf: Any) -> Any:
             return leaf[:0] if isinstance(leaf, torch.Tensor) else None
 
-        return pytree.tree_map(none, self._collate([self.dataset[0]]))
+        return pytree.tree_map(none, self._collate([self._records[0]]))
 
 
 class _Parts:
@@ -141,7 +154,8 @@ class _Parts:
         rows = self._of_unit[unit]
         if self._limit is None or len(rows) <= self._limit:
             return rows
-        return rows[torch.randperm(len(rows))[: self._limit].numpy()]  # which ones is no secret
+        lots = PrivateRandom().integers(len(rows), 1 << 31)
+        return rows[np.argsort(lots)[: self._limit]]
 
     def _split(self, chosen: Sequence[tuple[int, np.ndarray]]) -> list[list[tuple[int, np.ndarray]]]:
         parts: list[list[tuple[int, np.ndarray]]] = [[]]
@@ -163,6 +177,30 @@ class _Batches(Sampler[list[int]]):
         return iter(self._parts)
 
 
+class _Unseeded(Dataset[Any]):
+    """A data set whose records are read one by one, each under secret random states of its own."""
+
+    def __init__(self, inner: Dataset[Any]) -> None:
+        self._inner = inner
+
+    def __getitem__(self, row: int) -> Any:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: list[int]) -> list[Any]:
+        records = []
+        with unseeded() as renew:
+            for row in rows:
+                records.append(self._inner[row])
+                renew()
+        return records
+
+    def __getattr__(self, name: str) -> Any:
+        # A worker_init_fn finds this in place of the data set.
+        if name == "_inner":
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+
 class _Nothing:
     """A batch of no record, which collate functions do not make."""
 
@@ -172,4 +210,5 @@ class _Collate:
         self._inner = collate
 
     def __call__(self, records: list[Any]) -> Any:
-        return self._inner(records) if records else _Nothing()
+        with unseeded():
+            return self._inner(records) if records else _Nothing()

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from mmmed.data.augment import VERSION
+from mmmed.data.augment import VERSION, view
 from mmmed.data.batch import Input
+from mmmed.data.chance import uniforms
 from mmmed.errors import DataError
 
 if TYPE_CHECKING:
     from mmmed.data.modalities import Modality
 
 Encode = Callable[[Input], torch.Tensor]
-View = Callable[[Input, int], Input]
 
 _TOGETHER = 32  # records encoded in one call
 
@@ -112,13 +112,11 @@ def forget_features(folder: Path) -> None:
 class FeatureRows:
     """The features of a modality's N records, and of `views` views of each; computed when they are first asked for.
 
-    Row v N + i is view v of record i; view 0 is the record itself.
+    Row v N + i is view v of record i; view 0 is the record itself, and what the record holds decides the others.
     """
 
-    def __init__(
-        self, modality: Modality, encode: Encode, file: FeatureFile, *, view: View | None, views: int
-    ) -> None:
-        self._modality, self._encode, self._file, self._view = modality, encode, file, view
+    def __init__(self, modality: Modality, encode: Encode, file: FeatureFile, *, views: int) -> None:
+        self._modality, self._encode, self._file = modality, encode, file
         self._records = len(modality.present)
         self._slots = np.full(self._records * views, -1, dtype=np.int64)
 
@@ -152,9 +150,7 @@ class FeatureRows:
             self._slots[row] = slot
 
     def _viewed(self, given: Input, key: bytes, row: int) -> Input:
-        if row < self._records or self._view is None:
-            return given
-        return self._view(given, int.from_bytes(key[:4], "big"))
+        return given if row < self._records else view(given, uniforms("fixed view", [key]))
 
 
 def _key(given: Input, view: int) -> bytes:

@@ -7,15 +7,16 @@ drawn patients into tensors: at most k of each patient's records, missing modali
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mmmed.config import RunConfig
-from mmmed.data.augment import Augmentation
-from mmmed.data.batch import Batch
+from mmmed.data.augment import VIEWED, view
+from mmmed.data.batch import Batch, Input
+from mmmed.data.chance import UNIFORMS, record_key, uniforms
 from mmmed.data.manifest import Manifest
 from mmmed.data.modalities import Modality, Tokenizer, open_modalities
 from mmmed.data.split import held_out
@@ -29,18 +30,23 @@ class Records:
         modalities: all records of the site, by the name of the modality.
         label: the labels of all records of the site.
         patient: (N,) int64, 0 .. patients - 1.
-        patients: how many patients there are.
+        names: of the patients, in that order; they stay here.
         rows: (N,) int64, where each record stands in the site-wide tensors above.
     """
 
     modalities: Mapping[str, Modality]
     label: torch.Tensor
     patient: np.ndarray
-    patients: int
+    names: tuple[str, ...]
     rows: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def patients(self) -> int:
+        """How many patients there are."""
+        return len(self.names)
 
     @property
     def labels(self) -> np.ndarray:
@@ -87,63 +93,73 @@ def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None
     test = held_out(manifest, config.data, config.training.seed)
 
     def part(mask: np.ndarray) -> Records:
-        codes, patients = _codes(records["patient"][mask].to_numpy())
-        return Records(modalities, label, codes, patients, np.flatnonzero(mask))
+        names, codes = np.unique(records["patient"][mask].to_numpy().astype(str), return_inverse=True)
+        return Records(modalities, label, codes.astype(np.int64), tuple(names.tolist()), np.flatnonzero(mask))
 
     return SiteData(train=part(~test), test=part(test))
-
-
-def _codes(patients: np.ndarray) -> tuple[np.ndarray, int]:
-    names, codes = np.unique(patients.astype(str), return_inverse=True)
-    return codes.astype(np.int64), len(names)
 
 
 class PatientBatches:
     """Turns drawn patients into training batches.
 
+    A patient's part of a batch depends on that patient's records, `seed` and the step alone: not on who else is drawn
+    or at the site, nor on what was drawn before. All that privacy needs of the randomness here is that; it is public.
+
     Args:
         records: the site's training records.
-        records_per_patient: at most so many of a patient's records, drawn afresh each time.
-        seed: public randomness for the choice of records and augmentation. It does not touch who is drawn:
-            whichever of a patient's records are used, the patient's clipped contribution is bounded alike.
-        augmentation: applied to the batch, or None.
+        records_per_patient: at most so many of a patient's records, chosen afresh each step.
+        seed: of the round.
+        augment: whether each record is seen in a new random view each step.
         views: of each record in a batch, all its patient's: the loss averages over them before anything is clipped
             (augmentation multiplicity, De et al. 2022, arXiv 2204.13650).
     """
 
     def __init__(
-        self,
-        records: Records,
-        *,
-        records_per_patient: int,
-        seed: int,
-        augmentation: Augmentation | None,
-        views: int = 1,
+        self, records: Records, *, records_per_patient: int, seed: int, augment: bool = False, views: int = 1
     ) -> None:
         self._records = records
-        self._views = views
-        self._fixed = [name for name, modality in records.modalities.items() if modality.fixed_views]
         self._limit = records_per_patient
-        self._rng = np.random.default_rng(seed)
-        self._augment = augmentation
+        self._seed = seed
+        self._viewed = [
+            name
+            for name, modality in records.modalities.items()
+            if augment and name in VIEWED and not modality.fixed_views
+        ]
+        self._views = views
         order = np.argsort(records.patient, kind="stable")
         starts = np.searchsorted(records.patient[order], np.arange(records.patients + 1))
         self._of_patient = [order[starts[p] : starts[p + 1]] for p in range(records.patients)]
+        self._keys = [b""] * len(records)
+        for patient, own in zip(records.names, self._of_patient, strict=True):
+            for number, position in enumerate(own):
+                self._keys[position] = record_key(patient, number)
 
-    def __call__(self, patients: np.ndarray) -> Batch:
-        """The batch of the drawn `patients` (P,) int64; an empty draw gives an empty batch."""
-        chosen, unit = self.choose(patients)
-        view = np.tile(np.arange(self._views), len(chosen))
-        batch = self._records.batch(np.repeat(chosen, self._views), np.repeat(unit, self._views), view)
-        return batch if self._augment is None else self._augment(batch, self._fixed)
+    def __call__(self, step: int, patients: np.ndarray) -> Batch:
+        """The batch of the drawn `patients` (P,) int64 in step `step` of the round; of nobody, an empty batch."""
+        chosen, unit = self.choose(step, patients)
+        number = np.tile(np.arange(self._views), len(chosen))
+        batch = self._records.batch(np.repeat(chosen, self._views), np.repeat(unit, self._views), number)
+        views = {name: self._view(step, name, batch.inputs[name], chosen) for name in self._viewed}
+        return replace(batch, inputs={**batch.inputs, **views})
 
-    def choose(self, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def choose(self, step: int, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (R,) int64 of the records that stand for the drawn patients, and whose each is, 0 .. P - 1."""
-        drawn = [self._draw(self._of_patient[patient]) for patient in patients]
+        drawn = [self._choose(step, self._of_patient[patient]) for patient in patients]
         chosen = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
         return chosen, np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
 
-    def _draw(self, records: np.ndarray) -> np.ndarray:
-        if len(records) <= self._limit:
-            return records
-        return self._rng.choice(records, self._limit, replace=False)
+    def _choose(self, step: int, own: np.ndarray) -> np.ndarray:
+        """The k of a patient's records of which the lots are least."""
+        if len(own) <= self._limit:
+            return own
+        lots = self._uniforms(step, "choice", own)[:, 0]
+        return own[np.argsort(lots)[: self._limit]]
+
+    def _view(self, step: int, name: str, given: Input, chosen: np.ndarray) -> Input:
+        """All views of the chosen records' modality `name`, record by record."""
+        drawn = [self._uniforms(step, f"view {number} of {name}", chosen) for number in range(self._views)]
+        return view(given, np.stack(drawn, axis=1).reshape(-1, UNIFORMS))
+
+    def _uniforms(self, step: int, purpose: str, positions: np.ndarray) -> np.ndarray:
+        keys = [self._keys[position] for position in positions]
+        return uniforms(f"seed {self._seed}, step {step}: {purpose}", keys)

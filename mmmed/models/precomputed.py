@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.augment import Augmentation
+from mmmed.data.augment import VIEWED
 from mmmed.data.batch import Input
 from mmmed.data.features import FeatureFile, FeatureRows
 from mmmed.data.loader import Records, SiteData
@@ -65,10 +65,6 @@ class FrozenEncoders:
     def _features(self, name: str, modality: Modality) -> Modality:
         encoder, training = self._encoders[name], self._config.training
         device = next(encoder.parameters()).device
-        augmentation = Augmentation(self._config.data, seed=0) if training.augment else None
-
-        def view(given: Input, seed: int) -> Input:
-            return augmentation.view(name, given, seed) if augmentation else given
 
         @torch.no_grad()
         def encode(given: Input) -> torch.Tensor:
@@ -77,12 +73,12 @@ class FrozenEncoders:
 
         first = modality[torch.zeros(1, dtype=torch.int64).numpy()]
         shape = encode(first).shape[1:]  # [s, width]
-        views = training.views if augmentation and augmentation.changes(name) else 1
+        views = training.views if training.augment and name in VIEWED else 1
         file = FeatureFile(
             self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape
         )
         present = modality.present
         if shape[0] != present.shape[1]:  # pooled, or one flag for the tokens of an image
             present = present.any(1, keepdim=True)
-        rows = FeatureRows(modality, encode, file, view=view, views=views)
+        rows = FeatureRows(modality, encode, file, views=views)
         return Modality(rows, present, fixed_views=views)

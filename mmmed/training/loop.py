@@ -53,7 +53,7 @@ def train(
     model: nn.Module,
     step: Step,
     draws: Iterable[np.ndarray],
-    make_batch: Callable[[np.ndarray], Batch],
+    make_batch: Callable[[int, np.ndarray], Batch],
     *,
     precision: Precision = "float32",
     after_step: Callable[[], None] = lambda: None,
@@ -63,7 +63,7 @@ def train(
     Args:
         model: maps a Batch to logits; put into training mode.
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
-        make_batch: from drawn patients to their batch.
+        make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
         precision: of the forward and backward pass.
         after_step: called after each step (progress, proximal pull).
 
@@ -74,7 +74,7 @@ def train(
     device = next(model.parameters()).device
     steps = 0
     for patients in draws:
-        for part in make_batch(patients).parts(MICROBATCH):
+        for part in make_batch(steps, patients).parts(MICROBATCH):
             _accumulate(model, step, part.to(device), precision)
         step.finish()
         steps += 1

@@ -21,8 +21,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from mmmed.config import DataConfig, ModelConfig
-from mmmed.data.augment import Augmentation
+from mmmed.config import ModelConfig
 from mmmed.data.batch import Batch
 from mmmed.data.cache import Cache, CachedRows
 from mmmed.data.image import ImageForm, preprocess, read_image
@@ -150,19 +149,20 @@ def _share_of_a_step(
     In the first epoch every row is checked against its checksum.
     """
 
-    def batches(augmentation: Augmentation | None = None) -> Callable[[], Batch]:
+    def batches(augment: bool = False) -> Callable[[], Batch]:
         rows = opened()
         count = len(rows)
         modality = Modality(rows, torch.ones(count, 1, dtype=torch.bool))
         labels = torch.zeros(count, dtype=torch.long)
-        records = Records({name: modality}, labels, np.arange(count), count, np.arange(count))
-        make = PatientBatches(records, records_per_patient=1, seed=0, augmentation=augmentation)
-        return lambda: make(np.arange(min(_BATCH, count)))
+        names = tuple(map(str, range(count)))
+        records = Records({name: modality}, labels, np.arange(count), names, np.arange(count))
+        make = PatientBatches(records, records_per_patient=1, seed=0, augment=augment)
+        return lambda: make(0, np.arange(min(_BATCH, count)))
 
     fresh = [batches() for _ in range(3 * repeats)]
     first_s = _median(lambda: fresh.pop()(), len(fresh) - 1)
     later = batches()
-    views = batches(Augmentation(DataConfig(**{"image": "", "text": "", name: name}), seed=0))
+    views = batches(augment=True)
     batch = later()
     step_s = _median(lambda: encoder(batch.inputs[name]).square().sum().backward(), 3 * repeats)
     case = f"batch of {len(batch)}, {size}"

@@ -36,7 +36,7 @@ def test_a_step_on_features_is_the_step_with_the_encoder(
     whole, head = build_model(config), build_model(config)
     encoders = FrozenEncoders(head, config, tmp_path / "features")
     for model, data in ((whole, site.data), (head, encoders.site(site.data))):
-        batches = PatientBatches(data.train, records_per_patient=2, seed=0, augmentation=None)
+        batches = PatientBatches(data.train, records_per_patient=2, seed=0)
         step = PlainStep(make_optimizer(model, config.training))
         train(model, step, [np.arange(6), np.arange(4, 12)], batches)
     assert sum(p.numel() for p in head.parameters()) == sum(
@@ -66,8 +66,8 @@ def test_views_are_averaged_within_the_patient(configured: Callable[..., RunConf
     config = configured(training={"augment": True, "views": 3})
     from client.mechanism import patient_batches
 
-    batch = patient_batches(site.data.train, config, seed=0)(np.arange(5))
-    once = patient_batches(site.data.train, configured(), seed=0)(np.arange(5))
+    batch = patient_batches(site.data.train, config, seed=0)(0, np.arange(5))
+    once = patient_batches(site.data.train, configured(), seed=0)(0, np.arange(5))
     assert torch.equal(torch.bincount(batch.unit), 3 * torch.bincount(once.unit))
     assert torch.equal(batch.label, once.label.repeat_interleave(3))
     images = batch.inputs["image"].values

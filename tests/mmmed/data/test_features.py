@@ -39,11 +39,7 @@ def modality(seed: int = 0) -> Modality:
 
 
 def opened(path: Path, encoder: Encoder, given: Modality, views: int = 1) -> FeatureRows:
-    return FeatureRows(given, encoder, FeatureFile(path, SHAPE), view=_view, views=views)
-
-
-def _view(given: Input, seed: int) -> Input:
-    return Input(given.values + seed % 7 + 1, given.present)
+    return FeatureRows(given, encoder, FeatureFile(path, SHAPE), views=views)
 
 
 def expected(given: Modality) -> torch.Tensor:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmmed.config import DataConfig
-from mmmed.data.augment import Augmentation
-from mmmed.data.batch import Batch, Input
+from mmmed.data.augment import view
+from mmmed.data.batch import Input
+from mmmed.data.chance import record_key, uniforms
 from mmmed.data.loader import PatientBatches, Records
 from mmmed.data.modalities import Modality
 
@@ -24,11 +24,6 @@ class Rows:
         return (torch.from_numpy(indices).float() + 1)[:, None, None, None].expand(-1, 1, 8, 8) / 1000
 
 
-def augmentation(size: int, seed: int) -> Augmentation:
-    """Of images of `size` (the configuration's limits are not asked)."""
-    return Augmentation(DataConfig.model_construct(**vars(DataConfig()) | {"image_size": size}), seed)
-
-
 def records_of(patients: list[int], *, offset: int = 0, missing: frozenset[int] = frozenset()) -> Records:
     """Records whose patients are numbered 0.., standing `offset` rows into the site's tensors."""
     total = offset + len(patients)
@@ -42,7 +37,7 @@ def records_of(patients: list[int], *, offset: int = 0, missing: frozenset[int] 
         },
         label=torch.arange(total) % 2,
         patient=codes.astype(np.int64),
-        patients=len(names),
+        names=tuple(map(str, names)),
         rows=np.arange(offset, total),
     )
 
@@ -58,8 +53,8 @@ def test_a_batch_holds_each_drawn_patient_at_most_k_times(
 ) -> None:
     records = records_of(patients, offset=offset)
     drawn = np.array(sorted(p for p in wanted if p < records.patients), dtype=np.int64)
-    batches = PatientBatches(records, records_per_patient=limit, seed=0, augmentation=None)
-    batch = batches(drawn)
+    batches = PatientBatches(records, records_per_patient=limit, seed=0)
+    batch = batches(0, drawn)
     for unit, patient in enumerate(drawn):
         rows = batch.inputs["text"].values[batch.unit == unit, 0].numpy() - offset
         own = np.flatnonzero(records.patient == patient)
@@ -74,10 +69,8 @@ def test_a_batch_holds_each_drawn_patient_at_most_k_times(
 
 
 def test_an_empty_draw_gives_an_empty_batch_of_the_right_shapes() -> None:
-    batches = PatientBatches(
-        records_of([0, 1]), records_per_patient=1, seed=0, augmentation=augmentation(8, seed=0)
-    )
-    batch = batches(np.empty(0, dtype=np.int64))
+    batches = PatientBatches(records_of([0, 1]), records_per_patient=1, seed=0, augment=True, views=2)
+    batch = batches(0, np.empty(0, dtype=np.int64))
     assert len(batch) == 0
     assert batch.inputs["image"].values.shape == (0, 1, 8, 8)
     assert batch.inputs["image"].present.shape == batch.inputs["text"].values.shape == (0, 1)
@@ -85,35 +78,98 @@ def test_an_empty_draw_gives_an_empty_batch_of_the_right_shapes() -> None:
 
 
 def test_all_records_of_a_patient_come_up_over_time() -> None:
-    batches = PatientBatches(records_of([0] * 6), records_per_patient=2, seed=0, augmentation=None)
-    seen = {int(row) for _ in range(50) for row in batches(np.array([0])).inputs["text"].values[:, 0]}
+    batches = PatientBatches(records_of([0] * 6), records_per_patient=2, seed=0)
+    seen = {
+        int(row) for step in range(50) for row in batches(step, np.array([0])).inputs["text"].values[:, 0]
+    }
     assert seen == set(range(6))
 
 
-def test_augmentation_is_seeded_and_leaves_missing_images_blank() -> None:
-    def view(seed: int) -> torch.Tensor:
-        records = records_of([0, 1, 2], missing=frozenset({1}))
-        batches = PatientBatches(
-            records, records_per_patient=1, seed=0, augmentation=augmentation(8, seed=seed)
-        )
-        return batches(np.arange(3)).inputs["image"].values
+def pictured(records: list[tuple[str, int]], missing: frozenset[int] = frozenset()) -> Records:
+    """Records of (patient, what the record shows): an image and a volume of it; what is `missing` is not there."""
+    contents = [content for _, content in records]
+    shapes = {"image": (1, 12, 12), "volume": (1, 6, 6, 6), "text": (3,)}
+    there = torch.tensor([[content not in missing] for content in contents])
+    names, codes = np.unique([patient for patient, _ in records], return_inverse=True)
+    return Records(
+        modalities={name: Modality(pictures(contents, shape), there) for name, shape in shapes.items()},
+        label=torch.tensor(contents) % 2,
+        patient=codes.astype(np.int64),
+        names=tuple(names.tolist()),
+        rows=np.arange(len(records)),
+    )
 
-    assert torch.equal(view(1), view(1))
-    assert (view(1)[1] == 0).all()
-    image = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
-    given = Input(image, torch.ones(4, 1, dtype=torch.bool))
-    batch = Batch({"image": given}, torch.zeros(4, dtype=torch.int64), torch.arange(4))
-    moved, other = (augmentation(16, seed=n)(batch).inputs["image"].values for n in (1, 2))
-    assert type(moved) is torch.Tensor
-    assert moved.shape == image.shape and moved.dtype == torch.float32
-    assert not torch.equal(moved, other)
-    assert moved.min() >= -1e-5 and moved.max() <= 1 + 1e-5
+
+def pictures(contents: list[int], shape: tuple[int, ...]) -> torch.Tensor:
+    """Noise that only its number decides."""
+    return torch.stack([torch.rand(shape, generator=torch.Generator().manual_seed(c)) for c in contents])
+
+
+def test_views_are_seeded_and_leave_missing_images_blank() -> None:
+    records = pictured([("A", 0), ("B", 1), ("C", 2), ("C", 3)], missing=frozenset({1}))
+
+    def images(seed: int, step: int, augment: bool = True) -> torch.Tensor:
+        batches = PatientBatches(records, records_per_patient=2, seed=seed, augment=augment, views=2)
+        return batches(step, np.arange(3)).inputs["image"].values
+
+    seen, plain = images(1, 0), images(1, 0, augment=False)
+    assert torch.equal(images(1, 0), seen)
+    assert type(seen) is torch.Tensor and seen.shape == (8, 1, 12, 12) and seen.dtype == torch.float32
+    assert (seen[2:4] == 0).all()
+    assert seen.min() >= -1e-5 and seen.max() <= 1 + 1e-5
+    others = [images(2, 0), images(1, 1), plain, seen.flip(0).roll(2, 0)]
+    assert all(not torch.equal(seen, other) for other in others)
+    assert not torch.equal(seen[0::2], seen[1::2])  # two views of each
+    assert torch.equal(plain[0::2], plain[1::2])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_nobody_else_changes_what_a_batch_holds_of_a_patient(data: st.DataObject) -> None:
+    """Add a patient with any number of records, anywhere in the table and in the order of names, to any batches."""
+    patients = st.sampled_from(["B", "D", "F", "H"])
+    without = [
+        (p, n) for n, p in enumerate(data.draw(st.lists(patients, min_size=1, max_size=12), label="table"))
+    ]
+    newcomer = data.draw(st.sampled_from(["A", "E", "I"]), label="newcomer")
+    added = list(without)
+    for number in range(data.draw(st.integers(1, 6), label="records")):
+        added.insert(data.draw(st.integers(0, len(added)), label="place"), (newcomer, 100 + number))
+    views = data.draw(st.integers(1, 3))
+    one, other = (
+        (records, PatientBatches(records, records_per_patient=2, seed=3, augment=True, views=views))
+        for records in (pictured(without), pictured(added))
+    )
+    for step in range(3):
+        drawn = data.draw(st.sets(st.sampled_from(sorted({p for p, _ in without}))), label="drawn")
+        before, after = (
+            of_patients(records, batches, step, drawn | extra)
+            for (records, batches), extra in ((one, set()), (other, {newcomer}))
+        )
+        assert before.keys() == drawn and after.keys() == drawn | {newcomer}
+        for patient in drawn:
+            assert all(map(torch.equal, before[patient], after[patient]))
+
+
+def of_patients(
+    records: Records, batches: PatientBatches, step: int, drawn: set[str]
+) -> dict[str, list[torch.Tensor]]:
+    """All that a batch holds of each patient."""
+    codes = np.array([code for code, name in enumerate(records.names) if name in drawn], dtype=np.int64)
+    batch = batches(step, codes)
+    return {
+        records.names[code]: [
+            tensor
+            for one in batch[torch.nonzero(batch.unit == unit)[:, 0]].inputs.values()
+            for tensor in (one.values, one.present)
+        ]
+        for unit, code in enumerate(codes)
+    }
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_views_move_what_is_there_a_little_and_each_record_its_own_way(dimensions: int) -> None:
     side = 24
-    name = "image" if dimensions == 2 else "volume"
     axes = np.meshgrid(*[np.arange(side)] * dimensions, indexing="ij")
     centre = np.array([9.0, 13, 12][:dimensions])
     ball = sum((axis - place) ** 2 for axis, place in zip(axes, centre, strict=True)) < 5**2
@@ -121,19 +177,15 @@ def test_views_move_what_is_there_a_little_and_each_record_its_own_way(dimension
         torch.from_numpy(np.asarray(ball, np.float32)).expand(40, 1, *ball.shape),
         torch.ones(40, 1, dtype=torch.bool),
     )
-    batch = Batch({name: given}, torch.zeros(40, dtype=torch.int64), torch.arange(40))
-    data = DataConfig(image="i", volume="v", image_size=side, volume_size=side).model_copy(
-        update={"image" if name == "volume" else "volume": ""}
-    )
-    views = Augmentation(data, seed=0)(batch).inputs[name].values[:, 0].numpy()
+    views = view(given, uniforms("views", [record_key("A", n) for n in range(40)])).values[:, 0].numpy()
     moved = []
-    for view in views:
-        found = np.array([(view * axis).sum() for axis in axes]) / view.sum()
+    for one in views:
+        found = np.array([(one * axis).sum() for axis in axes]) / one.sum()
         moved.append(np.abs(found - centre))
-        assert moved[-1].max() < 3.5 and 0.8 < view.sum() / ball.sum() < 1.25
+        assert moved[-1].max() < 3.5 and 0.8 < one.sum() / ball.sum() < 1.25
     assert (np.max(moved, axis=0) > 0.3).all()  # along every axis
     whole = [one for one, far in zip(views, moved, strict=True) if far.max() < 1e-6]
-    assert 1 <= len(whole) <= 16 and len({view.tobytes() for view in views}) == 41 - len(whole)
+    assert 1 <= len(whole) <= 16 and len({one.tobytes() for one in views}) == 41 - len(whole)
 
 
 def test_evaluation_batches_cover_every_record_once_in_order() -> None:
@@ -146,7 +198,7 @@ def test_evaluation_batches_cover_every_record_once_in_order() -> None:
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_batch_moves_whole(device: str) -> None:
-    batch = PatientBatches(records_of([0, 1]), records_per_patient=1, seed=0, augmentation=None)(np.arange(2))
+    batch = PatientBatches(records_of([0, 1]), records_per_patient=1, seed=0)(0, np.arange(2))
     moved = batch.to(torch.device(device))
     tensors = [moved.label, moved.unit]
     tensors += [tensor for one in moved.inputs.values() for tensor in (one.values, one.present)]

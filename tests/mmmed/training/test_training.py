@@ -62,7 +62,7 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     w = torch.tensor(0.5, requires_grad=True)
     loss = record_losses(w * batch.inputs["image"].values, batch.label)
     ((loss[0] + loss[1]) / 2 / 2 + loss[2] / 2).backward()
-    steps = train(model, step, [np.array([0, 1])], lambda _: batch)
+    steps = train(model, step, [np.array([0, 1])], lambda *_: batch)
     assert steps == 1
     torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
 
@@ -101,7 +101,7 @@ def test_in_bfloat16_the_model_runs_and_float32_is_what_is_kept(private: bool) -
             if private
             else PlainStep(optimizer)
         )
-        train(model, step, [np.array([0, 1])], lambda _: batch, precision=precision)  # type: ignore[arg-type]
+        train(model, step, [np.array([0, 1])], lambda *_: batch, precision=precision)  # type: ignore[arg-type]
         assert model.seen == {dtype}
         assert model.linear.weight.dtype == torch.float32
         moved[precision] = model.linear.weight.detach() - start
@@ -132,7 +132,7 @@ def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
         Scale(),
         step,
         draws,
-        lambda patients: full if len(patients) else empty,
+        lambda _, patients: full if len(patients) else empty,
         after_step=lambda: after.append(len(step.steps)),
     )
     assert (steps, step.steps, step.parts, after) == (2, [0, 1], [[0]], [1, 2])
@@ -160,7 +160,10 @@ def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr("mmmed.training.loop.MICROBATCH", size)
         model = Scale()
         train(
-            model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(4)] * 3, lambda _: batch
+            model,
+            PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)),
+            [np.arange(4)] * 3,
+            lambda *_: batch,
         )
         results.append(model.w.detach())
     torch.testing.assert_close(results[0], results[2])
@@ -174,7 +177,7 @@ def test_training_learns() -> None:
     batch = batch_of(x.tolist(), (x > 0).long().tolist(), list(range(64)))
     before = F.softplus(-model.w * x.abs()).mean()
     train(
-        model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda _: batch
+        model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda *_: batch
     )
     assert F.softplus(-model.w * x.abs()).mean() < 0.6 * before
 

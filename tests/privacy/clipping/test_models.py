@@ -282,8 +282,12 @@ def test_a_private_step_takes_a_checkpointed_encoder(reentrant: bool) -> None:
             "expected_units": 1.0,
         }
         step = PrivateStep(mine, torch.optim.SGD(mine.parameters(), lr=1.0), **options)  # type: ignore[arg-type]
-        torch.manual_seed(1)
-        step(lambda m=mine: read(m, IDS).square().sum((1, 2)), UNITS["patients"])  # type: ignore[misc]
+
+        def record_losses(m: nn.Module = mine) -> torch.Tensor:
+            torch.manual_seed(1)  # inside the step, where no seed from outside reaches
+            return read(m, IDS).square().sum((1, 2))
+
+        step(record_losses, UNITS["patients"])
         releases.append(torch.cat([p.detach().flatten() for p in mine.parameters()]))
     before = torch.cat([p.detach().flatten() for p in model.parameters()])
     assert float((releases[0] - before).norm()) > 0.1
