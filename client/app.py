@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 
 from client.log import record_refusal
 from client.node import open_site, shows_everything, site_name, state_dir
-from client.release import evaluation_reply, refusal_code, refusal_reply, training_reply
+from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
 from client.results import results, results_due
 from client.rounds import Parameters, local_steps, train_round
 from client.scaffold import Scaffold
@@ -42,18 +42,19 @@ def train(message: Message, context: Context) -> Message:
             scaffold = Scaffold(carried / "control", request.round, _tensors(message, "control"))
             drift = scaffold.drift
         parameters, spending = train_round(site, config, request.run_id, request.round, arrays, drift)
-        update = pack_update(
-            parameters,
-            arrays,
-            config.federation.wire,
-            carried=carried / "rounded",
-            server_round=request.round,
-        )
-        steps = None
-        if scaffold is not None:
-            steps = local_steps(site, config, spending)
-            scaffold.finish(unpack(update), steps, config.training.learning_rate)
-        return training_reply(message, site.name, update, spending, steps)
+        with one_code():
+            update = pack_update(
+                parameters,
+                arrays,
+                config.federation.wire,
+                carried=carried / "rounded",
+                server_round=request.round,
+            )
+            steps = None
+            if scaffold is not None:
+                steps = local_steps(site, config, spending)
+                scaffold.finish(unpack(update), steps, config.training.learning_rate)
+            return training_reply(message, site.name, update, spending, steps)
 
     return _or_refuse(message, context, answer)
 

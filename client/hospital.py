@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from client.judge import INSTALLED, asked
 from client.model import check_weights
 from client.site import Site, ledger_file, split_patients
+from client.trial import try_run
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import Scalar
 from mmmed.config.sources import flat_from_json
@@ -31,7 +32,7 @@ from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.errors import ConfigError
 from mmmed.models import load_tokenizer
-from privacy.errors import LedgerError, PolicyError
+from privacy.errors import LedgerError, PlanError, PolicyError
 from privacy.keys import load_or_create_key, load_public_key
 from privacy.ledger import Ledger
 from privacy.policy import SignedPolicy, load_policy, open_ledger
@@ -150,8 +151,15 @@ class SiteFolder:
         return config.model_copy(update={"data": changed})
 
     def manifest(self, config: RunConfig) -> Manifest:
-        """The table of studies as a run may use it. `config` is of `data_config`. Says in the log that images wait."""
-        manifest = read_manifest(self.dataset, config.data, config.task)
+        """The table of studies as a run may use it. `config` is of `data_config`.
+
+        Rows that do not fit what the run asks are left out, or miss the value: a refusal would tell of them. The log
+        says so, and that images wait. `mmmed site check` lists them before there is any run.
+
+        Raises:
+            DataError: the table as a whole cannot be read, or lacks a column.
+        """
+        manifest = read_manifest(self.dataset, config.data, config.task, log.warning)
         if manifest.waiting:
             log.warning(waiting_note(manifest.root, manifest.waiting))
         return manifest
@@ -173,9 +181,12 @@ def open_hospital(
         signed.policy.check(asked(config, purpose, next(allowed, apps[0])), ledger.now())
     if frozen is not None:
         check_weights(config, frozen)
+    try_run(config)
     config = folder.data_config(config)
     manifest = folder.manifest(config)
     patients, others = split_patients(manifest, config)
+    if not patients:
+        raise PlanError("There is no patient to train on as the run asks.")
     tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     return Site(
         name=folder.config.name,

@@ -11,14 +11,21 @@ from torch import nn
 from mmmed.config import RunConfig
 from mmmed.data.loader import PatientBatches, Records
 from privacy.dpsgd import PrivateStep
-from privacy.noise import PrivateRandom
+from privacy.noise import PrivateRandom, noise_std
 from privacy.sampling import PoissonSampler
 
 
 def private_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, noise_multiplier: float
 ) -> PrivateStep:
-    """The step of a private round. Raises as `privacy.dpsgd.PrivateStep`."""
+    """The step of a private round.
+
+    Raises:
+        StepError, UnsupportedModel: as `privacy.dpsgd.PrivateStep`.
+        NoiseError: so much noise cannot be added to so many parameters.
+    """
+    dimension = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    noise_std(noise_multiplier, config.privacy.max_grad_norm, dimension)  # now, not once patients are charged
     return PrivateStep(
         model,
         optimizer,

@@ -10,10 +10,20 @@ import torch
 
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json, to_json
-from mmmed.data.loader import SiteData
+from mmmed.data.loader import Records, SiteData
+from mmmed.data.made_up import made_up_records
 from mmmed.errors import WeightsDiffer
-from mmmed.models import FrozenEncoders, MultimodalModel, build_model, check_frozen, frozen_digests
+from mmmed.models import (
+    FrozenEncoders,
+    MultimodalModel,
+    build_model,
+    check_frozen,
+    frozen_digests,
+    load_tokenizer,
+)
 from mmmed.paths import cache_home
+
+_MADE_UP = 32  # patients
 
 
 class _RunModel:
@@ -23,6 +33,9 @@ class _RunModel:
         self.encoders: FrozenEncoders | None = None
         if config.model.trainable in ("lora", "fusion-head"):
             self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
+        tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+        records = made_up_records(config, tokenizer, _MADE_UP)
+        self.made_up = records if self.encoders is None else self.encoders.records(records)
 
 
 def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
@@ -43,10 +56,19 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
         raise
 
 
-def open_model(data: SiteData, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
-    """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
-    run_config = to_json(config)
-    return copy.deepcopy(_run_model(run_config).model), _records(data, run_config)
+def open_model(config: RunConfig) -> MultimodalModel:
+    """The run's model as built, a copy to train."""
+    return copy.deepcopy(_run_model(to_json(config)).model)
+
+
+def made_up(config: RunConfig) -> Records:
+    """Made-up records as the run's model reads them."""
+    return _run_model(to_json(config)).made_up
+
+
+def as_read(data: SiteData, config: RunConfig) -> SiteData:
+    """The site's records as the run's model reads them: features, where an encoder is frozen."""
+    return _records(data, to_json(config))
 
 
 def device() -> torch.device:

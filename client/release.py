@@ -9,7 +9,8 @@ an exception's text may carry a name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -169,6 +170,22 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
 def refusal_reply(request: Message, code: Refusal) -> Message:
     """The reply when the site does not comply: a code and nothing else."""
     return Message(Error(SITE_ERROR, code.value), reply_to=request)
+
+
+class RoundFailed(Exception):
+    """Something went wrong once patients' data were in use. What it was stays at the site."""
+
+
+@contextmanager
+def one_code() -> Iterator[None]:
+    """Whatever goes wrong in here leaves as `Refusal.FAILED`, at the one moment that all of it leaves.
+
+    For everything from the charge on: which error a record's content causes would else tell of the record.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise RoundFailed(f"{type(error).__name__}: {error}") from error
 
 
 def refusal_code(error: Exception) -> Refusal:

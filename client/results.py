@@ -13,14 +13,16 @@ import numpy as np
 import torch
 
 from client.judge import METRICS
-from client.model import device, open_model
-from client.release import PrivateTables, Results, Rounded, Shown, Spending
+from client.model import as_read, device, open_model
+from client.release import PrivateTables, Results, Rounded, Shown, Spending, one_code
 from client.released import Released
 from client.rounds import Parameters, evaluate_round, load_parameters
 from client.site import Site
 from mmmed.config import RunConfig
+from mmmed.data.loader import Records
 from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
+from mmmed.models import MultimodalModel
 from privacy.accounting import calibrate_noise_multiplier
 from privacy.errors import PlanError, PolicyRefusal
 from privacy.ledger import evaluation_id
@@ -44,6 +46,7 @@ def results(site: Site, config: RunConfig, run_id: str, server_round: int, incom
     Raises:
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.
+        RoundFailed: anything that happened after the charge, or after the ledger noted that results are told.
     """
     if all(site.policy.metric_rule(name) == SHOWN for name in METRICS):
         return Shown(evaluate_round(site, config, incoming))
@@ -56,7 +59,7 @@ def _private(
     site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
 ) -> PrivateTables:
     """The same request gets the same answer again; another one finds the run's only release spent."""
-    model, data = open_model(site.data, config)
+    model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     name = evaluation_id(run_id)
     kept = Released(site.state / "released", name, server_round, incoming)
@@ -73,40 +76,48 @@ def _private(
         limits = site.policy.sublimits(EVALUATION, ledger.now())
         plan = ledger.plan(site.held_out_identity, name, event, delta, clip, EVALUATION, limits)
         reservation = ledger.reserve(plan, server_round, 1, limits)
-        records = data.test
-        tables = private_tables(
-            predict(model, records), records.labels, records.patient, plan.mechanism.noise_multiplier
-        )
-        reservation.commit(1)
-        stated = sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False)
-        spending = Spending(
-            epsilon=ledger.spent(delta, run_id=name),
-            planned_epsilon=plan.epsilon,
-            delta=delta,
-            noise_multiplier=plan.mechanism.noise_multiplier,
-            sampling_rate=plan.mechanism.sampling_rate,
-            steps=1,
-            max_grad_norm=clip,
-            statement=json.dumps(stated, separators=(",", ":")),
-            receipt=ledger.receipt().to_json(),
-        )
-    kept.write({_TABLES: torch.from_numpy(tables)}, spending)
+        with one_code():
+            records = data.test
+            probability = np.nan_to_num(
+                predict(model, records)
+            )  # one patient's value moves one patient's count
+            tables = private_tables(
+                probability, records.labels, records.patient, plan.mechanism.noise_multiplier
+            )
+            reservation.commit(1)
+            stated = sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False)
+            spending = Spending(
+                epsilon=ledger.spent(delta, run_id=name),
+                planned_epsilon=plan.epsilon,
+                delta=delta,
+                noise_multiplier=plan.mechanism.noise_multiplier,
+                sampling_rate=plan.mechanism.sampling_rate,
+                steps=1,
+                max_grad_norm=clip,
+                statement=json.dumps(stated, separators=(",", ":")),
+                receipt=ledger.receipt().to_json(),
+            )
+            kept.write({_TABLES: torch.from_numpy(tables)}, spending)
     return PrivateTables(tables, spending)
 
 
 def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -> Rounded:
-    model, data = open_model(site.data, config)
+    model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     site.policy.check_plan(EVALUATION, math.inf, len(site.held_out))
-    records = data.test
+    with site.ledger() as ledger:
+        ledger.disclose(run_id, METRICS)  # whatever comes now tells of the labels, also that nothing does
+    with one_code():
+        return _rounded_of(model, data.test, len(config.task.classes))
+
+
+def _rounded_of(model: MultimodalModel, records: Records, classes: int) -> Rounded:
     label = records.labels
-    for index in range(len(config.task.classes)):
+    for index in range(classes):
         if len(np.unique(records.patient[label == index])) < _MIN_OF_CLASS:
             raise PolicyRefusal(
                 "metrics", f"fewer than {_MIN_OF_CLASS} patients of a class: nothing is told."
             )
-    with site.ledger() as ledger:
-        ledger.disclose(run_id, METRICS)
     probability = predict(model, records)
     observed = np.bincount(label, minlength=probability.shape[1]) / len(label)
     off = observed - probability.mean(axis=0)

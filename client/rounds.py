@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from client.mechanism import patient_batches, private_draws, private_step
-from client.model import device, open_model
+from client.model import as_read, device, open_model
 from client.progress import Progress
-from client.release import Spending
+from client.release import Spending, one_code
 from client.released import Released
 from client.site import Site
+from client.trial import try_on
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
@@ -22,8 +23,9 @@ from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
+from privacy.accounting import DpSgdEvent
 from privacy.errors import PlanError
-from privacy.ledger import Ledger, Plan
+from privacy.ledger import Ledger, Plan, Reservation
 from privacy.planning import TrainingPlan, plan_training, schedule
 from privacy.policy import SHOWN, TRAINING
 from privacy.report import sign_statement
@@ -48,21 +50,24 @@ def train_round(
 
     Raises:
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
+        UnsupportedModel: the model cannot be trained privately from these parameters.
         ConfigError: the incoming parameters are not those of the run's model.
+        RoundFailed: anything that happened after the charge.
     """
-    model, data = open_model(site.data, config)
+    model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     released = Released(site.state / "released", run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
     work = _Round(site, config, run_id, server_round, model, data.train, drift)
+    spending: Spending | None = None
     if config.privacy.enabled:
-        spending: Spending | None = work.private()
+        spending = work.private()
     else:
-        spending = None
         work.plain()
-    parameters = trainable_state(model)
-    released.write(parameters, spending)
+    with one_code():
+        parameters = trainable_state(model)
+        released.write(parameters, spending)
     return parameters, spending
 
 
@@ -70,7 +75,7 @@ def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[
     """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
     if len(site.data.test) == 0:
         return {}
-    model, data = open_model(site.data, config)
+    model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     probability, label = predict(model, data.test), data.test.labels
     chosen = probability[np.arange(len(label)), label]
@@ -146,38 +151,49 @@ class _Round:
         self._rate, self._steps = _schedule(site, config)
 
     def private(self) -> Spending:
-        """DP-SGD, charged to the ledger before the first step."""
-        privacy, records = self._config.privacy, self._site.data.train
+        """DP-SGD: tried on made-up records, then charged to the ledger, then taken on the site's own."""
         with self._site.ledger() as ledger:
-            plan = self._plan(ledger)
+            known = ledger.find_plan(self._run_id)
+            event = local_plan(self._site, self._config).event if known is None else self._unchanged(known)
+            self._site.policy.check_plan(  # of a known plan as well: it may have become stricter
+                TRAINING, event.noise_multiplier, self._site.data.train.patients
+            )
             step = private_step(
                 self._model,
                 make_optimizer(self._model, self._config.training),
                 self._config,
-                plan.mechanism.noise_multiplier,
+                event.noise_multiplier,
             )
+            try_on(step, self._model, self._config)
+            plan = self._planned(ledger, event) if known is None else known
             limits = self._site.policy.sublimits(TRAINING, ledger.now())
             reservation = ledger.reserve(plan, self._round, self._steps, limits)
-            draws = _Counted(private_draws(records.patients, plan.mechanism.sampling_rate, reservation.steps))
-            try:
-                self._train(step, draws, reservation.steps)
-            finally:  # an interrupted round has used the draws it took, and no more
-                reservation.commit(draws.taken)
-            shown = self._shows_metrics()
-            stated = sign_statement(
-                ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=shown
-            )
-            return Spending(
-                epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
-                planned_epsilon=plan.epsilon,
-                delta=privacy.delta,
-                noise_multiplier=plan.mechanism.noise_multiplier,
-                sampling_rate=plan.mechanism.sampling_rate,
-                steps=reservation.steps,
-                max_grad_norm=privacy.max_grad_norm,
-                statement=json.dumps(stated, separators=(",", ":")),
-                receipt=ledger.receipt().to_json(),
-            )
+            with one_code():
+                return self._charged(ledger, plan, step, reservation)
+
+    def _charged(self, ledger: Ledger, plan: Plan, step: Step, reservation: Reservation) -> Spending:
+        """The steps that were charged, and what may be told of them."""
+        privacy, mechanism = self._config.privacy, plan.mechanism
+        patients = self._site.data.train.patients
+        draws = _Counted(private_draws(patients, mechanism.sampling_rate, reservation.steps))
+        try:
+            self._train(step, draws, reservation.steps)
+        finally:  # an interrupted round has used the draws it took, and no more
+            reservation.commit(draws.taken)
+        stated = sign_statement(
+            ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=self._shows_metrics()
+        )
+        return Spending(
+            epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
+            planned_epsilon=plan.epsilon,
+            delta=privacy.delta,
+            noise_multiplier=mechanism.noise_multiplier,
+            sampling_rate=mechanism.sampling_rate,
+            steps=reservation.steps,
+            max_grad_norm=privacy.max_grad_norm,
+            statement=json.dumps(stated, separators=(",", ":")),
+            receipt=ledger.receipt().to_json(),
+        )
 
     def _shows_metrics(self) -> bool:
         """Whether metrics may leave this site without privacy in this run."""
@@ -187,31 +203,29 @@ class _Round:
     def plain(self) -> None:
         """Ordinary training on shuffled batches of patients."""
         optimizer = make_optimizer(self._model, self._config.training)
-        self._train(PlainStep(optimizer), self._shuffled(), self._steps)
+        with one_code():
+            self._train(PlainStep(optimizer), self._shuffled(), self._steps)
 
-    def _plan(self, ledger: Ledger) -> Plan:
-        """The run's plan: the one in the ledger if it is what the run still asks for, else a new one."""
-        privacy, policy = self._config.privacy, self._site.policy
-        patients = self._site.data.train.patients
-        plan = ledger.find_plan(self._run_id)
-        if plan is None:
-            event = local_plan(self._site, self._config).event
-            policy.check_plan(TRAINING, event.noise_multiplier, patients)
-            return ledger.plan(
-                self._site.identity,
-                self._run_id,
-                event,
-                privacy.delta,
-                max_grad_norm=privacy.max_grad_norm,
-                purpose=TRAINING,
-                sublimits=policy.sublimits(TRAINING, ledger.now()),
-            )
+    def _planned(self, ledger: Ledger, event: DpSgdEvent) -> Plan:
+        """The run's new plan, if the limit admits it."""
+        return ledger.plan(
+            self._site.identity,
+            self._run_id,
+            event,
+            self._config.privacy.delta,
+            max_grad_norm=self._config.privacy.max_grad_norm,
+            purpose=TRAINING,
+            sublimits=self._site.policy.sublimits(TRAINING, ledger.now()),
+        )
+
+    def _unchanged(self, plan: Plan) -> DpSgdEvent:
+        """The mechanism of the run's plan, if it is what the run still asks for."""
+        privacy = self._config.privacy
         if plan.dataset != self._site.identity.fingerprint:
             raise PlanError(
                 f"Run {self._run_id} was planned for other patients than the data set holds now: whoever came "
                 "would not be charged. Start a new run, or put back the data set of then."
             )
-        policy.check_plan(TRAINING, plan.mechanism.noise_multiplier, patients)  # it may have become stricter
         asked = (
             self._rate,
             self._steps * self._config.federation.rounds,
@@ -224,7 +238,7 @@ class _Round:
                 f"Run {self._run_id} asks for another mechanism than the one this site planned for it: rate, steps, "
                 f"delta, clip are {asked}, planned {signed}. Start a new run."
             )
-        return plan
+        return plan.mechanism
 
     def _train(self, step: Step, draws: Iterable[np.ndarray], steps: int) -> None:
         training = self._config.training

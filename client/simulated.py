@@ -12,6 +12,7 @@ from pathlib import Path
 from client.judge import INSTALLED, asked
 from client.model import check_weights
 from client.site import Site, split_patients
+from client.trial import try_run
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.data.loader import load_site
@@ -38,6 +39,7 @@ def open_partition(
     policy = _policy(node, config)
     policy.check(asked(config, purpose, INSTALLED), time.time())
     check_weights(config, frozen)
+    try_run(config)
     return replace(_partition(node, run_config), policy=policy)
 
 

@@ -32,9 +32,10 @@ import numpy as np
 from client.hospital import open_hospital
 from client.judge import INSTALLED, asked
 from client.mechanism import patient_batches, private_draws, private_step
-from client.model import device, open_model
+from client.model import as_read, device, open_model
 from client.rounds import proximal_pull, public_seed
 from client.site import Site
+from client.trial import try_on, try_run
 from mmmed.config import Candidate, RunConfig
 from mmmed.config.sources import to_json
 from mmmed.data.loader import Records
@@ -44,6 +45,7 @@ from mmmed.models import MultimodalModel, save_model
 from mmmed.training import make_optimizer, train
 from privacy.accounting import DpSgdEvent, SelectionEvent, calibrate_selection, epsilon
 from privacy.accounting.stopping import draw_number_of_trials
+from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PlanError
 from privacy.ledger import Plan, evaluation_id
 from privacy.metrics import Estimate, estimate, private_tables, sensitivity, tables_shape
@@ -102,6 +104,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     Raises:
         PolicyError: its policy does not allow a candidate, or no tuning at all.
         ConfigError: a key is varied that a sweep on patients' data cannot vary.
+        ModelError, PrivacyError: a candidate cannot be trained, as made-up records show.
     """
     for key in candidates[0].settings:
         if key == _SEED or not (key.split(".")[0] in _FREE or key in _FREE_KEYS):
@@ -116,6 +119,8 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     with site.ledger() as ledger:
         for candidate in candidates:
             site.policy.check(asked(candidate.config, TUNING, INSTALLED), ledger.now())
+    for candidate in candidates:
+        try_run(candidate.config)
     return site
 
 
@@ -181,6 +186,8 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
         BudgetExceeded, LedgerError, PolicyRefusal: the site's privacy does not permit it; nothing was run.
         ConfigError: `out` holds something, or cannot be written.
     """
+    for each, event in zip(sweep.candidates, sweep.training.trials, strict=True):
+        _step(open_model(each.config), each.config, event)  # so much noise can be added to so many parameters
     with _whole(out) as draft:
         plans, stated = _charge(site, sweep)
         number, model, score = _best(site, sweep)
@@ -255,8 +262,7 @@ def _rank(score: Estimate | None) -> float:
 def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Estimate | None]:
     """Train one candidate and score it. A model that broke (NaN) has no score."""
     config, event = sweep.candidates[number].config, sweep.training.trials[number]
-    model, data = open_model(site.data, config)
-    model.to(device())
+    model, data = open_model(config).to(device()), as_read(site.data, config)
     try:
         for one in range(1, config.federation.rounds + 1):
             _train_round(site, config, model, data.train, event, one, sweep.steps_per_round[number])
@@ -279,11 +285,16 @@ def _train_round(
     number: int,
     steps: int,
 ) -> None:
-    step = private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
+    step = _step(model, config, event)
+    try_on(step, model, config)
     draws = private_draws(records.patients, event.sampling_rate, steps)
     batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
     train(model, step, draws, batches, precision=config.training.precision, after_step=pull)
+
+
+def _step(model: MultimodalModel, config: RunConfig, event: DpSgdEvent) -> PrivateStep:
+    return private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
 
 
 def _asking_for(config: RunConfig, target_epsilon: float) -> RunConfig:

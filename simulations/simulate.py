@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from client.simulated import POLICY, check_site, read_trial_policy, simulated_manifest
+from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
 from mmmed.data.approvals import waiting_note
@@ -71,14 +72,15 @@ class Prepared:
 
 
 def preflight(config: RunConfig, engine: str) -> Prepared:
-    """Build the model, read all data and check that every site can take part.
+    """Build the model, try it on made-up records, read all data and check that every site can take part.
 
     Raises:
-        ModelError, DataError, PlanError, ConfigError: what is wrong, where, and how to mend it.
+        MmmedError, PrivacyError: what is wrong, where, and how to mend it.
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
     model = build_model(config)
+    try_run(config)
     manifest = simulated_manifest(config)
     if len(manifest.sites) < config.federation.min_sites:
         raise ConfigError(

@@ -87,21 +87,28 @@ class Cache:
         *,
         workers: int = min(4, os.cpu_count() or 1),
         progress: Progress | None = None,
+        problem: Callable[[str], None] | None = None,
     ) -> CachedRows:
         """Open the rows of ``paths``, building those that are missing; ``None`` is an absent file.
 
         ``progress(done, total)`` is called while rows are built. Raises `DataError` naming the files that are
-        missing or unreadable (the rows of the others are kept), or the cache folder if it cannot be written.
+        missing or unreadable (the rows of the others are kept), or the cache folder if it cannot be written. If
+        ``problem`` is given, it takes the former, and those files count as absent.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with FileLock(self.folder / "lock"), self._index() as index:
                 sources, errors = self._hash(index, paths, workers)
                 errors |= self._build(index, form, sources, workers, progress)
-                if errors:
+                if errors and problem is None:
                     raise _summary(errors, len(paths))
                 known = self._rows(index, form)
-            rows = [known[sources[path].digest] if path is not None else (-1, 0) for path in paths]
+            if errors and problem is not None:
+                problem(str(_summary(errors, len(paths))))
+            absent = (-1, 0)
+            rows = [
+                absent if path is None or path in errors else known[sources[path].digest] for path in paths
+            ]
         except (OSError, sqlite3.Error) as error:
             raise DataError(
                 f"{self.folder}: the cache cannot be written ({error}); free space, allow writing or "
@@ -254,6 +261,11 @@ class CachedRows:
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    @property
+    def present(self) -> np.ndarray:
+        """(n,) bool: which files are there."""
+        return self._slots >= 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_map": None}  # a process that receives this maps the file itself

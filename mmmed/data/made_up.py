@@ -27,8 +27,11 @@ _WORDS = ("no", "the", "a", "is", "and", "with", "of", "lesion", "left", "right"
 class Vocabulary(Tokenizer, Protocol):
     """A tokenizer whose tokens can be listed: any of transformers'."""
 
-    all_special_ids: list[int]
-    pad_token_id: int | None
+    @property
+    def all_special_ids(self) -> list[int]: ...
+
+    @property
+    def pad_token_id(self) -> int: ...
 
     def get_vocab(self) -> dict[str, int]: ...
 
@@ -97,7 +100,7 @@ def made_up_records(
         modalities={name: make[name]() for name in data.modalities},
         label=torch.arange(total) % len(config.task.classes),
         patient=owner,
-        patients=patients,
+        names=tuple(map(str, range(patients))),
         rows=np.arange(total),
     )
 

@@ -3,15 +3,20 @@
 One row is one record: an image or volume of a study with the study's note and label (several images of a study
 are several rows). Columns are renamed from what `DataConfig` says to the fixed names below, so that the rest of
 the code never meets a hospital's own spelling.
+
+What is wrong with a row is a *problem*. Where a person is to mend it, it is raised. A hospital that answers others
+must not: a refusal would tell of one row that it does not fit what a run asks (its classes, columns, folds). There a
+problem is noted, and the row is left out, or has the value missing.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -25,6 +30,13 @@ from mmmed.errors import DataError
 TABLES = ("data.parquet", "data.csv")
 _PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
 LISTED = 5  # so many examples of a problem are named in an error
+
+Problem = Callable[[str], None]
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise a problem as a `DataError`."""
+    raise DataError(message)
 
 
 @dataclass(frozen=True)
@@ -40,12 +52,14 @@ class Manifest:
             configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
         waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
+        problem: what is done about a row that does not fit: raised, or noted.
     """
 
     root: Path
     records: pd.DataFrame
     unlabelled: Mapping[str, int] = field(default_factory=dict)
     waiting: int = 0
+    problem: Problem = refuse
 
     @property
     def sites(self) -> list[str]:
@@ -59,32 +73,33 @@ class Manifest:
             raise DataError(
                 f"{self.root}: no record of site '{site}'. Sites present: {', '.join(self.sites)}"
             )
-        return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting)
+        return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 
-def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
+def read_manifest(root: Path, data: DataConfig, task: TaskConfig, problem: Problem = refuse) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
+    A problem is a row that is malformed or none left, a label outside the classes, one class only, a patient in two
+    sites, a file missing, or a named modality nowhere. Its message names the file, the column or the row (1 is the
+    first row under the header). If `problem` returns, the row is left out, or has the value missing.
+
     Raises:
-        DataError: table or column missing, row malformed, label outside the classes, one class only, a
-            patient in two sites, a file missing, a named modality nowhere, an image with masked text that is not
-            approved, or all images wait for approval. The message names the file, the column or the row (1 is the
-            first row under the header).
+        DataError: table or column missing, an image with masked text that is not approved, or a problem.
     """
     path = table_file(root, data)
     frame = read_table(path)
     waiting = check_approved(root, frame[data.image].map(_text) if data.image in frame.columns else ())
     try:
-        records, unlabelled = _records(frame, root, path, data, task)
+        records, unlabelled = _records(frame, root, path, data, task, problem)
     except DataError as error:
         if waiting:
             raise DataError(f"{error}\nNote: {waiting_note(root, waiting)}") from error
         raise
-    return Manifest(root, records, unlabelled, waiting)
+    return Manifest(root, records, unlabelled, waiting, problem)
 
 
 def _records(
-    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: TaskConfig
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: TaskConfig, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
@@ -94,24 +109,25 @@ def _records(
     for key in ("numbers", "categories"):
         for column in getattr(data, key):
             _require_column(frame, column, path, f"data.{key}")
-    frame = _keep_rows(frame, data, path)
+    frame = _keep_rows(frame, data, path, problem)
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
-        records[name] = _identifiers(records[name], path, columns[name])
-    records, unlabelled = _labelled(records, task, path)
-    records["label"] = _labels(records["label"], task, path)
+        records = _identified(records, name, path, columns[name], problem)
+    records, unlabelled = _labelled(records, task, path, problem)
+    records = _in_classes(records, task, path, problem)
     for name in (*FILES, "text"):
         records[name] = records[name].map(_text) if name in records else ""
     for column in data.numbers:
-        records[PREFIX + column] = _numbers(frame.loc[records.index, column], path, column)
+        records[PREFIX + column] = _numbers(frame.loc[records.index, column], path, column, problem)
     for column, allowed in data.categories.items():
-        records[PREFIX + column] = _categories(frame.loc[records.index, column], allowed, path, column)
+        values = frame.loc[records.index, column]
+        records[PREFIX + column] = _categories(values, allowed, path, column, problem)
     if data.fold:
-        records["fold"] = _folds(records["fold"], path, data.fold)
-    records = _one_site_each(records, data, path)
-    _check_learnable(records, data, task, path)
+        records = _folds(records, path, data.fold, problem)
+    records = _one_site_each(records, data, path, problem)
+    _check_learnable(records, data, task, path, problem)
     for name in FILES:
-        _check_files(records[name], name, root, path)
+        records[name] = _files(records[name], name, root, path, problem)
     records["row"] = records.index
     return records.reset_index(drop=True), unlabelled
 
@@ -149,15 +165,13 @@ def _require_column(frame: pd.DataFrame, column: str, path: Path, key: str) -> N
     )
 
 
-def _keep_rows(frame: pd.DataFrame, data: DataConfig, path: Path) -> pd.DataFrame:
+def _keep_rows(frame: pd.DataFrame, data: DataConfig, path: Path, problem: Problem) -> pd.DataFrame:
     for column, wanted in data.where.items():
         _require_column(frame, column, path, f"data.where.{column}")
         allowed = {_canonical(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
         frame = frame[frame[column].map(_canonical).isin(allowed)]
         if frame.empty:
-            raise DataError(
-                f"{path}: no row has {column} = {wanted!r} (data.where): nothing left to train on"
-            )
+            problem(f"{path}: no row has {column} = {wanted!r} (data.where): nothing left to train on")
     return frame
 
 
@@ -182,80 +196,83 @@ def _rows(mask: pd.Series) -> str:
     return f"row{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:LISTED])}{more}"
 
 
-def _identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
-    texts = values.map(_text)
+def _identified(records: pd.DataFrame, name: str, path: Path, column: str, problem: Problem) -> pd.DataFrame:
+    texts = records[name].map(_text)
     empty = texts == ""
     if empty.any():
-        raise DataError(f"{path}: column '{column}' is empty in {_rows(empty)}. Every record needs one")
-    return texts
+        problem(f"{path}: column '{column}' is empty in {_rows(empty)}. Every record needs one")
+    return records.assign(**{name: texts})[~empty]
 
 
-def _labelled(records: pd.DataFrame, task: TaskConfig, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+def _labelled(
+    records: pd.DataFrame, task: TaskConfig, path: Path, problem: Problem
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without."""
     empty = records["label"].map(_text) == ""
     if records.empty:
-        raise DataError(f"{path}: has no row: nothing to learn from")
-    if empty.all():
-        raise DataError(
+        problem(f"{path}: has no row: nothing to learn from")
+    elif empty.all():
+        problem(
             f"{path}: column '{task.label}' is empty in every row: no labels. Name another with task.label"
         )
     counts = records.loc[empty, "site"].value_counts()
     return records[~empty].copy(), {str(site): int(count) for site, count in counts.items()}
 
 
-def _labels(values: pd.Series, task: TaskConfig, path: Path) -> pd.Series:
+def _in_classes(records: pd.DataFrame, task: TaskConfig, path: Path, problem: Problem) -> pd.DataFrame:
+    values = records["label"]
     classes = {_canonical(name): index for index, name in enumerate(task.classes)}
     indices = values.map(lambda value: classes.get(_canonical(value)))
     bad = indices.isna()
     if bad.any():
         found = values[bad].iloc[0]
-        raise DataError(
+        problem(
             f"{path}: column '{task.label}' holds {found!r} in {_rows(bad)}, outside task.classes "
             f"{list(task.classes)}. Add it there, correct it, or leave those rows out with data.where"
         )
-    return indices.astype("int64")
+    return records[~bad].assign(label=indices[~bad].astype("int64"))
 
 
-def _numbers(values: pd.Series, path: Path, column: str) -> pd.Series:
+def _numbers(values: pd.Series, path: Path, column: str, problem: Problem) -> pd.Series:
     texts = values.map(_text)
     numbers = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype("float64")
     bad = (numbers.isna() & (texts != "")) | np.isinf(numbers)
     if bad.any():
-        raise DataError(
+        problem(
             f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, which is no number. "
             "Leave the cell empty where nothing was measured"
         )
-    return numbers
+    return numbers.mask(bad)
 
 
-def _categories(values: pd.Series, allowed: tuple[str, ...], path: Path, column: str) -> pd.Series:
+def _categories(
+    values: pd.Series, allowed: tuple[str, ...], path: Path, column: str, problem: Problem
+) -> pd.Series:
     codes = {_canonical(name): float(index) for index, name in enumerate(allowed)}
     texts = values.map(_text)
     found = texts.map(lambda text: codes.get(_canonical(text), math.nan)).astype("float64")
     bad = found.isna() & (texts != "")
     if bad.any():
-        raise DataError(
+        problem(
             f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, outside data.categories "
             f"{list(allowed)}. Add it there, correct it, or leave the cell empty where it is not known"
         )
     return found
 
 
-def _folds(values: pd.Series, path: Path, column: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce")
-    bad = numbers.isna() | (numbers != numbers.round())
+def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> pd.DataFrame:
+    numbers = pd.to_numeric(records["fold"], errors="coerce").astype("float64")
+    bad = ~(numbers.abs() < 2**53) | (numbers != numbers.round())
     if bad.any():
-        raise DataError(
-            f"{path}: column '{column}' is not a whole number in {_rows(bad)}. Expected a fold index"
-        )
-    return numbers.astype("int64")
+        problem(f"{path}: column '{column}' is not a whole number in {_rows(bad)}. Expected a fold index")
+    return records[~bad].assign(fold=numbers[~bad].astype("int64"))
 
 
-def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path) -> pd.DataFrame:
+def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem: Problem) -> pd.DataFrame:
     sites = records.groupby("patient")["site"].nunique()
     shared = records["patient"].isin(set(sites.index[sites > 1]))
     if shared.any() and not data.drop_shared_patients:
-        raise DataError(
+        problem(
             f"{path}: {int((sites > 1).sum())} patient(s) appear in more than one site ({_rows(shared)}). A patient's "
             "privacy budget is kept by one site: give the records to one of them, or leave these patients out with "
             "data.drop_shared_patients = true"
@@ -263,32 +280,33 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path) -> pd.Da
     return records[~shared]
 
 
-def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path) -> None:
-    if records["label"].nunique() < 2:
+def _check_learnable(
+    records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path, problem: Problem
+) -> None:
+    if records["label"].nunique() == 1:
         only = task.classes[int(records["label"].iloc[0])]
-        raise DataError(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
+        problem(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
     table = [*data.numbers, *data.categories]
     if table and records[[PREFIX + column for column in table]].isna().all(axis=None):
-        raise DataError(
+        problem(
             f"{path}: columns {table} are empty in every row: no values anywhere. "
             "Name other columns, or leave out data.numbers and data.categories"
         )
     for name in _PLURAL:
         if name in data.modalities and not records[name].any():
-            raise DataError(
+            problem(
                 f"{path}: column '{getattr(data, name)}' is empty in every row: no {_PLURAL[name]} anywhere. "
                 f'Name another column, or set data.{name} = "" to train without'
             )
 
 
-def _check_files(files: pd.Series, name: str, root: Path, path: Path) -> None:
+def _files(files: pd.Series, name: str, root: Path, path: Path, problem: Problem) -> pd.Series:
     resolved = root.resolve()
     outside = files.map(lambda file: bool(file) and not (resolved / file).resolve().is_relative_to(resolved))
     if outside.any():
-        raise DataError(
-            f"{path}: {_rows(outside)}: the {name} path leaves {root}. Use paths below the data folder"
-        )
+        problem(f"{path}: {_rows(outside)}: the {name} path leaves {root}. Use paths below the data folder")
     missing = files.map(lambda file: bool(file) and not (root / file).is_file())
     if missing.any():
         first = files[missing].iloc[0]
-        raise DataError(f"{path}: {_rows(missing)}: no {name} file such as '{first}' below {root}")
+        problem(f"{path}: {_rows(missing)}: no {name} file such as '{first}' below {root}")
+    return files.mask(outside | missing, "")

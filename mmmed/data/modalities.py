@@ -17,10 +17,10 @@ import torch
 from mmmed.config import DataConfig
 from mmmed.data.approvals import Approvals
 from mmmed.data.batch import Input
-from mmmed.data.cache import Cache
+from mmmed.data.cache import Cache, Form
 from mmmed.data.features import forget_features
 from mmmed.data.image import ImageForm
-from mmmed.data.manifest import Manifest
+from mmmed.data.manifest import Manifest, refuse
 from mmmed.data.tabular import encode_table
 from mmmed.data.volume import VolumeForm
 
@@ -74,14 +74,21 @@ def open_modalities(
     Images that were approved once and rejected later are erased from it, and all features beside it with them.
 
     Raises:
-        DataError: unreadable files.
+        DataError: the cache cannot be written; unreadable files, by `Manifest.problem`: where they are noted, the
+            records lack them.
     """
 
+    def cached(name: str, form: Form) -> Modality:
+        paths = [manifest.root / file if file else None for file in manifest.records[name]]
+        noted = None if manifest.problem is refuse else manifest.problem
+        rows = Cache(cache).open(paths, form, problem=noted)
+        return Modality(rows, torch.from_numpy(rows.present)[:, None])
+
     def image() -> Modality:
-        paths, form = _paths(manifest, "image"), ImageForm(data.image_size, data.image_channels)
+        form = ImageForm(data.image_size, data.image_channels)
         if Cache(cache).erase(form, Approvals.load(manifest.root).rejected()):
             forget_features(cache.with_name("features"))
-        return Modality(Cache(cache).open(paths, form), _there(paths))
+        return cached("image", form)
 
     def text() -> Modality:
         if tokenizer is None:
@@ -94,9 +101,7 @@ def open_modalities(
         return Modality(encoded["input_ids"], encoded["attention_mask"].bool() & written)
 
     def volume() -> Modality:
-        paths = _paths(manifest, "volume")
-        form = VolumeForm(data.volume_size, data.volume_spacing, data.volume_window)
-        return Modality(Cache(cache).open(paths, form), _there(paths))
+        return cached("volume", VolumeForm(data.volume_size, data.volume_spacing, data.volume_window))
 
     def table() -> Modality:
         return Modality(*encode_table(manifest.records, data))
@@ -108,11 +113,3 @@ def open_modalities(
         "table": table,
     }
     return {name: openers[name]() for name in data.modalities}
-
-
-def _paths(manifest: Manifest, name: str) -> list[Path | None]:
-    return [manifest.root / file if file else None for file in manifest.records[name]]
-
-
-def _there(paths: list[Path | None]) -> torch.Tensor:
-    return torch.tensor([path is not None for path in paths])[:, None]

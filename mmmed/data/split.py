@@ -8,7 +8,6 @@ import numpy as np
 
 from mmmed.config import DataConfig
 from mmmed.data.manifest import Manifest
-from mmmed.errors import DataError
 
 
 def held_out(manifest: Manifest, data: DataConfig, seed: int) -> np.ndarray:
@@ -19,23 +18,25 @@ def held_out(manifest: Manifest, data: DataConfig, seed: int) -> np.ndarray:
     same when patients are added.
 
     Raises:
-        DataError: a patient's records are in several folds, or a side of the split is empty.
+        DataError: by `Manifest.problem`: a patient's records are in several folds (noted, the patient is held out), or
+            nobody is left to train on.
     """
     records = manifest.records
     if data.fold:
         spread = records.groupby("patient")["fold"].nunique()
         if (spread > 1).any():
-            raise DataError(
+            manifest.problem(
                 f"column '{data.fold}': {int((spread > 1).sum())} patient(s) have records in several folds. "
                 "A patient must be in one fold"
             )
-        mask = (records["fold"] == data.test_fold).to_numpy()
+        torn = records["patient"].isin(set(spread.index[spread > 1]))
+        mask = ((records["fold"] == data.test_fold) | torn).to_numpy()
     else:
         mask = (
             records["patient"].map(lambda patient: _position(patient, seed) < data.test_fraction).to_numpy()
         )
     if mask.all():
-        raise DataError(f"{manifest.root}: every patient is held out for testing: none is left to train on")
+        manifest.problem(f"{manifest.root}: every patient is held out for testing: none is left to train on")
     return mask
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -46,13 +47,16 @@ class FrozenEncoders:
             name: model.encoder(name).eval() for name in model.modalities if model.frozen(name)
         }
         self._digests = {name: frozen_digest(encoder) for name, encoder in self._encoders.items()}
+        self._shapes: dict[str, torch.Size] = {}
         for name, encoder in self._encoders.items():
             setattr(model, name, Precomputed(cast(int, encoder.width)))
 
     def site(self, data: SiteData) -> SiteData:
         """A site's records with features in place of what the frozen encoders read.
 
-        They are computed when they are first used, the same that the encoders give in any batch.
+        They are computed when they are first used, the same that the encoders give in any batch. Only of the first
+        records that are ever given here is one encoded at once, to see the shape of its features: give made-up ones
+        first, so that nothing is read of a patient's.
         """
         features = {name: self._features(name, data.train.modalities[name]) for name in self._encoders}
         modalities = {**data.train.modalities, **features}
@@ -71,8 +75,9 @@ class FrozenEncoders:
             features: torch.Tensor = encoder(given.to(device))
             return features.float().cpu()
 
-        first = modality[torch.zeros(1, dtype=torch.int64).numpy()]
-        shape = encode(first).shape[1:]  # [s, width]
+        if name not in self._shapes:
+            self._shapes[name] = encode(modality[np.zeros(1, dtype=np.int64)]).shape[1:]
+        shape = self._shapes[name]  # [s, width]
         views = training.views if training.augment and name in VIEWED else 1
         file = FeatureFile(
             self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -63,7 +65,9 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
     folder = model_folder(config.text)
     try:
-        encoder = AutoModel.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        encoder = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
     if getattr(encoder.config, "is_encoder_decoder", False):
@@ -76,6 +80,7 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
     if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
         encoder.pooler = None
     _try(encoder, config, data)
+    _check_vocabulary(encoder, config)
     return TextEncoder(encoder, encoder.config.hidden_size)
 
 
@@ -98,4 +103,19 @@ def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> Non
     if features.shape != (1, data.text_tokens, encoder.config.hidden_size):
         raise ModelError(
             f"model.text: {config.text} gives {tuple(features.shape)} and not one vector for each token"
+        )
+
+
+def _check_vocabulary(encoder: PreTrainedModel, config: ModelConfig) -> None:
+    """Every token of the folder's tokenizer must have a row in the embedding: which of them a note holds is private.
+
+    Raises:
+        ModelError: the tokenizer is another model's.
+    """
+    rows = cast(nn.Embedding, encoder.get_input_embeddings()).num_embeddings
+    highest = max(load_tokenizer(config.text).get_vocab().values())
+    if highest >= rows:
+        raise ModelError(
+            f"model.text: the tokenizer of {config.text} gives tokens up to number {highest}, but its embedding has "
+            f"{rows} rows (0 to {rows - 1}). Take the tokenizer that belongs to the weights"
         )

@@ -25,17 +25,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the text encoder `name` ("tiny", "minilm" or a local folder).
 
     Raises:
-        ModelError: the folder holds no tokenizer.
+        ModelError: the folder holds no tokenizer, or one that cannot pad.
     """
     if name == TINY:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
     folder = model_folder(name)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(
             f"model.text: {name} holds no tokenizer that transformers can load: {error}"
         ) from error
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"model.text: the tokenizer of {name} has no padding token, which notes of different lengths need. "
+            "Set its pad_token and save it again"
+        )
+    return tokenizer
 
 
 def tokenizer_digest(name: str) -> str:

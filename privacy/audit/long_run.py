@@ -17,7 +17,7 @@ from torch import nn
 
 from privacy.audit.canaries import with_canaries
 from privacy.audit.laws import worst
-from privacy.audit.releases import Recorder, columns_of, rows_of, some_coordinates
+from privacy.audit.releases import WHISPER, Recorder, columns_of, rows_of, some_coordinates
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Step, Subject
@@ -31,7 +31,6 @@ _LOUDNESS = 1e4
 _BARE = 256  # coordinates that no record reaches: what is released there is noise
 _PARTS = 10  # of a run, in each of which every tensor is looked at
 TOLERANCE = 1.001
-WHISPER = 1e-5  # norm of the noise that is left on, in units of C: the real code path, undisturbed
 
 
 @dataclass(frozen=True, eq=False)

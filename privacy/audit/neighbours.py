@@ -11,8 +11,8 @@ import math
 
 import numpy as np
 
-from privacy.audit.long_run import TOLERANCE, WHISPER
-from privacy.audit.releases import Recorder, rows_of
+from privacy.audit.long_run import TOLERANCE
+from privacy.audit.releases import WHISPER, Recorder, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.subject import Batches, Step, Subject, seeded
 from privacy.clipping.validate import trainable
@@ -31,9 +31,7 @@ def neighbour_check(subject: Subject) -> Check:
     for newcomer in sorted(newcomers):
         others = np.setdiff1d(np.arange(len(counts)), [newcomer])
         generator = np.random.default_rng()
-        draws = [
-            np.sort(generator.choice(others, min(size, len(others)), replace=False)) for size in _DRAWS
-        ]
+        draws = [np.sort(generator.choice(others, min(size, len(others)), replace=False)) for size in _DRAWS]
         joined = [
             draw if number in _ABSENT else np.sort(np.append(draw, newcomer))
             for number, draw in enumerate(draws)

@@ -144,7 +144,9 @@ def law_checks(sample: NoiseSample, long: Sequence[np.ndarray]) -> list[Check]:
     values = sum(part.size for part in samples)
     return [
         Check("C6", "noise is new in each step and run", f"least likely: {least} (p = {p_new:.2g})", p_new),
-        Check("C8", "the noise is Gaussian", f"{values:,} values and their tails (p = {p_normal:.2g})", p_normal),
+        Check(
+            "C8", "the noise is Gaussian", f"{values:,} values and their tails (p = {p_normal:.2g})", p_normal
+        ),
     ]
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from privacy.audit.long_run import TOLERANCE, WHISPER
-from privacy.audit.releases import Recorder, rows_of
+from privacy.audit.long_run import TOLERANCE
+from privacy.audit.releases import WHISPER, Recorder, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Subject, seeded
@@ -45,17 +45,15 @@ def _all_sequences() -> list[list[list[float]]]:
     return [[[1.0, 1.0], *later, [1.0, 1.0]], *first]
 
 
-def _problem(
-    subject: Subject, change: Callable[[nn.Module], None], sequence: list[list[float]]
-) -> str:
+def _problem(subject: Subject, change: Callable[[nn.Module], None], sequence: list[list[float]]) -> str:
     """What went wrong in a step's sequence of batches, or ""."""
     model = subject.make_model()
-    with torch.no_grad():
-        change(model)
     device = next(model.parameters()).device
     recorder = Recorder(model)
     size = sum(p.numel() for p in trainable(model).values())
     step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    with torch.no_grad():
+        change(model)  # what a step refuses before it is given a record tells of no record
     records = torch.cat([one[:1] for one in rows_of(subject)])
     for batch in sequence:
         where = f"losses times {', '.join(f'{factor:g}' for factor in batch)}"

@@ -13,6 +13,7 @@ from privacy.audit.long_run import every_step_clips, every_step_is_noised, noisy
 from privacy.audit.neighbours import neighbour_check
 from privacy.audit.noise import law_checks, sample_noise, size_checks
 from privacy.audit.refusals import refusal_check
+from privacy.audit.releases import steady
 from privacy.audit.result import AuditResult, Bound, Check, certain
 from privacy.audit.sampler import sampler_checks
 from privacy.audit.sensitivity import canary_check, differential_checks
@@ -45,16 +46,17 @@ def audit(subject: Subject, quick: bool = False) -> AuditResult:
         quick: fewer canaries and steps, hence weaker bounds; every check is still made.
     """
     effort = _QUICK if quick else _FULL
+    still = _steady(subject)
     parts: tuple[Callable[[], Sequence[Check | Bound]], ...] = (
         lambda: [model_check(subject.make_model())],
         lambda: static_checks(subject),
         lambda: sampler_checks(subject),
-        lambda: differential_checks(subject),
-        lambda: [neighbour_check(subject)],
+        lambda: differential_checks(still),
+        lambda: [neighbour_check(still)],
         lambda: [every_step_clips(subject, effort.seconds)],
         lambda: [refusal_check(subject)],
-        lambda: [trace_check(subject)],
-        lambda: _noise(subject, effort),
+        lambda: [trace_check(still)],
+        lambda: _noise(subject, still, effort),
         lambda: _game(subject, effort),
     )
     findings = [finding for part in parts for finding in _or_refusal(part)]
@@ -76,9 +78,17 @@ def _or_refusal(part: Callable[[], Sequence[Check | Bound]]) -> Sequence[Check |
         return [certain("S4", "the step accepts the model and its batches", f"refused: {error}", False)]
 
 
-def _noise(subject: Subject, effort: _Effort) -> list[Check]:
+def _steady(subject: Subject) -> Subject:
+    """Of a step that refuses everything, the subject as it is: the checks say so."""
+    try:
+        return steady(subject)
+    except PrivacyError:
+        return subject
+
+
+def _noise(subject: Subject, still: Subject, effort: _Effort) -> list[Check]:
     """C1, C2, C6, C8 and C9."""
-    sample = sample_noise(subject, effort.noise_values)
+    sample = sample_noise(still, effort.noise_values)
     runs = [noisy_run(stand_in(subject)), noisy_run(subject, effort.seconds)]
     return [
         *size_checks(sample),
@@ -116,9 +126,7 @@ def _game(subject: Subject, effort: _Effort) -> list[Check | Bound]:
             claimed,
             claim.steps,
         ),
-        Bound(
-            "E4", "one run, whole scores", whole_score_bound(game, delta), claimed_played, played.steps
-        ),
+        Bound("E4", "one run, whole scores", whole_score_bound(game, delta), claimed_played, played.steps),
     )
     p_values = (
         bounds.one_run_p_value(one_run, claimed_played, delta),

@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 
 from privacy.audit.canaries import Game
-from privacy.audit.long_run import TOLERANCE, WHISPER
-from privacy.audit.releases import Recorder, rows_of
+from privacy.audit.long_run import TOLERANCE
+from privacy.audit.releases import WHISPER, Recorder, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.subject import Subject, seeded
 from privacy.clipping.validate import trainable

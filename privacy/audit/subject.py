@@ -25,7 +25,9 @@ from privacy.sampling import PoissonSampler
 _TRIED_UNITS = 2
 
 PartLosses = Callable[[slice], torch.Tensor]  # part of a batch's records -> their losses
-Batch = tuple[Callable[[nn.Module, slice], torch.Tensor], torch.Tensor]  # (model, part) -> losses; each record's unit
+Batch = tuple[
+    Callable[[nn.Module, slice], torch.Tensor], torch.Tensor
+]  # (model, part) -> losses; each record's unit
 Batches = Callable[[np.ndarray], Batch]  # drawn units -> their batch
 
 
@@ -110,12 +112,13 @@ class Subject:
                 f"{len(names)} units from {int(self.units.min()) if len(names) else '-'}."
             )
 
-
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
         """A new step, tried on synthetic records before any batch if the site's step can be, as a site does."""
         step = self.make_step(model, optimizer, noise_multiplier)
         if isinstance(step, TriedStep):
-            rows = torch.cat([torch.nonzero(self.units == unit).flatten()[:2] for unit in range(_TRIED_UNITS)])
+            rows = torch.cat(
+                [torch.nonzero(self.units == unit).flatten()[:2] for unit in range(_TRIED_UNITS)]
+            )
             step.try_on(lambda chosen: self.losses(model, rows[chosen]), self.units[rows])
         return step
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import sys
 import types
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,7 @@ import torch
 from scipy.signal import oaconvolve
 from torch import nn
 
-from privacy.audit.long_run import WHISPER
-from privacy.audit.releases import Recorder, rows_of
+from privacy.audit.releases import WHISPER, Recorder, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Subject, seeded
@@ -58,15 +61,16 @@ def _search(subject: Subject) -> str:
     before = {way: array.copy() for way, array in _arrays(step, optimizer, model)}
     files = _files(subject)
     for rows in batches:
-        with seeded(0):
+        with seeded(0), _files_written() as written:
             step(lambda part, rows=rows: subject.losses(model, rows[part]), subject.units[rows])  # type: ignore[misc]
         for way, array in _arrays(step, optimizer, model):
             old = before.get(way)
             if sought.found_in(array - old if old is not None and old.shape == array.shape else array):
                 return f"{way} holds the sum without noise"
-        for path, changed in _files(subject).items():
-            if files.get(path) != changed and sought.found_in_file(path):
-                return f"{path.name} holds the sum without noise"
+        changed = [path for path, state in _files(subject).items() if files.get(path) != state]
+        for path in {*changed, *written}:
+            if path.is_file() and sought.found_in_file(path):
+                return f"the file {path.name} holds the sum without noise"
     return ""
 
 
@@ -142,6 +146,36 @@ def _stretch(values: np.ndarray, basis: np.ndarray) -> bool:
     inside = sum(oaconvolve(values, direction[::-1], "valid") ** 2 for direction in basis)
     floor = 1e-6 * float((values**2).max()) * length  # below, convolution is not exact enough to tell
     return bool((inside > _LIKE * np.maximum(total, floor)).any())
+
+
+_writing: list[Path] | None = None
+
+
+def _on_event(event: str, args: tuple[Any, ...]) -> None:
+    if (
+        event == "open"
+        and _writing is not None
+        and isinstance(args[0], str)
+        and args[2] & (os.O_WRONLY | os.O_RDWR)
+    ):
+        _writing.append(Path(args[0]))
+
+
+@cache
+def _listen() -> None:
+    sys.addaudithook(_on_event)  # it cannot be removed; it does nothing unless asked to
+
+
+@contextmanager
+def _files_written() -> Iterator[list[Path]]:
+    """The files that Python code opens for writing meanwhile, wherever they are."""
+    global _writing
+    _listen()
+    _writing = opened = []
+    try:
+        yield opened
+    finally:
+        _writing = None
 
 
 def _files(subject: Subject) -> dict[Path, tuple[int, int]]:

@@ -23,7 +23,6 @@ from privacy.audit.bounds import SIGNIFICANCE
 from privacy.audit.canaries import Game
 
 
-
 def whole_score_p_value(game: Game, claim: DpSgdEvent) -> float:
     """Probability, at most, of canaries so far apart, or so quiet, under the claimed mechanism.
 
@@ -71,7 +70,8 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
     def excess(epsilon: float) -> float:
         return float(
-            ndtr(mu / 2 - epsilon / mu) - math.exp(min(0.0, epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
+            ndtr(mu / 2 - epsilon / mu)
+            - math.exp(min(0.0, epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
         )
 
     if mu <= 0 or excess(0.0) <= delta:

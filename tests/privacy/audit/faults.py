@@ -275,9 +275,7 @@ def _of_half_sizes(tensor: torch.Tensor, i: int, count: int) -> torch.Tensor:
 
 def _for_steps(steps: int, plant: Callable[[Subject], Subject]) -> Callable[[Subject], Subject]:
     """The fault in a run of so many claimed steps."""
-    return lambda subject: plant(
-        replace(subject, claim=replace(subject.claim, steps=steps))
-    )
+    return lambda subject: plant(replace(subject, claim=replace(subject.claim, steps=steps)))
 
 
 def _noise_until(last: int) -> Callable[[Subject], Subject]:

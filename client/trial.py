@@ -1,0 +1,129 @@
+"""A run tried on made-up records, before a patient is charged or a record read.
+
+Whatever can be known of a model, its engine, its optimiser and its update without a patient is found here: so nobody is
+charged for a run that cannot work, and no refusal after the charge can be about what a record holds.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from client.mechanism import patient_batches, private_step
+from client.model import device, made_up, open_model
+from client.scaffold import Scaffold
+from client.update import pack_update
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.sources import flat_from_json, to_json
+from mmmed.data.loader import Records
+from mmmed.errors import MmmedError, ModelError, WireError
+from mmmed.inference.predict import predict
+from mmmed.models import MultimodalModel, trainable_state
+from mmmed.training import PlainStep, batch_losses, make_optimizer, train
+from mmmed.training.loop import MICROBATCH
+from mmmed.wire import unpack
+from privacy.dpsgd import PrivateStep
+from privacy.errors import PrivacyError
+
+_PROBED = 8  # records that the engine's checks are made on
+
+
+def try_run(config: RunConfig) -> None:
+    """Predict, take a private step on a batch and on an empty one, and pack the update; once a configuration.
+
+    The model is the run's as built, so that nothing that a server sends decides what is found.
+
+    Raises:
+        ModelError: the model cannot be built, run or trained here, or its update cannot be sent.
+        PrivacyError: it cannot be trained privately as asked, or not by the engine that is asked for.
+    """
+    _tried(to_json(config))
+
+
+def try_on(step: PrivateStep, model: MultimodalModel, config: RunConfig) -> None:
+    """Let a private step check its model on made-up records, so that it checks no patient's.
+
+    Raises:
+        UnsupportedModel: the model cannot be trained privately, or not by this engine.
+    """
+    records = made_up(config)
+    units = torch.from_numpy(records.patient[:_PROBED])
+    model.train()
+
+    def losses(rows: torch.Tensor) -> torch.Tensor:
+        batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
+        return batch_losses(model, batch, config.training.precision)
+
+    step.try_on(losses, units.to(device()))
+
+
+@lru_cache(maxsize=16)
+def _tried(run_config: str) -> None:
+    config = from_flat(flat_from_json(run_config))
+    model, records = open_model(config).to(device()), made_up(config)
+    incoming = {name: value.clone() for name, value in trainable_state(model).items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            _one_round(model, records, config)
+            _send(model, incoming, config)
+    except (MmmedError, PrivacyError):
+        raise
+    except Exception as error:  # torch raises whatever a model stumbles over
+        raise ModelError(
+            f"The model does not train on made-up records of the run's shapes ({type(error).__name__}: {error}). "
+            "Choose another model or smaller sizes"
+        ) from error
+
+
+def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> None:
+    if not np.isfinite(predict(model, records)).all():
+        raise ModelError(
+            "The model's outputs on made-up records are not finite: its weights are damaged, or hold values too large "
+            "for float32. Choose other weights (model.text, model.image_weights)"
+        )
+    optimizer = make_optimizer(model.train(), config.training)
+    if config.privacy.enabled:
+        step = private_step(model, optimizer, config, noise_multiplier=1.0)
+        try_on(step, model, config)
+    batches = patient_batches(records, config, seed=0)
+    drawn = [_enough(records, config), np.empty(0, dtype=np.int64)]
+    train(
+        model,
+        step if config.privacy.enabled else PlainStep(optimizer),
+        drawn,
+        batches,
+        precision=config.training.precision,
+    )
+
+
+def _enough(records: Records, config: RunConfig) -> np.ndarray:
+    """Patients whose records fill one part of a batch and begin another."""
+    training = config.training
+    taken = np.minimum(np.bincount(records.patient), training.records_per_patient) * training.views
+    return np.arange(min(records.patients, 1 + int(np.searchsorted(np.cumsum(taken), MICROBATCH + 1))))
+
+
+def _send(model: MultimodalModel, incoming: dict[str, torch.Tensor], config: RunConfig) -> None:
+    with TemporaryDirectory(prefix="mmmed-trial-") as folder:
+        try:
+            update = pack_update(
+                trainable_state(model),
+                incoming,
+                config.federation.wire,
+                carried=Path(folder) / "rounded",
+                server_round=1,
+            )
+        except WireError as error:
+            raise ModelError(
+                f"The update of one step on made-up records cannot be sent: {error}. "
+                f"Lower training.learning_rate ({config.training.learning_rate:g})"
+            ) from error
+        if config.federation.strategy == "scaffold":
+            control = {name: torch.zeros_like(value, device="cpu") for name, value in incoming.items()}
+            Scaffold(Path(folder) / "control", 1, control).finish(
+                unpack(update), 1, config.training.learning_rate
+            )
