@@ -1,37 +1,30 @@
 """What `mmmed privacy audit` examines: a run's own model, step, sampler and batches, on made-up records.
 
-The records are written to a temporary folder and read back as a hospital's are. No patient is read and no
-budget is spent.
+No patient is read and no budget is spent.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from itertools import count
 
 import numpy as np
-import pandas as pd
 import torch
-from PIL import Image
 from torch import nn
 
 from client.mechanism import patient_batches, private_draws, private_step
-from client.rounds import device
-from mmmed.config import DataConfig, RunConfig
+from client.model import device, made_up, open_model
+from mmmed.config import RunConfig
 from mmmed.data.batch import part_slices
-from mmmed.data.loader import load_site
-from mmmed.data.manifest import read_manifest
-from mmmed.models import build_model, load_tokenizer, trainable_state
+from mmmed.data.loader import Records
+from mmmed.models import trainable_state
 from mmmed.training import batch_losses, make_optimizer
 from mmmed.training.loop import MICROBATCH
 from privacy.accounting import DpSgdEvent
-from privacy.audit import PartLosses, Step, Subject
+from privacy.audit import Batch, Batches, PartLosses, Step, Subject
 from privacy.dpsgd import PrivateStep
-
-_PATIENTS = 64  # of whom a quarter is held out, as at a site
-_WORDS = 12  # of a note
 
 
 class _InParts:
@@ -39,6 +32,8 @@ class _InParts:
 
     def __init__(self, step: PrivateStep) -> None:
         self._step = step
+
+        self.try_on = step.try_on
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
         for part in part_slices(units, MICROBATCH):
@@ -48,77 +43,61 @@ class _InParts:
 
 @contextmanager
 def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
-    """What a site runs under `config` with the mechanism `event`, on records that are made up and then deleted.
+    """What a site runs under `config` with the mechanism `event`, on records that are made up.
 
     Raises:
         ModelError: the model cannot be built.
     """
-    with tempfile.TemporaryDirectory(prefix="mmmed-audit-") as folder:
-        root = Path(folder)
-        made_up = config.model_copy(update={"data": _write_records(root, config)})
-        tokenizer = load_tokenizer(config.model.text) if config.data.text else None
-        manifest = read_manifest(root, made_up.data, made_up.task)
-        records = load_site(manifest, made_up, tokenizer, root / "images").train
-        batches = patient_batches(records, made_up, seed=0)
+    model, records = open_model(config).to(device()), made_up(config)
+    batches = patient_batches(records, config, seed=0)
 
-        def make_model() -> nn.Module:
-            return build_model(config).to(device()).train()
+    def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        batch = records.batch(rows.numpy(), np.arange(len(rows))).to(device())
+        return batch_losses(model, batch, config.training.precision)
 
-        def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-            batch = records.batch(rows.numpy(), np.arange(len(rows))).to(device())
-            return batch_losses(model, batch, config.training.precision)
+    def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen, unit = batches.choose(0, drawn)
+        return torch.from_numpy(chosen), torch.from_numpy(unit)
 
-        def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-            chosen, unit = batches.choose(0, drawn)
-            return torch.from_numpy(chosen), torch.from_numpy(unit)
+    def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
+        return _InParts(private_step(model, optimizer, config, noise_multiplier))
 
-        def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
-            return _InParts(private_step(model, optimizer, config, noise_multiplier))
-
-        yield Subject(
-            make_model=make_model,
-            losses=losses,
-            units=torch.from_numpy(records.patient),
-            make_step=make_step,
-            make_sampler=lambda units, steps: private_draws(units, event.sampling_rate, steps),
-            draw=draw,
-            records_per_unit=config.training.records_per_patient,
-            make_optimizer=lambda model: make_optimizer(model, config.training),
-            released=lambda model: trainable_state(model).keys(),
-            claim=event,
-            delta=config.privacy.delta,
-            max_grad_norm=config.privacy.max_grad_norm,
-            expected_units=config.training.batch_size,
-        )
-
-
-def _write_records(root: Path, config: RunConfig) -> DataConfig:
-    """Random images and notes under the configured names of columns; returns the configuration to read them.
-
-    Patients have one record up to one more than a batch takes of them; a record now and then lacks its image or note.
-    """
-    data, generator = config.data, np.random.default_rng(0)
-    words = np.array(
-        ["no", "the", "a", "is", "and", "with", "of", "lesion", "left", "right", "small", "large"]
+    yield Subject(
+        make_model=lambda: copy.deepcopy(model).train(),
+        losses=losses,
+        units=torch.from_numpy(records.patient),
+        make_step=make_step,
+        make_sampler=lambda units, steps: private_draws(units, event.sampling_rate, steps),
+        draw=draw,
+        records_per_unit=config.training.records_per_patient,
+        make_optimizer=lambda model: make_optimizer(model, config.training),
+        released=lambda model: trainable_state(model).keys(),
+        claim=event,
+        delta=config.privacy.delta,
+        max_grad_norm=config.privacy.max_grad_norm,
+        expected_units=config.training.batch_size,
+        open_round=_rounds(records, config),
     )
-    rows = []
-    for patient in range(_PATIENTS):
-        for number in range(1 + patient % (config.training.records_per_patient + 1)):
-            row = {
-                data.patient: f"patient-{patient:03}",
-                data.study: f"study-{patient:03}-{number}",
-                data.site: "made-up",
-                config.task.label: config.task.classes[(patient + number) % len(config.task.classes)],
-            }
-            lacking = int(generator.integers(8)) if data.image and data.text else -1
-            if data.image:
-                row[data.image] = "" if lacking == 0 else f"{patient:03}-{number}.png"
-                shape = (data.image_size, data.image_size, data.image_channels)
-                pixels = generator.integers(0, 256, shape, dtype=np.uint8)
-                Image.fromarray(pixels.squeeze()).save(root / f"{patient:03}-{number}.png")
-            if data.text:
-                row[data.text] = "" if lacking == 1 else " ".join(generator.choice(words, _WORDS))
-            rows.append(row)
-    pd.DataFrame(rows).to_csv(root / "data.csv", index=False)
-    plain = {"source": str(root), "table": "data.csv", "where": {}, "fold": "", "drop_shared_patients": False}
-    return data.model_copy(update=plain)
+
+
+def _rounds(records: Records, config: RunConfig) -> Callable[[np.ndarray], Batches]:
+    """The first round of a site that has only some of the patients, made as `client.rounds` makes it."""
+
+    def open_round(present: np.ndarray) -> Batches:
+        keep = np.flatnonzero(np.isin(records.patient, present))
+        patient = np.searchsorted(present, records.patient[keep])
+        names = tuple(records.names[one] for one in present)
+        some = Records(records.modalities, records.label, patient, names, records.rows[keep])
+        make_batch, steps = patient_batches(some, config, seed=0), count()
+
+        def batch(drawn: np.ndarray) -> Batch:
+            made = make_batch(next(steps), np.searchsorted(present, drawn))
+
+            def losses(model: nn.Module, part: slice) -> torch.Tensor:
+                return batch_losses(model, made[part].to(device()), config.training.precision)
+
+            return losses, made.unit
+
+        return batch
+
+    return open_round

@@ -9,7 +9,7 @@ the canary's contribution and the noise.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,11 +35,26 @@ class _WithCanaries(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.audited(*args, **kwargs)
 
+    def unused(self, records: int) -> torch.Tensor:
+        """A loss of 0 [records], for which the layer was called."""
+        weight = self.canaries.weight
+        return self.canaries(torch.zeros(records, weight.shape[1], device=weight.device))[:, 0]
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("audited"), name)
+
+
+def with_canaries(subject: Subject, canaries: int) -> Subject:
+    """The subject with the layer added to its model, which its own records call in vain."""
+
+    def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
+        assert isinstance(model, _WithCanaries)
+        return subject.losses(model, rows) + model.unused(len(rows))
+
+    return replace(subject, make_model=lambda: _WithCanaries(subject.make_model(), canaries), losses=losses)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +74,12 @@ class Game:
 
 def play(subject: Subject, canaries: int, steps: int) -> Game:
     """Train for `steps` steps on the synthetic records and the included canaries. Raises what the step raises."""
-    model = _WithCanaries(subject.make_model(), canaries)
+    subject = with_canaries(subject, canaries)
+    model = subject.make_model()
+    assert isinstance(model, _WithCanaries)
     device = model.canaries.weight.device
     recorder = Recorder(model, _LEARNING_RATE, {"canaries.weight": torch.arange(canaries, device=device)})
-    step = subject.make_step(model, recorder, subject.claim.noise_multiplier)
+    step = subject.step(model, recorder, subject.claim.noise_multiplier)
 
     included = PrivateRandom().bernoulli(canaries, 0.5)
     members = np.flatnonzero(included)

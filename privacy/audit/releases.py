@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
 
-from privacy.audit.subject import Subject
+from privacy.audit.subject import Subject, seeded
 from privacy.clipping.validate import trainable
+
+WHISPER = 1e-5  # norm of the noise that is left on, in units of C: the real code path, undisturbed
 
 
 class Recorder(torch.optim.SGD):
@@ -55,3 +60,39 @@ def rows_of(subject: Subject) -> list[torch.Tensor]:
     """The records of each unit, int64 [records of the unit]."""
     count = int(subject.units.max()) + 1
     return [torch.nonzero(subject.units == unit).flatten() for unit in range(count)]
+
+
+def some_coordinates(model: nn.Module, most: int) -> dict[str, torch.Tensor]:
+    """Flat coordinates to watch of each trained tensor: all of them, or `most` at random."""
+    return {
+        name: torch.arange(p.numel(), device=p.device)
+        if p.numel() <= most
+        else torch.randint(p.numel(), (most,), device=p.device).unique()
+        for name, p in trainable(model).items()
+    }
+
+
+def columns_of(watch: Mapping[str, torch.Tensor]) -> dict[str, slice]:
+    """Where each tensor's watched coordinates stand in a release."""
+    ends = list(itertools.accumulate(map(len, watch.values())))
+    return {name: slice(end - len(watch[name]), end) for name, end in zip(watch, ends, strict=True)}
+
+
+def steady(subject: Subject) -> Subject:
+    """The subject with its model in evaluation mode, if it draws from what no public seed repeats (private dropout).
+
+    Two sums can only be compared if nothing random sets them apart but the noise.
+    """
+    model = subject.make_model()
+    recorder = Recorder(model)
+    step = subject.step(
+        model, recorder, WHISPER / math.sqrt(sum(p.numel() for p in recorder.param_groups[0]["params"]))
+    )
+    rows = torch.cat([records[:1] for records in rows_of(subject)[:2]])
+    for _ in range(2):
+        with seeded(0):
+            step(lambda part: subject.losses(model, rows[part]), subject.units[rows])
+    released = recorder.take(subject)
+    if len(released) != 2 or not float(np.abs(released[0] - released[1]).max()) > 10 * WHISPER:
+        return subject
+    return replace(subject, make_model=lambda: subject.make_model().eval())

@@ -9,12 +9,19 @@ from functools import partial
 from privacy.accounting import epsilon
 from privacy.audit import bounds, per_step
 from privacy.audit.canaries import play
-from privacy.audit.noise import noise_checks, sample_noise
+from privacy.audit.long_run import every_step_clips, every_step_is_noised, noisy_run
+from privacy.audit.neighbours import neighbour_check
+from privacy.audit.noise import law_checks, sample_noise, size_checks
+from privacy.audit.refusals import refusal_check
+from privacy.audit.releases import steady
 from privacy.audit.result import AuditResult, Bound, Check, certain
 from privacy.audit.sampler import sampler_checks
 from privacy.audit.sensitivity import canary_check, differential_checks
+from privacy.audit.stand_in import stand_in
 from privacy.audit.static import model_check, static_checks
 from privacy.audit.subject import Subject
+from privacy.audit.traces import trace_check
+from privacy.audit.whole_score import whole_score_bound, whole_score_p_value
 from privacy.clipping.validate import trainable
 from privacy.errors import PrivacyError
 
@@ -24,10 +31,11 @@ class _Effort:
     canaries: int
     steps: int  # of the canary game, at most
     noise_values: int
+    seconds: float  # of CPU time for each long run of the site's own model
 
 
-_QUICK = _Effort(canaries=400, steps=80, noise_values=30_000)
-_FULL = _Effort(canaries=1000, steps=250, noise_values=400_000)
+_QUICK = _Effort(canaries=500, steps=200, noise_values=30_000, seconds=3.0)
+_FULL = _Effort(canaries=2000, steps=1000, noise_values=400_000, seconds=60.0)
 
 
 def audit(subject: Subject, quick: bool = False) -> AuditResult:
@@ -38,12 +46,17 @@ def audit(subject: Subject, quick: bool = False) -> AuditResult:
         quick: fewer canaries and steps, hence weaker bounds; every check is still made.
     """
     effort = _QUICK if quick else _FULL
+    still = _steady(subject)
     parts: tuple[Callable[[], Sequence[Check | Bound]], ...] = (
         lambda: [model_check(subject.make_model())],
         lambda: static_checks(subject),
         lambda: sampler_checks(subject),
-        lambda: differential_checks(subject),
-        lambda: noise_checks(sample_noise(subject, effort.noise_values)),
+        lambda: differential_checks(still),
+        lambda: [neighbour_check(still)],
+        lambda: [every_step_clips(subject, effort.seconds)],
+        lambda: [refusal_check(subject)],
+        lambda: [trace_check(still)],
+        lambda: _noise(subject, still, effort),
         lambda: _game(subject, effort),
     )
     findings = [finding for part in parts for finding in _or_refusal(part)]
@@ -65,13 +78,32 @@ def _or_refusal(part: Callable[[], Sequence[Check | Bound]]) -> Sequence[Check |
         return [certain("S4", "the step accepts the model and its batches", f"refused: {error}", False)]
 
 
+def _steady(subject: Subject) -> Subject:
+    """Of a step that refuses everything, the subject as it is: the checks say so."""
+    try:
+        return steady(subject)
+    except PrivacyError:
+        return subject
+
+
+def _noise(subject: Subject, still: Subject, effort: _Effort) -> list[Check]:
+    """C1, C2, C6, C8 and C9."""
+    sample = sample_noise(still, effort.noise_values)
+    runs = [noisy_run(stand_in(subject)), noisy_run(subject, effort.seconds)]
+    return [
+        *size_checks(sample),
+        *law_checks(sample, [run.bare for run in runs]),
+        every_step_is_noised(runs),
+    ]
+
+
 def _game(subject: Subject, effort: _Effort) -> list[Check | Bound]:
-    """C3 and E1 to E3, from one canary game."""
+    """C3 and E1 to E4, from one canary game."""
     claim, delta, canaries = subject.claim, subject.delta, effort.canaries
     played = replace(claim, steps=min(effort.steps, claim.steps))
     sides_e1 = bounds.guesses_planned(canaries, played, partial(bounds.one_run_bound, delta=delta))
     sides_e2 = bounds.guesses_planned(canaries, played, bounds.gaussian_bound)
-    game = play(subject, canaries, played.steps)
+    game = play(stand_in(subject), canaries, played.steps)
     one_run, curve = (bounds.correct_guesses(game, claim, sides) for sides in (sides_e1, sides_e2))
     drawn, absent = per_step.step_observations(game)
     claimed, claimed_played = epsilon([claim], delta), epsilon([played], delta)
@@ -94,11 +126,13 @@ def _game(subject: Subject, effort: _Effort) -> list[Check | Bound]:
             claimed,
             claim.steps,
         ),
+        Bound("E4", "one run, whole scores", whole_score_bound(game, delta), claimed_played, played.steps),
     )
     p_values = (
         bounds.one_run_p_value(one_run, claimed_played, delta),
         bounds.trade_off_p_value(curve, played),
         per_step.step_p_value(drawn, absent, claim),
+        whole_score_p_value(game, played),
     )
     checks = [
         Check(bound.code, above, f"{bound.epsilon:.2f}, claimed {bound.claimed_epsilon:.2f}", p_value)

@@ -7,43 +7,51 @@ import math
 import numpy as np
 from scipy import stats
 
+from privacy.audit.laws import worst
 from privacy.audit.result import Check
 from privacy.audit.subject import Subject, seeded
 
 _UNITS = 200
+_FEW = 8  # units of a second, small site, whose batches are often empty
 _WINDOWS = 40
-_MOST_STEPS = 50_000
+_LEAST_STEPS, _MOST_STEPS = 1000, 50_000
 
 
 def sampler_checks(subject: Subject) -> list[Check]:
     """Draw batches without training, and test rate and independence; all p-values are exact binomial tails."""
     q = subject.claim.sampling_rate
     window = min(round(1 / q), _MOST_STEPS // 4)
-    masks = _masks(subject, max(2, min(_WINDOWS, _MOST_STEPS // window)) * window)
-    return [_rate(masks, q), _independence(masks, q, window), _seeds(subject)]
+    windows = max(_WINDOWS, math.ceil(_LEAST_STEPS / window))
+    steps = max(2, min(windows, _MOST_STEPS // window)) * window
+    masks, few = _masks(subject, steps), _masks(subject, steps, _FEW)
+    return [_rate([masks, few], q), _independence(masks, few, q, window), _seeds(subject)]
 
 
-def _masks(subject: Subject, steps: int) -> np.ndarray:
-    masks = np.zeros((steps, _UNITS), dtype=bool)
-    for mask, indices in zip(masks, subject.make_sampler(_UNITS, steps), strict=False):
+def _masks(subject: Subject, steps: int, units: int = _UNITS) -> np.ndarray:
+    masks = np.zeros((steps, units), dtype=bool)
+    for mask, indices in zip(masks, subject.make_sampler(units, steps), strict=False):
         mask[indices] = True
     return masks
 
 
-def _rate(masks: np.ndarray, q: float) -> Check:
+def _rate(populations: list[np.ndarray], q: float) -> Check:
     """No unit is drawn more often than claimed: all together, and the one drawn most."""
-    steps, units = masks.shape
-    total, most = int(masks.sum()), int(masks.sum(0).max())
-    p_value = min(stats.binom.sf(total - 1, masks.size, q), units * stats.binom.sf(most - 1, steps, q))
-    found = f"rate {total / masks.size:.5g}, claimed {q:.5g}"
-    return Check("C4", "no patient is drawn more often than claimed", found, min(1.0, 2 * float(p_value)))
+    p_values = []
+    for masks in populations:
+        steps, units = masks.shape
+        total, most = int(masks.sum()), int(masks.sum(0).max())
+        p_values.append(float(stats.binom.sf(total - 1, masks.size, q)))
+        p_values.append(min(1.0, units * float(stats.binom.sf(most - 1, steps, q))))
+    found = f"rate {populations[0].mean():.5g}, claimed {q:.5g}"
+    return Check("C4", "no patient is drawn more often than claimed", found, worst(p_values))
 
 
-def _independence(masks: np.ndarray, q: float, window: int) -> Check:
-    """Two counts of independent trials whose probabilities are known under Poisson sampling.
+def _independence(masks: np.ndarray, few: np.ndarray, q: float, window: int) -> Check:
+    """Counts of trials whose probabilities are known under Poisson sampling; exact binomial tails.
 
-    Units drawn exactly once within a window of 1/q steps (shuffling: all of them; a repeated batch: few), and
-    steps whose batch size is in its central half (fixed sizes: all of them).
+    Units drawn exactly once within a window of 1/q steps (shuffling: all of them; a repeated batch: few), steps
+    whose batch size is in its central half (fixed sizes: all of them), empty batches of a small site (drawn again
+    until somebody is there: none), and how often each two units are drawn together, or one step after the other.
     """
     steps, units = masks.shape
     counts = masks.reshape(steps // window, window, units).sum(1)
@@ -53,12 +61,24 @@ def _independence(masks: np.ndarray, q: float, window: int) -> Check:
     inside = np.abs(np.arange(units + 1) - mean) <= reach
     central = float(stats.binom.pmf(np.flatnonzero(inside), units, q).sum())
     size = _two_sided(int(inside[sizes].sum()), steps, central)
+    empty = _two_sided(int((~few.any(1)).sum()), len(few), (1 - q) ** few.shape[1])
     found = (
         f"{np.mean(counts == 1):.3f} of patients drawn exactly once in {window} steps "
         f"(expected {stats.binom.pmf(1, window, q):.3f}); batch size varies by {sizes.std():.2f} "
         f"(expected {math.sqrt(mean * (1 - q)):.2f})"
     )
-    return Check("C5", "patients and steps are drawn independently", found, min(1.0, 2 * min(once, size)))
+    p_value = worst([once, size, empty, _together(masks, masks, q), _together(masks[:-1], masks[1:], q)])
+    return Check("C5", "patients and steps are drawn independently", found, p_value)
+
+
+def _together(first: np.ndarray, second: np.ndarray, q: float) -> float:
+    """The two units drawn together most, and those drawn together least, for their number of pairs."""
+    drawn = first.astype(np.float32).T @ second.astype(np.float32)
+    pairs = drawn[np.triu_indices(len(drawn), 1)] if first is second else drawn.ravel()
+    # Independent coins agree with probability q^2; of one unit and itself a step later, likewise.
+    law = stats.binom(len(first), q * q)
+    most, least = float(law.sf(pairs.max() - 1)), float(law.cdf(pairs.min()))
+    return min(1.0, 2 * min(most, least) * len(pairs))
 
 
 def _seeds(subject: Subject) -> Check:

@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,7 +22,13 @@ from privacy.errors import StepError
 from privacy.noise import PrivateRandom
 from privacy.sampling import PoissonSampler
 
+_TRIED_UNITS = 2
+
 PartLosses = Callable[[slice], torch.Tensor]  # part of a batch's records -> their losses
+Batch = tuple[
+    Callable[[nn.Module, slice], torch.Tensor], torch.Tensor
+]  # (model, part) -> losses; each record's unit
+Batches = Callable[[np.ndarray], Batch]  # drawn units -> their batch
 
 
 class Step(Protocol):
@@ -33,11 +40,19 @@ class Step(Protocol):
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None: ...
 
 
+@runtime_checkable
+class TriedStep(Protocol):
+    """A step that wants to be tried on made-up records first: (rows int64 [r] -> losses [r]), their units."""
+
+    def try_on(self, losses: Callable[[torch.Tensor], torch.Tensor], units: torch.Tensor) -> None: ...
+
+
 class WholeBatch:
     """A `PrivateStep` that is given each batch whole."""
 
     def __init__(self, step: PrivateStep) -> None:
         self.private = step
+        self.try_on = step.try_on
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
         self.private(lambda: losses(slice(None)), units)
@@ -63,6 +78,10 @@ class Subject:
         delta: of the claimed epsilon.
         max_grad_norm: C, as claimed.
         expected_units: the public number that the noisy sum is divided by.
+        open_round: (units present, int64) -> the batches of one round on a data set that holds these units alone, made
+            in order as a site makes them (chosen records, views, all of it) from the same public seeds. If None,
+            batches are made by `draw` and `losses`.
+        folders: where the step, the loader and the optimiser may leave files.
     """
 
     make_model: Callable[[], nn.Module]
@@ -78,6 +97,8 @@ class Subject:
     delta: float
     max_grad_norm: float
     expected_units: float
+    open_round: Callable[[np.ndarray], Batches] | None = None
+    folders: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         """
@@ -90,6 +111,24 @@ class Subject:
                 "An audit needs synthetic records of at least 10 units, numbered from 0 without gaps. Found "
                 f"{len(names)} units from {int(self.units.min()) if len(names) else '-'}."
             )
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
+        """A new step, tried on synthetic records before any batch if the site's step can be, as a site does."""
+        step = self.make_step(model, optimizer, noise_multiplier)
+        if isinstance(step, TriedStep):
+            rows = torch.cat(
+                [torch.nonzero(self.units == unit).flatten()[:2] for unit in range(_TRIED_UNITS)]
+            )
+            step.try_on(lambda chosen: self.losses(model, rows[chosen]), self.units[rows])
+        return step
+
+    def round(self, present: np.ndarray) -> Batches:
+        """The batches of one round on a data set of the units `present` alone."""
+        return self.open_round(present) if self.open_round is not None else self._batch
+
+    def _batch(self, drawn: np.ndarray) -> Batch:
+        rows, units = self.draw(drawn)
+        return lambda model, part: self.losses(model, rows[part]), units
 
 
 def dpsgd_subject(

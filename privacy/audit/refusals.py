@@ -1,0 +1,100 @@
+"""S9: whatever a record holds and whatever the parameters are, a step releases one finite, bounded sum.
+
+A step that raises, skips or releases something else because of one record tells of that record without noise.
+Records are made extreme by their losses: huge, infinite, not a number, denormal, none at all; parameters by their
+scale and by a bias that makes the model sure of its answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from privacy.audit.long_run import TOLERANCE
+from privacy.audit.releases import WHISPER, Recorder, rows_of
+from privacy.audit.result import Check, certain
+from privacy.audit.stand_in import stand_in
+from privacy.audit.subject import Subject, seeded
+from privacy.clipping.validate import trainable
+
+_EXTREMES = (1e4, 1e30, math.inf, -math.inf, math.nan, 0.0, 1e-12, 1e-25, 1e-38, 1e-44)
+_FIRST = (math.nan, 1e30, 1e-25)
+_CLAIM = "no record changes what kind of answer leaves"
+
+
+def refusal_check(subject: Subject) -> Check:
+    """Try extreme records alone and among others, as the first batch and later, under several parameters."""
+    found, tried = "", 0
+    for one, sequences in ((stand_in(subject), _all_sequences()), (subject, [[[1.0, *_EXTREMES, 1.0]]])):
+        for parameters, change in _PARAMETERS.items():
+            for sequence in sequences:
+                tried += len(sequence)
+                found = found or _problem(one, change, sequence)
+            if found:
+                return certain("S9", _CLAIM, f"{found} (parameters: {parameters})", False)
+    return certain("S9", _CLAIM, f"a finite sum, bounded by C a patient, in all {tried} steps", True)
+
+
+def _all_sequences() -> list[list[list[float]]]:
+    """Sequences of batches, each batch the factors of its records' losses."""
+    later = [batch for extreme in _EXTREMES for batch in ([1.0, extreme, 1.0], [extreme])]
+    first = [[[1.0, extreme], [extreme]] for extreme in _FIRST]
+    return [[[1.0, 1.0], *later, [1.0, 1.0]], *first]
+
+
+def _problem(subject: Subject, change: Callable[[nn.Module], None], sequence: list[list[float]]) -> str:
+    """What went wrong in a step's sequence of batches, or ""."""
+    model = subject.make_model()
+    device = next(model.parameters()).device
+    recorder = Recorder(model)
+    size = sum(p.numel() for p in trainable(model).values())
+    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    with torch.no_grad():
+        change(model)  # what a step refuses before it is given a record tells of no record
+    records = torch.cat([one[:1] for one in rows_of(subject)])
+    for batch in sequence:
+        where = f"losses times {', '.join(f'{factor:g}' for factor in batch)}"
+        rows = records[torch.arange(len(batch)) % len(records)]
+
+        def losses(
+            part: slice, rows: torch.Tensor = rows, factors: torch.Tensor = torch.tensor(batch, device=device)
+        ) -> torch.Tensor:
+            return subject.losses(model, rows[part]) * factors[part]
+
+        try:
+            with seeded(0):
+                step(losses, torch.arange(len(rows)))
+        except Exception as error:  # whatever it is, it leaves the site
+            return f"{type(error).__name__} for {where}"
+        released = recorder.take(subject)
+        if len(released) != 1:
+            return f"{len(released)} releases for {where}"
+        norm = float((released[0] ** 2).sum()) ** 0.5
+        if not norm <= TOLERANCE * len(rows):
+            return f"a sum of norm {norm:.3g} C for {where}"
+    return ""
+
+
+def _scaled(factor: float) -> Callable[[nn.Module], None]:
+    def change(model: nn.Module) -> None:
+        for parameter in trainable(model).values():
+            parameter.mul_(factor)
+
+    return change
+
+
+def _sure(model: nn.Module) -> None:
+    *_, last = trainable(model).values()
+    last.view(-1)[0] += 60.0
+
+
+_PARAMETERS: dict[str, Callable[[nn.Module], None]] = {
+    "as made": _scaled(1.0),
+    "times 1e4": _scaled(1e4),
+    "times 1e18": _scaled(1e18),
+    "times 1e-41": _scaled(1e-41),
+    "one class sure": _sure,
+}
