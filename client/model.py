@@ -8,8 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json, to_json
+from mmmed.config import RunConfig
 from mmmed.data.loader import SiteData
 from mmmed.errors import WeightsDiffer
 from mmmed.models import FrozenEncoders, MultimodalModel, build_model, check_frozen, frozen_digests
@@ -37,7 +36,7 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
         ModelError: the model cannot be built here.
     """
     try:
-        check_frozen(_run_model(to_json(config)).digests, wanted, config)
+        check_frozen(_run_model(config).digests, wanted, config)
     except WeightsDiffer:
         _run_model.cache_clear()  # the mended weights are read when the server asks again
         raise
@@ -45,8 +44,7 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
 
 def open_model(data: SiteData, config: RunConfig) -> tuple[MultimodalModel, SiteData]:
     """The run's model as built, and the site's records as it reads them: features, where an encoder is frozen."""
-    run_config = to_json(config)
-    return copy.deepcopy(_run_model(run_config).model), _records(data, run_config)
+    return copy.deepcopy(_run_model(config).model), _records(data, config)
 
 
 def device() -> torch.device:
@@ -55,11 +53,11 @@ def device() -> torch.device:
 
 
 @lru_cache(maxsize=2)
-def _run_model(run_config: str) -> _RunModel:
-    return _RunModel(from_flat(flat_from_json(run_config)))
+def _run_model(config: RunConfig) -> _RunModel:
+    return _RunModel(config)
 
 
 @lru_cache(maxsize=16)
-def _records(data: SiteData, run_config: str) -> SiteData:
-    encoders = _run_model(run_config).encoders
+def _records(data: SiteData, config: RunConfig) -> SiteData:
+    encoders = _run_model(config).encoders
     return data if encoders is None else encoders.site(data)

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.config.schema import FILES
 from mmmed.data.image_approvals import check_approved, waiting_note
 from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
+from mmmed.tasks import Classification
 
 TABLES = ("data.parquet", "data.csv")
 _PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
@@ -62,7 +63,7 @@ class Manifest:
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting)
 
 
-def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
+def read_manifest(root: Path, data: DataConfig, task: Classification) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
     Raises:
@@ -84,7 +85,7 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig) -> Manifest:
 
 
 def _records(
-    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: TaskConfig
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Classification
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
@@ -190,7 +191,7 @@ def _identifiers(values: pd.Series, path: Path, column: str) -> pd.Series:
     return texts
 
 
-def _labelled(records: pd.DataFrame, task: TaskConfig, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
+def _labelled(records: pd.DataFrame, task: Classification, path: Path) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without."""
     empty = records["label"].map(_text) == ""
     if records.empty:
@@ -203,7 +204,7 @@ def _labelled(records: pd.DataFrame, task: TaskConfig, path: Path) -> tuple[pd.D
     return records[~empty].copy(), {str(site): int(count) for site, count in counts.items()}
 
 
-def _labels(values: pd.Series, task: TaskConfig, path: Path) -> pd.Series:
+def _labels(values: pd.Series, task: Classification, path: Path) -> pd.Series:
     classes = {_canonical(name): index for index, name in enumerate(task.classes)}
     indices = values.map(lambda value: classes.get(_canonical(value)))
     bad = indices.isna()
@@ -263,7 +264,7 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path) -> pd.Da
     return records[~shared]
 
 
-def _check_learnable(records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path) -> None:
+def _check_learnable(records: pd.DataFrame, data: DataConfig, task: Classification, path: Path) -> None:
     if records["label"].nunique() < 2:
         only = task.classes[int(records["label"].iloc[0])]
         raise DataError(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")

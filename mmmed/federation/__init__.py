@@ -1,0 +1,1 @@
+"""What the sites and the server of a run agree on."""
