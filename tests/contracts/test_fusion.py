@@ -114,7 +114,9 @@ def test_a_private_step_is_the_definitions(kind: str) -> None:
     before = {name: value.clone() for name, value in trainable_state(model).items()}
     step(lambda: record_losses(model(batch), batch.label), batch.unit)
     for name, value in trainable_state(model).items():
-        torch.testing.assert_close(before[name] - value, expected.sums[name] / 2, rtol=1e-6, atol=1e-7 * bound)
+        torch.testing.assert_close(
+            before[name] - value, expected.sums[name] / 2, rtol=1e-6, atol=1e-7 * bound
+        )
 
 
 @EVERY
