@@ -38,7 +38,7 @@ def train(message: Message, context: Context) -> Message:
         arrays = _tensors(message, "model")
         carried = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
         scaffold, drift = None, None
-        if config.federation.strategy == "scaffold":
+        if config.federation.strategy.kind == "scaffold":
             scaffold = Scaffold(carried / "control", request.round, _tensors(message, "control"))
             drift = scaffold.drift
         parameters, spending = train_round(site, config, request.run_id, request.round, arrays, drift)

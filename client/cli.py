@@ -127,9 +127,9 @@ def check(
     """Say whether a data set can be trained on, and what a model would learn that it should not. Exit 1 if not."""
     from mmmed.check import check as run
     from mmmed.check import write_page
-    from mmmed.config import resolve
+    from mmmed.cli_options import read_config
 
-    resolved = resolve(config, assignments or ()).config
+    resolved = read_config(config, assignments).config
     result = run(dataset, resolved.data, resolved.task)
     print(result.summary())
     if page is not None:

@@ -8,8 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json, to_json
+from mmmed.config import RunConfig
 from mmmed.data.loader import Records, SiteData
 from mmmed.data.made_up import made_up_records
 from mmmed.errors import WeightsDiffer
@@ -50,7 +49,7 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
         ModelError: the model cannot be built here.
     """
     try:
-        check_frozen(_run_model(to_json(config)).digests, wanted, config)
+        check_frozen(_run_model(config).digests, wanted, config)
     except WeightsDiffer:
         _run_model.cache_clear()  # the mended weights are read when the server asks again
         raise
@@ -58,17 +57,17 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
 
 def open_model(config: RunConfig) -> MultimodalModel:
     """The run's model as built, a copy to train."""
-    return copy.deepcopy(_run_model(to_json(config)).model)
+    return copy.deepcopy(_run_model(config).model)
 
 
 def made_up(config: RunConfig) -> Records:
     """Made-up records as the run's model reads them."""
-    return _run_model(to_json(config)).made_up
+    return _run_model(config).made_up
 
 
 def as_read(data: SiteData, config: RunConfig) -> SiteData:
     """The site's records as the run's model reads them: features, where an encoder is frozen."""
-    return _records(data, to_json(config))
+    return _records(data, config)
 
 
 def device() -> torch.device:
@@ -77,11 +76,11 @@ def device() -> torch.device:
 
 
 @lru_cache(maxsize=2)
-def _run_model(run_config: str) -> _RunModel:
-    return _RunModel(from_flat(flat_from_json(run_config)))
+def _run_model(config: RunConfig) -> _RunModel:
+    return _RunModel(config)
 
 
 @lru_cache(maxsize=16)
-def _records(data: SiteData, run_config: str) -> SiteData:
-    encoders = _run_model(run_config).encoders
+def _records(data: SiteData, config: RunConfig) -> SiteData:
+    encoders = _run_model(config).encoders
     return data if encoders is None else encoders.site(data)

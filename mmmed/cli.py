@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.cli import app as site_app
-from mmmed.cli_options import Assignments, ConfigFile, DataFolder
+from mmmed.cli_options import Assignments, ConfigFile, DataFolder, read_config
 from mmmed.cli_privacy import app as privacy_app
 from server.cli import app as server_app
 
@@ -74,8 +74,6 @@ def simulate(
             )
         resume_run(resume, engine=engine, workers=workers)
         return
-    from mmmed.config import resolve
-
     options = {
         "data.source": data,
         "federation.rounds": rounds,
@@ -83,7 +81,7 @@ def simulate(
         "privacy.enabled": False if non_private else None,
         "training.seed": seed,
     }
-    resolved = resolve(config, assignments or (), options).config
+    resolved = read_config(config, assignments, options).config
     start_run(resolved, folder=out, engine=engine, workers=workers, policy=policy)
 
 
@@ -141,14 +139,13 @@ def _sections(folder: Path) -> list[Section]:
 
 @config_app.command("show")
 def config_show(config: ConfigFile = None, assignments: Assignments = None) -> None:
-    """Print the whole configuration, and where each value comes from."""
+    """Print the whole configuration, and where each value comes from; only keys that the chosen kinds read."""
     from rich.console import Console
     from rich.table import Table
 
-    from mmmed.config import resolve
-    from mmmed.config.schema import describe
+    from mmmed.config.keys import describe
 
-    resolved = resolve(config, assignments or ())
+    resolved = read_config(config, assignments)
     table = Table("key", "value", "from", "meaning", box=None, pad_edge=False)
     for key, value, meaning in describe(resolved.config):
         table.add_row(key, value, resolved.sources[key], meaning)

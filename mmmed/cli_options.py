@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mmmed.config import ResolvedConfig
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file of the run configuration.")
@@ -17,3 +22,21 @@ DataFolder = Annotated[
     str | None,
     typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False),
 ]
+
+
+def read_config(
+    config: Path | None, assignments: Sequence[str] | None, options: Mapping[str, Any] | None = None
+) -> ResolvedConfig:
+    """`mmmed.config.resolve`; says on stderr how keys of an earlier version are written now."""
+    from mmmed.config import resolve
+
+    resolved = resolve(config, assignments or (), options)
+    tell_renamed(resolved.renamed)
+    return resolved
+
+
+def tell_renamed(renamed: Mapping[str, str]) -> None:
+    """One line on stderr about keys that have other names now, if there are any."""
+    if renamed:
+        names = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
+        sys.stderr.write(f"note: keys of an earlier version: {names}\n")

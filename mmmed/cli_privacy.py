@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmmed.cli_options import Assignments, ConfigFile
+from mmmed.cli_options import Assignments, ConfigFile, read_config
 from mmmed.cli_tune import tune
 from privacy.cli import app
 
@@ -61,7 +61,6 @@ def plan(
     from contextlib import nullcontext
 
     from mmmed.cli_plan import show_plan, trainable_sizes
-    from mmmed.config import resolve
     from privacy.cli import open_ledger
     from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
     from privacy.planning import plan_training
@@ -74,7 +73,7 @@ def plan(
         "training.local_epochs": epochs,
         "training.batch_size": batch_size,
     }
-    chosen = resolve(config, assignments or (), given).config
+    chosen = read_config(config, assignments, given).config
     target, at = chosen.privacy.target_epsilon, chosen.privacy.delta
     solved = plan_training(
         patients=patients,
@@ -183,7 +182,6 @@ def audit(
     It runs the model, step, sampler and batches of the configuration; it reads no patient and costs no budget.
     """
     from client.audit import run_subject
-    from mmmed.config import resolve
     from mmmed.files import write_atomic
     from privacy.audit import audit as examine
 
@@ -192,7 +190,7 @@ def audit(
             raise typer.BadParameter("a run has its own configuration: give no --config, --set or --patients")
         chosen, event = _mechanism_of(run, site)
     else:
-        chosen = resolve(config, assignments or ()).config
+        chosen = read_config(config, assignments).config
         event = _planned(chosen, patients)
     with run_subject(chosen, event) as subject:
         result = examine(subject, quick=quick)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmmed.cli_options import Assignments, ConfigFile
+from mmmed.cli_options import Assignments, ConfigFile, tell_renamed
 from mmmed.config import Candidate, combinations, parse_vary
 from mmmed.errors import ConfigError
 
@@ -59,6 +59,7 @@ def tune(
     the whole sweep, and only the best trial is kept.
     """
     candidates = combinations(parse_vary(vary), config, assignments or ())
+    tell_renamed(candidates[0].renamed)
     if site is not None and public:
         raise typer.BadParameter("--public and --site exclude each other")
     if site is not None:

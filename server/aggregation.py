@@ -1,9 +1,4 @@
-"""Many sites' updates become one: mean, or a rule that a hostile minority cannot steer.
-
-    mean          weighted by the updates' public weights
-    median        coordinate-wise (Yin et al. 2018, arXiv 1803.01498, definition 1)
-    trimmed-mean  coordinate-wise, the f largest and f smallest left out (the same, definition 2)
-    multi-krum    the mean of the n - f updates closest to their neighbours (Blanchard et al. 2017, section 4)
+"""Many sites' updates become one, by a rule of `mmmed.federation.aggregation`.
 
 The robust rules are Flower's. They are given one tensor of all updates at a time, from disk, so that memory holds one
 model and that tensor however many sites there are; Krum sees the updates only through their distances, so it is
@@ -13,39 +8,34 @@ given points of few dimensions that lie at the same distances.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg, FedMedian, FedTrimmedAvg
 from flwr.serverapp.strategy.multikrum import select_multikrum
 
+from mmmed.federation.aggregation import Aggregation, Mean, Median, MultiKrum, TrimmedMean
 from server.checkpoint import Arrays
 from server.spool import Update
-
-Rule = Literal["mean", "median", "trimmed-mean", "multi-krum"]
 
 _WEIGHT = "weight"
 
 
-def least_updates(rule: Rule, hostile: int) -> int:
-    """How many updates the rule needs to withstand ``hostile`` of them."""
-    return {"mean": 1, "median": 1, "trimmed-mean": 2 * hostile + 1, "multi-krum": 2 * hostile + 3}[rule]
-
-
-def aggregate(updates: Sequence[Update], rule: Rule, hostile: int) -> Arrays:
-    """One update from at least `least_updates`; float32, with the keys and shapes that each of them has."""
-    if rule == "mean":
-        return mean(updates)
-    if rule == "multi-krum":
-        return mean([updates[i] for i in _nearest(updates, hostile)])
-    # Flower cuts int(beta n) from each end
-    cut = (hostile + 0.5) / len(updates) if hostile else 0.0
-    strategy = (
-        FedMedian(weighted_by_key=_WEIGHT)
-        if rule == "median"
-        else FedTrimmedAvg(weighted_by_key=_WEIGHT, beta=cut)
-    )
+def aggregate(updates: Sequence[Update], rule: Aggregation) -> Arrays:
+    """One update from at least `rule.least_updates`; float32, with the keys and shapes that each of them has."""
+    match rule:
+        case Mean():
+            return mean(updates)
+        case MultiKrum():
+            return mean([updates[i] for i in _nearest(updates, rule.hostile_sites)])
+        case Median():
+            strategy: FedAvg = FedMedian(weighted_by_key=_WEIGHT)
+        case TrimmedMean():
+            # Flower cuts int(beta n) from each end
+            cut = (rule.hostile_sites + 0.5) / len(updates) if rule.hostile_sites else 0.0
+            strategy = FedTrimmedAvg(weighted_by_key=_WEIGHT, beta=cut)
+        case _:
+            raise TypeError(f"no code for the aggregation rule {rule.kind!r}")
     return {key: _reduced(strategy, [one.tensor(key) for one in updates]) for key in updates[0].keys}
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from mmmed.config import from_flat
 from mmmed.errors import RunError
-from server.deploy.bundle import RUN_FOLDER
+from server.app_config import RUN_FOLDER, read_run_config
 
 app = ServerApp()
 
@@ -29,7 +28,7 @@ def main(grid: Grid, context: Context) -> None:
 
     settings = dict(context.run_config)
     path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
-    config = from_flat(settings)
+    config = read_run_config(settings)
     model = build_model(config)  # before the folder: what cannot be built leaves nothing behind
     with RunFolder.create_or_open(path, config) as folder:
         federate(grid, folder, model)

@@ -118,11 +118,11 @@ def run_command(
     folder: FolderOption = HERE,
 ) -> None:
     """Start a run and print its name."""
-    from mmmed.config import resolve
+    from mmmed.cli_options import read_config
     from server.deploy.folder import Folder
     from server.deploy.runs import begin
 
-    print(begin(Folder(folder), resolve(config, assignments or ()).config))
+    print(begin(Folder(folder), read_config(config, assignments).config))
 
 
 @app.command()

@@ -14,13 +14,10 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
 from flwr.serverapp.strategy.fedopt import FedOpt
 
-from mmmed.config import FederationConfig
+from mmmed.federation.strategies import FedAvgM as WithMomentum
+from mmmed.federation.strategies import Strategy
 from server.checkpoint import Arrays
 
-_MOMENTUM = 0.9
-_ADAPTIVE_RATE = (
-    0.01  # how far a parameter moves in a round: that of plain averaging, 1, would leave any model
-)
 _ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
 
 logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
@@ -29,8 +26,8 @@ logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step
 class ServerOptimizer:
     """Turns (global model, a round's update) into the next global model; its moments can be saved."""
 
-    def __init__(self, config: FederationConfig) -> None:
-        self._strategy = _strategy(config)
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = _strategy(strategy)
         self._keys: list[str] = []
 
     def step(self, server_round: int, current: Arrays, update: Arrays) -> Arrays:
@@ -75,10 +72,11 @@ def to_record(arrays: Arrays) -> ArrayRecord:
     return ArrayRecord({key: Array(np.asarray(value)) for key, value in arrays.items()})
 
 
-def _strategy(config: FederationConfig) -> FedAvgM | FedOpt:
-    adaptive = config.strategy in _ADAPTIVE
-    rate = config.server_learning_rate or (_ADAPTIVE_RATE if adaptive else 1.0)
-    if adaptive:
-        return _ADAPTIVE[config.strategy](weighted_by_key="weight", eta=rate)
-    momentum = _MOMENTUM if config.strategy == "fedavgm" else 0.0  # with 0 and rate 1 it is FedAvg
+def _strategy(strategy: Strategy) -> FedAvgM | FedOpt:
+    rate = strategy.server_learning_rate
+    if strategy.kind in _ADAPTIVE:
+        return _ADAPTIVE[strategy.kind](weighted_by_key="weight", eta=rate)
+    momentum = (
+        strategy.momentum if isinstance(strategy, WithMomentum) else 0.0
+    )  # with 0 and rate 1 it is FedAvg
     return FedAvgM(weighted_by_key="weight", server_learning_rate=rate, server_momentum=momentum)

@@ -25,11 +25,12 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from mmmed.config import RunConfig, to_flat
+from mmmed.config import RunConfig
+from mmmed.config.sources import to_json
 from mmmed.errors import RunError
 from mmmed.federation.protocol import Refusal
 from mmmed.wire import Encoding, pack
-from server.aggregation import aggregate, least_updates
+from server.aggregation import aggregate
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
 from server.curves import Curves
 from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
@@ -63,8 +64,8 @@ class Rounds:
         self.folder = folder
         self.config: RunConfig = folder.config
         self.on_event = on_event
-        self._optimizer = ServerOptimizer(folder.config.federation)
-        self._run_config = json.dumps(to_flat(folder.config))
+        self._optimizer = ServerOptimizer(folder.config.federation.strategy)
+        self._run_config = to_json(folder.config)
         self._frozen = json.dumps(dict(frozen or {}))
         federation = folder.config.federation
         self._control: Arrays | None = None  # SCAFFOLD's c
@@ -82,7 +83,7 @@ class Rounds:
         Raises:
             RunError: too few sites are connected to begin, or the checkpoint is of another model.
         """
-        if self.config.federation.strategy == "scaffold":
+        if self.config.federation.strategy.kind == "scaffold":
             self._control = {key: np.zeros_like(value) for key, value in initial.items()}
         arrays, done = self._resume(initial)
         self._await_sites()
@@ -155,15 +156,13 @@ class Rounds:
         """The next global model, as ``arrays`` of a round's record that also tells how it came about."""
         federation = self.config.federation
         record: dict[str, Any] = {"round": number, "changed": False, "arrays": arrays}
-        if len(updates) < max(
-            federation.min_sites, least_updates(federation.aggregation, federation.hostile_sites)
-        ):
+        if len(updates) < max(federation.min_sites, federation.aggregation.least_updates):
             log.warning("round %d changed nothing: %d good updates", number, len(updates))
             return record
         if self._site_level is not None:
             update = self._site_level.aggregate(updates, asked)
         else:
-            update = aggregate(updates, federation.aggregation, federation.hostile_sites)
+            update = aggregate(updates, federation.aggregation)
         if self._control is not None:
             rate = self.config.training.learning_rate
             self._control = next_control(self._control, updates, asked=asked, learning_rate=rate)

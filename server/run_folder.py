@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from mmmed.config import RunConfig, resolve, to_flat, to_toml
+from mmmed.config import RunConfig, differences, resolve, to_toml
 from mmmed.errors import RunError
 from mmmed.files import write_atomic
 
@@ -95,8 +95,8 @@ class RunFolder:
     def _open(cls, path: Path, config: RunConfig | None, lock: IO[str]) -> RunFolder:
         held = resolve(path / "config.toml").config
         if config is not None and config != held:
-            old, new = to_flat(held), to_flat(config)
-            changes = [f"{key} was {old[key]!r}, now {new[key]!r}" for key in old if old[key] != new[key]]
+            changed = differences(held, config)
+            changes = [f"{key} was {old!r}, now {new!r}" for key, (old, new) in changed.items()]
             raise RunError(
                 f"{path}: was started with another configuration: {'; '.join(changes)}. "
                 "Resume with the same configuration, or start a new run in another folder"

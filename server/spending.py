@@ -159,7 +159,7 @@ def _subject(config: RunConfig) -> dict[str, str]:
     return {
         "predicts": f"{config.task.label}: {', '.join(config.task.classes)}",
         "reads the columns": ", ".join(named),
-        "model": f"{model.image} for images, {model.text} for text, {model.fusion} fusion",
+        "model": f"{model.image} for images, {model.text} for text, {model.fusion.kind} fusion",
         "trained part": model.trainable,
         "records of a patient in a step": f"{training.records_per_patient} at most",
     }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import statistics
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from mmmed.config import Candidate, RunConfig
-from mmmed.config.sources import to_json
 from mmmed.errors import RunError
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import evaluate
@@ -178,4 +176,4 @@ def _with_seed(config: RunConfig, number: int) -> RunConfig:
 
 
 def _name(config: RunConfig) -> str:
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+    return config.digest[:12]

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from mmmed.config import RunConfig, from_flat
 from mmmed.wire import pack, unpack
+from server.app_config import read_run_config
 from server.events import ignore
 from server.rounds import Rounds
 from server.run_folder import RunFolder
@@ -103,9 +104,8 @@ def evaluate(message: Message, context: Context) -> Message:
 @server_app.main()
 def serve(grid: Grid, context: Context) -> None:
     """What `server.app` does, with this module's model."""
-    with RunFolder.create_or_open(
-        Path(os.environ["MMMED_RUN_FOLDER"]), from_flat(context.run_config)
-    ) as folder:
+    config = read_run_config(context.run_config)
+    with RunFolder.create_or_open(Path(os.environ["MMMED_RUN_FOLDER"]), config) as folder:
         Rounds(grid, folder, ignore).run(initial())
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mmmed.config import RunConfig, from_flat, to_flat
+from mmmed.config import RunConfig, differences, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError, DeployError
 from mmmed.files import write_atomic
@@ -48,12 +48,11 @@ class SeenRun:
 
     def changes(self) -> list[str]:
         """The settings that differ from the defaults, a line each."""
-        defaults = to_flat(RunConfig())
         try:
-            flat = to_flat(from_flat(flat_from_json(self.config)))
+            changed = differences(RunConfig(), from_flat(flat_from_json(self.config)))
         except ConfigError as error:
             return [f"not a valid configuration: {error}"]
-        return [f"{key} = {value}" for key, value in flat.items() if value != defaults[key]]
+        return [f"{key} = {value}" for key, (_, value) in changed.items() if value is not None]
 
 
 class RunApprovals:

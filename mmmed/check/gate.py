@@ -10,12 +10,13 @@ from mmmed.check.measures import further_columns, measure_images, measure_texts,
 from mmmed.check.recordings import measure_sounds, measure_volumes, measure_waveforms
 from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.config.schema import FILES
 from mmmed.data.counts import rounded
 from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
+from mmmed.tasks import Classification
 
 MIN_PATIENTS_A_CLASS = 10
 SHORTCUT_AUROC = 0.65
@@ -23,7 +24,7 @@ TELLING_AUROC = 0.9
 _SHOWN_COLUMNS = 8
 
 
-def check(root: Path, data: DataConfig, task: TaskConfig) -> CheckResult:
+def check(root: Path, data: DataConfig, task: Classification) -> CheckResult:
     """Read the table of ``root`` as training would and measure it; problems are reported, not raised."""
     result = CheckResult()
     try:
@@ -90,7 +91,7 @@ def _modalities(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult)
         result.facts["Modalities"] += [(str(kind), f"{share:.0%}") for kind, share in kinds.head(12).items()]
 
 
-def _balance(records: pd.DataFrame, task: TaskConfig, result: CheckResult) -> None:
+def _balance(records: pd.DataFrame, task: Classification, result: CheckResult) -> None:
     balance = []
     for index, name in enumerate(task.classes):
         chosen = records["label"] == index

@@ -10,10 +10,9 @@ from mmmed.config.schema import (
     ModelConfig,
     PrivacyConfig,
     RunConfig,
-    TaskConfig,
     TrainingConfig,
 )
-from mmmed.config.sources import ResolvedConfig, from_flat, resolve, to_flat, to_toml
+from mmmed.config.sources import ResolvedConfig, differences, from_flat, resolve, to_flat, to_toml
 from mmmed.config.vary import Candidate, combinations, parse_vary
 
 __all__ = [
@@ -24,9 +23,9 @@ __all__ = [
     "PrivacyConfig",
     "ResolvedConfig",
     "RunConfig",
-    "TaskConfig",
     "TrainingConfig",
     "combinations",
+    "differences",
     "from_flat",
     "parse_vary",
     "resolve",

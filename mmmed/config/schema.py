@@ -1,18 +1,27 @@
 """The configuration tree. Each section is one frozen pydantic model; unknown keys are refused.
 
+The task, the fusion, the strategy and the aggregation rule come in kinds: their sections are in the registries of
+`mmmed.tasks`, `mmmed.models.fusion`, `mmmed.federation.strategies` and `mmmed.federation.aggregation`.
+
 Defaults are the embedded demonstration on two CPU cores. Optional text values use ``""`` for "not set",
 so that the tree has no nulls and survives TOML and Flower's run config unchanged.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
+from mmmed.federation.strategies import STRATEGIES, FedAvg, Strategy
+from mmmed.models.fusion import FUSIONS, Attention, Fusion
+from mmmed.section import FrozenTable, Positive, PositiveFloat, Section
+from mmmed.tasks import TASKS, Classification
+
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
 
@@ -20,26 +29,7 @@ FILES = ("image", "volume")  # modalities that are files below the source folder
 MODALITIES = ("image", "text", "volume", "table")  # all that a record may consist of
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class TaskConfig(_Section):
-    """What is predicted."""
-
-    label: str = Field("finding", description="column that holds the label")
-    classes: tuple[str, ...] = Field(
-        ("0", "1"), description="allowed label values; with two, the second is the positive class"
-    )
-
-    @model_validator(mode="after")
-    def _distinct(self) -> TaskConfig:
-        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes must be at least two distinct values. Found {list(self.classes)}")
-        return self
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where a site's studies are, and which columns of its table mean what."""
 
     source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
@@ -54,13 +44,13 @@ class DataConfig(_Section):
         "", description='column: CT or MR volume (NIfTI) below the source folder; "" for no volumes'
     )
     text: str = Field("text", description='column: the clinical note; "" for no text')
-    numbers: dict[str, tuple[float, float]] = Field(
+    numbers: FrozenTable[tuple[float, float]] = Field(
         {}, description="columns of numbers, each with the range it usually lies in: {age = [0, 90]}"
     )
-    categories: dict[str, tuple[str, ...]] = Field(
+    categories: FrozenTable[tuple[str, ...]] = Field(
         {}, description='columns of categories, each with the values there are: {sex = ["F", "M"]}'
     )
-    where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
+    where: FrozenTable[Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"
     )
     drop_shared_patients: bool = Field(
@@ -120,7 +110,7 @@ class DataConfig(_Section):
         return tuple(name for name in MODALITIES if columns[name])
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """One encoder a modality, fusion."""
 
     image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0", "efficientnet-lite0"] = Field(
@@ -142,13 +132,8 @@ class ModelConfig(_Section):
     text: str = Field(
         "tiny", description='"tiny", "minilm" (pretrained; extra `pretrained`) or a local Hugging Face folder'
     )
-    fusion: Literal["attention", "linear"] = Field(
-        "attention", description="cross-attention over tokens, or one linear layer on pooled features"
-    )
-    fusion_dim: int = Field(64, ge=8, description="width of the fused representation")
-    fusion_heads: Positive = 4
-    fusion_layers: Positive = 1
-    dropout: float = Field(0.0, ge=0, lt=1)
+    text_dropout: float = Field(0.0, ge=0, lt=1, description='of the encoder "tiny"')
+    fusion: Annotated[Fusion, FUSIONS] = Attention()
     trainable: Literal["full", "norm-bias", "lora", "fusion-head"] = Field(
         "full",
         description="which parameters are trained and travel: all; norms and biases; the text encoder's adapters and "
@@ -156,16 +141,8 @@ class ModelConfig(_Section):
     )
     lora_rank: Positive = Field(4, description='rank of the adapters of trainable = "lora"')
 
-    @model_validator(mode="after")
-    def _heads(self) -> ModelConfig:
-        if self.fusion_dim % self.fusion_heads:
-            raise ValueError(
-                f"fusion_dim must be a multiple of fusion_heads. Found {self.fusion_dim} and {self.fusion_heads}"
-            )
-        return self
 
-
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """Local training at a site."""
 
     batch_size: Positive = Field(128, description="expected patients a step")
@@ -197,7 +174,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class PrivacyConfig(_Section):
+class PrivacyConfig(Section):
     """Differential privacy at each site: add/remove of one patient."""
 
     enabled: bool = True
@@ -220,18 +197,12 @@ class PrivacyConfig(_Section):
     )
 
 
-class FederationConfig(_Section):
+class FederationConfig(Section):
     """Rounds and who must take part."""
 
     rounds: Positive = 3
     min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
-    strategy: Literal["fedavg", "fedadam", "fedyogi", "fedadagrad", "fedavgm", "scaffold"] = "fedavg"
-    server_learning_rate: float = Field(
-        0.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="of the strategy; 0 for its own: 0.01 for fedadam, fedyogi and fedadagrad, else 1, plain averaging",
-    )
+    strategy: Annotated[Strategy, STRATEGIES] = FedAvg()
     ema: float = Field(
         0.0,
         ge=0,
@@ -239,12 +210,7 @@ class FederationConfig(_Section):
         description="decay of the average over rounds that becomes the final model; 0 for the last round's",
     )
     round_timeout: PositiveFloat = Field(3600.0, description="seconds to wait for a round's replies")
-    aggregation: Literal["mean", "median", "trimmed-mean", "multi-krum"] = Field(
-        "mean", description="how a round's updates become one"
-    )
-    hostile_sites: int = Field(
-        0, ge=0, description="how many hostile sites trimmed-mean and multi-krum are to withstand"
-    )
+    aggregation: Annotated[Aggregation, AGGREGATIONS] = Mean()
     max_update_norm: float = Field(
         0.0,
         ge=0,
@@ -264,32 +230,42 @@ class FederationConfig(_Section):
 
     @model_validator(mode="after")
     def _enough_sites(self) -> FederationConfig:
-        needed = {"trimmed-mean": 2 * self.hostile_sites + 1, "multi-krum": 2 * self.hostile_sites + 3}
-        if self.min_sites < needed.get(self.aggregation, 1):
+        rule = self.aggregation
+        if self.min_sites < rule.least_updates:
+            settings = ", ".join(f"{key} = {value}" for key, value in rule.options().items())
             raise ValueError(
-                f"{self.aggregation} with {self.hostile_sites} hostile sites needs min_sites of at least "
-                f"{needed[self.aggregation]}. Found {self.min_sites}"
-            )
-        if self.hostile_sites and self.aggregation not in needed:
-            raise ValueError(
-                f"hostile_sites is for trimmed-mean and multi-krum. Found aggregation {self.aggregation!r}"
-            )
-        if self.site_noise_multiplier and (self.aggregation != "mean" or self.strategy == "scaffold"):
-            raise ValueError(
-                "site_noise_multiplier needs aggregation 'mean' and a strategy other than scaffold"
+                f"aggregation {rule.kind!r} with {settings} needs min_sites of at least {rule.least_updates}. "
+                f"Found {self.min_sites}"
             )
         return self
 
+    @model_validator(mode="after")
+    def _site_noise(self) -> FederationConfig:
+        parts: tuple[Strategy | Aggregation, ...] = (self.aggregation, self.strategy)
+        for part in parts:
+            if self.site_noise_multiplier and part.needs_single_updates:
+                raise ValueError(
+                    "site_noise_multiplier needs an aggregation and a strategy that take no more than the sum of the "
+                    f"updates, such as 'mean' and 'fedavg'. Found {part.kind!r}"
+                )
+        return self
 
-class RunConfig(_Section):
+
+class RunConfig(Section):
     """The whole tree."""
 
-    task: TaskConfig = TaskConfig()
+    task: Annotated[Classification, TASKS] = Classification()
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tree as JSON with sorted keys, in hex."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @model_validator(mode="after")
     def _adapters(self) -> RunConfig:
@@ -298,33 +274,18 @@ class RunConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _scaffold(self) -> RunConfig:
-        plain = self.training.optimizer == "sgd" and not self.training.momentum
-        if self.federation.strategy == "scaffold" and not plain:
-            raise ValueError(
-                "federation.strategy 'scaffold' corrects plain SGD steps: set training.optimizer = 'sgd' and "
-                f"training.momentum = 0. Found {self.training.optimizer!r} and {self.training.momentum:g}"
-            )
+    def _labels_are_no_inputs(self) -> RunConfig:
+        data = self.data
+        inputs = {*(getattr(data, name) for name in (*FILES, "text")), *data.numbers, *data.categories}
+        for column in self.task.columns:
+            if column in inputs:
+                raise ValueError(
+                    f"column '{column}' is what the task predicts: it cannot be an input as well"
+                )
         return self
 
     @model_validator(mode="after")
-    def _label_is_no_input(self) -> RunConfig:
-        data = self.data
-        if self.task.label in {
-            *(getattr(data, name) for name in (*FILES, "text")),
-            *data.numbers,
-            *data.categories,
-        }:
-            raise ValueError(f"column '{self.task.label}' is task.label: it cannot be an input as well")
+    def _kinds_suit_the_run(self) -> RunConfig:
+        for kind in (self.task, self.model.fusion, self.federation.strategy, self.federation.aggregation):
+            kind.check_run(self)
         return self
-
-
-def describe(config: RunConfig) -> list[tuple[str, str, str]]:
-    """(key, value, meaning) of every key, in the tree's order."""
-    rows = []
-    for section in RunConfig.model_fields:
-        part: BaseModel = getattr(config, section)
-        shown = part.model_dump(mode="json")
-        for key, field in type(part).model_fields.items():
-            rows.append((f"{section}.{key}", repr(shown[key]), field.description or ""))
-    return rows

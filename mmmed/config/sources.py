@@ -9,14 +9,17 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
+from mmmed.config.keys import flatten, holds_many, known_keys, nest, parts
+from mmmed.config.renamed import RENAMED, renew
 from mmmed.config.schema import RunConfig, Scalar
 from mmmed.errors import ConfigError
 
@@ -25,26 +28,21 @@ DEFAULT = "default"
 
 @dataclass(frozen=True)
 class ResolvedConfig:
-    """A RunConfig and, for each ``section.key``, the source that set it."""
+    """A RunConfig, and how it came about.
+
+    Attributes:
+        config: the configuration.
+        sources: for each key that applies, the source that set it.
+        renamed: keys that were given by a name of earlier versions, and their names of today.
+    """
 
     config: RunConfig
     sources: Mapping[str, str]
-
-
-def _fields() -> dict[str, list[str]]:
-    return {
-        name: list(field.annotation.model_fields)  # type: ignore[union-attr]
-        for name, field in RunConfig.model_fields.items()
-    }
-
-
-def known_keys() -> list[str]:
-    """Every ``section.key`` of the tree."""
-    return [f"{section}.{key}" for section, keys in _fields().items() for key in keys]
+    renamed: Mapping[str, str]
 
 
 def _unknown(key: str, source: str) -> ConfigError:
-    keys = known_keys()
+    keys = list(known_keys())
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
     if not near:  # the section may be wrong and the key right
         last = key.rsplit(".", 1)[-1]
@@ -53,30 +51,80 @@ def _unknown(key: str, source: str) -> ConfigError:
     return ConfigError(f"{source}: unknown key '{key}'.{hint}")
 
 
-def _flatten(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
-    fields = _fields()
-    flat: dict[str, Any] = {}
-    for section, values in tree.items():
-        if section not in fields:
-            raise _unknown(section, source)
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{source}: '{section}' must be a table [{section}]. Found {values!r}")
+class _Merge:
+    """Values from several sources by dotted key; a later one wins."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, str] = {}
+        self.renamed: dict[str, str] = {}
+
+    def put(self, tree: Mapping[str, Any], source: str) -> None:
+        """Take what a source gives: a tree, or values by dotted key.
+
+        Raises:
+            ConfigError: a key is unknown, or a section is no table.
+        """
+        given = flatten(tree)
+        self.renamed |= {key: " and ".join(RENAMED[key]) for key in given if key in RENAMED}
+        values, keys = renew(given, self.values, source), known_keys()
         for key, value in values.items():
-            if key not in fields[section]:
-                raise _unknown(f"{section}.{key}", source)
-            flat[f"{section}.{key}"] = value
-    return flat
+            if key in RunConfig.model_fields and not isinstance(value, Mapping):
+                raise ConfigError(f"{source}: '{key}' must be a table [{key}]. Found {value!r}")
+            if key not in keys:
+                raise _unknown(key, source)
+        for part, kinds in parts().items():
+            if f"{part}.kind" in values:
+                own = kinds.of(values[f"{part}.kind"]).model_fields
+                self._forget(part, own)
+        self.values |= values
+        self.sources |= dict.fromkeys(values, source)
+
+    def _forget(self, part: str, own: Container[str]) -> None:
+        """Forget the keys of a part that were for another kind than a later source chooses."""
+        for key in [key for key in self.values if key.startswith(f"{part}.")]:
+            if key.removeprefix(f"{part}.") not in own:
+                del self.values[key], self.sources[key]
+
+    def resolved(self) -> ResolvedConfig:
+        """Validate.
+
+        Raises:
+            ConfigError: a value is invalid, or a key is not of the chosen kind.
+        """
+        try:
+            config = RunConfig.model_validate(nest(self.values))
+        except ValidationError as error:
+            problems = (self._told(problem) for problem in error.errors())
+            raise ConfigError("\n".join(dict.fromkeys(problems))) from error
+        sources = {key: self.sources.get(key, DEFAULT) for key in known_keys(self.values)}
+        return ResolvedConfig(config, sources, self.renamed)
+
+    def _told(self, problem: ErrorDetails) -> str:
+        """What is wrong in one line: the source, the key, what was expected and what was found."""
+        place = [str(part) for part in problem["loc"]]
+        names = [".".join(place[:length]) for length in range(len(place), 0, -1)]
+        key = next((name for name in names if name in self.values), ".".join(place[:2]))
+        below = (source for one, source in self.sources.items() if one.startswith(f"{key}."))
+        source = self.sources.get(key) or ", ".join(dict.fromkeys(below)) or "configuration"
+        part, _, last = key.rpartition(".")
+        if problem["type"] == "extra_forbidden" and part in parts():
+            kind = parts()[part].of(self.values.get(f"{part}.kind"))
+            own = ", ".join(name for name in kind.model_fields if name != "kind") or "none"
+            name = kind.model_fields["kind"].default
+            return f"{source}: {key}: {part}.kind is {name!r}, which has no key {last!r}. Its keys: {own}"
+        found = "" if isinstance(problem["input"], Mapping) else f". Found {problem['input']!r}"
+        message = problem["msg"].removeprefix("Value error, ")
+        return ": ".join(filter(None, (source, key, f"{message}{found}")))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}). Expected a TOML file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text. Expected a TOML file") from error
-    try:
-        return _flatten(tomllib.loads(text), str(path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
@@ -93,30 +141,12 @@ def parse_assignment(text: str, option: str = "--set") -> tuple[str, Any]:
         raise ConfigError(
             f"{option} {text}: expected section.key=value, such as {option} privacy.target_epsilon=4"
         )
-    if key not in known_keys():
+    if key not in known_keys() and key not in RENAMED:
         raise _unknown(key, option)
     try:
         return key, tomllib.loads(f"v = {value}")["v"]
     except tomllib.TOMLDecodeError:
         return key, value.strip()  # a bare word is text
-
-
-def _validate(flat: Mapping[str, Any], sources: Mapping[str, str]) -> RunConfig:
-    tree: dict[str, dict[str, Any]] = {}
-    for dotted, value in flat.items():
-        section, key = dotted.split(".", 1)
-        tree.setdefault(section, {})[key] = value
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            place = [str(part) for part in problem["loc"]]
-            key = ".".join(place[:2])
-            found = "" if isinstance(problem["input"], Mapping) else f". Found {problem['input']!r}"
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{sources.get(key, 'configuration')}: {key}: {message}{found}")
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
 
 
 def resolve(
@@ -126,6 +156,8 @@ def resolve(
 ) -> ResolvedConfig:
     """Merge defaults, a TOML file, command-line options and ``--set`` assignments.
 
+    A later source that chooses another kind of a part drops what earlier sources said for the kind before.
+
     Args:
         toml: configuration file, or None.
         assignments: texts ``section.key=value``; the value is TOML, or bare text.
@@ -134,29 +166,27 @@ def resolve(
     Raises:
         ConfigError: unknown key (the nearest valid one is named) or invalid value (its source is named).
     """
-    flat: dict[str, Any] = {}
-    sources = dict.fromkeys(known_keys(), DEFAULT)
-
-    def put(values: Mapping[str, Any], source: str) -> None:
-        flat.update(values)
-        sources.update(dict.fromkeys(values, source))
-
+    merged = _Merge()
     if toml is not None:
-        put(_read_toml(toml), str(toml))
-    put({key: value for key, value in (options or {}).items() if value is not None}, "command line")
-    for text in assignments:
-        key, value = parse_assignment(text)
-        put({key: value}, "--set")
-    return ResolvedConfig(_validate(flat, sources), sources)
+        merged.put(_read_toml(toml), str(toml))
+    merged.put({key: value for key, value in (options or {}).items() if value is not None}, "command line")
+    merged.put(dict(parse_assignment(text) for text in assignments), "--set")
+    return merged.resolved()
 
 
 def to_flat(config: RunConfig) -> dict[str, Scalar]:
-    """The tree as Flower's run config: ``section.key`` to scalar; lists and tables as JSON text."""
-    flat: dict[str, Scalar] = {}
-    for section, values in config.model_dump(mode="json").items():
-        for key, value in values.items():
-            flat[f"{section}.{key}"] = json.dumps(value) if isinstance(value, list | dict) else value
-    return flat
+    """The tree as Flower's run config: dotted key to scalar; lists and tables as JSON text."""
+    return {
+        key: json.dumps(value) if isinstance(value, list | dict) else value
+        for key, value in flatten(config.model_dump(mode="json")).items()
+    }
+
+
+def differences(old: RunConfig, new: RunConfig) -> dict[str, tuple[Scalar | None, Scalar | None]]:
+    """The keys in which two configurations differ, in the flat form: (old, new); None where a key does not apply."""
+    before, after = to_flat(old), to_flat(new)
+    pairs = {key: (before.get(key), after.get(key)) for key in {**before, **after}}
+    return {key: (one, other) for key, (one, other) in pairs.items() if one != other}
 
 
 def from_flat(flat: Mapping[str, Any], source: str = "run config") -> RunConfig:
@@ -165,20 +195,17 @@ def from_flat(flat: Mapping[str, Any], source: str = "run config") -> RunConfig:
     Raises:
         ConfigError: unknown key or invalid value.
     """
-    values: dict[str, Any] = {}
-    known = set(known_keys())
-    defaults = RunConfig().model_dump(mode="json")
-    for dotted, value in flat.items():
-        if dotted not in known:
-            raise _unknown(dotted, source)
-        section, key = dotted.split(".", 1)
-        if isinstance(defaults[section][key], list | dict) and isinstance(value, str):
+    keys, values = known_keys(), {}
+    for key, value in flat.items():
+        if key in keys and holds_many(keys[key]) and isinstance(value, str):
             try:
                 value = json.loads(value)
             except json.JSONDecodeError as error:
-                raise ConfigError(f"{source}: {dotted}: expected JSON text. Found {value!r}") from error
-        values[dotted] = value
-    return _validate(values, dict.fromkeys(values, source))
+                raise ConfigError(f"{source}: {key}: expected JSON text. Found {value!r}") from error
+        values[key] = value
+    merged = _Merge()
+    merged.put(values, source)
+    return merged.resolved().config
 
 
 def to_toml(config: RunConfig) -> str:

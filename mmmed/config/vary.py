@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmmed.config.renamed import current
 from mmmed.config.schema import RunConfig
 from mmmed.config.sources import parse_assignment, resolve
 from mmmed.errors import ConfigError
@@ -21,10 +22,12 @@ class Candidate:
     Attributes:
         settings: the varied keys, ``section.key``, and their values here.
         config: the whole configuration with them.
+        renamed: keys that were given by a name of earlier versions, and their names of today.
     """
 
     settings: Mapping[str, Any]
     config: RunConfig
+    renamed: Mapping[str, str]
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -59,10 +62,12 @@ def combinations(
     """
     fixed = list(assignments)
     for text in fixed:
-        if (key := parse_assignment(text)[0]) in varied:
+        key, _ = parse_assignment(text)
+        if set(current(key)) & {name for one in varied for name in current(one)}:
             raise ConfigError(f"{key} is both set and varied: leave out one")
     found = []
     for values in itertools.product(*varied.values()):
         settings = dict(zip(varied, values, strict=True))
-        found.append(Candidate(settings, resolve(toml, fixed, settings).config))
+        resolved = resolve(toml, fixed, settings)
+        found.append(Candidate(settings, resolved.config, resolved.renamed))
     return found

@@ -21,11 +21,12 @@ from typing import NoReturn
 import numpy as np
 import pandas as pd
 
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.config.schema import FILES
 from mmmed.data.image_approvals import check_approved, waiting_note
 from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
+from mmmed.tasks import Classification
 
 TABLES = ("data.parquet", "data.csv")
 _PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
@@ -76,7 +77,7 @@ class Manifest:
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 
-def read_manifest(root: Path, data: DataConfig, task: TaskConfig, problem: Problem = refuse) -> Manifest:
+def read_manifest(root: Path, data: DataConfig, task: Classification, problem: Problem = refuse) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
     A problem is a row that is malformed or none left, a label outside the classes, one class only, a patient in two
@@ -99,7 +100,7 @@ def read_manifest(root: Path, data: DataConfig, task: TaskConfig, problem: Probl
 
 
 def _records(
-    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: TaskConfig, problem: Problem
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Classification, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
@@ -205,7 +206,7 @@ def _identified(records: pd.DataFrame, name: str, path: Path, column: str, probl
 
 
 def _labelled(
-    records: pd.DataFrame, task: TaskConfig, path: Path, problem: Problem
+    records: pd.DataFrame, task: Classification, path: Path, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without."""
     empty = records["label"].map(_text) == ""
@@ -219,7 +220,7 @@ def _labelled(
     return records[~empty].copy(), {str(site): int(count) for site, count in counts.items()}
 
 
-def _in_classes(records: pd.DataFrame, task: TaskConfig, path: Path, problem: Problem) -> pd.DataFrame:
+def _in_classes(records: pd.DataFrame, task: Classification, path: Path, problem: Problem) -> pd.DataFrame:
     values = records["label"]
     classes = {_canonical(name): index for index, name in enumerate(task.classes)}
     indices = values.map(lambda value: classes.get(_canonical(value)))
@@ -281,7 +282,7 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem:
 
 
 def _check_learnable(
-    records: pd.DataFrame, data: DataConfig, task: TaskConfig, path: Path, problem: Problem
+    records: pd.DataFrame, data: DataConfig, task: Classification, path: Path, problem: Problem
 ) -> None:
     if records["label"].nunique() == 1:
         only = task.classes[int(records["label"].iloc[0])]

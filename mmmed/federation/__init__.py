@@ -1,1 +1,1 @@
-"""What a site and the server agree on: the messages between them, whatever carries them."""
+"""What the sites and the server of a run agree on."""

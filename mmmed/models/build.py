@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,9 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmed.config import RunConfig
 from mmmed.data.tabular import widths
 from mmmed.errors import ModelError
-from mmmed.models.fusion import FusionModel
 from mmmed.models.image import build_image_encoder, build_volume_encoder
-from mmmed.models.linear import LinearModel
 from mmmed.models.lora import is_adapter
 from mmmed.models.multimodal import Encoder, MultimodalModel
 from mmmed.models.table import TableEncoder
@@ -46,7 +44,8 @@ def build_model(config: RunConfig) -> MultimodalModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         encoders = {name: _ENCODERS[name](config) for name in config.data.modalities}
-        model = _fusion(encoders, config)
+        fusion = config.model.fusion
+        model: MultimodalModel = fusion.load()(encoders, outputs=output_count(config), **fusion.options())
     _check_types(model)
     set_trainable(model, config.model.trainable)
     return model.train()
@@ -60,19 +59,6 @@ def _check_types(model: MultimodalModel) -> None:
                 f"model.{name.partition('.')[0]}: its weights must be float32 once loaded, but {name} is "
                 f"{parameter.dtype}. Give weights that are not quantised"
             )
-
-
-def _fusion(encoders: Mapping[str, Encoder], config: RunConfig) -> MultimodalModel:
-    if config.model.fusion == "linear":
-        return LinearModel(encoders, outputs=output_count(config))
-    return FusionModel(
-        encoders,
-        width=config.model.fusion_dim,
-        heads=config.model.fusion_heads,
-        layers=config.model.fusion_layers,
-        dropout=config.model.dropout,
-        outputs=output_count(config),
-    )
 
 
 def set_trainable(model: MultimodalModel, trainable: str) -> None:

@@ -59,8 +59,8 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
             intermediate_size=64,
             max_position_embeddings=data.text_tokens,
             type_vocab_size=1,
-            hidden_dropout_prob=config.dropout,
-            attention_probs_dropout_prob=config.dropout,
+            hidden_dropout_prob=config.text_dropout,
+            attention_probs_dropout_prob=config.text_dropout,
         )
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
     folder = model_folder(config.text)

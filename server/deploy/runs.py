@@ -6,11 +6,13 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
-from mmmed.config import RunConfig, resolve, to_flat
+from mmmed.config import RunConfig, resolve
+from mmmed.config.sources import to_json
 from mmmed.errors import DeployError
 from mmmed.files import write_atomic
 from mmmed.models import build_model
-from server.deploy.bundle import RUN_FOLDER, app_bundle
+from server.app_config import RUN_CONFIG, RUN_FOLDER
+from server.deploy.bundle import app_bundle
 from server.deploy.control import Control, FlowerRun
 from server.deploy.folder import Folder
 from server.run_folder import RunFolder, finished_rounds
@@ -117,9 +119,7 @@ def attempts(folder: Folder, name: str) -> list[int]:
 
 
 def _submit(folder: Folder, control: Control, name: str, config: RunConfig) -> None:
-    defaults = to_flat(RunConfig())
-    changed = {key: value for key, value in to_flat(config).items() if value != defaults[key]}
-    number = control.start(app_bundle(), {**changed, RUN_FOLDER: name})
+    number = control.start(app_bundle(), {RUN_CONFIG: to_json(config), RUN_FOLDER: name})
     write_atomic(folder.runs / name / _ATTEMPTS, json.dumps([*attempts(folder, name), number]))
 
 

@@ -68,7 +68,7 @@ class _FunctorchEngine(HooksEngine):
 def _config(image: str, width: int, size: int, trainable: str = "full") -> RunConfig:
     return RunConfig.model_validate(
         {
-            "model": {"image": image, "image_width": width, "fusion_dim": 128, "trainable": trainable},
+            "model": {"image": image, "image_width": width, "fusion": {"width": 128}, "trainable": trainable},
             "data": {"image_size": size, "text_tokens": 64},
             "task": {"classes": [str(i) for i in range(_CLASSES)]},
         }

@@ -23,13 +23,13 @@ Settings = dict[str, Any]
 
 _SGD: Settings = {"training.optimizer": "sgd", "training.learning_rate": 1.0}
 _SCRATCH: Settings = {
-    "model.image": "resnet10", "model.text": "tiny", "model.fusion": "attention", "model.trainable": "full",
+    "model.image": "resnet10", "model.text": "tiny", "model.fusion.kind": "attention", "model.trainable": "full",
     "training.optimizer": "adam", "training.learning_rate": 2e-3, "privacy.clipping": "flat",
 }  # fmt: skip
 _FROZEN: Settings = {
     "model.image": "efficientnet-lite0", "model.text": "minilm", "model.trainable": "fusion-head",
 }  # fmt: skip
-_LINEAR: Settings = _SCRATCH | _FROZEN | _SGD | {"model.fusion": "linear"}
+_LINEAR: Settings = _SCRATCH | _FROZEN | _SGD | {"model.fusion.kind": "linear"}
 
 LEVERS: dict[str, Settings] = {
     "from scratch": _SCRATCH,

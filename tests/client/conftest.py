@@ -17,7 +17,7 @@ def configured(hospitals: Path) -> Callable[..., RunConfig]:
     def build(**sections: Any) -> RunConfig:
         tree: dict[str, dict[str, Any]] = {
             "data": {"source": str(hospitals), "image_size": 32, "text_tokens": 16},
-            "model": {"image_width": 8, "fusion_dim": 16},
+            "model": {"image_width": 8, "fusion": {"width": 16}},
             "training": {"batch_size": 8, "local_epochs": 1.0, "augment": False},
             "privacy": {"delta": 1e-3},
         }

@@ -27,7 +27,7 @@ def request(config: RunConfig, kind: str = MessageType.TRAIN, moved: float = 0.0
         tensors = {"model": {name: value.detach() + moved for name, value in state.items()}}
     except Exception:  # what the server asks for may not exist here: the site must judge it first
         tensors, frozen = {}, {}
-    if config.federation.strategy == "scaffold":
+    if config.federation.strategy.kind == "scaffold":
         tensors["control"] = {name: torch.zeros_like(value) for name, value in tensors["model"].items()}
     arrays = {name: payload(pack(value, "float32")) for name, value in tensors.items()}
     fields = {

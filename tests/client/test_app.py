@@ -149,7 +149,7 @@ def test_the_same_round_asked_again_sends_the_same_bytes_and_rounding_is_made_up
 
 def test_scaffold_keeps_the_sites_control_and_tells_its_steps(tmp_path: Path, configured: Configured) -> None:
     training = {"optimizer": "sgd", "learning_rate": 0.1}
-    config = configured(federation={"strategy": "scaffold"}, training=training)
+    config = configured(federation={"strategy": {"kind": "scaffold"}}, training=training)
     reply = app(request(config), node(tmp_path))
     steps = reply.content["metrics"]["local-steps"]
     assert steps == reply.content["site"]["privacy.steps"]

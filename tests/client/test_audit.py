@@ -17,8 +17,8 @@ from privacy.audit.static import static_checks
 from privacy.dpsgd import PrivateStep
 
 SMALL = {
-    "data.image_size": 16, "data.text_tokens": 8, "model.image_width": 8, "model.fusion_dim": 8,
-    "model.fusion_heads": 2, "training.batch_size": 8, "training.learning_rate": 0.01,
+    "data.image_size": 16, "data.text_tokens": 8, "model.image_width": 8, "model.fusion.width": 8,
+    "model.fusion.heads": 2, "training.batch_size": 8, "training.learning_rate": 0.01,
 }  # fmt: skip
 EVENT = DpSgdEvent(1.0, 0.1, 40)
 

@@ -17,6 +17,7 @@ from mmmed.config import RunConfig
 from mmmed.data.loader import PatientBatches
 from mmmed.models import FrozenEncoders, build_model, trainable_state
 from mmmed.models.frozen import frozen_digest
+from mmmed.models.fusion import FUSIONS
 from mmmed.training import PlainStep, make_optimizer, train
 
 
@@ -26,12 +27,12 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-@pytest.mark.parametrize("fusion", ["linear", "attention"])
+@pytest.mark.parametrize("fusion", FUSIONS.sections)
 def test_a_step_on_features_is_the_step_with_the_encoder(
     configured: Callable[..., RunConfig], site: Site, tmp_path: Path, fusion: str
 ) -> None:
     config = configured(
-        model={"fusion": fusion, "trainable": "fusion-head"}, training={"learning_rate": 0.05}
+        model={"fusion": {"kind": fusion}, "trainable": "fusion-head"}, training={"learning_rate": 0.05}
     )
     whole, head = build_model(config), build_model(config)
     encoders = FrozenEncoders(head, config, tmp_path / "features")
@@ -51,7 +52,7 @@ def test_a_private_round_on_features(
     configured: Callable[..., RunConfig], site: Site, own_home: Path, trainable: str
 ) -> None:
     config = configured(
-        model={"fusion": "linear", "trainable": trainable}, training={"augment": True, "views": 2}
+        model={"fusion": {"kind": "linear"}, "trainable": trainable}, training={"augment": True, "views": 2}
     )
     start = {name: value.clone() for name, value in trainable_state(build_model(config)).items()}
     parameters, spending = train_round(site, config, "run", 1, start)

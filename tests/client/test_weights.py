@@ -44,7 +44,7 @@ def bert(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def frozen(configured: Configured, bert: Path) -> RunConfig:
-    return configured(model={"text": str(bert), "fusion": "linear", "trainable": "fusion-head"})
+    return configured(model={"text": str(bert), "fusion": {"kind": "linear"}, "trainable": "fusion-head"})
 
 
 def move(folder: Path) -> None:

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from client.hospital import SiteFolder
 from mmmed.cli import app
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.manifest import read_manifest
 from mmmed.models import load_model, trainable_state
+from mmmed.tasks import Classification
 from server.run_folder import RunFolder
 
 FORMATS = Path(__file__).parent / "formats"
@@ -71,5 +72,5 @@ def test_a_ledger_and_a_signed_policy_are_taken(unpacked: Unpacked) -> None:
 
 def test_a_data_set_is_read(unpacked: Unpacked) -> None:
     data = DataConfig(source=str(unpacked("dataset")), table="data.parquet", image="image", text="text")
-    manifest = read_manifest(Path(data.source), data, TaskConfig(label="finding"))
+    manifest = read_manifest(Path(data.source), data, Classification(label="finding"))
     assert len(manifest.records) == 15 and manifest.records["patient"].nunique() == 8

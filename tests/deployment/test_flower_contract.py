@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import tomllib
 import zipfile
 from pathlib import Path
 
 from flwr.superlink.routers.fleet.router import router as fleet
 
-from mmmed.config import RunConfig, from_flat
-from server.deploy.bundle import RUN_FOLDER, app_bundle, app_digest
+from mmmed.config import from_flat
+from mmmed.config.sources import to_json
+from server.app_config import RUN_CONFIG, RUN_FOLDER, read_run_config
+from server.deploy.bundle import app_bundle, app_digest
 from server.deploy.nginx import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
@@ -38,11 +42,33 @@ def test_the_bundle_is_the_same_every_time() -> None:
     assert app_digest() == first
 
 
-def test_flower_reads_the_bundles_configuration_as_ours() -> None:
+_WITH_ONE_MORE_KEY = """
+from mmmed.config import schema
+from server.deploy.bundle import app_digest
+
+class Training(schema.TrainingConfig):
+    one_more: int = 0
+
+field = schema.RunConfig.model_fields["training"]
+field.annotation, field.default = Training, Training()
+schema.RunConfig.model_rebuild(force=True)
+assert "one_more" in schema.RunConfig().model_dump()["training"]
+print(app_digest())
+"""
+
+
+def test_a_new_key_with_a_default_leaves_the_digest_as_it_was() -> None:
+    """Else each hospital would have to sign its policy again for a key that it never sets."""
+    done = subprocess.run([sys.executable, "-c", _WITH_ONE_MORE_KEY], capture_output=True, text=True)
+    assert done.stdout.split() == [app_digest()], done.stderr
+
+
+def test_a_runs_configuration_comes_through_the_bundle_whole() -> None:
     from flwr.common.config import get_fab_config
 
-    from flwr.common.config import flatten_dict  # isort: skip
+    from flwr.common.config import flatten_dict, fuse_dicts  # isort: skip
 
-    config = flatten_dict(get_fab_config(app_bundle())["tool"]["flwr"]["app"]["config"])
-    assert config.pop(RUN_FOLDER) == ""
-    assert from_flat(config) == RunConfig()
+    listed = flatten_dict(get_fab_config(app_bundle())["tool"]["flwr"]["app"]["config"])
+    assert listed == {RUN_CONFIG: "", RUN_FOLDER: ""}
+    config = from_flat({"federation.rounds": 5, "model.fusion.kind": "linear", "data.where": '{"a": 1}'})
+    assert read_run_config(fuse_dicts(listed, {RUN_CONFIG: to_json(config)})) == config

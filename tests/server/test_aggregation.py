@@ -11,7 +11,8 @@ from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, Rec
 from flwr.serverapp.strategy import MultiKrum
 
 from mmmed.errors import ConfigError
-from server.aggregation import Rule, aggregate, least_updates
+from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
+from server.aggregation import aggregate
 from server.checkpoint import Arrays
 from server.replies import Answer
 from server.scaffold import next_control
@@ -61,7 +62,14 @@ def flowers_krum(each: list[Arrays], hostile: int) -> Arrays:
     return {key: np.asarray(array.numpy(), np.float32) for key, array in chosen.items()}
 
 
-def expected(each: list[Arrays], rule: Rule, hostile: int) -> Arrays:
+def robust(rule: str, hostile: int) -> Aggregation:
+    """The rule, told of so many hostile sites if it takes their number."""
+    section = AGGREGATIONS.sections[rule]
+    told = {"hostile_sites": hostile} if "hostile_sites" in section.model_fields else {}
+    return section.model_validate(told)  # type: ignore[return-value]
+
+
+def expected(each: list[Arrays], rule: str, hostile: int) -> Arrays:
     stacks = {key: np.sort(np.stack([one[key] for one in each]), axis=0) for key in LIKE}
     if rule == "median":
         return {key: np.median(stack, axis=0) for key, stack in stacks.items()}
@@ -71,30 +79,30 @@ def expected(each: list[Arrays], rule: Rule, hostile: int) -> Arrays:
     return {key: stack[cut : len(each) - cut].mean(0) for key, stack in stacks.items()}
 
 
-@pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "multi-krum"])
+@pytest.mark.parametrize("rule", AGGREGATIONS.sections)
 @pytest.mark.parametrize(("count", "hostile"), [(3, 0), (5, 1), (7, 2), (10, 3)])
-def test_each_rule_is_its_definition(tmp_path: Path, rule: Rule, count: int, hostile: int) -> None:
+def test_each_rule_is_its_definition(tmp_path: Path, rule: str, count: int, hostile: int) -> None:
     each = random(count)
-    assert count >= least_updates(rule, hostile)
-    found = aggregate(spooled(tmp_path, each), rule, hostile)
+    assert count >= robust(rule, hostile).least_updates
+    found = aggregate(spooled(tmp_path, each), robust(rule, hostile))
     same(found, {k: np.asarray(v, np.float32) for k, v in expected(each, rule, hostile).items()}, 1e-5)
 
 
 @pytest.mark.parametrize("rule", ["median", "trimmed-mean", "multi-krum"])
-def test_a_hostile_minority_cannot_steer_a_robust_rule(tmp_path: Path, rule: Rule) -> None:
+def test_a_hostile_minority_cannot_steer_a_robust_rule(tmp_path: Path, rule: str) -> None:
     honest = random(5)
     bad = [{key: np.full_like(value, 1e3) for key, value in LIKE.items()}] * 2
     updates = spooled(tmp_path, honest + bad)
-    found = aggregate(updates, rule, 2)
+    found = aggregate(updates, robust(rule, 2))
     largest = max(float(np.abs(value).max()) for one in honest for value in one.values())
     assert all(np.abs(value).max() <= largest for value in found.values())
-    assert all(np.abs(value).max() > 100 for value in aggregate(updates, "mean", 0).values())
+    assert all(np.abs(value).max() > 100 for value in aggregate(updates, Mean()).values())
 
 
 def test_the_mean_follows_the_weights(tmp_path: Path) -> None:
     each = random(2)
     light, full = (spooled(tmp_path / str(w), each, weight=w) for w in (0.25, 1.0))
-    found = aggregate([light[0], full[1]], "mean", 0)
+    found = aggregate([light[0], full[1]], Mean())
     same(found, {k: np.asarray(0.2 * each[0][k] + 0.8 * each[1][k], np.float32) for k in LIKE}, 1e-6)
 
 
@@ -123,7 +131,7 @@ def test_a_thousandfold_update_costs_only_itself_and_its_spending_stays_on_recor
 @pytest.mark.parametrize("rule", ["trimmed-mean", "multi-krum"])
 def test_a_run_withstands_the_hostile_sites_it_was_set_up_for(tmp_path: Path, rule: str) -> None:
     sites: list[dict[str, object]] = [*4 * [{}], {"behaviour": "hostile"}]
-    agreed = config(rounds=2, aggregation=rule, hostile_sites=1, min_sites=5)
+    agreed = config(rounds=2, aggregation__kind=rule, aggregation__hostile_sites=1, min_sites=5)
     final, rounds = run(tmp_path / "run", sites, agreed)
     assert all(one["changed"] for one in rounds)
     honest = [standin.averaged(standin.initial(), 2, [i]) for i in range(4)]
@@ -134,9 +142,9 @@ def test_a_run_withstands_the_hostile_sites_it_was_set_up_for(tmp_path: Path, ru
 
 def test_too_few_sites_for_the_rule_are_told_at_once() -> None:
     with pytest.raises(ConfigError, match="min_sites of at least 5"):
-        config(aggregation="multi-krum", hostile_sites=1)
-    with pytest.raises(ConfigError, match="hostile_sites is for"):
-        config(hostile_sites=1)
+        config(aggregation__kind="multi-krum", aggregation__hostile_sites=1)
+    with pytest.raises(ConfigError, match="'mean', which has no key 'hostile_sites'"):
+        config(aggregation__hostile_sites=1)
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "int8"])
@@ -194,5 +202,5 @@ def test_site_level_runs_state_their_epsilon_and_resume_with_their_norm(tmp_path
     _, rounds = run(tmp_path / "run", [{}, {}, {}], agreed)
     stated = [one["site_level"]["epsilon"] for one in rounds]
     assert stated == sorted(stated) and stated[0] > 0
-    with pytest.raises(ConfigError, match="aggregation 'mean'"):
-        config(site_noise_multiplier=1.0, aggregation="median")
+    with pytest.raises(ConfigError, match="Found 'median'"):
+        config(site_noise_multiplier=1.0, aggregation__kind="median")

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def config(**changes: object) -> RunConfig:
-    return from_flat({f"federation.{key}": value for key, value in changes.items()})
+    return from_flat({f"federation.{key.replace('__', '.')}": value for key, value in changes.items()})
 
 
 def run(
@@ -177,7 +177,7 @@ def flowers_own(strategy: FedAvgM, rounds: int, partitions: int) -> Arrays:
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_streamed_strategies_equal_flowers(tmp_path: Path, name: str) -> None:
-    agreed = config(rounds=3, strategy=name, server_learning_rate=0.3)
+    agreed = config(rounds=3, strategy__kind=name, strategy__server_learning_rate=0.3)
     final, _ = run(tmp_path / "run", [{}, {}, {}], agreed)
     same(final, flowers_own(FLOWER[name](0.3), 3, 3), 1e-5)
 
@@ -224,7 +224,12 @@ run(Path({str(path)!r}), [dict(), dict()], resolve(Path({str(path.parent / "agre
 def test_a_killed_run_ends_as_an_undisturbed_one_and_asks_nobody_twice(
     tmp_path: Path, where: str, name: str
 ) -> None:
-    agreed = config(rounds=4, strategy=name, server_learning_rate=0.3, ema=0.5 if name == "fedadam" else 0.0)
+    agreed = config(
+        rounds=4,
+        strategy__kind=name,
+        strategy__server_learning_rate=0.3,
+        ema=0.5 if name == "fedadam" else 0.0,
+    )
     killed_after(tmp_path / "run", agreed, where)
     final, rounds = run(tmp_path / "run", [{}, {}], agreed)
     (tmp_path / "other").mkdir()
@@ -252,7 +257,7 @@ def test_the_average_over_rounds_is_what_is_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["fedadam", "fedyogi", "fedadagrad"])
 def test_an_adaptive_strategy_takes_small_steps_unless_told_otherwise(tmp_path: Path, name: str) -> None:
     start = standin.initial()
-    final, _ = run(tmp_path / "run", [{}, {}], config(rounds=1, strategy=name))
+    final, _ = run(tmp_path / "run", [{}, {}], config(rounds=1, strategy__kind=name))
     moved = [np.abs(final[key] - start[key]).max() for key in start]
     assert 0 < max(moved) <= 0.02
 

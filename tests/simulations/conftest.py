@@ -18,7 +18,7 @@ SMALL = (
     "data.image_size=32",
     "data.text_tokens=16",
     "model.image_width=8",
-    "model.fusion_dim=16",
+    "model.fusion.width=16",
     "training.batch_size=8",
     "training.local_epochs=1",
 )

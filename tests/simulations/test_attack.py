@@ -14,7 +14,7 @@ from mmmed.models.tokens import VOCABULARY
 
 Command = Callable[..., tuple[int, str, str]]
 SETTINGS = (
-    "data.image=", "data.text_tokens=16", "data.test_fraction=0.5", "model.fusion_dim=16", "training.batch_size=32",
+    "data.image=", "data.text_tokens=16", "data.test_fraction=0.5", "model.fusion.width=16", "training.batch_size=32",
     "training.learning_rate=0.01", "federation.rounds=1", "federation.min_sites=1",
 )  # fmt: skip
 

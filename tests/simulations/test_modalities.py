@@ -24,7 +24,7 @@ numbers = { age = [0, 90], crp = [0, 5] }
 categories = { sex = ["F", "M"] }
 [model]
 volume_width = 8
-fusion_dim = 16
+fusion.width = 16
 [training]
 batch_size = 12
 local_epochs = 1

@@ -162,13 +162,17 @@ def test_what_cannot_be_varied_is_told(texts: list[str], found: str) -> None:
 
 
 def test_every_combination_is_a_setting() -> None:
-    varied = parse_vary(["training.optimizer=sgd,adam", "model.dropout=0,0.1", 'data.image=""'])
-    assert varied == {"training.optimizer": ["sgd", "adam"], "model.dropout": [0, 0.1], "data.image": [""]}
+    varied = parse_vary(["training.optimizer=sgd,adam", "model.fusion.dropout=0,0.1", 'data.image=""'])
+    assert varied == {
+        "training.optimizer": ["sgd", "adam"],
+        "model.fusion.dropout": [0, 0.1],
+        "data.image": [""],
+    }
     found = combinations(varied, None, ["training.batch_size=7"])
     assert len(found) == 4 and len({str(each.settings) for each in found}) == 4
     assert all(each.config.training.batch_size == 7 and each.config.data.image == "" for each in found)
     with pytest.raises(ConfigError, match="both set and varied"):
-        combinations(varied, None, ["model.dropout=0.2"])
+        combinations(varied, None, ["model.fusion.dropout=0.2"])
     with pytest.raises(ConfigError, match="optimizer"):
         combinations(parse_vary(["training.optimizer=sgd,lion"]))
 

@@ -10,10 +10,11 @@ import soundfile
 from PIL import Image
 
 from mmmed.check import CheckResult, check, write_page
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.counts import rounded
+from mmmed.tasks import Classification
 
-TASK = TaskConfig(label="finding")
+TASK = Classification(label="finding")
 
 
 def _data(root: Path, *, patients: int = 60, **columns: object) -> Path:

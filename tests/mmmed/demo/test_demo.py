@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from mmmed import demo
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.image import preprocess, read_image
 from mmmed.data.manifest import read_manifest
 from mmmed.demo import hospitals
@@ -30,6 +30,7 @@ from mmmed.demo import note_writing as notes
 from mmmed.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.demo.films import Look, draw_anatomy, draw_film, expose
 from mmmed.errors import DataError
+from mmmed.tasks import Classification
 
 TINY = 0.03
 MEASURED = 0.4  # enough patients for loose bounds on difficulty
@@ -80,7 +81,7 @@ def test_smaller_scale_holds_the_first_patients(tiny: Path, tmp_path: Path) -> N
 
 
 def test_enters_by_the_door_of_real_data(tiny: Path) -> None:
-    manifest = read_manifest(tiny, DataConfig(), TaskConfig())
+    manifest = read_manifest(tiny, DataConfig(), Classification())
     assert manifest.sites == sorted(h.name for h in demo.HOSPITALS)
     assert len(manifest.records) == len(_table(tiny))
 

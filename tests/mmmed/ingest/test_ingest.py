@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset, Sequence
 
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.image import read_image
 from mmmed.data.manifest import read_manifest
 from mmmed.deidentify import SiteKey
@@ -36,6 +36,7 @@ from mmmed.ingest.scan import scan
 from mmmed.ingest.sections import finding_stated, select_sections
 from mmmed.ingest.sources import Found, find_files
 from mmmed.ingest.tables import table_rows
+from mmmed.tasks import Classification
 from tests.mmmed.dicom.files import CR, CT, dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -172,7 +173,7 @@ def test_images_are_what_the_reader_reads_and_the_table_trains(hospital: Path, t
     original = read_image(hospital / "b" / "Jürgens-Max-2.dcm", channels=1)
     np.testing.assert_allclose(written, original, atol=0.5 / 255 + 1e-6)
     manifest = read_manifest(
-        tmp_path / "data", DataConfig(source="x", table="data.parquet"), TaskConfig(label="effusion")
+        tmp_path / "data", DataConfig(source="x", table="data.parquet"), Classification(label="effusion")
     )
     assert len(manifest.records) == 3 and manifest.sites == ["north"]
 

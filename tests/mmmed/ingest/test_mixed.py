@@ -18,10 +18,11 @@ from pydicom import Dataset, Sequence
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
 
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.manifest import read_manifest
 from mmmed.deidentify import SiteKey
 from mmmed.ingest import IngestReport, ingest, load_options
+from mmmed.tasks import Classification
 from tests.mmmed.dicom.files import dicom, save
 from tests.mmmed.ingest.documents import ccda_document
 
@@ -361,7 +362,7 @@ def test_the_manifest_trains(run: Run) -> None:
     data = DataConfig(
         source="x", table="data.parquet", image="image", text="text", where={"effusion": ("0", "1")}
     )
-    assert len(read_manifest(out, data, TaskConfig(label="effusion")).records) == 6
+    assert len(read_manifest(out, data, Classification(label="effusion")).records) == 6
 
 
 def test_a_second_run_changes_nothing(run: Run, hospital: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from mmmed.check import check
-from mmmed.config import DataConfig, TaskConfig
+from mmmed.config import DataConfig
 from mmmed.data.image import ImageForm
 from mmmed.data.image_approvals import ImageApprovals, review_folder
 from mmmed.data.manifest import Manifest, read_manifest
@@ -30,6 +30,7 @@ from mmmed.ingest import review as review_module
 from mmmed.ingest.contact_sheets import masked_picture, waiting_pages
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.review import Review
+from mmmed.tasks import Classification
 from tests.mmmed.dicom.files import dicom, save
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
@@ -40,7 +41,7 @@ OPTIONS = IngestOptions(
     tables=(TableOptions(patient="pid", study="acc", text="note", keep=("finding",)),),
 )
 DATA = DataConfig(table="data.parquet")
-TASK = TaskConfig(label="finding")
+TASK = Classification(label="finding")
 MASKED = ("A", "B", "C")  # patients whose film has text burned in; D and E have none
 
 

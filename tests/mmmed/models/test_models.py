@@ -23,7 +23,6 @@ from transformers import (
 )
 
 from mmmed.config import RunConfig
-from mmmed.config.schema import MODALITIES
 from mmmed.data.batch import Batch, Input
 from mmmed.errors import ModelError
 from mmmed.models import build_model, load_model, load_tokenizer, save_model, trainable_state
@@ -105,35 +104,6 @@ def test_image_encoders_have_no_batchnorm_and_keep_records_apart(name: str) -> N
     assert before.shape[0] == 3 and before.shape[2] == encoder.width
     torch.testing.assert_close(before[[0, 2]], after[[0, 2]])
     assert not torch.allclose(before[1], after[1])
-
-
-def test_a_missing_modality_does_not_reach_the_output() -> None:
-    model, batch = build_model(configured(data=EVERYTHING)).eval(), a_batch()
-    assert set(model.modalities) == set(MODALITIES)
-    nothing = batch
-    with torch.no_grad():
-        full = model(batch)
-        for name, given in batch.inputs.items():
-            missing, nothing = without(batch, name), without(nothing, name)
-            expected = model(missing)
-            assert not torch.allclose(expected[0], full[0])
-            torch.testing.assert_close(expected[1:], full[1:])
-            other = given.values[[1]].flip(-1)[0]  # what another record holds
-            garbage = changed(missing, name, values=set_row(given.values, 0, other))
-            torch.testing.assert_close(model(garbage), expected)
-        assert torch.isfinite(model(nothing)).all()
-
-
-def test_a_missing_modality_has_no_gradient() -> None:
-    batch = a_batch()
-    for name in MODALITIES:
-        model = build_model(configured(data=EVERYTHING)).train()
-        absent = changed(batch, name, present=torch.zeros_like(batch.inputs[name].present))
-        record_losses(model(absent), batch.label).sum().backward()
-        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-        assert all(torch.isfinite(g).all() for g in gradients.values())
-        own = [g for n, g in gradients.items() if n.startswith((f"{name}.", f"{name}_"))]
-        assert own and all((g == 0).all() for g in own)
 
 
 def test_a_missing_value_of_a_table_does_not_reach_the_output_and_the_others_do() -> None:

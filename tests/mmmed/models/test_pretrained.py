@@ -25,13 +25,19 @@ from mmmed.models import (
     save_model,
     trainable_state,
 )
+from mmmed.models.fusion import FUSIONS
 from mmmed.models.image import build_image_encoder
 from mmmed.training import make_optimizer, record_losses
 from privacy.dpsgd import PrivateStep
 from tests.mmmed.models.test_models import SIZES, local_folder
 
 SIZE, TOKENS = 64, 12
-PRETRAINED = {"image": "efficientnet-lite0", "text": "minilm", "fusion": "linear", "trainable": "fusion-head"}
+PRETRAINED = {
+    "image": "efficientnet-lite0",
+    "text": "minilm",
+    "fusion": {"kind": "linear"},
+    "trainable": "fusion-head",
+}
 
 
 def configured(model: dict[str, Any], **sections: Any) -> RunConfig:
@@ -125,7 +131,7 @@ def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, key: str
 def test_batchnorm_is_trained_on_the_statistics_that_it_came_with(
     tmp_path: Path, name: str, trainable: str
 ) -> None:
-    given: dict[str, Any] = {"image": name, "fusion": "linear", "trainable": trainable}
+    given: dict[str, Any] = {"image": name, "fusion": {"kind": "linear"}, "trainable": trainable}
     if name == "resnet18":
         torch.save(_torchvision(name).state_dict(), tmp_path / "resnet18.pt")
         given |= {"image_width": 64, "image_weights": str(tmp_path / "resnet18.pt")}
@@ -200,13 +206,19 @@ def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
         build_image_encoder(configured({"image_weights": str(tmp_path)}).model, 1)
 
 
-@pytest.mark.parametrize("fusion", ["linear", "attention"])
+@pytest.mark.parametrize("fusion", FUSIONS.sections)
 def test_adapters_train_and_travel_with_what_follows_the_encoders(tmp_path: Path, fusion: str) -> None:
     text = local_folder(tmp_path / "bert", **SIZES)
     config = configured(
-        {"image": "resnet10", "text": str(text), "fusion": fusion, "trainable": "lora", "lora_rank": 2}
+        {
+            "image": "resnet10",
+            "text": str(text),
+            "fusion": {"kind": fusion},
+            "trainable": "lora",
+            "lora_rank": 2,
+        }
     )
-    plain = configured({"text": str(text), "fusion": fusion, "trainable": "fusion-head"})
+    plain = configured({"text": str(text), "fusion": {"kind": fusion}, "trainable": "fusion-head"})
     model, batch = build_model(config), a_batch()
     travelling = trainable_state(model)
     adapters = {name for name in travelling if "lora_" in name}
@@ -232,7 +244,7 @@ def test_adapters_need_notes() -> None:
 
 
 def test_missing_modalities_are_zero_in_the_linear_fusion() -> None:
-    model, batch = build_model(configured({"fusion": "linear"})).eval(), a_batch()
+    model, batch = build_model(configured({"fusion": {"kind": "linear"}})).eval(), a_batch()
     nn.init.normal_(model.head.weight)
     nothing = {name: Input(one.values, torch.zeros_like(one.present)) for name, one in batch.inputs.items()}
     with torch.no_grad():

@@ -35,6 +35,7 @@ from transformers import (
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input
 from mmmed.models import build_model
+from mmmed.models.fusion import FUSIONS
 from mmmed.training import batch_losses
 from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.units import Units
@@ -310,7 +311,7 @@ def test_a_private_step_takes_a_checkpointed_encoder(reentrant: bool) -> None:
 def test_the_fusion_model(part: str, kind: torch.dtype, clipping: str) -> None:
     config = RunConfig.model_validate(
         {
-            "model": {"image_width": 8, "fusion_dim": 16, "fusion_heads": 2, "trainable": part},
+            "model": {"image_width": 8, "fusion": {"width": 16, "heads": 2}, "trainable": part},
             "data": {"image_size": 32, "text_tokens": 8},
         }
     )
@@ -326,7 +327,7 @@ def test_the_fusion_model(part: str, kind: torch.dtype, clipping: str) -> None:
 def test_a_model_of_volumes(name: str) -> None:
     config = RunConfig.model_validate(
         {
-            "model": {"volume": name, "volume_width": 8, "fusion_dim": 16, "fusion_heads": 2},
+            "model": {"volume": name, "volume_width": 8, "fusion": {"width": 16, "heads": 2}},
             "data": {"image": "", "text": "", "volume": "volume", "volume_size": 16},
         }
     )
@@ -334,11 +335,11 @@ def test_a_model_of_volumes(name: str) -> None:
     check_fusion(build_model(config), {"volume": Input(volumes, torch.tensor([[True], [False], [True]]))})
 
 
-@pytest.mark.parametrize("fusion", ["attention", "linear"])
+@pytest.mark.parametrize("fusion", FUSIONS.sections)
 def test_a_model_of_everything(fusion: str) -> None:
     data = {"image_size": 32, "text_tokens": 8, "volume": "volume", "volume_size": 16}
     data |= {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"], "stage": ["1", "2", "3"]}}
-    small = {"image_width": 8, "volume_width": 8, "fusion": fusion, "fusion_dim": 16, "fusion_heads": 2}
+    small = {"image_width": 8, "volume_width": 8, "fusion": {"kind": fusion}}
     config = RunConfig.model_validate({"model": small, "data": data})
     draw = torch.Generator().manual_seed(3)
     inputs = {

@@ -3,7 +3,7 @@
 A learned query of each record attends to the tokens of its own modalities; what is missing is
 masked out, and a learned null token keeps attention defined when everything is missing. The query starts
 from the pooled features of the modalities that are present, so the gradient reaches every encoder directly.
-Everything acts within one record. The shapes use r records, t tokens, d = fusion_dim, h heads.
+Everything acts within one record. The shapes use r records, t tokens, d = width, h heads.
 """
 
 from __future__ import annotations
@@ -51,22 +51,24 @@ class CrossAttention(nn.Module):
         return query + self.dropout(self.feed(self.feed_norm(query)))
 
 
-class FusionModel(MultimodalModel):
+class AttentionFusion(MultimodalModel):
     """Encoders, cross-attention and a linear head: `forward(batch)` gives (R, outputs) logits.
 
     Args:
         encoders: by the name of the modality; each becomes a submodule of that name.
+        outputs: logits a record.
+        width, heads, layers, dropout: see `mmmed.models.fusion.Attention`.
     """
 
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
         *,
+        outputs: int,
         width: int,
         heads: int,
         layers: int,
         dropout: float,
-        outputs: int,
     ) -> None:
         super().__init__(encoders)
         for name, encoder in encoders.items():

@@ -31,7 +31,7 @@ class Pooled(nn.Module):
         return masked_mean(tokens, given.present.expand(-1, tokens.shape[1]))
 
 
-class LinearModel(MultimodalModel):
+class LinearFusion(MultimodalModel):
     """Pooled encoders and a linear head; see the module."""
 
     def __init__(self, encoders: Mapping[str, Encoder], *, outputs: int) -> None:

@@ -1,0 +1,161 @@
+"""What holds for every fusion in the registry, and for one that a test adds through the registry alone."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from mmmed.cli import app
+from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
+from mmmed.data.batch import Batch
+from mmmed.errors import ConfigError
+from mmmed.models import MultimodalModel, build_model, load_model, save_model, trainable_state
+from mmmed.models.fusion import FUSIONS
+from mmmed.training import record_losses
+from privacy.dpsgd import PrivateStep
+from tests.contracts.gated import Gated
+from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
+from tests.oracles.clipping import clipped_sum
+
+EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "gated"])
+
+
+@pytest.fixture(autouse=True)
+def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(FUSIONS.sections, "gated", Gated)
+    yield
+
+
+def of_everything(kind: str) -> tuple[MultimodalModel, Batch]:
+    small = {"image_width": 8, "volume_width": 8, "fusion": {"kind": kind}}
+    model = build_model(configured(data=EVERYTHING, model=small))
+    nn.init.normal_(model.head.weight)  # one that starts at zero would hide all before it
+    return model, a_batch()
+
+
+def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]:
+    """Both in float64."""
+    inputs = {
+        name: replace(one, values=one.values.double() if one.values.is_floating_point() else one.values)
+        for name, one in batch.inputs.items()
+    }
+    return model.double(), replace(batch, inputs=inputs)
+
+
+@EVERY
+def test_a_missing_modality_does_not_reach_the_output(kind: str) -> None:
+    model, batch = of_everything(kind)
+    model, nothing = model.eval(), batch
+    assert set(model.modalities) == set(batch.inputs)
+    with torch.no_grad():
+        full = model(batch)
+        for name, given in batch.inputs.items():
+            missing, nothing = without(batch, name), without(nothing, name)
+            expected = model(missing)
+            assert not torch.allclose(expected[0], full[0])
+            other = given.values[[1]].flip(-1)[0]  # what another record holds
+            garbage = changed(missing, name, values=set_row(given.values, 0, other))
+            torch.testing.assert_close(model(garbage), expected)
+        assert torch.isfinite(model(nothing)).all()
+
+
+@EVERY
+def test_a_missing_modality_has_no_gradient(kind: str) -> None:
+    model, batch = of_everything(kind)
+    for name, given in batch.inputs.items():
+        model.zero_grad()
+        absent = changed(batch, name, present=torch.zeros_like(given.present))
+        record_losses(model(absent), batch.label).sum().backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert all(torch.isfinite(g).all() for g in gradients.values())
+        own = [g for n, g in gradients.items() if n.startswith(f"{name}.")]
+        assert all((g == 0).all() for g in own)
+
+
+@EVERY
+def test_records_are_independent(kind: str) -> None:
+    model, batch = exact(*of_everything(kind))
+    model.eval()
+    with torch.no_grad():
+        together = model(batch)
+        for row in range(len(batch)):
+            torch.testing.assert_close(model(batch[row : row + 1]), together[row : row + 1])
+
+
+@EVERY
+def test_a_private_step_is_the_definitions(kind: str) -> None:
+    model, batch = exact(*of_everything(kind))
+    batch = replace(batch, unit=torch.tensor([0, 1, 0]))
+
+    def one_record(reference: nn.Module, record: int) -> torch.Tensor:
+        row = batch[record : record + 1]
+        return record_losses(reference(row), row.label).sum()
+
+    reference = copy.deepcopy(model)
+    bound = float(clipped_sum(reference, one_record, batch.unit, 1.0).norms.mean())  # one of two is clipped
+    expected = clipped_sum(reference, one_record, batch.unit, bound)
+    assert float(expected.factors.min()) < 1 <= float(expected.factors.max())
+    step = PrivateStep(
+        model,
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        noise_multiplier=1e-9,
+        max_grad_norm=bound,
+        expected_units=2,
+        engine="bookkeeping",
+    )
+    before = {name: value.clone() for name, value in trainable_state(model).items()}
+    step(lambda: record_losses(model(batch), batch.label), batch.unit)
+    for name, value in trainable_state(model).items():
+        torch.testing.assert_close(
+            before[name] - value, expected.sums[name] / 2, rtol=1e-6, atol=1e-7 * bound
+        )
+
+
+@EVERY
+def test_its_section_travels_and_its_model_is_saved_and_loaded(kind: str, tmp_path: Path) -> None:
+    config = configured(data=EVERYTHING, model={"fusion": {"kind": kind}})
+    assert config.model.fusion.kind == kind
+    assert from_flat(to_flat(config)) == config and hash(from_flat(to_flat(config))) == hash(config)
+    assert RunConfig.model_validate(tomllib.loads(to_toml(config))) == config
+    model, batch = build_model(config), a_batch()
+    save_model(tmp_path, model, config)
+    loaded, again = load_model(tmp_path)
+    assert again == config
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(batch), model.eval()(batch), rtol=0, atol=0)
+
+
+@EVERY
+@pytest.mark.parametrize("trainable", ["norm-bias", "fusion-head"])
+def test_what_follows_the_encoders_trains_in_every_trainable_set(kind: str, trainable: str) -> None:
+    config = configured(data=EVERYTHING, model={"fusion": {"kind": kind}, "trainable": trainable})
+    trained = set(trainable_state(build_model(config)))
+    assert {"head.weight", "head.bias"} <= trained
+    if trainable == "fusion-head":
+        assert not any(name.startswith(("image.", "text.", "volume.")) for name in trained)
+
+
+def test_a_fusion_that_is_registered_is_valid_everywhere() -> None:
+    config = resolve(
+        None, ["model.fusion.kind=gated", "model.fusion.size=8", "model.fusion.names=['b', 'c']"]
+    )
+    assert config.config.model.fusion == Gated(size=8, names=("b", "c"))
+    assert from_flat(to_flat(config.config)) == config.config
+    shown = CliRunner().invoke(app, ["config", "show", "--set", "model.fusion.kind=gated"]).output
+    assert "model.fusion.size" in shown and "model.fusion.heads" not in shown
+    with pytest.raises(ConfigError, match=r"'gated', which has no key 'heads'. Its keys: size, names"):
+        resolve(None, ["model.fusion.kind=gated", "model.fusion.heads=2"])
+
+
+def test_a_fusion_that_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(FUSIONS.sections, "gated")
+    with pytest.raises(ConfigError, match=r"model\.fusion\.kind: Input should be 'attention' or 'linear'"):
+        resolve(None, ["model.fusion.kind=gated"])
