@@ -70,7 +70,7 @@ def _private(
     site.policy.check_plan(EVALUATION, event.noise_multiplier, patients)
     if not patients:
         raise PlanError("The site holds no patient out of training: there is nobody to test on.")
-    check_delta(site.policy.largest_delta, patients)
+    check_delta(site.policy.largest_delta, site.policy.patients or patients)
     clip = sensitivity(tables_shape(len(config.task.classes))[0])
     with site.ledger() as ledger:
         limits = site.policy.sublimits(EVALUATION, ledger.now())

@@ -28,7 +28,7 @@ from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Reservation
 from privacy.planning import TrainingPlan, plan_training, schedule
 from privacy.policy import SHOWN, TRAINING
-from privacy.report import sign_statement
+from privacy.report import Asked, sign_statement
 
 Parameters = dict[str, torch.Tensor]
 
@@ -117,6 +117,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
         target_epsilon=config.privacy.target_epsilon,
         delta=config.privacy.delta,
         largest_delta=site.policy.largest_delta,
+        stated=site.policy.patients,
     )
 
 
@@ -130,6 +131,7 @@ def _schedule(site: Site, config: RunConfig) -> tuple[float, int]:
         patients=site.data.train.patients,
         batch_size=config.training.batch_size,
         local_epochs=config.training.local_epochs,
+        stated=site.policy.patients,
     )
 
 
@@ -181,7 +183,14 @@ class _Round:
         finally:  # an interrupted round has used the draws it took, and no more
             reservation.commit(draws.taken)
         stated = sign_statement(
-            ledger, plan, site=self._site.name, key=self._site.key, metrics_shown=self._shows_metrics()
+            ledger,
+            plan,
+            site=self._site.name,
+            key=self._site.key,
+            metrics_shown=self._shows_metrics(),
+            asked=Asked.of(
+                privacy.target_epsilon, self._config.federation.rounds, patients, self._site.policy.patients
+            ),
         )
         return Spending(
             epsilon=ledger.spent(privacy.delta, run_id=self._run_id),

@@ -13,7 +13,7 @@ from mmmed.models import build_model
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.ledger import Budget
 from privacy.planner import Setting
-from privacy.planning import TrainingPlan
+from privacy.planning import TrainingPlan, delta_is_large
 from privacy.report import shown
 
 _SHOWN = 15
@@ -36,6 +36,7 @@ def show_plan(
     settings: Sequence[Setting],
     sizes: Mapping[str, int],
     allowed: tuple[Budget, float | None] | None,
+    patients: int,
 ) -> None:
     """Print it all.
 
@@ -44,21 +45,22 @@ def show_plan(
         solved: the plan that it gives.
         settings: what that is worth, then the alternatives, best first.
         sizes: trained parameters by trainable set.
+        patients: the site's number of patients to train on, or the number that its policy states.
         allowed: a ledger's limit, and the least noise multiplier that it admits as asked, if any; None without ledger.
     """
     console, privacy = Console(), config.privacy
     title = f"Ways to spend epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g}"
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits 80 columns
     headings = [
         "",
-        "sampling rate",
+        "sampl.\nrate",
         "steps",
         "records",
-        "noise multiplier",
+        "noise\nmult.",
         "epsilon",
-        "in a ledger" if allowed is None else f"ledger then, of {allowed[0].epsilon:g}",
+        "in a\nledger" if allowed is None else f"ledger,\nof {allowed[0].epsilon:g}",
         "passes",
-        "signal / noise",
+        "signal /\nnoise",
     ]
     headings += [""] * (allowed is not None)
     for heading in headings:
@@ -85,10 +87,16 @@ def show_plan(
         f"{worth.noise_multiplier:.4f}; the signal of a round's update of {trained:,} parameters is expected to be "
         f"{update:.2g} times as long as its noise, at most.{_more(len(settings))}"
     )
+    if delta_is_large(privacy.delta, patients):
+        console.print(
+            f"warning: delta {privacy.delta:g} is above a tenth of 1 / patients, {0.1 / patients:.2g}: lower --delta. "
+            "At 1 / patients publishing one patient's record outright would satisfy it."
+        )
     console.print(
-        "epsilon: the claim, by PLD. Ledger: what all runs together come to for the worst patient by the filter that "
-        "admits further runs. Records: of a patient, in a step, at most; they cost compute and no budget. Passes: over "
-        "the patients' records. Signal / noise: of the whole run, for one coordinate, at most."
+        "epsilon: the claim, by PLD. Noise mult.: noise standard deviation over the clipping norm. Ledger: what all "
+        "runs together come to for the worst patient by the filter that admits further runs. Records: of a patient, in "
+        "a step, at most; they cost compute and no budget. Passes: over the patients' records. Signal / noise: of the "
+        "whole run, for one coordinate, at most."
     )
     carried = Table(title="What can be trained", title_justify="left")
     for heading in ("trainable set", "parameters", "as asked", "best setting"):

@@ -95,7 +95,7 @@ def plan(
             settings = with_ledger(settings, admits, opened.filter_epsilon)
             allowed = (opened.limit, least_admitted_noise(worth.sampling_rate, worth.steps, admits))
     sizes = trainable_sizes(chosen)
-    show_plan(chosen, solved, settings, sizes, allowed)
+    show_plan(chosen, solved, settings, sizes, allowed, patients)
     title = f"Ways to spend epsilon {target:g} at delta {at:g} on {patients} patients"
     if json_file is not None:
         rows = [vars(one) | {"largest_dimension": one.largest_dimension} for one in settings]

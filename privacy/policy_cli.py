@@ -121,7 +121,7 @@ def check(
 ) -> None:
     """Say whether the site would act under this policy: signatures, expiry, and what it widens. Exit 1 if not.
 
-    Warns of a delta that is too large for the site's patients.
+    Warns of a delta that is too large for the site's patients, and of a number of patients that it no longer has.
     """
     from privacy.keys import load_public_key
     from privacy.policy import load_policy
@@ -140,7 +140,13 @@ def check(
     with _ledger(state or path.with_name(STATE)) as ledger:
         problems = _problems(signed, ledger)
         most = ledger.most_patients if ledger else 0  # not to be printed
-    for rule, delta in signed.policy.large_deltas(max(signed.policy.min_patients, most)).items():
+    stated = signed.policy.patients or 0
+    if 0 < most < stated:
+        print(
+            f"warning: run.patients is {stated}, more than the site has. Epsilon holds all the same, since nothing in "
+            "a run follows from how many there are; but the noise counts for more. Sign a policy with a smaller number."
+        )
+    for rule, delta in signed.policy.large_deltas(max(signed.policy.min_patients, stated, most)).items():
         print(
             f"warning: {rule} is {delta:g}, too large for this site's patients: a tenth of 1 / patients, or less, is "
             "usual. A delta of 1 / patients would permit publishing one patient's record outright: where run.delta "
@@ -198,8 +204,15 @@ def _words(policy: SitePolicy) -> list[str]:
         f"each patient, in {policy.period_days:g} days: epsilon {period.epsilon:g} at delta {period.delta:g}",
         f"by purpose: epsilon {', '.join(shares) or 'none'}",
         f"each run: epsilon {run.epsilon:g} at delta {run.delta:g}, noise multiplier "
-        f"{policy.min_noise_multiplier:g} or more, {policy.min_patients} patients or more, "
+        f"{policy.min_noise_multiplier:g} or more, {policy.min_patients} patients or more"
+        f"{'' if policy.patients is None else ' (checked at the site alone)'}, "
         f"{policy.max_records_per_patient} records of a patient or fewer in a step",
+        "sampling rates follow from "
+        + (
+            "the site's number of patients, rounded down to a power of two: state run.patients, and nothing does"
+            if policy.patients is None
+            else f"the stated number of {policy.patients} patients, whatever the site has"
+        ),
         f"models: {names(policy.models)}; trained: {names(policy.trainable)}",
         f"apps: {names(policy.apps)}",
         f"columns: {names(policy.columns)}",

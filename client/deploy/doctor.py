@@ -215,6 +215,7 @@ def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:
         soon = "the privacy officer signs a new one" if days < _SOON else ""
         yield Finding("policy", "look" if soon else "good", f"signed, until {policy.expires}", soon)
     yield _budget(site, policy.limit)
+    yield from _number(site, policy.patients)
     if (
         folder.kit_file.exists()
         and INSTALLED not in policy.apps
@@ -225,6 +226,25 @@ def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:
             "bad",
             "the policy allows no bundle of this coordinator",
             f'apps = ["{INSTALLED}"] or its digest',
+        )
+
+
+def _number(site: SiteFolder, stated: int | None) -> Iterator[Finding]:
+    """Whether the site has the patients that its policy states. Reads the ledger, if there is one."""
+    file = ledger_file(site.state)
+    if stated is None or not file.exists():
+        return
+    with Ledger.inspect(file, load_key(site.state / KEY)) as ledger:
+        most = ledger.most_patients
+    if most:
+        kept = most >= stated
+        yield Finding(
+            "patients",
+            "good" if kept else "look",
+            "as many as the policy states, or more" if kept else "fewer than the policy states",
+            ""
+            if kept
+            else "epsilon holds; the noise counts for more: the officer signs a smaller run.patients",
         )
 
 

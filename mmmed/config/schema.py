@@ -179,7 +179,7 @@ class PrivacyConfig(Section):
 
     enabled: bool = True
     target_epsilon: PositiveFloat = Field(8.0, description="for the whole run, at each site")
-    delta: float = Field(1e-3, gt=0, lt=1, description="must be below 1 / patients of every site")
+    delta: float = Field(1e-4, gt=0, lt=1, description="a tenth of 1 / patients of the largest site, or less")
     max_grad_norm: PositiveFloat = Field(1.0, description="clipping norm C of one patient's gradient")
     clipping: Literal["flat", "automatic", "per-group"] = Field(
         "flat",

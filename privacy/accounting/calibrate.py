@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import count
 
 from privacy.accounting.claim import claimed_epsilon
 from privacy.accounting.events import DpSgdEvent, SelectionEvent, merge
-from privacy.accounting.pld import epsilon
+from privacy.accounting.pld import epsilon, rough_epsilon
 from privacy.errors import AccountingError
 
 RESOLUTION = 10_000  # noise multipliers are whole multiples of 1 / RESOLUTION
@@ -37,18 +39,26 @@ def calibrate_noise_multiplier(
     Raises:
         AccountingError: a value is out of range, or no noise multiplier up to 16,384 keeps the target.
     """
-    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
-        raise AccountingError(f"target_epsilon must be a finite number above 0. Found {target_epsilon!r}.")
+    _check_target(target_epsilon)
     if steps < 1:
         raise AccountingError(f"steps must be 1 or more. Found {steps!r}.")
-    before = merge(prior)
+    return _calibrate(target_epsilon, delta, sampling_rate, steps, merge(prior))
 
-    def spent(ticks: int) -> float:
-        return epsilon([*before, DpSgdEvent(ticks / RESOLUTION, sampling_rate, steps)], delta)
 
-    if (used := epsilon(before, delta)) >= target_epsilon:
-        raise AccountingError(f"Earlier releases already reach epsilon {used:.4f} of {target_epsilon}.")
-    return _least(spent, target_epsilon) / RESOLUTION
+@lru_cache(maxsize=1024)
+def _calibrate(target: float, delta: float, rate: float, steps: int, before: tuple[DpSgdEvent, ...]) -> float:
+    if (used := epsilon(before, delta)) >= target:
+        raise AccountingError(f"Earlier releases already reach epsilon {used:.4f} of {target}.")
+
+    def events(ticks: int) -> list[DpSgdEvent]:
+        return [*before, DpSgdEvent(ticks / RESOLUTION, rate, steps)]
+
+    found = _least(
+        lambda ticks: epsilon(events(ticks), delta),
+        target,
+        rough=lambda ticks: rough_epsilon(events(ticks), delta),
+    )
+    return found / RESOLUTION
 
 
 def calibrate_selection(
@@ -68,8 +78,7 @@ def calibrate_selection(
     Raises:
         AccountingError: a value is out of range, or no noise multiplier up to 16,384 keeps the target.
     """
-    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
-        raise AccountingError(f"target_epsilon must be a finite number above 0. Found {target_epsilon!r}.")
+    _check_target(target_epsilon)
     goal = target_epsilon
     while True:
         solved = {
@@ -82,6 +91,11 @@ def calibrate_selection(
         goal *= min(target_epsilon / spent, 0.999)
 
 
+def _check_target(target_epsilon: float) -> None:
+    if not (math.isfinite(target_epsilon) and target_epsilon > 0):
+        raise AccountingError(f"target_epsilon must be a finite number above 0. Found {target_epsilon!r}.")
+
+
 def _trial(goal: float, delta: float, schedule: tuple[float, int], mean: float, shape: float) -> DpSgdEvent:
     one = DpSgdEvent(1.0, *schedule)
 
@@ -92,35 +106,45 @@ def _trial(goal: float, delta: float, schedule: tuple[float, int], mean: float, 
     return replace(one, noise_multiplier=_least(spent, goal) / RESOLUTION)
 
 
-def _least(spent: Callable[[int], float], target: float) -> int:
-    """The least whole number of ticks that `spent`, which falls with them, maps to `target` or less."""
-    high = RESOLUTION
-    low, at_low = 0, math.inf
-    while (at_high := spent(high)) > target:
-        low, at_low = high, at_high
-        high *= 2
-        if high > _MAX_TICKS:
+def _least(spent: Callable[[int], float], target: float, rough: Callable[[int], float] | None = None) -> int:
+    """The least whole number of ticks that `spent`, which falls with them, maps to `target` or less.
+
+    `rough`, a cheaper function that is nearly as large, finds where to look.
+    """
+    ticks, slope = RESOLUTION, 1.5
+    if rough is not None:
+        ticks, slope = _search(rough, target, ticks, slope, near=2e-3)
+    return _search(spent, target, ticks, slope)[0]
+
+
+def _search(
+    spent: Callable[[int], float], target: float, ticks: int, slope: float, near: float = 0.0
+) -> tuple[int, float]:
+    """`_least`, or the first ticks that come so near to the target; and the slope there.
+
+    Epsilon is nearly sigma to the power of -slope: this interpolates, and halves what is left every fourth time, so
+    that the range of ticks bounds how long it takes.
+    """
+    low, high, last, at_last = 0, 0, 0, math.inf  # 0: not known
+    for attempt in count(1):
+        value = spent(ticks)
+        low, high = (ticks, high) if value > target else (low, ticks)
+        if abs(value - target) <= near * target:
+            return ticks, slope
+        if high == _MIN_TICKS or (low and high - low == 1):
+            return high, slope
+        if low == _MAX_TICKS:
             raise AccountingError(
                 f"No noise multiplier up to {_MAX_TICKS / RESOLUTION:g} keeps epsilon {target} (it gives "
-                f"{at_high:.4f}). Lower the sampling rate or the steps, or raise the target."
+                f"{value:.4f}). Lower the sampling rate or the steps, or raise the target."
             )
-    while low == 0 and high > _MIN_TICKS:
-        if (value := spent(high // 2)) > target:
-            low, at_low = high // 2, value
+        usable = 0 < value < math.inf
+        if usable and last and 0 < at_last < math.inf:
+            slope = min(max(math.log(at_last / value) / math.log(ticks / last), 0.5), 10.0)
+        last, at_last = ticks, value
+        if attempt % 4 and usable:
+            ticks = math.ceil(ticks * min(max((value / target) ** (1 / slope), 0.25), 4.0))
         else:
-            high, at_high = high // 2, value
-    attempt = 0
-    while low and high - low > 1:
-        attempt += 1
-        middle = (low + high) // 2
-        if attempt % 4 and at_low < math.inf and at_high > 0:  # epsilon may be infinite, or 0
-            # Epsilon is nearly a power of sigma: interpolate, and halve now and then should that stall.
-            slope = math.log(at_low / at_high) / math.log(high / low)
-            middle = math.ceil(high * (at_high / target) ** (1 / slope))
-        middle = min(max(middle, low + 1), high - 1)
-        value = spent(middle)
-        if value > target:
-            low, at_low = middle, value
-        else:
-            high, at_high = middle, value
-    return high
+            ticks = math.isqrt((low or high // 2) * (high or 2 * low))
+        ticks = min(max(ticks, low + 1, _MIN_TICKS), high - 1 if high else _MAX_TICKS)
+    raise AssertionError("count() does not end")

@@ -15,6 +15,8 @@ _FIELDS = {"version", "mechanism", "noise_multiplier", "sampling_rate", "steps"}
 _SELECTION = "best_of_a_random_number_of_trials"
 _SELECTION_FIELDS = {"version", "mechanism", "trials", "mean", "shape", "steps"}
 _MOST_TRIALS = 10_000  # of the mean: beyond, nobody could run them
+# Wide of all that anybody runs; within them no accountant's arithmetic overflows.
+_NOISE, _LEAST_RATE, _MOST_STEPS = (1e-6, 1e6), 1e-9, 10**7
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,9 @@ class DpSgdEvent:
     With sampling rate 1 this is the plain Gaussian mechanism, so a noised histogram is an event too.
 
     Attributes:
-        noise_multiplier: noise standard deviation over the sensitivity (the clipping norm), above 0.
-        sampling_rate: q in (0, 1], probability of each unit in each step, independent of all others.
-        steps: number of releases, 0 or more.
+        noise_multiplier: noise standard deviation over the sensitivity (the clipping norm), in [1e-6, 1e6].
+        sampling_rate: q in [1e-9, 1], probability of each unit in each step, independent of all others.
+        steps: number of releases, 0 to 10^7.
 
     Raises:
         AccountingError: a value is out of range.
@@ -37,14 +39,16 @@ class DpSgdEvent:
     steps: int
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
+        least, most = _NOISE
+        if not least <= self.noise_multiplier <= most:
             raise AccountingError(
-                f"noise_multiplier must be a finite number above 0. Found {self.noise_multiplier!r}."
+                f"noise_multiplier must be a number in [{least:g}, {most:g}]. Found {self.noise_multiplier!r}."
             )
-        if not 0 < self.sampling_rate <= 1:
-            raise AccountingError(f"sampling_rate must be in (0, 1]. Found {self.sampling_rate!r}.")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise AccountingError(f"steps must be a whole number, 0 or more. Found {self.steps!r}.")
+        if not _LEAST_RATE <= self.sampling_rate <= 1:
+            raise AccountingError(
+                f"sampling_rate must be in [{_LEAST_RATE:g}, 1]. Found {self.sampling_rate!r}."
+            )
+        _check_steps(self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` of this and every later version reads."""
@@ -86,7 +90,7 @@ class SelectionEvent:
         trials: the mechanisms that a trial may draw.
         mean: expected number of trials, 1 or more.
         shape: 0 for the logarithmic distribution, 1 for the geometric; any finite number, 0 or more.
-        steps: number of such selections, 0 or more.
+        steps: number of such selections, 0 to 10^7.
 
     Raises:
         AccountingError: a value is out of range.
@@ -104,8 +108,7 @@ class SelectionEvent:
             raise AccountingError(f"mean must be in [1, {_MOST_TRIALS}]. Found {self.mean!r}.")
         if not 0 <= self.shape < math.inf:
             raise AccountingError(f"shape must be a finite number, 0 or more. Found {self.shape!r}.")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
-            raise AccountingError(f"steps must be a whole number, 0 or more. Found {self.steps!r}.")
+        _check_steps(self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `event_from_json` of this and every later version reads."""
@@ -137,6 +140,11 @@ class SelectionEvent:
             raise AccountingError(f"trials must be a list. Found {value['trials']!r}.")
         trials = tuple(DpSgdEvent.from_json(trial) for trial in value["trials"])
         return SelectionEvent(trials, float(value["mean"]), float(value["shape"]), value["steps"])
+
+
+def _check_steps(steps: object) -> None:
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps <= _MOST_STEPS:
+        raise AccountingError(f"steps must be a whole number, 0 to {_MOST_STEPS}. Found {steps!r}.")
 
 
 Event = DpSgdEvent | SelectionEvent

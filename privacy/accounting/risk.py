@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from privacy.accounting.events import DpSgdEvent, merge
-from privacy.accounting.pld import Adjacency, compose, interval
+from privacy.accounting.pld import Adjacency, compose, interval, slack
 from privacy.errors import AccountingError
 
-_SLACK = 1e-12  # rounding of the FFT, as in the PLD accountant
 _LEVELS = 200
 
 
@@ -61,10 +60,12 @@ def trade_off(
     if not segments:
         return TradeOff(np.zeros(1), np.zeros(1))
     distribution = compose(segments, interval(segments), adjacency, group_size)
+    if distribution is None:
+        return TradeOff(np.zeros(1), np.ones(1))
     top = float(distribution.get_epsilon_for_delta(1e-9))
     epsilons = np.linspace(0.0, min(top, 500.0), _LEVELS)
     deltas = np.array([float(distribution.get_delta_for_epsilon(float(level))) for level in epsilons])
-    return TradeOff(epsilons, np.clip(deltas + _SLACK, 0.0, 1.0))
+    return TradeOff(epsilons, np.clip(deltas + slack(segments), 0.0, 1.0))
 
 
 def _probability(name: str, value: float) -> float:

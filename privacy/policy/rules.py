@@ -1,8 +1,11 @@
 """The rules of a site's policy, and whether a run keeps them.
 
 A policy is a TOML file. Everything is stated: a key that is missing or unknown refuses the file, a model,
-metric or purpose that is not named is not allowed. One key may be left out: `pseudonyms`, which the refusal of a data
-set named by other keys tells. It carries what the most spent patient was spent over to everybody.
+metric or purpose that is not named is not allowed. Two keys may be left out: `pseudonyms`, which the refusal of a data
+set named by other keys tells, and which carries what the most spent patient was spent over to everybody; and
+`run.patients`, the public number from which sampling rates follow (`privacy.planning` says why). Without it they are
+derived from the site's number of patients, rounded down to a power of two. With it no request to train is refused for
+the number of patients, since such a refusal would tell it.
 
     version = 1
     site = "north"
@@ -24,6 +27,7 @@ set named by other keys tells. It carries what the most spent patient was spent 
     delta = 1e-5
     min_noise_multiplier = 0.5
     min_patients = 100
+    patients = 200                       # public: sampling rate = batch size / this
     max_records_per_patient = 4
     models = ["resnet10+tiny"]           # image encoder + text encoder
     trainable = ["full"]
@@ -53,6 +57,7 @@ from typing import Any
 
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.ledger import Budget, Sublimit
+from privacy.planning import delta_is_large
 
 VERSION = 1
 _UNITS = ("patient", "study", "record")  # widest protection first
@@ -77,7 +82,7 @@ _TABLES = {
     "evaluation": {"min_patients"},
 }
 _TOP = {"version", "site", "expires", "unit", "adjacency", "purposes", "metrics", *_TABLES}
-_OPTIONAL = "pseudonyms"
+_OPTIONAL, _OPTIONAL_OF_RUN = "pseudonyms", "patients"
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,7 @@ class SitePolicy:
     min_evaluation_patients: int
     purposes: Mapping[str, float]
     metrics: Mapping[str, str]
+    patients: int | None = None
     pseudonyms: str | None = None
 
     @staticmethod
@@ -150,9 +156,10 @@ class SitePolicy:
         _keys("the site policy", value, _TOP)
         if value["version"] != VERSION:
             raise PolicyError(f"version must be {VERSION}. Found {value['version']!r}.")
-        limit, period, run, evaluation = (_table(value, name) for name in _TABLES)
-        for name, keys in _TABLES.items():
-            _keys(f"[{name}]", value[name], keys)
+        limit, period, run, evaluation = (dict(_table(value, name)) for name in _TABLES)
+        patients = run.pop(_OPTIONAL_OF_RUN, None)
+        for (name, keys), table in zip(_TABLES.items(), (limit, period, run, evaluation), strict=True):
+            _keys(f"[{name}]", table, keys)
         expires = value["expires"]
         if not isinstance(expires, datetime.date) or isinstance(expires, datetime.datetime):
             raise PolicyError(f"expires must be a date such as 2027-12-31. Found {expires!r}.")
@@ -176,6 +183,7 @@ class SitePolicy:
             min_evaluation_patients=_count("evaluation.min_patients", evaluation["min_patients"]),
             purposes={name: _positive(f"purposes.{name}", most) for name, most in purposes.items()},
             metrics={name: _choice(f"metrics.{name}", rule, _METRIC_RULES) for name, rule in metrics.items()},
+            patients=None if patients is None else _count("run.patients", patients),
             pseudonyms=None if pseudonyms is None else _text(_OPTIONAL, pseudonyms),
         )
 
@@ -188,7 +196,9 @@ class SitePolicy:
         """The deltas above a tenth of 1 / `patients`, by rule: too large for so many patients, or more."""
         budgets = {"limit": self.limit, "period": self.period, "run": self.run}
         return {
-            f"{name}.delta": each.delta for name, each in budgets.items() if 10 * each.delta * patients > 1
+            f"{name}.delta": each.delta
+            for name, each in budgets.items()
+            if delta_is_large(each.delta, patients)
         }
 
     def check(self, request: RunRequest, now: float) -> None:
@@ -208,10 +218,13 @@ class SitePolicy:
         Args:
             purpose: what for.
             noise_multiplier: noise standard deviation over the sensitivity.
-            patients: how many patients would be used. It never leaves the site.
+            patients: how many patients would be used. It never leaves the site, not even by a refusal to train where
+                the policy states a number.
         """
         training = purpose == TRAINING
         least_patients = self.min_patients if training else self.min_evaluation_patients
+        if training and self.patients is not None:
+            least_patients = 0
         for rule, value, least in (
             ("run.min_noise_multiplier", noise_multiplier, self.min_noise_multiplier),
             ("run.min_patients" if training else "evaluation.min_patients", patients, least_patients),
@@ -249,6 +262,9 @@ class SitePolicy:
             "run.delta": new.run.delta > self.run.delta,
             "run.min_noise_multiplier": new.min_noise_multiplier < self.min_noise_multiplier,
             "run.min_patients": new.min_patients < self.min_patients,
+            # Stated for the first time too: `run.min_patients` then refuses nobody.
+            "run.patients": new.patients != self.patients
+            and not (self.patients or math.inf) < (new.patients or 0),
             "run.max_records_per_patient": new.max_records_per_patient > self.max_records_per_patient,
             "run.models": not new.models <= self.models,
             "run.trainable": not new.trainable <= self.trainable,

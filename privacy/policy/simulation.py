@@ -15,6 +15,7 @@ class SimulationPolicy:
     """Allows everything within `limit`. No hospital has it: a deployed site without a signed policy refuses."""
 
     limit: Budget
+    patients: int | None = None  # no number is stated: see `privacy.planning`
 
     @property
     def largest_delta(self) -> float:

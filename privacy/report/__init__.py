@@ -5,13 +5,14 @@ from privacy.report.evaluations import Pooled
 from privacy.report.page import render_report, write_report
 from privacy.report.rounding import mechanism_cells, run_cell, shown
 from privacy.report.running import EpsilonReport, SiteRound, SiteSpending
-from privacy.report.statement import MAX_BYTES, Statement, read_statement, sign_statement
+from privacy.report.statement import MAX_BYTES, Asked, Statement, read_statement, sign_statement
 from privacy.report.sweeps import sweep_statements
 from privacy.report.verify import verify_report
 from privacy.versions import versions
 
 __all__ = [
     "MAX_BYTES",
+    "Asked",
     "EpsilonReport",
     "Pooled",
     "RunFacts",

@@ -2,7 +2,8 @@
 
 The statements of runs, evaluations and sweeps (signed by the sites), and `run`, `audits` and `attack` (stated by
 whoever made the report, signed by no site) are the inputs; all the rest is computed from them by `build_report`, which
-is how `verify_report` finds an edit. The JSON Schema is `schema.json` in this package.
+is how `verify_report` finds an edit. What of the inputs is bound to nothing that a site signed is listed as
+`not_checked`. The JSON Schema is `schema.json` in this package.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from privacy.attack import AttackResult
 from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
 from privacy.ledger.links import canonical
+from privacy.planning import delta_is_large
 from privacy.report import words
 from privacy.report.evaluations import Pooled, evaluation_row, read_evaluations, results
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
 from privacy.report.sweeps import read_sweeps, sweep_row
+from privacy.report.unchecked import not_checked
 
-SCHEMA = "mmmed-privacy-report/3"
-UNSIGNED = ("run", "audits", "attack")
-_BOUND_TOLERANCE = 1e-3  # between an attack's bound and the report's, computed on two machines
+SCHEMA = "mmmed-privacy-report/4"
+BEFORE = "mmmed-privacy-report/3"  # read and verified still; holds statements that do not say what was asked
+_LEAST_ERROR = 2e-4  # relative; of the error that is told: below it two machines do not agree what it is
+_BOUND_TOLERANCE = 1e-3  # relative; between an attack's bound and the report's, computed on two machines
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
 
 
@@ -104,6 +108,8 @@ def build_report(
     audits: Sequence[Mapping[str, Any]] = (),
     attack: Mapping[str, Any] | None = None,
     sweeps: Sequence[Mapping[str, Any]] = (),
+    *,
+    schema: str = SCHEMA,
 ) -> dict[str, Any]:
     """The report of a run.
 
@@ -115,9 +121,10 @@ def build_report(
         attack: the result of `mmmed privacy attack` on the run's model. It tells how many patients there are, so
             only a report on data that are shown anyway takes it.
         sweeps: the statements of sites whose patients the settings were found on, for tuning "accounted".
+        schema: as which version: the present one, or the one before, to verify a report of it.
 
     Returns:
-        A JSON object of schema `mmmed-privacy-report/3`. A site whose part is missing or does not add up is
+        A JSON object of that schema. A site whose part is missing or does not add up is
         reported as such, and the status is then "incomplete".
 
     Raises:
@@ -130,6 +137,8 @@ def build_report(
     plans = [(each.mechanism, each.delta) for each in stated]
     distinct = list(dict.fromkeys(plans))
     accounting = [mechanism(event, delta) for event, delta in distinct]
+    if schema == SCHEMA:
+        accounting = [_with_least_error(each) for each in accounting]
     sites = [_site(each, run, distinct.index(plan)) for each, plan in zip(stated, plans, strict=True)]
     missing = sorted(set(run.answered) - {each.site for each in stated}) if run.private else []
     risk = _risk(accounting)
@@ -137,22 +146,25 @@ def build_report(
     delta = max((each.delta for each in [*stated, *tested]), default=None)
     events, extra = [each.mechanism for each in stated], [each.mechanism for each in tested]
     lines = joint(events, delta, extra) if delta is not None and events else []
+    derived = [each.site for each in stated if each.asked is None or not each.asked.stated]
+    by_policy = bool(stated) and not derived
     status = _status(run, sites, missing)
     audited = [_audit(value, stated) for value in audits]
     tuned = [sweep_row(each) for each in read_sweeps(sweeps)]
     if bool(tuned) != (run.tuning == "accounted"):
         raise ReportError("A report lists sweeps if, and only if, its tuning is said to be accounted.")
     body = {
-        "schema": SCHEMA,
+        "schema": schema,
         "run": run.to_json(),
         "statements": [dict(value) for value in statements],
         "evaluation_statements": [dict(value) for value in evaluations],
         "sweep_statements": [dict(value) for value in sweeps],
-        "not_signed_by_sites": list(UNSIGNED),
+        "not_checked": not_checked(stated),
         "summary": {
             "status": status,
             "meaning": words.STATUS[status],
             "sentence": _sentence(status, risk),
+            "condition": words.condition(derived) if stated else None,
             "epsilon": lines[0]["epsilon"] if lines else None,
             "delta": delta,
         },
@@ -160,7 +172,7 @@ def build_report(
             "guarantee": "(epsilon, delta)-differential privacy",
             "unit": words.UNIT,
             "adjacency": words.ADJACENCY,
-            "delta": words.DELTA_WHY,
+            "delta": words.DELTA_BY_POLICY if by_policy else words.DELTA_WHY,
             "mechanism": words.MECHANISM,
             "claim": words.CLAIM,
         },
@@ -177,7 +189,7 @@ def build_report(
         "data_access": words.data_access(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
-        "not_covered": list(words.NOT_COVERED),
+        "not_covered": list(words.not_covered(by_policy)),
         "tuning": {"method": run.tuning, "epsilon": _tuning_cost(run.tuning, tuned), "sweeps": tuned},
         "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
         "assumptions": list(words.ASSUMPTIONS),
@@ -185,7 +197,24 @@ def build_report(
             dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.checklist(audited)
         ],
     }  # fmt: skip
+    if schema == BEFORE:
+        body = _as_before(body, stated)
     return body | {"digest": digest(body)}
+
+
+def _as_before(body: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:
+    """The same as the schema before had it. Raises ReportError if a statement says more than such a report tells."""
+    if any(each.asked is not None for each in stated):
+        raise ReportError(f"A report of schema {BEFORE} holds a statement that is newer than it.")
+    return {
+        **{name: part for name, part in body.items() if name != "not_checked"},
+        "not_signed_by_sites": ["run", "audits", "attack"],
+        "summary": {name: part for name, part in body["summary"].items() if name != "condition"},
+        "sites": [
+            {name: part for name, part in site.items() if name not in ("size", "warnings")}
+            for site in body["sites"]
+        ],
+    }
 
 
 def _tuning_cost(tuning: str, sweeps: Sequence[Mapping[str, Any]]) -> float | str | None:
@@ -193,6 +222,11 @@ def _tuning_cost(tuning: str, sweeps: Sequence[Mapping[str, Any]]) -> float | st
     if tuning == "unknown":
         return None
     return max((row["epsilon"] for row in sweeps), key=float, default=0)
+
+
+def _with_least_error(row: Mapping[str, Any]) -> dict[str, Any]:
+    error, claimed = (float(row[name]) for name in ("discretisation_error", "epsilon"))
+    return {**row, "discretisation_error": number(max(error, _LEAST_ERROR * claimed))}
 
 
 def _audit(value: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:
@@ -213,7 +247,7 @@ def _attack(
     bounds = dict(risk["true_positive_rate"]) if risk else {}
     for rate in result.rates:
         expected = bounds.get(rate.at, 1.0) if run.private else 1.0
-        if abs(rate.bound - expected) > _BOUND_TOLERANCE:
+        if not math.isclose(rate.bound, expected, rel_tol=_BOUND_TOLERANCE):
             raise ReportError(
                 "The attack is on another run: it names another bound than this run's mechanism has."
             )
@@ -254,8 +288,21 @@ def _site(stated: Statement, run: RunFacts, index: int) -> dict[str, Any]:
         "epsilon_planned": number(plan),
         "epsilon_charged": number(charged(event, stated.steps, delta)),
         "course": course(event, stated.charged, run.rounds, delta),
+        "size": None
+        if stated.asked is None
+        else {"patients": stated.asked.patients, "stated": stated.asked.stated},
+        "warnings": _warnings(stated),
         "problems": _problems(stated, plan, run),
     }
+
+
+def _warnings(stated: Statement) -> list[str]:
+    """What does not invalidate the site's part and should be known."""
+    if stated.asked is None or not delta_is_large(stated.delta, stated.asked.patients):
+        return []
+    return [
+        f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {words.LARGE_DELTA}"
+    ]
 
 
 def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
@@ -265,6 +312,13 @@ def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
         found.append(f"it claims epsilon {stated.epsilon:.6g}, but its plan costs {plan:.6g}")
     if plan > run.target_epsilon * (1 + _CLAIM_TOLERANCE):
         found.append(f"its plan costs epsilon {plan:.6g}, above the run's target {run.target_epsilon:.6g}")
+    if (asked := stated.asked) is not None:
+        for name, signed, told in (
+            ("target epsilon", asked.target_epsilon, run.target_epsilon),
+            ("rounds", asked.rounds, run.rounds),
+        ):
+            if signed != told:
+                found.append(f"it was asked for {name} {signed:g}, but the report says {told:g}")
     if stated.steps > stated.mechanism.steps:
         found.append(f"it was charged {stated.steps} steps, above its plan's {stated.mechanism.steps}")
     paid = {number for first, last, _ in stated.charged for number in range(first, last + 1)}

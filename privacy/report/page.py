@@ -11,6 +11,7 @@ from privacy.report.numbers import COURSE_POINTS
 from privacy.report.plots import Axis, Bar, Line, Plot, spending
 from privacy.report.rounding import percent, shown
 from privacy.report.templates import render
+from privacy.report.unchecked import marks
 
 _MARKED = (0.001, 0.01, 0.1)
 
@@ -28,7 +29,11 @@ def render_report(body: Mapping[str, Any]) -> str:
         )
         for s in sites
     ]
-    return render("report.html", body=body, plots=plots, bars=bars)
+    # Reports of before lack what was not yet told.
+    summary = {"condition": None, **body["summary"]}
+    rows = [{"size": None, "warnings": [], **site} for site in sites]
+    shown_body = {**body, "summary": summary, "sites": rows}
+    return render("report.html", body=shown_body, plots=plots, bars=bars, marks=marks(body))
 
 
 def write_report(body: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:

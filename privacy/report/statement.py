@@ -1,8 +1,9 @@
 """What a site states and signs about its own part of a run. Nothing in it depends on any patient's record.
 
-A statement is a JSON object: the plan as a serialised event, the steps charged in each round and under which policy,
-the newest ledger entry as a receipt, and an Ed25519 signature (RFC 8032) over the rest in the ledger's canonical form.
-It says nothing of the site's other runs, and of its size no more than the sampling rate does.
+A statement is a JSON object: the plan as a serialised event, what the run asked for, the steps charged in each round
+and under which policy, the link of the newest ledger entry, and an Ed25519 signature (RFC 8032) over the rest in the
+ledger's canonical form. It says nothing of the site's other runs: the link is a digest, and the entry's number, which
+would tell how many others there are, stays out. Of the site's size it says no more than the sampling rate does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,20 +21,49 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, event_from_json
 from privacy.accounting.pld import MIN_DELTA
 from privacy.errors import AccountingError, ReportError
-from privacy.ledger import Head, Ledger, Plan
+from privacy.ledger import Ledger, Plan
 from privacy.ledger.admission import ORDERS
 from privacy.ledger.links import canonical
 from privacy.ledger.state import Policies, Rounds
+from privacy.planning import size_class
 from privacy.versions import versions
 
-SCHEMA = "mmmed-privacy-statement/2"
-_BEFORE = "mmmed-privacy-statement/1"  # the same without `policies`: reports that were signed stay readable
+SCHEMA = "mmmed-privacy-statement/3"
+# What was signed stays readable: the fields that statements of before did not have. They told the entry's number.
+_UNSAID = {
+    SCHEMA: frozenset[str](),
+    "mmmed-privacy-statement/2": frozenset({"asked"}),
+    "mmmed-privacy-statement/1": frozenset({"asked", "policies"}),
+}
 MAX_BYTES = 64 * 1024  # of its JSON text
 _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
 _DIGEST = re.compile("[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asked of a site, as the site read it, and the public number that its sampling rate follows from.
+
+    Attributes:
+        target_epsilon: epsilon of the whole run.
+        rounds: rounds of the run.
+        patients: the sampling rate is the batch size over this.
+        stated: whether the site's policy states that number; else it is the largest power of two not above the
+            site's number of patients.
+    """
+
+    target_epsilon: float
+    rounds: int
+    patients: int
+    stated: bool
+
+    @staticmethod
+    def of(target_epsilon: float, rounds: int, patients: int, stated: int | None) -> Asked:
+        """For a site of so many patients, which do not show, whose policy states a number or none."""
+        return Asked(target_epsilon, rounds, stated or size_class(patients), stated is not None)
 
 
 @dataclass(frozen=True)
@@ -51,8 +81,9 @@ class Statement:
         charged: steps charged, as (first round, last round, steps in each of them).
         policies: (first round charged under it, SHA-256 of the file) of the site's signed policies; empty where a
             simulated site has none, None in a statement of schema 1, which does not say.
+        asked: what the run asked for; None for an evaluation, a sweep, or where older software does not say.
         metrics_shown: whether metrics on held-out patients left the site without noise.
-        ledger: the newest entry of the site's ledger.
+        ledger: link of the newest entry of the site's ledger.
         time: when it was signed, RFC 3339.
         software: versions of the packages that trained and accounted.
         key: the site's public key, hexadecimal.
@@ -67,8 +98,9 @@ class Statement:
     max_grad_norm: float
     charged: Rounds
     policies: Policies | None
+    asked: Asked | None
     metrics_shown: bool
-    ledger: Head
+    ledger: bytes
     time: str
     software: dict[str, str]
     key: str
@@ -87,7 +119,13 @@ class Statement:
 
 
 def sign_statement(
-    ledger: Ledger, plan: Plan, *, site: str, key: Ed25519PrivateKey, metrics_shown: bool
+    ledger: Ledger,
+    plan: Plan,
+    *,
+    site: str,
+    key: Ed25519PrivateKey,
+    metrics_shown: bool,
+    asked: Asked | None = None,
 ) -> dict[str, Any]:
     """The site's statement on a run as of now.
 
@@ -97,11 +135,11 @@ def sign_statement(
         site: the site's name.
         key: the site's signing key.
         metrics_shown: whether metrics on held-out patients leave the site without noise.
+        asked: what the run asked for, of a training run.
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    head = ledger.head
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "site": site,
@@ -113,8 +151,9 @@ def sign_statement(
         "max_grad_norm": plan.max_grad_norm,
         "charged": [list(run) for run in ledger.charged_rounds(plan.run_id)],
         "policies": [list(each) for each in ledger.charged_policies(plan.run_id)],
+        "asked": None if asked is None else asdict(asked),
         "metrics_shown": metrics_shown,
-        "ledger": {"seq": head.seq, "link": head.link.hex()},
+        "ledger": {"link": ledger.head.link.hex()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "software": versions(),
         "key": key.public_key().public_bytes_raw().hex(),
@@ -134,7 +173,7 @@ def read_statement(value: Any) -> Statement:
     Raises:
         ReportError: it is malformed, or its signature does not hold for the key in it.
     """
-    if not isinstance(value, Mapping) or value.get("schema") not in (SCHEMA, _BEFORE):
+    if not isinstance(value, Mapping) or value.get("schema") not in tuple(_UNSAID):
         raise ReportError(f"A statement must be a JSON object of schema {SCHEMA}.")
     body = {name: item for name, item in value.items() if name != "signature"}
     try:
@@ -153,7 +192,7 @@ def read_statement(value: Any) -> Statement:
 
 
 def _parse(body: Mapping[str, Any]) -> Statement:
-    unsaid = {"policies"} if body["schema"] == _BEFORE else set()
+    unsaid = _UNSAID[body["schema"]]
     _expect(set(body) == {*Statement.__dataclass_fields__, "schema"} - unsaid, "fields", sorted(body))
     _expect(body["rule"] in ("planned", "adaptive"), "rule", body["rule"])
     _expect(isinstance(body["metrics_shown"], bool), "metrics_shown", body["metrics_shown"])
@@ -164,7 +203,8 @@ def _parse(body: Mapping[str, Any]) -> Statement:
         software,
     )
     head = body["ledger"]
-    _expect(isinstance(head, dict) and set(head) == {"seq", "link"}, "ledger", head)
+    _expect(isinstance(head, dict) and set(head) == ({"seq", "link"} if unsaid else {"link"}), "ledger", head)
+    _expect(_DIGEST.fullmatch(head["link"]) is not None, "ledger", head)
     event, delta = event_from_json(body["event"]), _number(body, "delta")
     _expect(MIN_DELTA <= delta < 1, "delta", delta)
     # Cheap, so that no site can make others compute for hours on a plan that bounds nothing.
@@ -182,13 +222,24 @@ def _parse(body: Mapping[str, Any]) -> Statement:
         epsilon=_number(body, "epsilon"),
         max_grad_norm=_number(body, "max_grad_norm"),
         charged=_rounds(body["charged"]),
-        policies=None if unsaid else _policies(body["policies"]),
+        policies=None if "policies" in unsaid else _policies(body["policies"]),
+        asked=None if "asked" in unsaid else _asked(body["asked"]),
         metrics_shown=body["metrics_shown"],
-        ledger=Head(_whole(head["seq"]), bytes.fromhex(head["link"])),
+        ledger=bytes.fromhex(head["link"]),
         time=_text(body, "time"),
         software=dict(software),
         key=_text(body, "key"),
     )
+
+
+def _asked(value: Any) -> Asked | None:
+    if value is None:
+        return None
+    _expect(isinstance(value, dict) and set(value) == set(Asked.__dataclass_fields__), "asked", value)
+    _expect(isinstance(value["stated"], bool), "asked", value)
+    rounds, patients = _whole(value["rounds"]), _whole(value["patients"])
+    _expect(0 < rounds <= _MOST_ROUNDS and patients > 0, "asked", value)
+    return Asked(_number(value, "target_epsilon"), rounds, patients, value["stated"])
 
 
 def _rounds(value: Any) -> Rounds:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privacy.errors import AccountingError, ReportError
-from privacy.report.body import SCHEMA, RunFacts, build_report, digest
+from privacy.report.body import BEFORE, SCHEMA, RunFacts, build_report, digest
 
 _TOLERANCE = 1e-4  # relative, for numbers computed on another machine
+_COMPUTED = ("summary", "risk", "joint", "sites", "evaluations", "results", "accounting", "utility", "tuning")
+_GIVEN = {"delta", "noise_multiplier", "sampling_rate", "max_grad_norm", "mean_trials", "shape"}
 _MOST_FINDINGS = 50
 
 
@@ -17,17 +19,18 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     """What is wrong with a report; an empty list if nothing is.
 
     The statements' signatures are checked, and the whole report is computed again from the statements and the
-    server's facts and compared.
+    server's facts and compared: exactly, but for what is computed in floating point. What the report lists as
+    `not_checked` is the coordinator's own word.
 
     Args:
         body: the report, read from JSON.
-        keys: public key (hexadecimal) of each site, got from the sites themselves. Without it the signatures
-            show only that each statement is whole, not whose it is.
+        keys: public key (hexadecimal) of each site that took part, got from the sites themselves. Without it the
+            signatures show only that each statement is whole, not whose it is, nor that none was left out.
 
     Returns:
         Findings in words, each naming where.
     """
-    if not isinstance(body, dict) or body.get("schema") != SCHEMA:
+    if not isinstance(body, dict) or body.get("schema") not in (SCHEMA, BEFORE):
         return [f"not a report of schema {SCHEMA}"]
     try:
         sealed = digest(body)
@@ -36,13 +39,15 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
             _listed(body, name) for name in ("statements", "evaluation_statements", "sweep_statements")
         )
         audits = [audit["result"] for audit in body.get("audits", [])]
-        expected = build_report(statements, facts, evaluations, audits, body.get("attack"), sweeps)
+        expected = build_report(
+            statements, facts, evaluations, audits, body.get("attack"), sweeps, schema=body["schema"]
+        )
     except (ReportError, AccountingError) as error:
         return [str(error)]
     except (TypeError, ValueError, KeyError, OverflowError, RecursionError) as error:
         return [f"the report is not readable: {error}"]
     findings = [] if body.get("digest") == sealed else ["digest: the report was edited after it was made"]
-    findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed}, "")
+    findings += _differences({**expected, "digest": sealed}, {**body, "digest": sealed})
     for site in expected["sites"]:
         findings += [f"site {site['site']}: {problem}" for problem in site["problems"]]
     for row in [*expected["evaluations"], *expected["tuning"]["sweeps"]]:
@@ -56,6 +61,10 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
         findings.append("the attack did better than the mechanism permits")
     if keys is not None:  # a site may have several statements
         findings += dict.fromkeys(_foreign_keys([*statements, *evaluations, *sweeps], keys))
+        silent = sorted(keys.keys() - {statement["site"] for statement in statements})
+        findings += [
+            f"site {site}: its key is known, but the report has no statement of it" for site in silent
+        ]
     return findings[:_MOST_FINDINGS]
 
 
@@ -75,28 +84,26 @@ def _foreign_keys(statements: list[Any], keys: Mapping[str, str]) -> Iterator[st
             yield f"site {site}: signed with another key than the known one"
 
 
-def _differences(expected: Any, found: Any, where: str) -> Iterator[str]:
-    """Where two JSON values differ, numbers beyond the tolerance."""
-    name = where.removeprefix("/") or "report"
+def _differences(expected: Any, found: Any, where: tuple[str, ...] = ()) -> Iterator[str]:
+    """Where two JSON values differ: computed numbers by more than the tolerance, all others at all."""
+    name = "/".join(where) or "report"
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in sorted(expected.keys() ^ found.keys(), key=str):
             yield f"{name}: {key!r} is {'missing' if key in expected else 'not part of a report'}"
         for key in expected.keys() & found.keys():
-            yield from _differences(expected[key], found[key], f"{where}/{key}")
+            yield from _differences(expected[key], found[key], (*where, str(key)))
     elif isinstance(expected, list) and isinstance(found, list):
         if len(expected) != len(found):
             yield f"{name}: expected {len(expected)} items. Found {len(found)}"
         for index, (a, b) in enumerate(zip(expected, found, strict=False)):
-            yield from _differences(a, b, f"{where}/{index}")
-    elif not _same(expected, found):
+            yield from _differences(a, b, (*where, str(index)))
+    elif not _same(expected, found, where):
         yield f"{name}: expected {expected!r}. Found {found!r}"
 
 
-def _same(expected: Any, found: Any) -> bool:
-    if _is_number(expected) and _is_number(found):
-        return math.isclose(expected, found, rel_tol=_TOLERANCE, abs_tol=1e-9)
-    return type(expected) is type(found) and bool(expected == found)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _same(expected: Any, found: Any, where: tuple[str, ...]) -> bool:
+    if type(expected) is not type(found):
+        return False
+    if isinstance(expected, float) and where[0] in _COMPUTED and where[-1] not in _GIVEN:
+        return math.isclose(expected, found, rel_tol=_TOLERANCE, abs_tol=0.0)
+    return bool(expected == found)

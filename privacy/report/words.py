@@ -19,6 +19,14 @@ DELTA_WHY = (
     "below 1 / its own number of patients, which stays at the site: above that, publishing one patient's record "
     "outright would satisfy it."
 )
+DELTA_BY_POLICY = (
+    "delta bounds the chance that the epsilon bound fails. It was checked, before the first step, to be below 1 / the "
+    "number of patients that each site's policy states: above that, publishing one patient's record outright would "
+    "satisfy it."
+)
+LARGE_DELTA = (
+    "a tenth or less is usual, since 1 / patients would permit publishing one patient's record outright"
+)
 CLAIM = (
     "The claim is the epsilon of the whole plan, which each site signed before the first record was read: stopping "
     "early does not lower it. 'Charged so far' is an odometer reading and not a guarantee."
@@ -92,6 +100,30 @@ NOT_COVERED = (
     "anybody with access to a site's machine",
     "errors in the software or hardware that the audit, if one is shown, does not find",
 )
+_PARTICIPATION = "that a site took part, and when it answered"
+
+
+def not_covered(by_policy: bool) -> tuple[str, ...]:
+    """What epsilon does not cover; `by_policy`: every site's sampling rate follows from a number in its policy."""
+    if not by_policy:
+        return NOT_COVERED
+    return tuple(_PARTICIPATION if "size class" in item else item for item in NOT_COVERED)
+
+
+def condition(derived: Sequence[str]) -> str:
+    """What epsilon rests on: the number from which the sites' sampling rates follow."""
+    if not derived:
+        return (
+            "Each site's sampling rate and noise follow from a number of patients that its policy states: nothing in "
+            "them was derived from how many patients it has."
+        )
+    return (
+        f"At {', '.join(derived)} the sampling rate was derived from the site's number of patients, rounded down to a "
+        "power of two: epsilon holds given that class. A site whose policy states a number (run.patients) has no such "
+        "condition."
+    )
+
+
 _CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, where or why
     (
         "Epsilon and delta",

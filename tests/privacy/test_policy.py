@@ -212,6 +212,7 @@ POLICIES = st.builds(
     min_evaluation_patients=st.integers(1, 3),
     purposes=st.dictionaries(st.sampled_from(["a", "b"]), LEVELS),
     metrics=st.dictionaries(st.sampled_from(["a", "b"]), RULES),
+    patients=st.none() | st.integers(1, 3),
 )
 REQUESTS = st.builds(
     RunRequest,

@@ -104,6 +104,10 @@ def test_plan_prints_the_solved_noise_and_writes_it(mmmed: Command, tmp_path: Pa
     assert code == 0, err
     rows = json.loads((tmp_path / "plan.json").read_text())["settings"]
     assert f"{rows[0]['noise_multiplier']:.4f}" in out and all(row["epsilon"] <= 4 for row in rows)
+    assert "above a tenth of 1 / patients, 0.00033" in " ".join(out.split())
+    table = out[: out.index("As asked:")]
+    assert all(word in table for word in ("records", "epsilon", "passes", "signal /")) and "…" not in table
+    assert max(map(len, table.splitlines())) <= 80
     code, _, err = mmmed("privacy", "plan", *arguments, "--json", tmp_path / "absent" / "plan.json")
     assert code == 2 and "absent" in err and "Traceback" not in err
     code, _, err = mmmed("privacy", "plan", "--patients", "300", "--delta", "0.5")
@@ -125,7 +129,7 @@ def test_plan_draws_lists_and_asks_the_ledger(mmmed: Command, state: Path, tmp_p
     assert (
         "default-src 'none'" in text and '"modeBarButtonsToRemove": ["sendChartToCloud"' in text
     )  # nothing leaves
-    assert "ledger then, of 8" in out and "a round's update of" in out
+    assert "ledger," in out and "of 8" in out and "…" not in out and "a round's update of" in out
     code, _, err = mmmed("privacy", "plan", "--patients", "300", "--ledger", tmp_path)
     assert code == 2 and "ledger.db" in err and "Traceback" not in err
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from privacy.accounting import (
@@ -27,7 +27,14 @@ from tests.oracles.accounting import gaussian_delta, gaussian_epsilon, subsample
 SIGMAS = st.floats(0.5, 20)
 RATES = st.floats(1e-3, 1.0)
 DELTAS = st.sampled_from([1e-3, 1e-5, 1e-7])
-_ORACLE = 2e-6  # relative; how well the middle of a bracket of 0.1 % knows the truth
+_ORACLE = (
+    2e-6  # relative; how well the middle of a bracket of 0.05 % knows the truth: its error is of second order
+)
+
+
+def _gap(value: float, steps: int) -> float:
+    """A bracket's width: 0.1 %, less for few steps. Its middle errs by the variance of rounding, gap^2 / (12 steps)."""
+    return 1e-3 * value * min(1.0, math.sqrt(steps) / 2)
 
 
 def test_the_common_task_costs_3_139() -> None:
@@ -91,24 +98,26 @@ def test_a_composition_of_different_mechanisms_is_bracketed(segments: list[tuple
 
 @settings(max_examples=12, deadline=None)
 @given(sigma=st.floats(0.6, 8), rate=st.floats(0.01, 1.0), steps=st.integers(1, 60), at=DELTAS)
+@example(sigma=1.0, rate=1.0, steps=1, at=1e-7)  # few steps round coarsest
 def test_it_is_within_one_percent_of_an_independent_accountant_and_never_below_the_truth(
     sigma: float, rate: float, steps: int, at: float
 ) -> None:
     value = epsilon([DpSgdEvent(sigma, rate, steps)], at)
     assume(0.05 < value < 60)
-    truth = bracket([(sigma, rate, steps)], at, gap=0.001 * value)
+    truth = bracket([(sigma, rate, steps)], at, gap=_gap(value, steps))
     assert truth.upper - truth.lower < 0.002 * value
     assert max(truth.lower, truth.middle * (1 - _ORACLE)) <= value <= 1.01 * truth.lower
 
 
 @settings(max_examples=20, deadline=None)
 @given(sigma=st.floats(0.6, 8), steps=st.integers(1, 60), at=DELTAS)
+@example(sigma=1.0, steps=1, at=1e-7)
 def test_the_independent_accountant_holds_the_exact_gaussian_between_its_bounds(
     sigma: float, steps: int, at: float
 ) -> None:
     exact = gaussian_epsilon(at, math.sqrt(steps) / sigma)
     assume(exact > 0.05)
-    found = bracket([(sigma, 1.0, steps)], at, gap=0.001 * exact)
+    found = bracket([(sigma, 1.0, steps)], at, gap=_gap(exact, steps))
     assert found.lower <= exact <= found.upper
     assert found.middle == pytest.approx(exact, rel=_ORACLE)
 

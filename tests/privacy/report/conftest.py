@@ -7,26 +7,28 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.accounting import DpSgdEvent
+from privacy.accounting import DpSgdEvent, Event
 from privacy.ledger import Budget, Ledger, dataset_identity
-from privacy.report import sign_statement
+from privacy.report import Asked, sign_statement
 
 RUN = "run-1"
 DELTA = 1e-3
 EVENT = DpSgdEvent(1.5, 0.25, 12)
+ASKED = Asked(target_epsilon=10.0, rounds=4, patients=32, stated=False)
 State = Callable[..., dict[str, Any]]
 
 
 def state(
     folder: Path,
     site: str = "north",
-    event: DpSgdEvent = EVENT,
+    event: Event = EVENT,
     *,
     run_id: str = RUN,
     rounds: int = 3,
     steps: int = 3,
     metrics_shown: bool = False,
     key: Ed25519PrivateKey | None = None,
+    asked: Asked | None = ASKED,
 ) -> dict[str, Any]:
     """A site's signed statement after it was charged for some rounds, in a ledger of its own."""
     key = key or Ed25519PrivateKey.generate()
@@ -36,7 +38,7 @@ def state(
         plan = ledger.plan(patients, run_id, event, DELTA, max_grad_norm=1.0)
         for number in range(1, rounds + 1):
             ledger.reserve(plan, number, steps).commit(steps)
-        return sign_statement(ledger, plan, site=site, key=key, metrics_shown=metrics_shown)
+        return sign_statement(ledger, plan, site=site, key=key, metrics_shown=metrics_shown, asked=asked)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.report import read_statement, sign_statement
 from privacy.report.statement import MAX_BYTES, seal
-from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
+from tests.privacy.report.conftest import ASKED, DELTA, EVENT, RUN, State
 
 
 def test_a_statement_says_what_the_ledger_holds(state_run: State) -> None:
@@ -26,7 +26,7 @@ def test_a_statement_says_what_the_ledger_holds(state_run: State) -> None:
     assert stated.charged == ((1, 3, 3),) and stated.steps == 9
     assert stated.epsilon == epsilon([EVENT], DELTA)
     assert stated.policies == ((1, hashlib.sha256(b"policy of north").hexdigest()),)
-    assert stated.ledger.seq == 2 + 2 + 3 * 2  # open and policy, data set and plan, three rounds
+    assert stated.asked == ASKED and len(stated.ledger) == 32
     assert len(json.dumps(value)) < MAX_BYTES
 
 
@@ -41,7 +41,7 @@ def test_it_tells_nothing_of_patients_or_of_other_runs(tmp_path: Path) -> None:
         ledger.reserve(plan, 2, 3)  # never committed: a crash
         text = json.dumps(sign_statement(ledger, plan, site="north", key=key, metrics_shown=False))
     assert json.loads(text)["charged"] == [[1, 1, 2], [2, 2, 3]]
-    for private in ("SMITH", "another-consortium", "3.25", patients.fingerprint):
+    for private in ("SMITH", "another-consortium", "3.25", patients.fingerprint, "seq"):
         assert private not in text
 
 
@@ -68,13 +68,35 @@ def test_each_charge_names_the_policy_under_which_it_was_made(tmp_path: Path) ->
 def test_a_statement_of_before_policies_were_named_is_read(state_run: State) -> None:
     key = Ed25519PrivateKey.generate()
     now = {name: item for name, item in state_run(key=key).items() if name != "signature"}
-    before = now | {"schema": "mmmed-privacy-statement/1"}
+    ledger = {"seq": 10, **now["ledger"]}
+    before = {name: item for name, item in now.items() if name != "asked"} | {"ledger": ledger}
+    before["schema"] = "mmmed-privacy-statement/2"
+    assert read_statement(seal(before, key)).asked is None
+    before["schema"] = "mmmed-privacy-statement/1"
     with pytest.raises(ReportError, match="fields"):
         read_statement(seal(before, key))
     del before["policies"]
     assert read_statement(seal(before, key)).policies is None
-    with pytest.raises(ReportError, match="fields"):
-        read_statement(seal(before | {"schema": now["schema"]}, key))
+    for changed in ({"schema": now["schema"]}, {"ledger": now["ledger"]}):
+        with pytest.raises(ReportError, match=r"fields|ledger"):
+            read_statement(seal(before | changed, key))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        [8.0, 3, 32, True],
+        {"target_epsilon": 0.0, "rounds": 3, "patients": 32, "stated": True},
+        {"target_epsilon": 8.0, "rounds": 0, "patients": 32, "stated": True},
+        {"target_epsilon": 8.0, "rounds": 3, "patients": True, "stated": True},
+        {"target_epsilon": 8.0, "rounds": 3, "patients": 32, "stated": 1},
+    ],
+)
+def test_what_was_asked_is_read_whole_or_not_at_all(state_run: State, asked: Any) -> None:
+    key = Ed25519PrivateKey.generate()
+    with pytest.raises(ReportError, match="is not readable"):
+        read_statement(seal(state_run(key=key) | {"asked": asked}, key))
 
 
 @pytest.mark.parametrize(
@@ -133,7 +155,7 @@ def test_a_plan_that_bounds_nothing_is_refused_before_it_is_computed(state_run: 
         (5.0, 1e-6, 10**8),
         (1e300, 1e-300, 10**30),
     ):
-        event = DpSgdEvent(sigma, rate, steps).to_json()
+        event = EVENT.to_json() | {"noise_multiplier": sigma, "sampling_rate": rate, "steps": steps}
         with pytest.raises(ReportError):
             read_statement(seal(honest | {"event": event}, key))
     for changed in (

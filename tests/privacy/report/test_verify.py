@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.accounting import DpSgdEvent, epsilon, trade_off
+from privacy.accounting import DpSgdEvent, SelectionEvent, epsilon, trade_off
 from privacy.attack import AttackResult, Rate
 from privacy.audit.result import AuditResult, Bound, Check
 from privacy.errors import ReportError
-from privacy.report import RunFacts, build_report, render_report, verify_report
-from privacy.report.body import digest
+from privacy.ledger import evaluation_id
+from privacy.report import Asked, Pooled, RunFacts, build_report, render_report, verify_report
+from privacy.report.body import BEFORE, digest
 from privacy.report.numbers import COURSE_POINTS, course, joint
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 from tests.privacy.report.test_statement import leaves
@@ -70,12 +72,26 @@ def get(body: Body, path: tuple[Any, ...]) -> Any:
     return found
 
 
-def another(value: Any) -> Any:
+def edits(value: Any) -> list[Any]:
+    """What somebody might put in a leaf's place."""
     if isinstance(value, bool):
-        return not value
-    if isinstance(value, int | float):
-        return value + 1 if isinstance(value, int) else value * 0.7 + 0.0042
-    return "x" if value in (None, [], {}) else str(value) + "0"
+        return [not value]
+    if isinstance(value, int):
+        return [value + 1, float(value), *([0, -value] if value else ())]
+    if isinstance(value, float):
+        return [value * 1.01, value * 1.001, 0.0, -value] if value else [0.01]
+    return ["x"] if value in (None, [], {}, "") else [f"{value}0", ""]
+
+
+def listed(body: Body, path: tuple[Any, ...]) -> bool:
+    """Whether the report says itself that nothing checks what is at the path."""
+    names = [str(key) for key in path]
+    return any("/".join(names[: i + 1]) in body["not_checked"] for i in range(len(names)))
+
+
+def renewed(body: Body) -> Body:
+    """As an attacker sends it: under the digest of what it now holds."""
+    return body | {"digest": digest(body)}
 
 
 def test_an_honest_report_verifies_and_fits_its_schema(body: Body, statements: list[Body]) -> None:
@@ -96,34 +112,119 @@ def test_a_report_of_before_statements_named_their_policy_still_verifies() -> No
         VALIDATOR.validate(body)
 
 
-def test_no_leaf_can_be_edited(body: Body) -> None:
-    paths = leaves(body)
-    assert len(paths) > 300
-    for path in paths:
-        edited = put(body, path, another(get(body, path)))
-        assert verify_report(edited), path
+@pytest.fixture(scope="module")
+def rich(statements: list[Body], state_run: State) -> Body:
+    """A report with every part there is: results, audit, attack, utility; each float of it is not a whole number."""
+    shown = [state_run("north", metrics_shown=True), state_run("south", OTHER, steps=2, metrics_shown=True)]
+    once = {"rounds": 1, "steps": 1, "asked": None}
+    tested = [state_run("north", DpSgdEvent(5.0, 1.0, 1), run_id=evaluation_id(RUN), **once)]
+    sweep, scores = (SelectionEvent((DpSgdEvent(8.0, q, 9),), 10.0, 1.0) for q in (0.5, 1.0))
+    swept = [
+        state_run("north", event, run_id=name, **once)
+        for event, name in ((sweep, "sweep"), (scores, evaluation_id("sweep")))
+    ]
+    bins = np.linspace(50.5, 250.5, 10)
+    pooled = Pooled(("north",), np.stack([bins[::-1], bins])[None])
+    facts = replace(FACTS, subject={"predicts": "finding"}, pooled=pooled, tuning="accounted")
+    bounds = dict(map(tuple, build_report(shown, FACTS)["risk"]["true_positive_rate"]))
+    rates = tuple(Rate(at, 1, 5, bounds[at], False) for at in (0.01, 0.1))
+    attack = AttackResult(4, 100, 50, 0.5, rates).to_json()
+    built = build_report(shown, facts, tested, [audited(EVENT)], attack, swept)
+    return json.loads(json.dumps(built, allow_nan=False))  # type: ignore[no-any-return]
 
 
-def test_an_edit_under_a_new_digest_is_found_too(body: Body) -> None:
-    # What the server alone states cannot be checked against anything, and is marked so.
-    free = {
-        ("run", "target_epsilon"),
-        ("run", "rounds"),
-        ("run", "generated"),
-        ("run", "software", "mmmed"),
-        ("run", "answered", "north", 0, 0),  # fewer answers than there were
-        ("run", "answered", "south", 0, 0),
-    }
-    assert body["not_signed_by_sites"] == ["run", "audits", "attack"]
+def test_no_leaf_can_be_edited(rich: Body) -> None:
+    paths = leaves(rich)
+    assert len(paths) > 600
+    for path in paths:  # an edit that leaves the digest as it is
+        edited = put(rich, path, edits(get(rich, path))[0])
+        assert path == ("digest",) or digest(edited) != rich["digest"], path
+    assert verify_report(put(rich, ("digest",), "0" * 64)) and verify_report(
+        put(rich, ("run", "generated"), "x")
+    )
+
+
+def test_an_edit_under_a_new_digest_is_found_or_said_to_be_unchecked(rich: Body) -> None:
+    assert verify_report(rich) == []
     unnoticed = set()
-    for path in leaves(body):
-        if path == ("digest",):
-            continue
-        edited = put(body, path, another(get(body, path)))
-        edited["digest"] = digest(edited)
-        if not verify_report(edited):
-            unnoticed.add(path)
-    assert unnoticed == free
+    for path in leaves(rich):
+        for value in edits(get(rich, path)):
+            edited = put(rich, path, value)
+            if path != ("digest",) and not verify_report(renewed(edited)):
+                unnoticed.add((path, value))
+    assert {path for path, _ in unnoticed if not listed(rich, path)} == set()
+    assert unnoticed  # the list is not empty talk: a few of these can be edited
+
+
+def test_nothing_can_be_dropped_unless_it_is_said_to_be_unchecked(rich: Body) -> None:
+    inner = {path[:n] for path in leaves(rich) for n in range(1, len(path) + 1)}
+    for path in sorted(inner, key=str):
+        edited = copy.deepcopy(rich)
+        del get(edited, path[:-1])[path[-1]]
+        if path != ("digest",) and not verify_report(renewed(edited)):
+            assert listed(rich, path), path
+
+
+def test_target_and_rounds_are_bound_by_what_the_sites_signed(body: Body, state_run: State) -> None:
+    assert not {"run/target_epsilon", "run/rounds"} & set(body["not_checked"])
+    for part, value, said in (("target_epsilon", 10.1, "10.1"), ("rounds", 5, "5")):
+        (north, south) = verify_report(renewed(put(body, ("run", part), value)))[-2:]
+        assert "it was asked for" in north and said in south
+    silent = build_report([state_run(asked=None)], replace(FACTS, answered={}))
+    assert {"run/target_epsilon", "run/rounds"} <= set(silent["not_checked"]) and verify_report(silent) == []
+    assert {"run/id", "run/private"} <= set(build_report([], replace(FACTS, answered={}))["not_checked"])
+
+
+def test_a_report_of_now_does_not_pass_as_one_of_before(body: Body) -> None:
+    assert "newer than it" in verify_report(renewed(put(body, ("schema",), BEFORE)))[0]
+
+
+def test_a_site_that_was_dropped_is_found_by_its_key(statements: list[Body]) -> None:
+    keys = {each["site"]: each["key"] for each in statements}
+    dropped = build_report(statements[:1], replace(FACTS, answered={"north": ANSWERED["north"]}))
+    assert verify_report(dropped) == []
+    assert verify_report(dropped, keys) == [
+        "site south: its key is known, but the report has no statement of it"
+    ]
+    nothing = build_report([], replace(FACTS, private=False))
+    assert len(verify_report(nothing, keys)) == 2
+
+
+def test_what_a_sampling_rate_follows_from_is_said_first(state_run: State) -> None:
+    stated = Asked(10.0, 4, 40, stated=True)
+    facts = replace(FACTS, answered={})
+    mixed = build_report([state_run("north", asked=stated), state_run("south")], facts)
+    policy = build_report([state_run("north", asked=stated)], facts)
+    VALIDATOR.validate(json.loads(json.dumps(mixed)))
+    assert "At south the sampling rate was derived" in mixed["summary"]["condition"]
+    page = render_report(mixed)
+    assert page.index("epsilon holds given that class") < page.index("If a patient is in several sites")
+    assert "40, stated" in page and "32, derived" in page
+    assert any("size class" in item for item in mixed["not_covered"])
+    assert "derived from" in policy["summary"]["condition"] and "nothing" in policy["summary"]["condition"]
+    assert not any("size class" in item for item in policy["not_covered"])
+    assert "policy states" in policy["definition"]["delta"]
+
+
+def test_a_large_delta_is_warned_of_and_no_finding(state_run: State) -> None:
+    facts = replace(FACTS, answered={})
+    few, many = (
+        build_report([state_run(asked=Asked(10.0, 4, patients, stated=True))], facts)
+        for patients in (100, 101)
+    )
+    assert few["sites"][0]["warnings"] == [] and verify_report(few) == verify_report(many) == []
+    assert "above a tenth of 1 / its number of patients" in many["sites"][0]["warnings"][0]
+    assert "above a tenth" in render_report(many) and "above a tenth" not in render_report(few)
+
+
+def test_the_page_marks_what_is_not_checked(rich: Body) -> None:
+    page = render_report(rich)
+    assert all(f"<code>{path}</code>" in page for path in rich["not_checked"])
+    # Id, rounds and target are signed for here; generated, subject, utility, pooled, audit, attack, tuning,
+    # software, answered.
+    assert page.count(">†</sup>") == 9
+    unsigned = render_report(build_report([], replace(FACTS, private=False, answered={}, utility=())))
+    assert unsigned.count(">†</sup>") == 5  # id, rounds, generated, software, answered
 
 
 def test_a_part_cannot_be_removed_or_added(body: Body) -> None:
