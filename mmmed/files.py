@@ -28,6 +28,8 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o666) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+    if os.name == "nt":
+        return  # Windows opens no folders; its file system writes a journal of names
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -7,8 +7,6 @@ depend on the replies only through it.
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
@@ -22,8 +20,6 @@ _ADAPTIVE_RATE = (
     0.01  # how far a parameter moves in a round: that of plain averaging, 1, would leave any model
 )
 _ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
-
-logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
 
 
 class ServerOptimizer:

@@ -16,6 +16,7 @@ from mmmed.data.approvals import waiting_note
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
+from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_sites
@@ -74,10 +75,12 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
     """Build the model, read all data and check that every site can take part.
 
     Raises:
-        ModelError, DataError, PlanError, ConfigError: what is wrong, where, and how to mend it.
+        ModelError, DataError, PlanError, ConfigError, MissingExtra: what is wrong, where, and how to mend it.
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
+    if engine == "ray":
+        require("ray", "--engine ray")
     model = build_model(config)
     manifest = simulated_manifest(config)
     if len(manifest.sites) < config.federation.min_sites:

@@ -1,1 +1,17 @@
 """What the coordinator's and the hospital's machines have in common: certificates, start-up kits, processes."""
+
+from __future__ import annotations
+
+import platform
+
+from mmmed.errors import DeployError
+
+
+def require_linux() -> None:
+    """Raise DeployError on another system: its processes could not be tied to their supervisor there."""
+    system = platform.system()
+    if system != "Linux":
+        raise DeployError(
+            f"a federation's server and its sites run on Linux alone, and this is {system}: use a Linux machine, or "
+            "a virtual one (on Windows: WSL)"
+        )
