@@ -184,7 +184,12 @@ def test_what_needs_an_extra_says_so_in_one_sentence(
 def test_the_default_model_trains_without_extras_and_says_what_gives_more(
     hospitals: Path, tmp_path: Path
 ) -> None:
-    settings = ["federation.rounds=1", "training.local_epochs=1", "privacy.delta=0.01", "training.batch_size=8"]
+    settings = [
+        "federation.rounds=1",
+        "training.local_epochs=1",
+        "privacy.delta=0.01",
+        "training.batch_size=8",
+    ]
     assignments = [word for setting in settings for word in ("--set", setting)]
     done = _command(
         "simulate", "--workers", 0, "--data", hospitals, *assignments, cwd=tmp_path, blocked=_MODULES
