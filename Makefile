@@ -1,4 +1,6 @@
-PYTHON ?= python3.11
+# The first of these that is there and runs (a version manager may have a name without a program behind it).
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip, ssl, venv' >/dev/null 2>&1 && echo $$python && break; done)
 BIN := .venv/bin
 
 .PHONY: simulate test check clean
@@ -17,9 +19,12 @@ check: .venv/.ready
 
 # One environment for using, testing and checking, from pinned versions.
 .venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "mmmed needs Python 3.13, 3.12 or 3.11 with its venv module, and none of them runs here." \
+		"Install one (Debian, Ubuntu: apt install python3-venv; macOS: brew install python@3.13; or from python.org)," \
+		"or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ingest,pretrained,ray,vision]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,ingest,pretrained,ray]'
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-smoke runs

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from client.deploy.cli import app as deploy_app
+from mmmed.extras import require
 
 app = typer.Typer(
     help="At a hospital: get data in, de-identify and check it, take part in a federation.",
@@ -57,6 +58,7 @@ def fetch(
 
     PACS is dicom://AET@host:port, dicoms://AET@host:port (TLS) or https://host/path (DICOMweb). Exit 1: not all came.
     """
+    require("ingest", "mmmed site fetch")
     from mmmed.pacs import Access, Query, open_archive
     from mmmed.pacs import fetch as run
 
@@ -83,6 +85,7 @@ def ingest(
     ] = None,
 ) -> None:
     """Read, check, de-identify and pair everything into one data set. Killed half-way, it goes on when repeated."""
+    require("ingest", "mmmed site ingest")
     from mmmed.deidentify.keys import SiteKey
     from mmmed.ingest import ingest as run
     from mmmed.ingest import load_options
@@ -101,6 +104,7 @@ def deidentify(
     key: KeyFile = Path("site-data.key"),
 ) -> None:
     """Write de-identified DICOM copies: headers, and text burned into pixels."""
+    require("ingest", "mmmed site deidentify")
     from collections import Counter
 
     from mmmed.deidentify.keys import SiteKey
@@ -142,6 +146,7 @@ def check(
 @app.command()
 def images(dataset: Dataset) -> None:
     """Say how many images with masked text wait for approval, and where to look at them."""
+    require("ingest", "mmmed site images")
     from mmmed.ingest import put_in_order
 
     print(put_in_order(dataset).summary())
@@ -162,6 +167,7 @@ def approve_images(
     by: Annotated[str, typer.Option(help="Who has looked at them.", show_default="the user")] = "",
 ) -> None:
     """Record which images with masked text a human has approved; only these become part of the data set."""
+    require("ingest", "mmmed site approve-images")
     from mmmed.ingest import decide
 
     if not (items or reject or every):

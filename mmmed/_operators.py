@@ -1,25 +1,59 @@
-"""Declare the two torchvision operator schemas that a CPU-only torch lacks.
+"""Let torchvision be imported beside a torch that its compiled library does not fit.
 
-torchvision's Python package registers fake kernels for ``torchvision::nms`` and ``torchvision::qnms``
-when it is imported. Next to a CPU wheel of torch its compiled library does not load, the schemas do not
-exist, and the import fails; transformers' model modules import torchvision when it is installed and fail
-with it. Declaring the schemas (without kernels: nothing here calls them) lets both import.
+torchvision's package describes its operators ``nms`` and ``qnms`` to torch when it is imported. Beside a CPU wheel
+of torch the package index's torchvision does not load its library, nobody has declared these operators, and the
+import fails, as does that of MONAI's and transformers' modules, which import torchvision. There the two are declared
+here, without kernels (nothing calls them), and torchvision goes on.
+
+Who declares an operator that the library registers later ends the process: so it is torchvision's own import that
+decides, whoever starts it and whenever, and not a guess beforehand about the library. Until then nothing is imported.
 """
 
 from __future__ import annotations
 
-import contextlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+from typing import Any
 
-import torch
+_PACKAGE = "torchvision"
+_OPERATORS = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+_declared: list[Any] = []  # a torch.library.Library that is dropped takes its declarations back
 
-_SCHEMAS = {
-    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-_library = torch.library.Library(
-    "torchvision", "FRAGMENT"
-)  # kept alive: a dropped library undoes its schemas
 
-for _name, _schema in _SCHEMAS.items():
-    with contextlib.suppress(RuntimeError):  # the compiled torchvision loaded and defined it already
-        _library.define(f"{_name}{_schema}")
+def _declare() -> None:
+    import torch
+
+    library = torch.library.Library(_PACKAGE, "FRAGMENT")
+    for name in _OPERATORS:
+        library.define(name + _SCHEMA)
+    _declared.append(library)
+
+
+class _Loader(SourceFileLoader):
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            super().exec_module(module)
+        except RuntimeError:
+            extension = sys.modules.get(f"{_PACKAGE}.extension")
+            if _declared or extension is None or extension._has_ops():
+                raise
+            _declare()
+            super().exec_module(module)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == _PACKAGE else None
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+            return spec
+        return None  # the finders that follow decide
+
+
+sys.meta_path.insert(0, _Finder())

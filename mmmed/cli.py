@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.cli import app as site_app
+from mmmed import __version__
 from mmmed.cli_options import Assignments, ConfigFile, DataFolder, read_config
 from mmmed.cli_privacy import app as privacy_app
+from mmmed.quiet import quieten
 from server.cli import app as server_app
 
 if TYPE_CHECKING:
     from mmmed.web import Section
 
-os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 app = typer.Typer(
-    help="Train one private imaging + clinical-text model across hospitals that share no data.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,6 +28,23 @@ app.add_typer(config_app, name="config")
 app.add_typer(privacy_app, name="privacy")
 app.add_typer(site_app, name="site")
 app.add_typer(server_app, name="server")
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        print(f"mmmed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def every_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_say_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Train one private imaging + clinical-text model across hospitals that share no data."""
+    quieten()
 
 
 @app.command()
@@ -155,12 +169,19 @@ def config_show(config: ConfigFile = None, assignments: Assignments = None) -> N
 def main() -> None:
     """Run the command; what the user can mend is told in one message, without a traceback, with exit code 2."""
     from mmmed.errors import MmmedError
+    from mmmed.extras import extra_of, sentence
     from privacy.errors import PrivacyError
 
     try:
         app()
     except (MmmedError, PrivacyError) as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = extra_of(error.name)
+        if extra is None:
+            raise
+        sys.stderr.write(f"error: {sentence('This command', extra, str(error.name))}\n")
         sys.exit(2)
     except OSError as error:  # a full disk, a folder that may not be written
         sys.stderr.write(f"error: {error.filename or 'input or output'}: {error.strerror or error}\n")

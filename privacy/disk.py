@@ -11,6 +11,8 @@ _MOUNTS = Path("/proc/self/mountinfo")  # Linux, proc(5)
 
 def sync_folder(folder: Path) -> None:
     """Flush the names of the files in a folder to disk."""
+    if os.name == "nt":
+        return  # Windows opens no folders; its file system writes a journal of names
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -7,8 +7,6 @@ depend on the replies only through it.
 
 from __future__ import annotations
 
-import logging
-
 import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
@@ -19,8 +17,6 @@ from mmmed.federation.strategies import Strategy
 from server.checkpoint import Arrays
 
 _ADAPTIVE: dict[str, type[FedOpt]] = {"fedadam": FedAdam, "fedyogi": FedYogi, "fedadagrad": FedAdagrad}
-
-logging.getLogger("flwr").setLevel(logging.WARNING)  # its account of every step would break progress bars
 
 
 class ServerOptimizer:

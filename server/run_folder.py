@@ -9,13 +9,12 @@
     model/              the final model
     report/             the privacy report
 
-A process that owns the folder holds an exclusive lock on ``.lock``. Every file appears whole or not at all,
-except ``rounds.jsonl``, whose torn last line is trimmed when the folder is opened again.
+A process that owns the folder holds an exclusive lock on ``.lock``, and ``.process`` says which. Every file
+appears whole or not at all, except ``rounds.jsonl``, whose torn last line is trimmed when the folder is opened again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -27,19 +26,22 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from mmmed.config import RunConfig, differences, resolve, to_toml
 from mmmed.errors import RunError
 from mmmed.files import write_atomic
 
 _PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
+_OWNER = ".process"
 
 
 class RunFolder:
     """An open run folder, locked by this process until `close`. Use `create`, `open` or `create_or_open`."""
 
-    def __init__(self, path: Path, config: RunConfig, run_id: str, lock: IO[str]) -> None:
+    def __init__(self, path: Path, config: RunConfig, run_id: str, lock: FileLock) -> None:
         self.path = path
         self.config = config
         self.run_id = run_id
@@ -78,11 +80,11 @@ class RunFolder:
         return cls.open(path, config) if (Path(path) / "config.toml").is_file() else cls.create(path, config)
 
     @classmethod
-    def _create(cls, path: Path, config: RunConfig, lock: IO[str]) -> RunFolder:
+    def _create(cls, path: Path, config: RunConfig, lock: FileLock) -> RunFolder:
         if (path / "config.toml").exists():
             raise RunError(f"{path}: already holds a run. Resume it, or choose another folder")
         # a kill during creation leaves environment.json or a partial file
-        own = {".lock", ".part-environment.json", "environment.json", ".part-config.toml"}
+        own = {".lock", _OWNER, ".part-environment.json", "environment.json", ".part-config.toml"}
         foreign = sorted({file.name for file in path.iterdir()} - own)
         if foreign:
             raise RunError(f"{path}: not empty (found {foreign[0]}). Choose a new or empty folder")
@@ -92,7 +94,7 @@ class RunFolder:
         return cls(path, config, run_id, lock)
 
     @classmethod
-    def _open(cls, path: Path, config: RunConfig | None, lock: IO[str]) -> RunFolder:
+    def _open(cls, path: Path, config: RunConfig | None, lock: FileLock) -> RunFolder:
         held = resolve(path / "config.toml").config
         if config is not None and config != held:
             changed = differences(held, config)
@@ -121,7 +123,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder up to other processes."""
-        self._lock.close()  # closing releases the lock
+        self._lock.release()
 
     @property
     def checkpoints(self) -> Path:
@@ -196,28 +198,25 @@ def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:
     return f"{sum(line[f'bytes_{way}'] for line in lines) / 1e6:.1f} MB"
 
 
-def _locked(path: Path, build: Callable[[IO[str]], RunFolder]) -> RunFolder:
+def _locked(path: Path, build: Callable[[FileLock], RunFolder]) -> RunFolder:
     """Build a RunFolder under its lock; give the lock back if that fails."""
+    lock, owner = FileLock(path / ".lock", thread_local=False), path / _OWNER
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a+", encoding="utf-8")
+        lock.acquire(blocking=False)
+        owner.write_text(f"{os.getpid()}\n", encoding="ascii")
+    except Timeout as error:
+        process = owner.read_text(encoding="ascii").strip() if owner.is_file() else ""
+        raise RunError(
+            f"{path}: in use by process {process or 'unknown'}. Wait for it to end, or choose another folder"
+        ) from error
     except OSError as error:
+        lock.release()
         raise RunError(f"{path}: cannot be used as a run folder ({error.strerror})") from error
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise RunError(
-                f"{path}: in use by process {lock.read().strip() or 'unknown'}. "
-                "Wait for it to end, or choose another folder"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
         return build(lock)
     except BaseException:
-        lock.close()
+        lock.release()
         raise
 
 

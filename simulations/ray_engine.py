@@ -6,7 +6,6 @@ machine. Needs the ``ray`` extra.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
@@ -41,10 +40,8 @@ def run_on_ray(
         actors: sites that work at the same time, one thread each; by default one a processor.
 
     Raises:
-        RunError: Ray is not installed, or the ClientApp cannot be loaded; and whatever ``serve`` raises.
+        RunError: the ClientApp cannot be loaded; and whatever ``serve`` raises.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise RunError("the ray engine needs Ray, which is not installed. Run pip install 'mmmed[ray]'")
     load_client_app(client_app)  # fail here rather than in every actor
     stop = threading.Event()
     results: list[T] = []

@@ -17,6 +17,7 @@ from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, RunError
+from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_sites
@@ -79,6 +80,8 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
+    if engine == "ray":
+        require("ray", "--engine ray")
     model = build_model(config)
     try_run(config)
     manifest = simulated_manifest(config)

@@ -22,10 +22,14 @@ from flwr.common.constant import ErrorCode
 
 from mmmed.errors import RunError
 from mmmed.federation.protocol import Refusal
+from mmmed.quiet import quieten
 from simulations.execution import Job, Outcome, execute, failure, load_client_app
 
 GRACE = 5.0  # seconds that an interrupted worker has before it is killed
 _WAIT = 0.2  # seconds that `take` waits for a worker
+_GROUPS = hasattr(
+    os, "setpgid"
+)  # Windows has neither groups nor SIGINT for one process: it gets the user's Ctrl-C
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -45,6 +49,8 @@ class _Worker:
     def interrupt(self) -> None:
         """Ask it to stop; see `kill_at`."""
         self.job, self.kill_at = None, time.monotonic() + GRACE
+        if not _GROUPS:
+            return
         with contextlib.suppress(ProcessLookupError, TypeError):
             os.kill(self.process.pid, signal.SIGINT)  # type: ignore[arg-type]
 
@@ -160,7 +166,9 @@ class WorkerPool:
 
 def _serve(pipe: Connection, reference: str, threads: int) -> None:
     """A worker's life: say that the app is loaded (None) or why not (RunError), then answer jobs until the end."""
-    os.setpgid(0, 0)
+    quieten()
+    if _GROUPS:
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, _interrupt_once)
     os.environ.update(dict.fromkeys(_THREADS, str(threads)))
     with contextlib.suppress(EOFError, OSError, KeyboardInterrupt):

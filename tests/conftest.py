@@ -11,7 +11,7 @@ import pytest
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import mmmed  # (declares the operator schemas before any test imports transformers)
+import mmmed  # (before any test imports transformers, and with it torchvision)
 from mmmed.demo import generate
 
 assert mmmed.__version__

@@ -7,7 +7,6 @@ before what it tells of happens: if it cannot be written, nothing is computed an
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -33,6 +32,8 @@ class AuditLog:
         Raises:
             DeployError: the log cannot be written, or its last line is damaged.
         """
+        import fcntl  # not on Windows, where the site's log is read but never written
+
         try:
             with self._path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)

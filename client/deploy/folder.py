@@ -11,7 +11,6 @@ flwr/, log/         Flower's own files, logs
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 import tomli_w
 
 from client.hospital import FILE, SiteFolder
+from mmmed.deploy import require_linux
 from mmmed.deploy.certificates import (
     check_name,
     common_name,
@@ -46,6 +46,8 @@ def alone(folder: NodeFolder) -> Iterator[None]:
     Raises:
         DeployError: somebody else does.
     """
+    import fcntl
+
     with (folder.path / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,6 +60,7 @@ class NodeFolder:
     """The paths of a site's ``node`` folder."""
 
     def __init__(self, site: Path) -> None:
+        require_linux()
         self.site = site.absolute()
         self.path = self.site / "node"
         self.key = self.path / "node.key"

@@ -28,6 +28,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from client.deploy import task
 from client.deploy.folder import NodeFolder
 from client.deploy.start import CUT_OFF
+from mmmed.quiet import quieten
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ def _forked(work: Callable[[], None]) -> int:
 
 def main() -> None:
     """``python -m client.deploy.runner SITE ADDRESS``"""
+    quieten()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     Runner(NodeFolder(Path(sys.argv[1])), sys.argv[2]).run()
 

@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -135,7 +135,8 @@ class Cache:
             index.commit()
             with _open_for_writing(self.pixel_file(form)) as file:
                 for digest in found:
-                    os.pwrite(file, bytes(_row_bytes(form)), known[digest][0] * _row_bytes(form))
+                    file.seek(known[digest][0] * _row_bytes(form))
+                    file.write(bytes(_row_bytes(form)))
         return len(found)
 
     def pixel_file(self, form: Form) -> Path:
@@ -232,7 +233,8 @@ class Cache:
                 batch, entries = missing[start : start + step], []
                 for source, row in zip(batch, pool.map(read, batch), strict=True):
                     if row is not None:
-                        os.pwrite(file, row, slot * _row_bytes(form))
+                        file.seek(slot * _row_bytes(form))
+                        file.write(row)
                         entries.append((form.name, source.digest, slot, zlib.crc32(row)))
                         slot += 1
                     done += 1
@@ -329,12 +331,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _open_for_writing(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
+def _open_for_writing(path: Path) -> Iterator[IO[bytes]]:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b", buffering=0) as file:
+        yield file
 
 
 def _summary(errors: dict[Path, str], total: int) -> DataError:

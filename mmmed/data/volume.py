@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,6 @@ MAX_VOXELS = 1 << 29  # twice 512 x 512 x 1024
 
 _SLAB_VOXELS = 1 << 22  # read at once: memory does not grow with the volume
 _PERCENTILES = (0.5, 99.5)
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints what it mends in headers
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import importlib.util
 from transformers import PreTrainedModel
 
 from mmmed.errors import ModelError
+from mmmed.extras import sentence
 
 _MARK = "lora_"  # in the names of peft's parameters
 
@@ -20,10 +21,8 @@ def add_adapters(encoder: PreTrainedModel, rank: int) -> None:
         ModelError: peft is not installed, or knows no attention layers of such a model.
     """
     if importlib.util.find_spec("peft") is None:
-        raise ModelError(
-            'model.trainable = "lora" needs the extra `pretrained`, which is not installed here (peft is missing): '
-            "pip install 'mmmed[pretrained]', or choose another model.trainable"
-        )
+        missing = sentence('model.trainable = "lora"', "pretrained", "peft")
+        raise ModelError(f"{missing}, or choose another model.trainable")
     from peft import LoraConfig, inject_adapter_in_model
 
     try:

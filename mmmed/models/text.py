@@ -8,15 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
-from transformers.utils import logging
 
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError
 from mmmed.models.lora import add_adapters
 from mmmed.models.tokens import TINY, load_tokenizer, model_folder
-
-logging.disable_progress_bar()  # its bar for loading weights would break ours
 
 
 class TextEncoder(nn.Module):

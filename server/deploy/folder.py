@@ -24,6 +24,7 @@ from pathlib import Path
 
 import tomli_w
 
+from mmmed.deploy import require_linux
 from mmmed.deploy.certificates import write_secret
 from mmmed.errors import DeployError
 
@@ -77,6 +78,7 @@ class Folder:
     """The paths of a federation's folder."""
 
     def __init__(self, path: Path) -> None:
+        require_linux()
         self.path = path.absolute()
         self.ca = self.path / "ca"
         self.ca_certificate = self.ca / "ca.crt"

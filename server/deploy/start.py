@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import shutil
@@ -175,6 +174,8 @@ def _programs() -> Path:
 
 @contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
+    import fcntl
+
     with folder.lock.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

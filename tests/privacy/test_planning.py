@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmmed.config import resolve
-from mmmed.data.demo.hospitals import HOSPITALS
+from mmmed.demo.hospitals import HOSPITALS
 from privacy.errors import PlanError, PolicyRefusal
 from privacy.planning import delta_is_large, plan_training, schedule, size_class
 from privacy.policy import SitePolicy

@@ -96,12 +96,3 @@ def test_ctrl_c_ends_a_ray_run(tmp_path: Path) -> None:
     (call,) = standin.calls(tmp_path / "0")
     with pytest.raises(ProcessLookupError):
         os.kill(int(str(call["pid"])), 0)
-
-
-def test_ray_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "ray" else find(name, *a)
-    )
-    with pytest.raises(RunError, match=r"pip install 'mmmed\[ray\]'"):
-        run_on_ray(lambda grid: None, APP, [{}])

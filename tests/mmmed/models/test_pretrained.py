@@ -166,7 +166,8 @@ def test_records_do_not_meet_in_batchnorm_that_is_trained() -> None:
 
 def _torchvision(name: str) -> nn.Module:
     """A torchvision network whose BatchNorm statistics are not those of a new one."""
-    models = pytest.importorskip("torchvision.models")
+    from torchvision import models
+
     torch.manual_seed(0)
     donor: nn.Module = getattr(models, name)(weights=None).train()
     with torch.no_grad():
