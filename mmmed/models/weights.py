@@ -76,8 +76,8 @@ def put(trunk: nn.Module, state: State, path: str, name: str) -> None:
     for key, value in state.items():
         if not different and value.dtype != own[key].dtype:
             raise ModelError(
-                f"model.image_weights: {path}, entry '{key}' must hold {own[key].dtype} for {name}. "
-                f"Found {value.dtype}: save the weights as they were before they were quantised"
+                f"model.image_weights: {path} does not fit {name}: '{key}' must hold {own[key].dtype}. Found "
+                f"{value.dtype}: save the weights as they were before they were quantised"
             )
     if different:
         key = different[0]

@@ -57,7 +57,7 @@ def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses,
         units = Units.of(torch.arange(records, device=device))
         found = engine.clipped(lambda: record_losses() * alone, units, torch.ones_like)
     size = torch.stack([g.double().norm() for g in expected if g is not None]).norm()
-    if not bool(torch.isfinite(size)):
+    if not bool(torch.isfinite(size + found.norms[chosen].to(size))):
         return  # such a record is left out of every sum
     others = torch.cat([found.norms[:chosen], found.norms[chosen + 1 :]])
     if bool((others > allowed * size + NEGLIGIBLE).any()):
