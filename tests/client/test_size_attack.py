@@ -54,6 +54,16 @@ def bisect(ask: Callable[[float], Answer], low: float, high: float, steps: int) 
     return told
 
 
+def test_with_a_stated_number_every_answer_is_that_of_any_other_size(clinics: list[Hospital]) -> None:
+    # One trains on fewer patients than stated, and than min_patients; the other on more, of another class.
+    for clinic, where in zip(clinics, SIZES, strict=True):
+        clinic.sign(run__patients=700, run__min_patients=600)
+        assert (where // 2 < 600) == (clinic is clinics[0])
+    for batch in (64, 512, 700, 701):
+        small, large = (answer(own, f"b{batch}", training__batch_size=batch) for own in clinics)
+        assert small == large and (len(small) == 1) == (batch > 700)
+
+
 def test_bisecting_the_batch_size_ends_at_the_size_class(clinics: list[Hospital]) -> None:
     transcripts = [
         bisect(lambda at, own=own: answer(own, f"b{at}", training__batch_size=round(at)), 64, 4096, 9)

@@ -29,7 +29,7 @@ def state(mmmed: Command, hospitals: Path, tmp_path: Path) -> Path:
 
 def test_the_ledger_is_shown_verified_and_exported(mmmed: Command, state: Path, tmp_path: Path) -> None:
     code, out, _ = mmmed("privacy", "ledger", "show", state)
-    assert code == 0 and "limit: epsilon 8, delta 0.001" in out
+    assert code == 0 and "limit: epsilon 8, delta 0.0001" in out
     code, out, _ = mmmed("privacy", "ledger", "verify", state)
     assert code == 0 and "unbroken" in out
     head = out.split()[-1]
