@@ -258,6 +258,7 @@ def test_two_processes_at_once_give_one_vector(federation: Federation) -> None:
     for thread in threads:
         thread.join()
     assert len(drawn) == 1
+    assert len(answers) == 3  # the others waited for it
     assert len(set(answers)) == 1
     assert federation.account(ONE).charges() == [(1, 1)]
 
