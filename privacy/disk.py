@@ -20,6 +20,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_durable(path: Path, content: bytes) -> None:
+    """Write a file, readable by its owner alone, that is seen whole or not at all, and stays after a power cut."""
+    partial = path.with_name(f".{path.name}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
 def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
     """The type of the file system that `path` is on, such as "ext4"; "" where the system does not tell."""
     try:

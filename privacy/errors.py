@@ -12,6 +12,8 @@
     ├── SigningKeyError      a key file cannot be read, or holds another kind of key
     ├── PolicyError          the site's policy cannot be read or trusted
     │   └── PolicyRefusal    the site's policy does not allow this
+    ├── SecureSumRefusal     a site does not answer this request of a secure sum, or an answer cannot be added
+    │   └── VoidStep         this attempt gives no sum: it has to be asked again as the next attempt
     ├── ReportError          a report, or a site's statement in it, cannot be read or trusted
     └── BudgetExceeded       the budget, or what a plan reserved, does not allow it
 
@@ -75,6 +77,14 @@ class PolicyRefusal(PolicyError):
     def __init__(self, rule: str, message: str) -> None:
         super().__init__(f"{rule}: {message}")
         self.rule = rule
+
+
+class SecureSumRefusal(PrivacyError):
+    """A site does not answer this request of a secure sum, or an answer cannot be added."""
+
+
+class VoidStep(SecureSumRefusal):
+    """This attempt gives no sum: the step has to be asked again as the next attempt, with a fresh draw and charge."""
 
 
 class ReportError(PrivacyError):

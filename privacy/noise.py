@@ -7,15 +7,14 @@ Two domains of randomness live in a private training run, and they never meet:
   nothing here takes a seed, and no key outlives the call that drew it. There is no state that a fork,
   a pickle, a checkpoint, a log or a restored virtual machine could repeat.
 
-Method: an AES-256-CTR keystream under a fresh operating-system key per call and thread, turned into normals by
-the Box-Muller transform in float64, released on a lattice so that the bits of a floating-point sum give
-nothing away (Mironov 2012, "On significance of the least significant bits for differential privacy").
+Method: an AES-256-CTR keystream under a fresh operating-system key per call and thread, turned into whole numbers
+by exact inversion (`privacy.discrete`), released on a lattice so that the bits of a floating-point sum give nothing
+away (Mironov 2012, "On significance of the least significant bits for differential privacy").
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -23,16 +22,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 
+from privacy.discrete import CHUNK, DiscreteGaussian, discrete_std, keystream
 from privacy.errors import NoiseError
 
-_CHUNK = 1 << 16  # normals at a time: the interpreter costs little beside them, and they stay in cache
+_SHARE = 1 << 16  # coordinates that are worth a thread
 _WORD = 8  # bytes of keystream per uniform
-_MASK_63 = (1 << 63) - 1
-_MANTISSA, _ONE = (1 << 52) - 1, 0x3FF << 52  # 52 random bits below the exponent of 1.0: a uniform in [1, 2)
-# Lattice step over noise standard deviation. Finer costs less noise (`noise_std`), but rounding errors of the
-# normals, 2^-53 of their size, must stay far below a step.
+# Lattice step over noise standard deviation. Finer costs less noise (`noise_std`), but more time a draw, and sums must
+# stay whole in float64.
 _GRID_FRACTION = 2.0**-24
 
 
@@ -84,20 +81,13 @@ def noise_std(noise_multiplier: float, max_grad_norm: float, dimension: int) -> 
 
 
 class PrivateRandom:
-    """Randomness that no seed reaches: every call draws under a fresh 256-bit key of the operating system.
-
-    The uniforms behind a normal's size have 63 bits, so its tails reach 9.3 standard deviations: what a true
-    normal has beyond, a mass of about 2^-63 a draw, is negligible beside any delta.
-    """
+    """Randomness that no seed reaches: every call draws under a fresh 256-bit key of the operating system."""
 
     __slots__ = ()
 
     def normal(self, n: int) -> np.ndarray:
-        """`n` independent standard normals, float64, shape [n]."""
-        out = np.empty(_count(n))
-        for part, drawn in _Normals(n, torch.device("cpu")).beside(out):
-            part[:] = drawn
-        return out
+        """`n` independent standard normals on the lattice 2^-24, float64, shape [n]."""
+        return DiscreteGaussian(1 / _GRID_FRACTION).draw(_count(n)) * _GRID_FRACTION
 
     def bernoulli(self, n: int, p: float) -> np.ndarray:
         """`n` independent coins that are true with probability `p` in [0, 1], bool, shape [n].
@@ -108,23 +98,24 @@ class PrivateRandom:
             raise NoiseError(f"The probability must be in [0, 1]. Found {p!r}.")
         if p == 1.0:
             return np.ones(_count(n), dtype=bool)
-        words = np.frombuffer(_keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
+        words = np.frombuffer(keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
         return words < np.uint64(int(math.ldexp(p, 64)))
 
     def integers(self, n: int, below: int) -> np.ndarray:
         """`n` independent whole numbers in [0, below), uniform to below 2^-64, int64, shape [n]."""
         if not 0 < below < 1 << 32:
             raise NoiseError(f"The bound must be in [1, 2^32). Found {below!r}.")
-        words = np.frombuffer(_keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
+        words = np.frombuffer(keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
         return (words % np.uint64(below)).astype(np.int64)
 
     @torch.no_grad()
     def add_gaussian_(self, tensors: torch.Tensor | Iterable[torch.Tensor], std: float) -> None:
         """Add N(0, std^2) to every coordinate, in place, and release it on the lattice gZ.
 
-        The result is g (rint(x / g) + rint(std z / g)), z ~ N(0, 1), computed in float64 and only then
-        rounded to the tensor's dtype (which is post-processing). Rounding before the noise can raise the
-        sensitivity: see `sensitivity_inflation`.
+        The result is g (rint(x / g) + n) with a whole number n of a discrete Gaussian's law, which stands for
+        N(0, (std / g)^2) by proof (`privacy.discrete`): nothing is drawn in floating point. The sum of the two is
+        exact in float64 or rounded as a whole, and then rounded to the tensor's dtype: both are post-processing.
+        Rounding before the noise can raise the sensitivity: see `sensitivity_inflation`.
 
         Args:
             tensors: one or several dense floating-point tensors of any shape, strides, dtype and device; several
@@ -144,7 +135,7 @@ class PrivateRandom:
         for device, arrays in by_device.items():
             _check_finite(arrays, device)
         for device, arrays in by_device.items():
-            shares = _shares(arrays, torch.get_num_threads() if device.type == "cpu" else 1)
+            shares = _shares(arrays, torch.get_num_threads())
             if len(shares) == 1:
                 _release(shares[0], std, step, device)
             else:
@@ -183,7 +174,7 @@ def _check_finite(arrays: list[Any], device: torch.device) -> None:
 
 def _shares(arrays: list[Any], most: int) -> list[list[Any]]:
     """All coordinates, in order, in at most `most` shares; each but the last is worth a thread."""
-    size = max(_CHUNK, math.ceil(sum(map(len, arrays)) / most))
+    size = max(_SHARE, math.ceil(sum(map(len, arrays)) / most))
     shares: list[list[Any]] = [[]]
     room = size
     for array in arrays:
@@ -197,90 +188,33 @@ def _shares(arrays: list[Any], most: int) -> list[list[Any]]:
 
 
 def _release(arrays: list[Any], std: float, step: float, device: torch.device) -> None:
-    """x <- g (rint(x / g) + rint(std z / g)) for every coordinate, in place."""
-    library, normals = _library(device), _Normals(sum(map(len, arrays)), device, std / step)
-    scratch = library.empty_like(normals.ready)
+    """x <- g (rint(x / g) + n) for every coordinate, in place."""
+    library, noise = _library(device), DiscreteGaussian(discrete_std(std / step))
+    place = device.type if device.type == "cpu" else device  # numpy knows the name alone
+    scratch = library.empty(CHUNK, dtype=library.float64, device=place)
+    for part, drawn in _beside(arrays, noise.chunks(sum(map(len, arrays)))):
+        lattice = scratch[: len(drawn)]
+        lattice[:] = part
+        library.multiply(lattice, 1.0 / step, out=lattice)  # exactly, since the step is a power of two
+        library.round(lattice, out=lattice)
+        library.add(lattice, library.asarray(drawn, device=place), out=lattice)
+        library.multiply(lattice, step, out=lattice)
+        part[:] = lattice
+
+
+def _beside(arrays: list[Any], draws: Iterator[np.ndarray]) -> Iterator[tuple[Any, np.ndarray]]:
+    """Consecutive parts of all vectors, each with as many draws, to be used before the next."""
+    ready = np.empty(0, np.int64)
     for array in arrays:
-        for part, noise in normals.beside(array):
-            lattice = scratch[: len(noise)]
-            lattice[:] = part
-            library.multiply(lattice, 1.0 / step, out=lattice)  # exactly, since the step is a power of two
-            library.round(lattice, out=lattice)
-            library.round(noise, out=noise)
-            library.add(lattice, noise, out=lattice)
-            library.multiply(lattice, step, out=lattice)
-            part[:] = lattice
+        while len(array):
+            if not len(ready):
+                ready = next(draws)
+            part = array[: len(ready)]
+            yield part, ready[: len(part)]
+            array, ready = array[len(part) :], ready[len(part) :]
 
 
 def _count(n: int) -> int:
     if n < 0:
         raise NoiseError(f"The number of draws must be 0 or more. Found {n!r}.")
     return n
-
-
-def _keystream() -> CipherContext:
-    # A key is used for one call only, so the counter may start at zero.
-    return Cipher(algorithms.AES(os.urandom(32)), modes.CTR(bytes(16))).encryptor()
-
-
-class _Normals:
-    """Normals of deviation `scale`, float64, by the Box-Muller transform of one keystream, each handed out once.
-
-    For uniform u, x and an angle a = 2 pi x, sqrt(-2 log u) (cos a, sin a) are two independent normals (Box and
-    Muller 1958). Both come from t = tan(a / 2): cos a = w - 1 and sin a = t w, with w = 2 / (1 + t^2). One tangent
-    costs less than a cosine and a sine.
-
-    Buffers are made once and reused from chunk to chunk: fresh ones cost as much as the arithmetic.
-
-    Args:
-        total: how many will be taken in all.
-        device: where they are computed; the keystream is the CPU's.
-        scale: their standard deviation.
-    """
-
-    def __init__(self, total: int, device: torch.device, scale: float = 1.0) -> None:
-        self._library = _library(device)
-        half = (min(total, _CHUNK) + 1) // 2
-        self._stream, self._scale, self._half = _keystream(), scale, half
-        self._zeros = bytes(_WORD * 2 * half)
-        self._keys = bytearray(_WORD * 2 * half + 16)  # the cipher wants room for a block
-        self._device = device.type if device.type == "cpu" else device  # numpy knows the name alone
-        floats = {"dtype": self._library.float64, "device": self._device}
-        self._radius = self._library.empty(half, **floats)
-        self.ready = self._library.empty(2 * half, **floats)
-        self._used = 2 * half
-
-    def beside(self, vector: Any) -> Iterator[tuple[Any, Any]]:
-        """Consecutive parts of `vector`, each with as many normals, to be changed or copied before the next."""
-        done = 0
-        while done < len(vector):
-            if self._used == len(self.ready):
-                self._draw()
-            drawn = self.ready[self._used : self._used + len(vector) - done]
-            self._used += len(drawn)
-            yield vector[done : done + len(drawn)], drawn
-            done += len(drawn)
-
-    def _draw(self) -> None:
-        library, half, radius = self._library, self._half, self._radius
-        self._stream.update_into(self._zeros, self._keys)
-        words = library.asarray(np.frombuffer(self._keys, np.int64), device=self._device)
-        size, turn, first, second = words[:half], words[half : 2 * half], self.ready[:half], self.ready[half:]
-        radius[:] = library.bitwise_and(size, _MASK_63, out=size)
-        library.add(radius, 1.0, out=radius)
-        library.multiply(radius, 2.0**-63, out=radius)  # u in (0, 1]
-        library.log(radius, out=radius)
-        library.multiply(radius, -8.0 * self._scale**2, out=radius)
-        library.sqrt(radius, out=radius)  # twice the radius
-        library.bitwise_and(turn, _MANTISSA, out=turn)
-        library.bitwise_or(turn, _ONE, out=turn)
-        tangent = turn.view(library.float64)  # x in [1, 2)
-        library.multiply(tangent, math.pi, out=tangent)
-        library.tan(tangent, out=tangent)
-        library.multiply(tangent, tangent, out=first)
-        library.add(first, 1.0, out=first)
-        library.divide(radius, first, out=first)  # the radius times w
-        library.multiply(tangent, first, out=second)
-        library.multiply(radius, 0.5, out=radius)
-        library.subtract(first, radius, out=first)
-        self._used = 0

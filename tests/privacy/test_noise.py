@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from privacy import noise
+from privacy.discrete import CHUNK, DiscreteGaussian, discrete_std, gaussian_std
 from privacy.errors import NoiseError
-from privacy.noise import _CHUNK, PrivateRandom, lattice_step, noise_std, sensitivity_inflation
+from privacy.noise import PrivateRandom, lattice_step, noise_std, sensitivity_inflation
 
 DRAWS = 10_000_000
 ALARM = 1e-6  # false-alarm rate of each statistical test
@@ -45,22 +46,13 @@ def test_draws_are_normal_in_the_bulk_and_in_the_tails(draws: np.ndarray) -> Non
             assert stats.binomtest(int(tail.sum()), DRAWS, stats.norm.sf(edge)).pvalue > ALARM
 
 
-@pytest.mark.parametrize("lag", [1, 2, 1 << 14, (1 << 15) - 1, 1 << 15, 1 << 16, 1 << 17, DRAWS // 2])
-def test_draws_are_independent_also_between_the_halves_and_chunks(draws: np.ndarray, lag: int) -> None:
-    # Box-Muller makes two normals of one pair of uniforms: their values and their sizes must not correlate.
+@pytest.mark.parametrize("lag", [1, 2, CHUNK // 2, CHUNK - 1, CHUNK, 2 * CHUNK, 4 * CHUNK, DRAWS // 2])
+def test_draws_are_independent_also_between_chunks(draws: np.ndarray, lag: int) -> None:
+    # Neither their values nor their sizes correlate.
     bound = stats.norm.isf(ALARM / 2) / math.sqrt(DRAWS - lag)
     left, right = draws[:-lag], draws[lag:]
     assert abs(np.mean(left * right)) < bound
     assert abs(np.mean((left**2 - 1) * (right**2 - 1)) / 2) < bound
-
-
-def test_the_two_normals_of_a_pair_point_in_every_direction(draws: np.ndarray) -> None:
-    half = _CHUNK // 2
-    pairs = draws[: DRAWS // _CHUNK * _CHUNK].reshape(-1, 2, half)
-    angles = np.arctan2(pairs[:, 1], pairs[:, 0])
-    assert stats.chisquare(np.histogram(angles, bins=1024, range=(-math.pi, math.pi))[0]).pvalue > ALARM
-    large = np.hypot(pairs[:, 0], pairs[:, 1]) > 2.0  # and whatever their size
-    assert stats.chisquare(np.histogram(angles[large], bins=256, range=(-math.pi, math.pi))[0]).pvalue > ALARM
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 8])
@@ -154,6 +146,20 @@ def test_the_release_lies_on_the_lattice_whatever_the_sum(std: float, offset: fl
     assert step <= 2.0**-24 * std < 2 * step
     assert math.log2(step) == round(math.log2(step))
     assert torch.equal((tensor / step).round() * step, tensor)
+
+
+@pytest.mark.parametrize("std", [1e-3, 0.7, 1.0, 30.0])
+def test_added_noise_is_whole_steps_and_stands_for_no_less_than_the_asked_deviation(std: float) -> None:
+    step = lattice_step(std)
+    share = discrete_std(std / step)
+    assert std / step <= gaussian_std(share) <= std / step * (1 + 1e-13)
+    assert DiscreteGaussian(share).distance < 2.0**-170
+    tensor = torch.zeros(2_000_000, dtype=torch.float64)
+    PrivateRandom().add_gaussian_(tensor, std)
+    steps = (tensor.numpy() / step).astype(np.int64)
+    assert np.array_equal(steps * step, tensor.numpy())
+    for modulus in (2, 3, 1024):  # down to the last digit
+        assert stats.chisquare(np.bincount(steps % modulus)).pvalue > ALARM
 
 
 def test_float32_release_of_a_usual_sum_stays_on_the_lattice() -> None:

@@ -1,0 +1,119 @@
+"""A site's files of one run: its secret key, the bundle it believed, the last note and the last answer.
+
+Each is written whole and flushed, file and folder, before the next thing happens.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from privacy.disk import sync_folder, write_durable
+from privacy.errors import SecureSumRefusal
+
+_CONTEXT = 32  # bytes
+
+
+@dataclass(frozen=True)
+class Note:
+    """The last request that was begun: its place and its context."""
+
+    step: int
+    attempt: int
+    context: bytes
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(step, attempt)."""
+        return self.step, self.attempt
+
+
+class State:
+    """The files of one run in a folder of their own, which is made, readable by its owner alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.exists():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            sync_folder(folder.parent)
+        self._secret, self._bundle = folder / "secret", folder / "bundle.json"
+        self._note, self._answer, self._closed = folder / "note.json", folder / "answer", folder / "closed"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes of this site out: two answers at a time could be two under one mask."""
+        with os.fdopen(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # falls with the process
+            yield
+
+    def secret(self) -> X25519PrivateKey | None:
+        """The key of the run, or None where it has not been made."""
+        content = _read(self._secret)
+        return None if content is None else X25519PrivateKey.from_private_bytes(content)
+
+    def make_secret(self) -> X25519PrivateKey:
+        """A fresh key of the run, kept."""
+        secret = X25519PrivateKey.generate()
+        write_durable(self._secret, secret.private_bytes_raw())
+        return secret
+
+    def bundle(self) -> bytes | None:
+        """The bundle that this site believed first."""
+        return _read(self._bundle)
+
+    def believe(self, content: bytes) -> None:
+        """Keep the bundle, for good."""
+        write_durable(self._bundle, content)
+
+    def note(self) -> Note | None:
+        """The last request that was begun."""
+        content = _read(self._note)
+        if content is None:
+            return None
+        try:
+            values = json.loads(content)
+            return Note(values["step"], values["attempt"], bytes.fromhex(values["context"]))
+        except (ValueError, KeyError, TypeError):
+            raise SecureSumRefusal(
+                f"{self._note}: not a note of this program. Somebody changed it: this site cannot go on in this run."
+            ) from None
+
+    def begin(self, note: Note) -> None:
+        """Note that a request is begun: its masks are used up from here on."""
+        values = {"step": note.step, "attempt": note.attempt, "context": note.context.hex()}
+        write_durable(self._note, json.dumps(values).encode())
+
+    def answer(self, context: bytes) -> bytes | None:
+        """The kept answer, if it is one to this very request."""
+        content = _read(self._answer)
+        return content[_CONTEXT:] if content is not None and content[:_CONTEXT] == context else None
+
+    def keep(self, context: bytes, answer: bytes) -> None:
+        """Keep the answer, in place of the last one."""
+        write_durable(self._answer, context + answer)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the run has ended at this site."""
+        return self._closed.exists()
+
+    def close(self) -> None:
+        """End the run: what could open a mask again is deleted; that it has ended stays."""
+        write_durable(self._closed, b"")
+        for path in (self._secret, self._answer):
+            path.unlink(missing_ok=True)
+        sync_folder(self.folder)
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
