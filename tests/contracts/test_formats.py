@@ -15,6 +15,7 @@ from mmmed.cli import app
 from mmmed.config import DataConfig
 from mmmed.data.manifest import read_manifest
 from mmmed.models import load_model, trainable_state
+from mmmed.models.fusion import Attention
 from mmmed.tasks import Classification
 from server.run_folder import RunFolder
 
@@ -45,6 +46,7 @@ def test_a_run_folder_opens_and_its_model_is_whole(unpacked: Unpacked) -> None:
     folder = unpacked("run")
     with RunFolder.open(folder) as opened:
         assert opened.config.federation.rounds == 2 and opened.config.model.trainable == "fusion-head"
+        assert opened.config.model.fusion == Attention(width=8, heads=2)
         assert [record["round"] for record in opened.rounds()] == [1, 2]
     model, config = load_model(folder / "model")
     assert config.data.image_size == 32
