@@ -121,7 +121,9 @@ def check_approved(dataset: Path, files: Iterable[str]) -> int:
     """
     approvals = ImageApprovals.load(dataset)
     held = {(dataset / file).resolve() for file in approvals.not_approved()}
-    if bad := len(held and held & {(dataset / file).resolve() for file in files if file}):
+    if bad := len(
+        held and held & {(dataset / file).resolve() for file in files if file and "\0" not in file}
+    ):
         raise DataError(
             f"{dataset}: {bad} images with masked text are in the table, but no record says that a human approved "
             f"them. Bring it in order with `mmmed site images {dataset}`, or ingest again"

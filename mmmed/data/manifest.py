@@ -303,10 +303,22 @@ def _check_learnable(
 
 def _files(files: pd.Series, name: str, root: Path, path: Path, problem: Problem) -> pd.Series:
     resolved = root.resolve()
-    outside = files.map(lambda file: bool(file) and not (resolved / file).resolve().is_relative_to(resolved))
+
+    def leaves(file: str) -> bool:
+        try:
+            return bool(file) and not (resolved / file).resolve().is_relative_to(resolved)
+        except (OSError, ValueError):  # no name of a file at all: a run may name any column
+            return False
+
+    def lacks(file: str) -> bool:
+        try:
+            return bool(file) and not (root / file).is_file()
+        except (OSError, ValueError):
+            return True
+
+    outside, missing = (files.map(wrong).astype(bool) for wrong in (leaves, lacks))  # (bool also of no row)
     if outside.any():
         problem(f"{path}: {_rows(outside)}: the {name} path leaves {root}. Use paths below the data folder")
-    missing = files.map(lambda file: bool(file) and not (root / file).is_file())
     if missing.any():
         first = files[missing].iloc[0]
         problem(f"{path}: {_rows(missing)}: no {name} file such as '{first}' below {root}")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from client.app import app
 from client.log import refusals
+from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.models import build_model, trainable_state
 from mmmed.wire import pack
@@ -145,6 +146,7 @@ SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "table": {"data": TABLE},
     "fold": {"data": {"fold": "split", "test_fold": 1}},
     "a class that nobody has": {"task": {"classes": ["0", "1", "2"]}},
+    "notes as names of files": {"data": {"image": "text", "text": ""}},
 }
 
 
@@ -160,6 +162,15 @@ def test_a_record_that_does_not_fit_changes_no_answer(
         with fresh(base, other):
             answers = [ask(hospital, request(config)) for hospital in (base, other)]
         assert answers == ["arrays metrics site"] * 2, (asked, refusals(other.state))
+
+
+def test_nobody_to_train_on_is_told_as_too_few(
+    place: Callable[[str, Table], Hospital], configured: Configured
+) -> None:
+    hospital = place("as it is", as_it_is)
+    for kind in (MessageType.TRAIN, MessageType.EVALUATE):
+        config = configured(task={"classes": ["8", "9"]}, federation={"rounds": 1})
+        assert ask(hospital, request(config, kind)) == Refusal.PLAN, refusals(hospital.state)
 
 
 @pytest.mark.parametrize("engine", ["bookkeeping", "hooks"])

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmmed.config import RunConfig
@@ -172,3 +172,53 @@ def test_folds_are_patient_wise_or_refused() -> None:
         held_out(Manifest(Path("x"), good.assign(fold=[1, 0, 0])), data, 0)
     with pytest.raises(DataError, match="none is left"):
         held_out(Manifest(Path("x"), good.assign(fold=1)), data, 0)
+
+
+CELL = st.one_of(
+    st.sampled_from(
+        ["", " ", "0", "1", "2", "a", "1.0", "nan", "1e999", "-1", "0.5", "1.png", "gone.png", "../x", "/"]
+    ),
+    st.text(max_size=4),
+)
+COLUMNS = ["patient_id", "study_id", "site", "image", "text", "finding", "age", "sex", "part"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(
+    rows=st.lists(st.fixed_dictionaries(dict.fromkeys(COLUMNS, CELL)), max_size=5),
+    folds=st.booleans(),
+    where=st.booleans(),
+)
+def test_where_problems_are_noted_no_row_is_refused_and_what_is_left_is_sound(
+    tmp_path: Path, rows: list[dict[str, str]], folds: bool, where: bool
+) -> None:
+    (tmp_path / "1.png").touch()
+    pd.DataFrame(rows, columns=COLUMNS).to_csv(tmp_path / "data.csv", index=False)
+    data = {
+        "numbers": {"age": [0, 90]},
+        "categories": {"sex": ["0", "a"]},
+        "where": {"text": "a"} if where else {},
+    }
+    config = RunConfig.model_validate({"data": data | ({"fold": "part"} if folds else {})})
+    noted: list[str] = []
+    records = (manifest := read_manifest(tmp_path, config.data, config.task, noted.append)).records
+    assert len(records) == len(rows) or noted or records.empty or manifest.unlabelled
+    assert (records[["patient", "study", "site"]] != "").all(axis=None)
+    assert set(records["label"]) <= {0, 1} and set(records["image"]) <= {"", "1.png"}
+    assert not np.isinf(records[["table.age", "table.sex"]].to_numpy(float)).any()
+    test = held_out(manifest, config.data, seed=0)
+    assert not set(records["patient"][test]) & set(records["patient"][~test])
+    assert records.empty or records.groupby("patient")["site"].nunique().max() == 1
+
+
+def test_a_noted_problem_leaves_out_the_row_or_the_value(tmp_path: Path) -> None:
+    rows = [row | {"age": age} for row, age in zip(ROWS, ["old", 30, 40], strict=True)]
+    rows[1] |= {"finding": 7}
+    (folder := write(tmp_path, rows)).joinpath("2.png").unlink()
+    config = RunConfig.model_validate({"data": {"numbers": {"age": [0, 90]}}})
+    noted: list[str] = []
+    records = read_manifest(folder, config.data, config.task, noted.append).records
+    assert list(records["study"]) == ["s1", "s3"] and list(records["image"]) == ["1.png", ""]
+    assert np.isnan(records["table.age"][0]) and records["table.age"][1] == 40
+    for words in ("outside task.classes", "which is no number", "no image file such as '2.png'"):
+        assert any(words in note for note in noted)
