@@ -25,7 +25,7 @@ def _python(program: str, *folders: Path, cwd: Path | None = None) -> subprocess
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
