@@ -90,7 +90,9 @@ def test_the_largest_numbers_of_all_sites_do_not_wrap(bits: int, sites: int, sig
     total = np.zeros(3, lattice.word)
     for _ in range(sites):
         total += word
-    assert np.array_equal(lattice.decode(total), np.array([most, -most, 0.0]) * sites * lattice.step)
+    assert np.array_equal(
+        lattice.decode(total), np.array([float(most * sites), float(-most * sites), 0.0]) * lattice.step
+    )
     assert sites * abs(most) < 2 ** (bits - 2)
 
 
