@@ -15,6 +15,8 @@ from mmmed.errors import ModelError
 from mmmed.models.lora import add_adapters
 from mmmed.models.tokens import TINY, load_tokenizer, model_folder
 
+_ROUNDING = 1e-4  # of the largest feature
+
 
 class TextEncoder(nn.Module):
     """Tokens (R, T) int64, present where they are no padding -> (R, T, width) float."""
@@ -83,25 +85,42 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
 
 
 def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> None:
-    """Encode one note as long as they may be.
+    """Encode made-up notes: one as long as they may be, and a short one alone and padded as beside a longer one.
 
     Raises:
-        ModelError: the model does not take it.
+        ModelError: the model does not take one, or what it gives for the short one depends on what is beside it.
     """
-    word = (getattr(encoder.config, "pad_token_id", None) or 0) + 1
-    note = torch.full((1, data.text_tokens), word)
+    padding = getattr(encoder.config, "pad_token_id", None) or 0
+    words = getattr(encoder.config, "vocab_size", 2 + padding) - padding - 1
+    note = (padding + 1 + torch.arange(data.text_tokens) % max(1, words))[None]
+    whole = _encoded(encoder, config, note, torch.ones_like(note))
+    if whole.shape != (1, data.text_tokens, encoder.config.hidden_size):
+        raise ModelError(
+            f"model.text: {config.text} gives {tuple(whole.shape)} and not one vector for each token"
+        )
+    length = data.text_tokens // 2
+    there = torch.arange(data.text_tokens)[None] < length
+    alone = _encoded(encoder, config, note[:, :length], torch.ones_like(note[:, :length]))
+    beside = _encoded(encoder, config, note.where(there, padding), there.long())[:, :length]
+    if float((alone - beside).abs().max()) > _ROUNDING * float(alone.abs().max()):
+        raise ModelError(
+            f"model.text: {config.text} ({type(encoder).__name__}) reads the padding behind a note: the longest note "
+            "of a batch changes what it gives for the others, so patients cannot be kept apart. Take another model"
+        )
+
+
+def _encoded(
+    encoder: PreTrainedModel, config: ModelConfig, note: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
     try:
         with torch.no_grad():
-            features = encoder.eval()(input_ids=note, attention_mask=torch.ones_like(note)).last_hidden_state
+            features: torch.Tensor = encoder.eval()(input_ids=note, attention_mask=mask).last_hidden_state
+            return features
     except (ValueError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise ModelError(
-            f"model.text: {config.text} does not encode a note of {data.text_tokens} tokens ({error}). "
+            f"model.text: {config.text} does not encode a note of {note.shape[1]} tokens ({error}). "
             "Lower data.text_tokens, or take a model that encodes text"
         ) from error
-    if features.shape != (1, data.text_tokens, encoder.config.hidden_size):
-        raise ModelError(
-            f"model.text: {config.text} gives {tuple(features.shape)} and not one vector for each token"
-        )
 
 
 def _check_vocabulary(encoder: PreTrainedModel, config: ModelConfig) -> None:

@@ -13,9 +13,11 @@ from transformers import (
     BartConfig,
     BertConfig,
     BertTokenizer,
+    ConvBertConfig,
     DebertaV2Config,
     DistilBertConfig,
     MPNetConfig,
+    NystromformerConfig,
     PretrainedConfig,
     RobertaConfig,
     T5Config,
@@ -299,6 +301,23 @@ def test_a_text_model_that_cannot_read_a_whole_note_or_gives_no_tokens_is_refuse
     pictures = local_folder(tmp_path / "pictures", ViTConfig, **SIZES)
     with pytest.raises(ModelError, match="take a model that encodes text"):
         build_model(configured(model={"text": str(pictures)}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (ConvBertConfig, SIZES | {"embedding_size": 32}),
+        (NystromformerConfig, SIZES | {"num_landmarks": 4, "segment_means_seq_len": 16}),
+    ],
+)
+def test_a_text_model_to_which_the_longest_note_of_a_batch_matters_is_refused(
+    tmp_path: Path, kind: type[PretrainedConfig], sizes: dict[str, Any]
+) -> None:
+    folder = local_folder(tmp_path / "text", kind, **sizes)
+    with pytest.raises(
+        ModelError, match=r"reads the padding behind a note|does not encode a note of 8 tokens"
+    ):
+        build_model(configured(data={"text_tokens": 16}, model={"text": str(folder)}))
 
 
 def test_any_local_hugging_face_folder_is_a_text_encoder(local_bert: Path) -> None:
