@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -120,8 +121,8 @@ def deny(run: Run, site: Site = HERE) -> None:
 
 
 @app.command()
-def audit(site: Site = HERE) -> None:
-    """Verify the audit log, print it, and the digest to note elsewhere."""
+def log(site: Site = HERE) -> None:
+    """Verify the log of what was asked, decided and sent, print it, and the digest to note elsewhere."""
     from client.deploy.audit import AuditLog
     from client.deploy.folder import NodeFolder
 
@@ -132,3 +133,10 @@ def audit(site: Site = HERE) -> None:
         )
         print(f"{entry['time']} {entry['event']:8} {facts}")
     print(f"whole; its head is {kept.head()}")
+
+
+@app.command(hidden=True)
+def audit(site: Site = HERE) -> None:
+    """What `mmmed site log` was called."""
+    sys.stderr.write("note: `mmmed site audit` is now `mmmed site log`\n")
+    log(site)
