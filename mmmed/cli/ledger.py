@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mmmed.cli.options import read_json
 from privacy.errors import LedgerError
@@ -26,6 +24,9 @@ State = Annotated[
 @app.command("show")
 def show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
+    from rich.console import Console
+    from rich.table import Table
+
     from privacy.ledger import policy_digest
     from privacy.report import mechanism_cells, run_cell, shown
 
