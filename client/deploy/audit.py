@@ -1,7 +1,7 @@
 """The site's audit log: each request, each decision, and how many bytes left. It stays at the site.
 
 One JSON object a line. Each holds the SHA-256 of the line before, so that an edit, a removal or an insertion shows;
-cutting off the end shows against a head that was noted elsewhere (`mmmed site audit` prints it). An entry is on disk
+cutting off the end shows against a head that was noted elsewhere (`mmmed site log` prints it). An entry is on disk
 before what it tells of happens: if it cannot be written, nothing is computed and nothing leaves.
 """
 

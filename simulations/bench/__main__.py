@@ -15,6 +15,7 @@ BENCHMARKS = {
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
     "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
+    "start": "CPU time and memory until `--help` or `config show` has answered",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",
     "spread": "how much of a record's gradient is its own, which `mmmed privacy plan` takes as --spread",
     "ceiling": "AUROC of logistic regression on frozen features, all sites in one place, without privacy",

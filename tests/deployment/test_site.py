@@ -316,13 +316,15 @@ def test_doctor_makes_no_ledger_and_its_exit_code_tells(site: NodeFolder, kit: P
     assert not (site.site / "state" / "ledger.db").exists()
 
 
-def test_the_audit_command_verifies(site: NodeFolder) -> None:
+def test_the_log_command_verifies(site: NodeFolder) -> None:
     AuditLog(site.audit).append("asked", round="1")
-    code, told = mmmed("site", "audit", "--site", site.site, cwd=site.site)
-    assert code == 0 and "whole" in told
+    code, told = mmmed("site", "log", "--site", site.site, cwd=site.site)
+    assert code == 0 and "whole" in told and "note:" not in told
+    code, former = mmmed("site", "audit", "--site", site.site, cwd=site.site)
+    assert code == 0 and former.replace("note: `mmmed site audit` is now `mmmed site log`\n", "") == told
     entry = json.loads(site.audit.read_text())
     site.audit.write_text(json.dumps(entry | {"before": "1" * 64}) + "\n")
-    code, told = mmmed("site", "audit", "--site", site.site, cwd=site.site, check=False)
+    code, told = mmmed("site", "log", "--site", site.site, cwd=site.site, check=False)
     assert code == 2 and "edited" in told
 
 

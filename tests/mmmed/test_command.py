@@ -68,6 +68,7 @@ for path in seen:
         root.main([*path, "--help"])
     except SystemExit as ended:
         assert not ended.code, path
+assert not {"pydantic", "simulations"} & set(sys.modules)
 root.main(["config", "show"], standalone_mode=False)
 heavy = {"torch", "torchvision", "transformers", "monai", "opacus", "flwr", "numpy", "pandas", "scipy", "sklearn"}
 assert {("privacy", "plan"), ("site", "ingest"), ("server", "start"), ("simulate",)} <= set(seen)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmmed.cli_options import Assignments, ConfigFile, tell_renamed
-from mmmed.config import Candidate, combinations, parse_vary
+from mmmed.cli.options import Assignments, ConfigFile, tell_renamed
 from mmmed.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmmed.config import Candidate
 
 SHAPES = {"geometric": 1.0, "logarithmic": 0.0}
 _TOO_NOISY = 0.03  # standard error of a score: about what separates good settings
@@ -58,6 +60,8 @@ def tune(
     against epsilon. At a site: a random number of trials; privacy.target_epsilon and privacy.metrics_epsilon are for
     the whole sweep, and only the best trial is kept.
     """
+    from mmmed.config import combinations, parse_vary
+
     candidates = combinations(parse_vary(vary), config, assignments or ())
     tell_renamed(candidates[0].renamed)
     if site is not None and public:
