@@ -185,8 +185,10 @@ class PrivacyConfig(Section):
         "flat",
         description="min(1, C/|g|); AUTO-S C/(|g| + 0.01); or each part of the model apart, to C/sqrt(parts)",
     )
-    engine: Literal["bookkeeping", "hooks", "ghost"] = Field(
-        "bookkeeping", description="how gradients are clipped"
+    engine: Literal["bookkeeping", "hooks"] = Field(
+        "bookkeeping",
+        description="how gradients are clipped; ghost clipping is not offered: parameters can be chosen that break its "
+        "bound, and here the server chooses them",
     )
     metrics: Literal["none", "private", "rounded"] = Field(
         "private",

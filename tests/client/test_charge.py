@@ -59,7 +59,6 @@ def damaged(folder: Path) -> Path:
 
 
 UNUSABLE: dict[str, tuple[Callable[[Path], dict[str, Any]], str, str]] = {
-    "ghost engine": (lambda folder: {"privacy": {"engine": "ghost"}}, Refusal.PLAN, "ghost"),
     "vocabulary": (
         lambda folder: {"model": {"text": str(text_folder(folder, rows=3))}},
         Refusal.MODEL,

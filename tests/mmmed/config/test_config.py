@@ -286,3 +286,8 @@ def test_what_the_models_package_names_is_there() -> None:
     assert all(getattr(mmmed.models, name) is not None for name in mmmed.models.__all__)
     with pytest.raises(AttributeError, match="no_such"):
         mmmed.models.no_such  # noqa: B018
+
+
+def test_an_engine_whose_bound_can_be_broken_by_chosen_parameters_is_not_offered() -> None:
+    with pytest.raises(ConfigError, match=r"privacy\.engine: .*'bookkeeping' or 'hooks'.*'ghost'"):
+        resolve(None, ["privacy.engine=ghost"])
