@@ -67,10 +67,10 @@ def simulate(
     from simulations.simulate import start_run
 
     if not isinstance(config, RunConfig):
-        config = resolve(config and Path(config), options=sections, origin="mmmed.simulate").config
+        config = resolve(_path(config), options=sections, origin="mmmed.simulate").config
     elif sections:
         raise TypeError(f"a RunConfig is whole: give a file or nothing beside {', '.join(sections)}")
-    path = start_run(config, folder=folder and Path(folder), engine=engine, workers=workers)
+    path = start_run(config, folder=_path(folder), engine=engine, workers=workers)
     return Run(path, json.loads((path / "evaluation.json").read_text(encoding="utf-8")))
 
 
@@ -125,6 +125,10 @@ def _all_records(site: Manifest, config: RunConfig) -> Records:
         tuple(names.tolist()),
         np.arange(len(patient)),
     )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _warn(problem: str) -> None:
