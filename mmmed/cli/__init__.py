@@ -11,6 +11,8 @@ from mmmed import __version__
 from mmmed.cli import config, dashboard, privacy, server, simulate, site
 from mmmed.quiet import quieten
 
+__all__ = ["app", "main"]
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,

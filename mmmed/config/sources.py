@@ -153,6 +153,7 @@ def resolve(
     toml: Path | None = None,
     assignments: Iterable[str] = (),
     options: Mapping[str, Any] | None = None,
+    origin: str = "command line",
 ) -> ResolvedConfig:
     """Merge defaults, a TOML file, command-line options and ``--set`` assignments.
 
@@ -161,7 +162,9 @@ def resolve(
     Args:
         toml: configuration file, or None.
         assignments: texts ``section.key=value``; the value is TOML, or bare text.
-        options: values of dedicated command-line options by ``section.key`` (None values are skipped).
+        options: values of dedicated command-line options by ``section.key``, or a tree of them (None values are
+            skipped).
+        origin: what errors call the source of `options`.
 
     Raises:
         ConfigError: unknown key (the nearest valid one is named) or invalid value (its source is named).
@@ -169,7 +172,7 @@ def resolve(
     merged = _Merge()
     if toml is not None:
         merged.put(_read_toml(toml), str(toml))
-    merged.put({key: value for key, value in (options or {}).items() if value is not None}, "command line")
+    merged.put({key: value for key, value in (options or {}).items() if value is not None}, origin)
     merged.put(dict(parse_assignment(text) for text in assignments), "--set")
     return merged.resolved()
 

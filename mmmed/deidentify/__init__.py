@@ -5,4 +5,6 @@ PS3.15 annex E, the identifiers of HIPAA Safe Harbor (45 CFR 164.514(b)(2)) as f
 in free text without a language model, and a text detector for pixels; a human approves what was changed.
 """
 
-from mmmed.deidentify.keys import SiteKey as SiteKey
+from mmmed.deidentify.keys import SiteKey
+
+__all__ = ["SiteKey"]

@@ -1,0 +1,135 @@
+"""What a program calls: run a simulation, read the model that it gave, predict with it. On top, as `mmmed.cli` is."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmmed import models
+from mmmed.config import RunConfig, resolve
+from mmmed.data.loader import Records
+from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.data.modalities import open_modalities
+from mmmed.data.source import locate
+from mmmed.inference import predict as predict_records
+from mmmed.paths import cache_home
+
+
+class Run(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        folder: its run folder, with the final model (``model/``), the privacy report (``report/``) and all rounds.
+        evaluation: how good the model is on held-out patients, as ``evaluation.json`` says it.
+    """
+
+    folder: Path
+    evaluation: dict[str, Any]
+
+
+class Model(NamedTuple):
+    """A trained model, in evaluation mode, and the configuration of the run that trained it."""
+
+    network: models.MultimodalModel
+    config: RunConfig
+
+
+def simulate(
+    config: RunConfig | str | Path | None = None,
+    *,
+    folder: str | Path | None = None,
+    engine: str = "inprocess",
+    workers: int = 0,
+    **sections: Mapping[str, Any],
+) -> Run:
+    """Train across simulated hospitals on this machine, as ``mmmed simulate`` does; it prints the same.
+
+    Args:
+        config: the whole configuration, or a TOML file of it; the defaults if None.
+        folder: the run's new folder; by default ``runs/`` and date and time.
+        engine: "inprocess", or "ray" for Flower's own simulation engine.
+        workers: processes that train sites. With 0 this one trains them. Others import the program that started
+            them, which must then do its work under ``if __name__ == "__main__":``.
+        sections: keys to set by section, over what the file says: ``privacy={"target_epsilon": 4}``.
+
+    Raises:
+        TypeError: sections are given beside a `RunConfig`, which is whole already.
+        MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work; before anything
+            was written.
+    """
+    from simulations.simulate import start_run
+
+    if not isinstance(config, RunConfig):
+        config = resolve(_path(config), options=sections, origin="mmmed.simulate").config
+    elif sections:
+        raise TypeError(f"a RunConfig is whole: give a file or nothing beside {', '.join(sections)}")
+    path = start_run(config, folder=_path(folder), engine=engine, workers=workers)
+    return Run(path, json.loads((path / "evaluation.json").read_text(encoding="utf-8")))
+
+
+def load_model(folder: str | Path) -> Model:
+    """Read the final model of a run folder, or a model folder.
+
+    Raises:
+        ModelError: a file is missing, damaged, or the two do not belong together.
+    """
+    folder = Path(folder)
+    return Model(*models.load_model(folder / "model" if (folder / "model").is_dir() else folder))
+
+
+def predict(model: Model, data: str | Path) -> pd.DataFrame:
+    """Class probabilities of every record of a data set that has the columns of the model's configuration.
+
+    Of the hospitals that it was trained on, a model knows the training patients: how good it is say `Run.evaluation`
+    and ``mmmed evaluate``, from held-out patients alone. What is wrong with a row is a warning, and the row is left
+    out, or has the value missing; so is a row without a label.
+
+    Args:
+        model: as `load_model` gives it; it is not changed.
+        data: folder with the table of studies, or "demo" for the generated hospitals.
+
+    Returns:
+        A row a record, by site: columns ``row`` (its place in the table, from 0), ``site``, ``patient``, ``study``,
+        and a float64 column with the probability of each class, named as the class is.
+
+    Raises:
+        DataError: no such folder, or a table or column is missing.
+    """
+    network, config = model
+    manifest = read_manifest(locate(str(data)), config.data, config.task, problem=_warn)
+    named = ["row", "site", "patient", "study"]
+    parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(config.task.classes, 0.0))]
+    for name in manifest.sites:
+        site = manifest.of_site(name)
+        probability = predict_records(network, _all_records(site, config))
+        columns = dict(zip(config.task.classes, probability.T, strict=True))
+        parts.append(site.records.loc[:, named].assign(**columns))
+    return pd.concat(parts[1:] or parts, ignore_index=True)
+
+
+def _all_records(site: Manifest, config: RunConfig) -> Records:
+    """All records of a site, split by nothing."""
+    tokenizer = models.load_tokenizer(config.model.text) if config.data.text else None
+    names, patient = np.unique(site.records["patient"].to_numpy().astype(str), return_inverse=True)
+    return Records(
+        open_modalities(site, config.data, tokenizer, cache_home() / "images"),
+        torch.tensor(site.records["label"].to_numpy()),
+        patient.astype(np.int64),
+        tuple(names.tolist()),
+        np.arange(len(patient)),
+    )
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _warn(problem: str) -> None:
+    warnings.warn(problem, stacklevel=3)
