@@ -171,7 +171,8 @@ def _files_written() -> Iterator[list[Path]]:
     """The files that Python code opens for writing meanwhile, wherever they are."""
     global _writing
     _listen()
-    _writing = opened = []
+    opened: list[Path] = []
+    _writing = opened
     try:
         yield opened
     finally:

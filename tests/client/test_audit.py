@@ -38,7 +38,7 @@ def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
         )  # one more than a batch takes
         result = audit(subject, quick=True)
     assert result.passed, result.to_text()
-    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3"}
+    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3", "E4"}
 
 
 @pytest.mark.parametrize(
