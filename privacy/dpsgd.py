@@ -22,8 +22,9 @@ from privacy.clipping.bookkeeping import BookkeepingEngine
 from privacy.clipping.engine import ClippingEngine, EngineName, RecordLosses
 from privacy.clipping.opacus import GhostEngine, HooksEngine
 from privacy.clipping.precision import full_precision
-from privacy.clipping.probe import RowLosses, probe
+from privacy.clipping.probe import probe
 from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
+from privacy.clipping.trial import RowLosses, try_on
 from privacy.clipping.units import Units
 from privacy.clipping.use import wide
 from privacy.clipping.validate import BufferGuard, trainable, validate_model
@@ -199,22 +200,27 @@ class PrivateStep:
         Args:
             losses: from rows int64 [r] of a set of made-up records to their losses [r], as a batch of those records
                 has them. Called many times, with different rows and numbers of rows.
-            units: int64 [records], at least 2, the unit of each made-up record: like the run's in shape, in numbers
-                of records a unit, and in what is missing.
+            units: int64 [records], the unit of each made-up record, at least 2 units: like the run's in shape, in
+                numbers of records a unit, and in what is missing.
 
         Raises:
             StepError: `units` or the losses have the wrong shape.
-            UnsupportedModel: the model, the losses or the engine cannot be used; see `privacy.clipping.probe`.
+            UnsupportedModel: the model, the losses or the engine cannot be used; see `privacy.clipping.trial`.
         """
+        made_up = Units.of(units.cpu())
+        if made_up.count < 2:
+            raise StepError(f"A step is tried on at least 2 made-up units. Found {made_up.count}.")
+        self._engine.strict, guard, rows = True, BufferGuard(self._model), torch.arange(made_up.records)
         try:
-            rows = torch.arange(len(Units.of(units).index))
-            guard = BufferGuard(self._model)
             with full_precision():
-                probe(self._model, self._engine, lambda: losses(rows), len(rows))
+                try_on(self._model, self._engine, losses, made_up)
+                probe(
+                    self._model, self._engine, lambda: losses(rows), made_up.records
+                )  # with its random layers
             guard.check()
         finally:
             self.forget()
-        self._probed = True
+        self._probed, self._engine.strict = True, False
 
     def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmed.config import RunConfig
 from mmmed.data.tabular import widths
+from mmmed.errors import ModelError
 from mmmed.models.fusion import FusionModel
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.linear import LinearModel
@@ -40,14 +41,25 @@ def build_model(config: RunConfig) -> MultimodalModel:
     Every member of a run builds equal parameters. The caller's random state is left as it was.
 
     Raises:
-        ModelError: see `mmmed.models.image` and `mmmed.models.text`.
+        ModelError: see `mmmed.models.image` and `mmmed.models.text`; or a weight is not float32 once loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         encoders = {name: _ENCODERS[name](config) for name in config.data.modalities}
         model = _fusion(encoders, config)
+    _check_types(model)
     set_trainable(model, config.model.trainable)
     return model.train()
+
+
+def _check_types(model: MultimodalModel) -> None:
+    """Every parameter in float32, in which gradients are clipped and noise is added."""
+    for name, parameter in model.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ModelError(
+                f"model.{name.partition('.')[0]}: its weights must be float32 once loaded, but {name} is "
+                f"{parameter.dtype}. Give weights that are not quantised"
+            )
 
 
 def _fusion(encoders: Mapping[str, Encoder], config: RunConfig) -> MultimodalModel:

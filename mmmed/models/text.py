@@ -65,10 +65,11 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
     folder = model_folder(config.text)
     try:
+        # whatever it was saved in: rounding a sum to less would move it by more than one patient may
         encoder = AutoModel.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
     if getattr(encoder.config, "is_encoder_decoder", False):
         encoder = encoder.get_encoder()

@@ -23,6 +23,8 @@ _TORCHVISION_DENSE = re.compile(r"(denselayer\d+)\.(norm|conv)")  # MONAI: dense
 def read_weights(path: Path) -> State:
     """The tensors of a ``.safetensors`` file, a ``.pt`` file of plain tensors or a MONAI bundle, without a classifier.
 
+    Real numbers come in float32, whatever they were saved in.
+
     Raises:
         ModelError: not such a file; pickled code is never run.
     """
@@ -45,7 +47,7 @@ def read_weights(path: Path) -> State:
     except Exception as error:  # torch.load raises pickle's own errors on foreign content
         raise ModelError(f"model.image_weights: {path} is not a plain tensor file: {error}") from error
     return {
-        _TORCHVISION_DENSE.sub(r"\1.layers.\2", key): value
+        _TORCHVISION_DENSE.sub(r"\1.layers.\2", key): value.float() if value.is_floating_point() else value
         for key, value in state.items()
         if not key.startswith(_CLASSIFIERS)
     }
@@ -71,6 +73,12 @@ def put(trunk: nn.Module, state: State, path: str, name: str) -> None:
     different = sorted(own.keys() ^ state.keys()) or [
         key for key in own if own[key].shape != state[key].shape
     ]
+    for key, value in state.items():
+        if not different and value.dtype != own[key].dtype:
+            raise ModelError(
+                f"model.image_weights: {path} does not fit {name}: '{key}' must hold {own[key].dtype}. Found "
+                f"{value.dtype}: save the weights as they were before they were quantised"
+            )
     if different:
         key = different[0]
         wanted, found = (tuple(part[key].shape) if key in part else "absent" for part in (own, state))

@@ -162,8 +162,8 @@ class Book:
     def norms(self) -> torch.Tensor:
         """Each unit's gradient norm by group, float64 [G, P]. Call after the backward pass.
 
-        At least the norm of what `sums` adds for the unit, over 1.0001, however badly the gradient's terms cancel: where
-        that would not be known, it comes out too large.
+        At least the norm of what `sums` adds for the unit, over 1.0001, however badly the gradient's terms cancel:
+        where that would not be known, it comes out too large.
         """
         self._pack()
         squares = [(self._group(next(iter(widths))), squared_norms(pack)) for widths, pack in self._packs]
@@ -294,7 +294,7 @@ class Book:
         entry.again = any(reach is None for reach in reaches)
         if not entry.again:
             eps = max(torch.finfo(wide(tensor).dtype).eps for use in entry.uses for tensor in use.reals())
-            reach = sum(one.sqrt() for one in reaches if one is not None)
+            reach = torch.stack([one.sqrt() for one in reaches if one is not None]).sum(0)
             squares = squares + (RESERVE * eps / 2 * reach).square()
         entry.squares = squares
 

@@ -21,7 +21,7 @@ from privacy.clipping.use import Cost, Direct, Order, Use, as_it_is, scaled, spr
 _backward = torch.ops.aten.convolution_backward.default
 # Relative rates on CPUs, as in `privacy.clipping.linear`.
 _KEEP, _KEEP_BY_TAP = 75.0, 130.0
-_GRAM = 1.5
+_GRAM = 3.0  # in float64
 _UNFOLD = 5.0  # multiply-adds in the time that a number is copied into a patch
 _ADD = 8.0  # multiply-adds in the time that two matrices' entries are added
 # The convolution kernels lose to products tap by tap where a weight has this many numbers for each position.

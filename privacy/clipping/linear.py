@@ -17,7 +17,7 @@ from privacy.clipping.use import Cost, Direct, Use, owned, scaled, spread, wide
 # Relative rates on CPUs (one thread, batches of 16, widths of 64 to 1024); the choice is broad, so a factor of
 # two either way hardly matters.
 _KEEP = 30.0  # multiply-adds in the time that a number of a kept gradient is written and read twice
-_GRAM = 1.2  # Gram matrices are small, so their products run at a lower rate
+_GRAM = 2.4  # Gram matrices are small and in float64, so their products run at a lower rate
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,8 @@ class _GhostModule(_TensorHooks, GradSampleModuleFastGradientClipping):
 def _finite(value: Any) -> Any:
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return value
-    return torch.nan_to_num(value, 0.0).clamp(-_LARGE, _LARGE)
+    limit = min(_LARGE, torch.finfo(value.dtype).max)
+    return torch.nan_to_num(value, 0.0).clamp(-limit, limit)
 
 
 class _OpacusEngine:
