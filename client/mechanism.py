@@ -16,9 +16,14 @@ from privacy.sampling import PoissonSampler
 
 
 def private_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, noise_multiplier: float
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: RunConfig,
+    noise_multiplier: float,
+    *,
+    tried: bool = False,
 ) -> PrivateStep:
-    """The step of a private round.
+    """The step of a private round; `tried` once `client.trial.try_run` has found that it works.
 
     Raises:
         StepError, UnsupportedModel: as `privacy.dpsgd.PrivateStep`.
@@ -34,6 +39,7 @@ def private_step(
         expected_units=config.training.batch_size,
         clipping=config.privacy.clipping,
         engine=config.privacy.engine,
+        tried=tried,
     )
 
 

@@ -4,7 +4,7 @@ A training reply holds the privatised update, uniform weight, and the public par
 (what was charged, not what was seen). An evaluation reply holds what the policy's rule for the metric allows:
 nothing, noised counts that the ledger was charged for, rounded numbers (which is not differential privacy), or,
 in a simulation without a policy, everything. A refusal holds a code; its reason stays in the site's log, since
-an exception's text may carry a name.
+an exception's text may carry a name. From the charge on there is one code for everything.
 """
 
 from __future__ import annotations

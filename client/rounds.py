@@ -15,7 +15,7 @@ from client.progress import Progress
 from client.release import Spending, one_code
 from client.released import Released
 from client.site import Site
-from client.trial import try_on
+from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
@@ -50,7 +50,7 @@ def train_round(
 
     Raises:
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
-        UnsupportedModel: the model cannot be trained privately from these parameters.
+        ModelError, UnsupportedModel: the model cannot be trained privately.
         ConfigError: the incoming parameters are not those of the run's model.
         RoundFailed: anything that happened after the charge.
     """
@@ -152,6 +152,7 @@ class _Round:
 
     def private(self) -> Spending:
         """DP-SGD: tried on made-up records, then charged to the ledger, then taken on the site's own."""
+        try_run(self._config)
         with self._site.ledger() as ledger:
             known = ledger.find_plan(self._run_id)
             event = local_plan(self._site, self._config).event if known is None else self._unchanged(known)
@@ -163,8 +164,8 @@ class _Round:
                 make_optimizer(self._model, self._config.training),
                 self._config,
                 event.noise_multiplier,
+                tried=True,
             )
-            try_on(step, self._model, self._config)
             plan = self._planned(ledger, event) if known is None else known
             limits = self._site.policy.sublimits(TRAINING, ledger.now())
             reservation = ledger.reserve(plan, self._round, self._steps, limits)

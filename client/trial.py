@@ -44,23 +44,6 @@ def try_run(config: RunConfig) -> None:
     _tried(to_json(config))
 
 
-def try_on(step: PrivateStep, model: MultimodalModel, config: RunConfig) -> None:
-    """Let a private step check its model on made-up records, so that it checks no patient's.
-
-    Raises:
-        UnsupportedModel: the model cannot be trained privately, or not by this engine.
-    """
-    records = made_up(config)
-    units = torch.from_numpy(records.patient[:_PROBED])
-    model.train()
-
-    def losses(rows: torch.Tensor) -> torch.Tensor:
-        batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
-        return batch_losses(model, batch, config.training.precision)
-
-    step.try_on(losses, units.to(device()))
-
-
 @lru_cache(maxsize=16)
 def _tried(run_config: str) -> None:
     config = from_flat(flat_from_json(run_config))
@@ -88,7 +71,7 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
     optimizer = make_optimizer(model.train(), config.training)
     if config.privacy.enabled:
         step = private_step(model, optimizer, config, noise_multiplier=1.0)
-        try_on(step, model, config)
+        _check(step, model, records, config)
     batches = patient_batches(records, config, seed=0)
     drawn = [_enough(records, config), np.empty(0, dtype=np.int64)]
     train(
@@ -98,6 +81,16 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
         batches,
         precision=config.training.precision,
     )
+
+
+def _check(step: PrivateStep, model: MultimodalModel, records: Records, config: RunConfig) -> None:
+    units = torch.from_numpy(records.patient[:_PROBED])
+
+    def losses(rows: torch.Tensor) -> torch.Tensor:
+        batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
+        return batch_losses(model, batch, config.training.precision)
+
+    step.try_on(losses, units.to(device()))
 
 
 def _enough(records: Records, config: RunConfig) -> np.ndarray:

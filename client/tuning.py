@@ -35,7 +35,7 @@ from client.mechanism import patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
 from client.rounds import proximal_pull, public_seed
 from client.site import Site
-from client.trial import try_on, try_run
+from client.trial import try_run
 from mmmed.config import Candidate, RunConfig
 from mmmed.config.sources import to_json
 from mmmed.data.loader import Records
@@ -187,6 +187,7 @@ def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
         ConfigError: `out` holds something, or cannot be written.
     """
     for each, event in zip(sweep.candidates, sweep.training.trials, strict=True):
+        try_run(each.config)
         _step(open_model(each.config), each.config, event)  # so much noise can be added to so many parameters
     with _whole(out) as draft:
         plans, stated = _charge(site, sweep)
@@ -286,7 +287,6 @@ def _train_round(
     steps: int,
 ) -> None:
     step = _step(model, config, event)
-    try_on(step, model, config)
     draws = private_draws(records.patients, event.sampling_rate, steps)
     batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
@@ -294,7 +294,9 @@ def _train_round(
 
 
 def _step(model: MultimodalModel, config: RunConfig, event: DpSgdEvent) -> PrivateStep:
-    return private_step(model, make_optimizer(model, config.training), config, event.noise_multiplier)
+    return private_step(
+        model, make_optimizer(model, config.training), config, event.noise_multiplier, tried=True
+    )
 
 
 def _asking_for(config: RunConfig, target_epsilon: float) -> RunConfig:

@@ -127,6 +127,7 @@ class PrivateStep:
         group_shares: Mapping[str, float] | None = None,
         engine: EngineName = "bookkeeping",
         allow_noiseless: bool = False,
+        tried: bool = False,
     ) -> None:
         """
         Args:
@@ -140,6 +141,7 @@ class PrivateStep:
                 share for each child of the model if None (`privacy.clipping.rules.Groups`).
             engine: how gradients are clipped; all give the same result.
             allow_noiseless: permit `noise_multiplier=0`, which protects nobody. For tests and comparisons only.
+            tried: another step of the same model, losses and engine was tried (`try_on`): this one checks no batch.
 
         Raises:
             StepError: a number is out of its range, or the optimiser does not hold the trainable parameters.
@@ -172,7 +174,7 @@ class PrivateStep:
             max_grad_norm=max_grad_norm,
             expected_batch_size=expected_units,
         )
-        self._probed = False
+        self._probed, self._engine.strict = tried, not tried
         self._seen: set[int] = set()
         self._bound: float | None = None  # the clipping norm of the parts so far
 

@@ -19,7 +19,6 @@ from PIL import Image
 
 from client.app import app
 from client.log import refusals
-from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.models import build_model, trainable_state
 from mmmed.wire import pack
@@ -167,18 +166,19 @@ def test_a_record_that_does_not_fit_changes_no_answer(
 def test_a_margin_at_which_a_gradient_vanishes_does_not_tell_a_label(
     place: Callable[[str, Table], Hospital], configured: Configured, engine: str
 ) -> None:
-    """Beyond a logit of 52 the square of a right record's gradient is below float32, and that of a wrong one is 1."""
+    """Near a logit of 51 the square of a right record's gradient is below float32, and that of a wrong one is 1."""
     config = configured(privacy={"engine": engine})
     base, other = place("as it is", as_it_is), place("other labels", with_other_labels)
-    for margin in (-60.0, 60.0):
+    for margin in (-51.0, 51.0, -90.0):
         state = {name: value.clone() for name, value in trainable_state(build_model(config)).items()}
         state["head.weight"].zero_()
         state["head.bias"].fill_(margin)
         with fresh(base, other):
-            assert ask(base, sent(config, state)) == ask(other, sent(config, state))
+            answers = [ask(hospital, sent(config, state)) for hospital in (base, other)]
+            assert answers == ["arrays metrics site"] * 2
 
 
-SIZES = [0.0, 1e-45, 1e-38, 1e-30, 1e-20, 1e-6, 1.0, 60.0, 1e3, 9e3]
+SIZES = [0.0, 1e-45, 1e-38, 1e-30, 1e-20, 1e-6, 1.0, 51.0, 1e3, 9e3]
 
 
 @st.composite
@@ -244,5 +244,5 @@ def test_parameters_chosen_freely_get_the_same_answer_from_neighbours(
     change(state)
     with fresh(base, other):
         answers = [ask(hospital, sent(config, state, kind)) for hospital in (base, other)]
-    assert answers[0] == answers[1], refusals(base.state) + refusals(other.state)
-    assert answers[0] != Refusal.FAILED, refusals(base.state)
+    answer = "arrays metrics site" if kind == MessageType.TRAIN else "metrics site tables"
+    assert answers == [answer] * 2, refusals(base.state) + refusals(other.state)
