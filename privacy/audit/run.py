@@ -34,7 +34,7 @@ class _Effort:
     seconds: float  # of CPU time for each long run of the site's own model
 
 
-_QUICK = _Effort(canaries=500, steps=200, noise_values=30_000, seconds=3.0)
+_QUICK = _Effort(canaries=500, steps=200, noise_values=30_000, seconds=2.0)
 _FULL = _Effort(canaries=2000, steps=1000, noise_values=400_000, seconds=60.0)
 
 
