@@ -10,7 +10,8 @@ from torch import nn
 
 from privacy.audit import Subject, audit, demo_subject
 from privacy.clipping.engine import EngineName
-from tests.privacy.audit.faults import FAULTS, TextbookStep, textbook
+from tests.privacy.audit.faults import FAULTS
+from tests.privacy.audit.step_faults import TextbookStep, textbook
 
 
 @functools.cache
