@@ -58,7 +58,7 @@ def dependence_p_value(noise: np.ndarray) -> float:
         noise = noise[:, :: math.ceil(noise.shape[1] / _MOST_COORDINATES)]
     dimension = noise.shape[1]
     vectors = np.vstack([np.ones(dimension), noise[: dimension // 2]])
-    triangle = np.linalg.qr(vectors.T, mode="r")
+    triangle = np.asarray(np.linalg.qr(vectors.T, mode="r"))
     p_values = []
     for step in range(1, len(vectors)):
         squares = triangle[: step + 1, step] ** 2

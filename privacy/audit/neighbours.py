@@ -14,7 +14,7 @@ import numpy as np
 from privacy.audit.long_run import TOLERANCE
 from privacy.audit.releases import WHISPER, Recorder, rows_of
 from privacy.audit.result import Check, certain
-from privacy.audit.subject import Batches, Step, Subject, seeded
+from privacy.audit.subject import Batches, Subject, seeded
 from privacy.clipping.validate import trainable
 
 _UNDRAWN = 1e-3  # C that a patient may move a step that did not draw him: rounding
@@ -28,6 +28,7 @@ def neighbour_check(subject: Subject) -> Check:
     counts = np.array([len(records) for records in rows_of(subject)])
     newcomers = {int(counts.argmax()), len(counts) // 2}  # one with the most records, one in the middle
     worst, where, stray = 0.0, "", 0.0
+    alone, together = _Side(subject), _Side(subject)
     for newcomer in sorted(newcomers):
         others = np.setdiff1d(np.arange(len(counts)), [newcomer])
         generator = np.random.default_rng()
@@ -36,8 +37,8 @@ def neighbour_check(subject: Subject) -> Check:
             draw if number in _ABSENT else np.sort(np.append(draw, newcomer))
             for number, draw in enumerate(draws)
         ]
-        without = _sums(subject, subject.round(others), draws)
-        differences = _sums(subject, subject.round(np.arange(len(counts))), joined) - without
+        without = alone.sums(subject.round(others), draws)
+        differences = together.sums(subject.round(np.arange(len(counts))), joined) - without
         for number, difference in enumerate(differences):
             norm = float(np.linalg.norm(difference))
             norm = norm if math.isfinite(norm) else math.inf
@@ -53,19 +54,25 @@ def neighbour_check(subject: Subject) -> Check:
     )
 
 
-def _sums(subject: Subject, batches: Batches, draws: list[np.ndarray]) -> np.ndarray:
-    """The sums of one round, float64 [steps, coordinates], in units of C; the noise all but off."""
-    with seeded(0):
-        model = subject.make_model()
-    size = sum(p.numel() for p in trainable(model).values())
-    recorder = Recorder(model)
-    step: Step = subject.step(model, recorder, WHISPER / math.sqrt(size))
-    sums = np.zeros((len(draws), size))
-    with seeded(0):
-        for number, drawn in enumerate(draws):
-            losses, units = batches(drawn)
-            step(lambda part, losses=losses: losses(model, part) * _LOUDNESS, units)  # type: ignore[misc]
-            released = recorder.take(subject)
-            if len(released):
-                sums[number] = released.sum(0)
-    return sums
+class _Side:
+    """A site that takes rounds with a model that does not move, the noise all but off."""
+
+    def __init__(self, subject: Subject) -> None:
+        with seeded(0):
+            self._model = subject.make_model()
+        self._size = sum(p.numel() for p in trainable(self._model).values())
+        self._recorder = Recorder(self._model)
+        self._step = subject.step(self._model, self._recorder, WHISPER / math.sqrt(self._size))
+        self._subject = subject
+
+    def sums(self, batches: Batches, draws: list[np.ndarray]) -> np.ndarray:
+        """The sums of one round, float64 [steps, coordinates], in units of C."""
+        sums = np.zeros((len(draws), self._size))
+        with seeded(0):
+            for number, drawn in enumerate(draws):
+                losses, units = batches(drawn)
+                self._step(lambda part, losses=losses: losses(self._model, part) * _LOUDNESS, units)  # type: ignore[misc]
+                released = self._recorder.take(self._subject)
+                if len(released):
+                    sums[number] = released.sum(0)
+        return sums

@@ -7,6 +7,7 @@ scale and by a bias that makes the model sure of its answer.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -25,39 +26,48 @@ _FIRST = (math.nan, 1e30, 1e-25)
 _CLAIM = "no record changes what kind of answer leaves"
 
 
+Sequence = list[tuple[str, list[float]]]  # batches: the parameters' name, and factors of the records' losses
+
+
 def refusal_check(subject: Subject) -> Check:
     """Try extreme records alone and among others, as the first batch and later, under several parameters."""
-    found, tried = "", 0
-    for one, sequences in ((stand_in(subject), _all_sequences()), (subject, [[[1.0, *_EXTREMES, 1.0]]])):
-        for parameters, change in _PARAMETERS.items():
-            for sequence in sequences:
-                tried += len(sequence)
-                found = found or _problem(one, change, sequence)
-            if found:
-                return certain("S9", _CLAIM, f"{found} (parameters: {parameters})", False)
+    everything = [1.0, *_EXTREMES, 1.0]
+    own: Sequence = [(parameters, everything) for parameters in _PARAMETERS]
+    tried = 0
+    for one, sequences in ((stand_in(subject), _sequences()), (subject, [own])):
+        for sequence in sequences:
+            tried += len(sequence)
+            if found := _problem(one, sequence):
+                return certain("S9", _CLAIM, found, False)
     return certain("S9", _CLAIM, f"a finite sum, bounded by C a patient, in all {tried} steps", True)
 
 
-def _all_sequences() -> list[list[list[float]]]:
-    """Sequences of batches, each batch the factors of its records' losses."""
+def _sequences() -> list[Sequence]:
     later = [batch for extreme in _EXTREMES for batch in ([1.0, extreme, 1.0], [extreme])]
     first = [[[1.0, extreme], [extreme]] for extreme in _FIRST]
-    return [[[1.0, 1.0], *later, [1.0, 1.0]], *first]
+    return [
+        [(parameters, batch) for batch in batches]
+        for parameters in _PARAMETERS
+        for batches in ([[1.0, 1.0], *later, [1.0, 1.0]], *first)
+    ]
 
 
-def _problem(subject: Subject, change: Callable[[nn.Module], None], sequence: list[list[float]]) -> str:
+def _problem(subject: Subject, sequence: Sequence) -> str:
     """What went wrong in a step's sequence of batches, or ""."""
     model = subject.make_model()
     device = next(model.parameters()).device
     recorder = Recorder(model)
     size = sum(p.numel() for p in trainable(model).values())
+    # What a step refuses before it is given a record tells of no record.
     step = subject.step(model, recorder, WHISPER / math.sqrt(size))
-    with torch.no_grad():
-        change(model)  # what a step refuses before it is given a record tells of no record
+    start = copy.deepcopy(model.state_dict())
     records = torch.cat([one[:1] for one in rows_of(subject)])
-    for batch in sequence:
-        where = f"losses times {', '.join(f'{factor:g}' for factor in batch)}"
+    for parameters, batch in sequence:
+        where = f"losses times {', '.join(f'{factor:g}' for factor in batch)} (parameters: {parameters})"
         rows = records[torch.arange(len(batch)) % len(records)]
+        with torch.no_grad():
+            model.load_state_dict(start)
+            _PARAMETERS[parameters](model)
 
         def losses(
             part: slice, rows: torch.Tensor = rows, factors: torch.Tensor = torch.tensor(batch, device=device)

@@ -9,7 +9,7 @@ from functools import partial
 from privacy.accounting import epsilon
 from privacy.audit import bounds, per_step
 from privacy.audit.canaries import play
-from privacy.audit.long_run import every_step_clips, every_step_is_noised, noisy_run
+from privacy.audit.long_run import every_step_clips, every_step_is_noised, long_runs
 from privacy.audit.neighbours import neighbour_check
 from privacy.audit.noise import law_checks, sample_noise, size_checks
 from privacy.audit.refusals import refusal_check
@@ -34,7 +34,7 @@ class _Effort:
     seconds: float  # of CPU time for each long run of the site's own model
 
 
-_QUICK = _Effort(canaries=500, steps=200, noise_values=30_000, seconds=3.0)
+_QUICK = _Effort(canaries=500, steps=200, noise_values=30_000, seconds=2.0)
 _FULL = _Effort(canaries=2000, steps=1000, noise_values=400_000, seconds=60.0)
 
 
@@ -89,7 +89,7 @@ def _steady(subject: Subject) -> Subject:
 def _noise(subject: Subject, still: Subject, effort: _Effort) -> list[Check]:
     """C1, C2, C6, C8 and C9."""
     sample = sample_noise(still, effort.noise_values)
-    runs = [noisy_run(stand_in(subject)), noisy_run(subject, effort.seconds)]
+    runs = long_runs(subject, effort.seconds)
     return [
         *size_checks(sample),
         *law_checks(sample, [run.bare for run in runs]),

@@ -117,7 +117,7 @@ class Subject:
         step = self.make_step(model, optimizer, noise_multiplier)
         if isinstance(step, TriedStep):
             rows = torch.cat(
-                [torch.nonzero(self.units == unit).flatten()[:2] for unit in range(_TRIED_UNITS)]
+                [torch.nonzero(self.units == unit).flatten()[: 1 + unit] for unit in range(_TRIED_UNITS)]
             )
             step.try_on(lambda chosen: self.losses(model, rows[chosen]), self.units[rows])
         return step

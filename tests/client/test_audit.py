@@ -10,9 +10,13 @@ import torch
 
 import client.audit
 from client.audit import run_subject
+from client.mechanism import patient_batches
 from mmmed.config import RunConfig, from_flat
+from mmmed.data.loader import PatientBatches, Records
 from privacy.accounting import DpSgdEvent
 from privacy.audit import audit
+from privacy.audit.neighbours import neighbour_check
+from privacy.audit.refusals import refusal_check
 from privacy.audit.static import static_checks
 from privacy.dpsgd import PrivateStep
 
@@ -38,18 +42,21 @@ def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
         )  # one more than a batch takes
         result = audit(subject, quick=True)
     assert result.passed, result.to_text()
-    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3"}
+    assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3", "E4"}
 
 
 @pytest.mark.parametrize(
     "more",
     [{"data__image": ""}, {"data__text": ""}, {"data__image_channels": 3, "training__augment": True},
      {"training__precision": "bfloat16"}, {"model__trainable": "fusion-head"},
-     {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"}],
+     {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"},
+     {"data__image": "", "data__text": "", "data__volume": "v", "data__volume_size": 16},
+     {"data__numbers": '{"age": [0, 90]}', "data__categories": '{"sex": ["F", "M"]}'}],
 )  # fmt: skip
 def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
     with run_subject(config(**more), EVENT) as subject:
         assert all(check.passed for check in static_checks(subject))
+        assert neighbour_check(subject).passed
         model = subject.make_model()
         rows, units = subject.draw(np.array([3, 1]))
         assert subject.losses(model, rows).shape == units.shape
@@ -69,3 +76,34 @@ def test_a_fault_in_the_sites_own_step_or_batches_is_flagged(monkeypatch: pytest
     )
     with run_subject(config(), EVENT) as subject:
         assert {"C1", "C2"} <= {check.code for check in audit(subject, quick=True).violations}
+
+
+def test_records_chosen_from_a_stream_that_all_patients_share_are_flagged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def shared(records: Records, config: RunConfig, seed: int) -> PatientBatches:
+        batches, stream = patient_batches(records, config, seed), np.random.default_rng(seed)
+
+        def choose(step: int, own: np.ndarray) -> np.ndarray:
+            return stream.choice(own, min(len(own), config.training.records_per_patient), replace=False)
+
+        monkeypatch.setattr(batches, "_choose", choose)
+        return batches
+
+    monkeypatch.setattr(client.audit, "patient_batches", shared)
+    with run_subject(config(training__records_per_patient=1), EVENT) as subject:
+        assert not neighbour_check(subject).passed
+
+
+def test_a_site_that_refuses_a_loss_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = client.audit.batch_losses
+
+    def careful(*arguments: Any) -> torch.Tensor:
+        losses = honest(*arguments)
+        if bool((losses > 50).any()):
+            raise ValueError("a loss out of the usual")
+        return losses
+
+    monkeypatch.setattr(client.audit, "batch_losses", careful)
+    with run_subject(config(), EVENT) as subject:
+        assert not refusal_check(subject).passed
