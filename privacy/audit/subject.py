@@ -116,9 +116,7 @@ class Subject:
         """A new step, tried on synthetic records before any batch if the site's step can be, as a site does."""
         step = self.make_step(model, optimizer, noise_multiplier)
         if isinstance(step, TriedStep):
-            rows = torch.cat(
-                [torch.nonzero(self.units == unit).flatten()[: 1 + unit] for unit in range(_TRIED_UNITS)]
-            )
+            rows = torch.cat([torch.nonzero(self.units == unit)[0] for unit in range(_TRIED_UNITS)])
             step.try_on(lambda chosen: self.losses(model, rows[chosen]), self.units[rows])
         return step
 

@@ -107,8 +107,8 @@ class _Sought:
         largest = sorted(usable, key=lambda part: part.shape[1])[-_STRETCHES:]
         self._parts = [_basis(part) for part in largest]
 
-    def found_in(self, array: np.ndarray) -> bool:
-        """Whether the sums or their squares explain the array, or the sums a stretch of it."""
+    def found_in(self, array: np.ndarray, caps: tuple[float, ...] = (math.inf,)) -> bool:
+        """Whether the sums or their squares explain the array, or the sums a stretch of it; beyond a cap nothing."""
         values = array.reshape(-1).astype(np.float64)
         values = np.where(np.abs(values) < 1e15, values, 0.0)
         if not values.any():
@@ -121,7 +121,7 @@ class _Sought:
             _stretch(np.where(np.abs(values) < cap, values, 0.0), basis)
             for basis in self._parts
             if len(values) > basis.shape[1]
-            for cap in _CAPS
+            for cap in caps
         )
 
     def found_in_file(self, path: Path) -> bool:
@@ -131,7 +131,7 @@ class _Sought:
             width = np.dtype(kind).itemsize
             for offset in range(min(width, len(content))):
                 values = np.frombuffer(content, kind, (len(content) - offset) // width, offset)
-                if self.found_in(values):
+                if self.found_in(values, _CAPS):
                     return True
         return False
 
