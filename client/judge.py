@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from mmmed.config import RunConfig
+from mmmed.models.names import policy_name
 from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.rounds does, whatever is asked
@@ -29,20 +30,12 @@ def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
         epsilon=_epsilon(config, purpose),
         delta=privacy.delta,
         records_per_patient=1 if purpose == EVALUATION else training.records_per_patient,
-        model=model_name(config),
+        model=policy_name(config),
         trainable=config.model.trainable,
         app=app,
         columns=_columns(config),
         metrics=dict.fromkeys(METRICS, privacy.metrics) if purpose == EVALUATION else {},
     )
-
-
-def model_name(config: RunConfig) -> str:
-    """A model's name in a policy: image encoder, local weights if any, text encoder, and volume encoder if any."""
-    model = config.model
-    weights = f":{model.image_weights}" if model.image_weights else ""
-    volume = f"+3d-{model.volume}" if config.data.volume else ""
-    return f"{model.image}{weights}+{model.text}{volume}"
 
 
 def _epsilon(config: RunConfig, purpose: str) -> float:

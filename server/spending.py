@@ -11,6 +11,7 @@ import numpy as np
 
 from mmmed.config import RunConfig
 from mmmed.files import write_atomic
+from mmmed.models.names import in_words
 from privacy.accounting import DpSgdEvent
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
@@ -154,13 +155,13 @@ def privacy_report(
 
 def _subject(config: RunConfig) -> dict[str, str]:
     """What the run trains, and on what, in words."""
-    data, model, training = config.data, config.model, config.training
+    data, training = config.data, config.training
     named = [name for name in (data.image, data.volume, data.text, *data.numbers, *data.categories) if name]
     return {
         "predicts": f"{config.task.label}: {', '.join(config.task.classes)}",
         "reads the columns": ", ".join(named),
-        "model": f"{model.image} for images, {model.text} for text, {model.fusion.kind} fusion",
-        "trained part": model.trainable,
+        "model": in_words(config),
+        "trained part": config.model.trainable,
         "records of a patient in a step": f"{training.records_per_patient} at most",
     }
 
