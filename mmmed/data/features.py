@@ -123,8 +123,6 @@ class FeatureRows:
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """(K,) int64 -> (K, S, width) float32."""
         unknown = np.unique(rows[self._slots[rows] < 0])
-        length = self._modality.present.sum(1).numpy()[unknown % self._records]
-        unknown = unknown[np.argsort(length, kind="stable")]  # notes of like length cost least together
         for start in range(0, len(unknown), _TOGETHER):
             self._settle(unknown[start : start + _TOGETHER])
         return torch.from_numpy(self._file.read(self._slots[rows]))

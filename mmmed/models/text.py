@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
@@ -29,11 +28,11 @@ class TextEncoder(nn.Module):
     def forward(self, given: Input) -> torch.Tensor:
         # attention over nothing is undefined: a missing note looks at its padding, and nobody at it
         mask = given.present | ~given.present.any(1, keepdim=True)
-        seen = torch.nonzero(given.present.any(0))
-        longest = int(seen[-1]) + 1 if len(seen) else 1  # what no record of the batch has is not computed
-        encoded = self.encoder(input_ids=given.values[:, :longest], attention_mask=mask[:, :longest].long())
+        # All positions, also those that no note of the batch has: what is computed at padding (it may overflow) must
+        # follow from a record's own note, never from how long the others' are.
+        encoded = self.encoder(input_ids=given.values, attention_mask=mask.long())
         features: torch.Tensor = encoded.last_hidden_state
-        return F.pad(features, (0, 0, 0, given.values.shape[1] - longest))
+        return features
 
 
 def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
