@@ -19,7 +19,7 @@ from privacy.audit.subject import Subject, seeded
 from privacy.clipping.validate import trainable
 
 _LOUD, _LOUDER = 1e3, 1e6  # times the loss: every gradient is clipped, the newcomer's dominates
-_BASE_UNITS = (0, 1, 3, 7)
+_BASE_UNITS = (0, 1, 2, 5)
 
 
 def canary_check(game: Game, noise_multiplier: float) -> Check:

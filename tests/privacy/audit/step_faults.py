@@ -59,6 +59,17 @@ class ClipsEachLayer(TextbookStep):
         return [g * (self.clip_norm / g.norm().clamp(min=self.clip_norm)) for g in gradient]
 
 
+class Wrapped:
+    """A step that does something else around the honest one, and can be tried as that can."""
+
+    def __init__(self, step: Any, call: Callable[[PartLosses, torch.Tensor], None]) -> None:
+        self.try_on = step.try_on
+        self._call = call
+
+    def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
+        self._call(losses, units)
+
+
 def textbook(kind: type[TextbookStep]) -> Callable[[Subject], Subject]:
     def planted(subject: Subject) -> Subject:
         return replace(
@@ -138,7 +149,7 @@ def no_clipping(step: Any) -> None:
 
 
 def regrouped(units_of: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Subject], Subject]:
-    return spoiled(lambda step: lambda losses, units: step(losses, units_of(units)))
+    return spoiled(lambda step: Wrapped(step, lambda losses, units: step(losses, units_of(units))))
 
 
 def divide_by_the_batch(step: Any) -> Step:
@@ -146,11 +157,11 @@ def divide_by_the_batch(step: Any) -> Step:
         step.private.optimizer.expected_batch_size = max(1, len(units.unique()))
         step(losses, units)
 
-    return spoilt
+    return Wrapped(step, spoilt)
 
 
 def skip_empty(step: Any) -> Step:
-    return lambda losses, units: step(losses, units) if len(units) else None
+    return Wrapped(step, lambda losses, units: step(losses, units) if len(units) else None)
 
 
 def secret_seed() -> int:
@@ -272,7 +283,7 @@ def no_noise_for(patients: Callable[[int], bool]) -> Callable[[Subject], Subject
             optimizer.noise_multiplier = honest * (1e-6 if patients(len(units.unique())) else 1)
             step(losses, units)
 
-        return spoilt
+        return Wrapped(step, spoilt)
 
     return spoiled(spoil)
 
@@ -283,27 +294,21 @@ def raises_when(when: Callable[[torch.Tensor, int], bool]) -> Callable[[Subject]
     def spoil(step: Any) -> Step:
         count = 0
 
-        class Refusing:
-            try_on = staticmethod(step.try_on)
+        def spoilt(losses: PartLosses, units: torch.Tensor) -> None:
+            nonlocal count
+            count += 1
+            if len(units) and when(losses(slice(None)).detach(), count):
+                raise UnsupportedModel("this record's loss is out of the usual")
+            step(losses, units)
 
-            def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
-                nonlocal count
-                count += 1
-                if len(units) and when(losses(slice(None)).detach(), count):
-                    raise UnsupportedModel("this record's loss is out of the usual")
-                step(losses, units)
-
-        return Refusing()
+        return Wrapped(step, spoilt)
 
     return spoiled(spoil)
 
 
 def skips_what_is_not_finite(step: Any) -> Step:
-    class Skipping:
-        try_on = staticmethod(step.try_on)
+    def spoilt(losses: PartLosses, units: torch.Tensor) -> None:
+        if not len(units) or bool(torch.isfinite(losses(slice(None))).all()):
+            step(losses, units)
 
-        def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
-            if not len(units) or bool(torch.isfinite(losses(slice(None))).all()):
-                step(losses, units)
-
-    return Skipping()
+    return Wrapped(step, spoilt)
