@@ -188,6 +188,9 @@ def _canonical(value: object) -> str:
 
 
 def _text(value: object) -> str:
+    """Whole numbers without a point: one missing value of anybody makes a column of them one of floating point."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
 
 

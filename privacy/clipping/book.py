@@ -29,7 +29,8 @@ class _Entry:
     """A parameter's uses so far: either kept per-unit gradients, which `order` puts in order, or the uses themselves.
 
     `squares` [P] are the squared norms of the sum of all uses; None once there are several, until settled
-    (the norms of parts do not add). `again` says that the sum is made of recomputed gradients, not of `weighted`.
+    (the norms of parts do not add). `reserve` [P] is what rounding may add to a norm, None if that is not known: of
+    uses that are held, the sum is then made of recomputed gradients, not of `weighted`.
     """
 
     parameter: nn.Parameter
@@ -37,7 +38,7 @@ class _Entry:
     order: Order = as_it_is
     uses: list[Use] = field(default_factory=list)
     squares: torch.Tensor | None = None
-    again: bool = False
+    reserve: torch.Tensor | None = None
 
 
 class Book:
@@ -202,7 +203,7 @@ class Book:
                 out[name] = entry.order(_combined(entry.kept, own, dropped))
                 continue
             uses = entry.uses
-            if entry.again:
+            if entry.reserve is None:
                 order = uses[0].order() if len(uses) == 1 else as_it_is
                 recomputed = self._in_parts(entry)
                 parts = [
@@ -235,6 +236,8 @@ class Book:
             self._settle(entry, use)
         elif entry.kept is not None:
             entry.kept = entry.order(entry.kept) + use.order()(use.per_unit(self.units))
+            more = self._reserve(parameter, [use])
+            entry.reserve = None if entry.reserve is None or more is None else entry.reserve + more
             entry.order, entry.squares = as_it_is, None
         else:
             entry.uses.append(use)
@@ -264,7 +267,8 @@ class Book:
         way = choose(use.cost(self.units), kept, held, room)
         if way == "keep":
             entry.kept, entry.order, entry.uses = use.per_unit(self.units), use.order(), []
-            entry.squares = squared_norms(entry.kept)
+            entry.reserve = self._reserve(entry.parameter, [use])
+            entry.squares = _reserved(squared_norms(entry.kept), entry.reserve)
             self._extra_bytes += max(0, kept - held)
         else:
             entry.uses = [use]
@@ -273,7 +277,7 @@ class Book:
     def _resettle(self, entry: _Entry) -> None:
         """Take the squared norms of the sum of several uses."""
         if entry.kept is not None:
-            entry.squares = squared_norms(entry.kept)
+            entry.squares = _reserved(squared_norms(entry.kept), entry.reserve)
             return
         kinds = dict.fromkeys(type(use) for use in entry.uses)
         uses = [
@@ -290,14 +294,20 @@ class Book:
         squares = ghost
         if squares is None:
             squares = torch.cat([squared_norms(rows) for _, rows in self._in_parts(entry)])
-        reaches = [use.reach(self.units) for use in entry.uses]
-        entry.again = any(reach is None for reach in reaches)
-        if not entry.again:
-            exact = entry.parameter.dtype == torch.float64 and all(use.exact for use in entry.uses)
-            eps = torch.finfo(torch.float64 if exact else torch.float32).eps
-            reach = torch.stack([one.sqrt() for one in reaches if one is not None]).sum(0)
-            squares = squares + (RESERVE * eps / 2 * reach).square()
-        entry.squares = squares
+        entry.reserve = self._reserve(entry.parameter, entry.uses)
+        entry.squares = _reserved(squares, entry.reserve)
+
+    def _reserve(self, parameter: nn.Parameter, uses: list[Use]) -> torch.Tensor | None:
+        """What rounding may add to each unit's norm in `weighted`, [P]; None if that is not known.
+
+        Kept gradients have it too, though they need none: the batch decides whether they are kept, and what a unit
+        adds may not hang on it.
+        """
+        reaches = [use.reach(self.units) for use in uses]
+        exact = parameter.dtype == torch.float64 and all(use.exact for use in uses)
+        eps = torch.finfo(torch.float64 if exact else torch.float32).eps
+        known = [reach.sqrt() for reach in reaches if reach is not None]
+        return None if len(known) < len(reaches) else RESERVE * eps / 2 * torch.stack(known).sum(0)
 
     def _in_parts(self, entry: _Entry) -> Iterator[tuple[slice, torch.Tensor]]:
         """A few units at a time, and their gradients [p, numel], equal every time; of one use in its own order."""
@@ -310,6 +320,10 @@ class Book:
             if len(own) > 1:
                 gradients = [use.order()(one) for use, one in zip(own, gradients, strict=True)]
             yield slice(first, first + part.count), sum(gradients[1:], start=gradients[0])
+
+
+def _reserved(squares: torch.Tensor, reserve: torch.Tensor | None) -> torch.Tensor:
+    return squares if reserve is None else squares + reserve.square()
 
 
 def _combined(gradients: torch.Tensor, factors: torch.Tensor, dropped: torch.Tensor | None) -> torch.Tensor:

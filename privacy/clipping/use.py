@@ -13,8 +13,7 @@ import torch
 from privacy.clipping.units import Units
 
 _BLOCK = 4096
-_LOST = 2.0**-148  # of a square, in float32
-
+_PLAIN = (1e-20, 1e36)  # squared norms of rows of which float32 loses no square that counts
 
 Order = Callable[[torch.Tensor], torch.Tensor]
 
@@ -125,13 +124,21 @@ def owned(output: torch.Tensor) -> torch.Tensor:
 
 
 def squared_norms(rows: torch.Tensor) -> torch.Tensor:
-    """Squared norm of each row of [P, ...] as float64 [P], from float32 at least.
+    """Squared norm of each row of [P, ...] as float64 [P], as if added up in float64.
 
-    In blocks: a float32 norm of millions of values on the CPU comes out 1e-4 too small, which would under-clip.
-    Squares of numbers below 1e-19 lose precision, up to 1e-45 each; the norm of a row that holds numbers above 1e19 is
-    infinite: its unit is left out.
+    In blocks: a float32 norm of millions of values on the CPU comes out 1e-4 too small, which would under-clip. A row
+    whose squares vanish or overflow in float32 is taken again in float64: they would for some ways to a norm and not
+    for others, and which way is taken depends on the batch. Whether a unit counts may not.
     """
     rows = wide(rows.flatten(1))
+    squares = _in_blocks(rows)
+    odd = ~((squares > _PLAIN[0]) & (squares < _PLAIN[1]))
+    if bool(odd.any()):
+        squares[odd] = torch.linalg.vector_norm(rows[odd], dim=1, dtype=torch.float64).square()
+    return squares
+
+
+def _in_blocks(rows: torch.Tensor) -> torch.Tensor:
     whole = rows.shape[1] // _BLOCK * _BLOCK
     if whole <= _BLOCK:
         return torch.linalg.vector_norm(rows, dim=1).double().square()
@@ -140,9 +147,8 @@ def squared_norms(rows: torch.Tensor) -> torch.Tensor:
 
 
 def spread(tensor: torch.Tensor, units: Units) -> torch.Tensor:
-    """At least the squared norm of each unit's rows of [R, ...], float64 [P]: with what `squared_norms` may lose."""
-    squares = squared_norms(tensor)
-    return units.sum(squares + tensor[0].numel() * _LOST)
+    """Squared norm of each unit's rows of [R, ...], float64 [P]."""
+    return units.sum(squared_norms(tensor))
 
 
 @dataclass(frozen=True)

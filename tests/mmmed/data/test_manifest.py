@@ -222,3 +222,34 @@ def test_a_noted_problem_leaves_out_the_row_or_the_value(tmp_path: Path) -> None
     assert np.isnan(records["table.age"][0]) and records["table.age"][1] == 40
     for words in ("outside task.classes", "which is no number", "no image file such as '2.png'"):
         assert any(words in note for note in noted)
+
+
+def test_a_missing_value_of_one_patient_changes_no_other_row(tmp_path: Path) -> None:
+    """Parquet has whole numbers; pandas reads a column of them as floating point once one is missing."""
+    numbers = np.arange(20)
+    frame = pd.DataFrame(
+        {"patient": numbers, "study": numbers, "site": 1, "age": 40 + numbers, "y": numbers % 2}
+    )
+    config = RunConfig.model_validate(
+        {
+            "data": {
+                "source": str(tmp_path),
+                "patient": "patient",
+                "study": "study",
+                "site": "site",
+                "image": "",
+                "text": "age",
+            },
+            "task": {"label": "y", "classes": ["0", "1"]},
+        }
+    )
+
+    def read(frame: pd.DataFrame) -> pd.DataFrame:
+        frame.to_parquet(tmp_path / "data.parquet")
+        return read_manifest(tmp_path, config.data, config.task, lambda message: None).records[:20]
+
+    whole = read(frame)
+    newcomer = {"patient": 99, "study": 99, "site": 1, "age": 44, "y": 1}
+    for column in newcomer:
+        more = pd.concat([frame, pd.DataFrame([{**newcomer, column: None}])], ignore_index=True)
+        pd.testing.assert_frame_equal(read(more), whole)
