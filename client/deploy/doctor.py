@@ -7,7 +7,7 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,9 +15,6 @@ from typing import Literal
 
 import httpx
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from client.deploy.folder import NodeFolder
 from client.hospital import KEY, SiteFolder
@@ -60,17 +57,6 @@ def examine(folder: NodeFolder) -> list[Finding]:
     findings += _guarded("data", lambda: _data(SiteFolder(folder.site)))
     findings += _guarded("policy and budget", lambda: _policy(folder, SiteFolder(folder.site)))
     return findings
-
-
-def show(findings: Iterable[Finding]) -> bool:
-    """Print the findings; returns whether none is bad."""
-    table = Table("", "check", "found", "to mend it", box=None, pad_edge=False)
-    signs = {"good": "ok", "look": "[yellow]look[/]", "bad": "[red]BAD[/]"}
-    findings = list(findings)
-    for one in findings:
-        table.add_row(signs[one.verdict], one.what, escape(one.found), escape(one.mend))
-    Console().print(table)
-    return all(finding.verdict != "bad" for finding in findings)
 
 
 def _guarded(what: str, checks: Callable[[], Iterator[Finding]]) -> list[Finding]:

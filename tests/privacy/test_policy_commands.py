@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from mmmed.cli.policy import app
 from privacy.accounting import DpSgdEvent
 from privacy.errors import PolicyError, SigningKeyError
 from privacy.keys import load_or_create_key, load_public_key
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.policy import load_policy, open_ledger
-from privacy.policy_cli import app
 
 
 def run(*arguments: str | Path, typed: str = "\n") -> Result:

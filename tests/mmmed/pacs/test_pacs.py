@@ -32,7 +32,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELos
 from pynetdicom import AE, evt
 from typer.testing import CliRunner
 
-from client.cli import app
+from mmmed.cli.site import app
 from mmmed.deidentify import SiteKey
 from mmmed.errors import ConfigError, DataError
 from mmmed.ingest import IngestOptions, ingest

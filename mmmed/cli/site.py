@@ -11,14 +11,15 @@ from typing import Annotated
 
 import typer
 
-from client.deploy.cli import app as deploy_app
+from mmmed.cli import site_deploy
+from mmmed.cli.options import read_config
 from mmmed.extras import require
 
 app = typer.Typer(
     help="At a hospital: get data in, de-identify and check it, take part in a federation.",
     no_args_is_help=True,
 )
-app.add_typer(deploy_app)
+app.add_typer(site_deploy.app)
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders, archives, DICOMDIR, tables, reports: whatever there is.")
@@ -131,7 +132,6 @@ def check(
     """Say whether a data set can be trained on, and what a model would learn that it should not. Exit 1 if not."""
     from mmmed.check import check as run
     from mmmed.check import write_page
-    from mmmed.cli_options import read_config
 
     resolved = read_config(config, assignments).config
     result = run(dataset, resolved.data, resolved.task)

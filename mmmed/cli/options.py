@@ -1,7 +1,8 @@
-"""Options that several commands of ``mmmed`` share."""
+"""Options that several commands of ``mmmed`` share, and the files that they name."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ DataFolder = Annotated[
     str | None,
     typer.Option("--data", help='Folder with the table of studies, or "demo".', show_default=False),
 ]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")]
 
 
 def read_config(
@@ -40,3 +42,13 @@ def tell_renamed(renamed: Mapping[str, str]) -> None:
     if renamed:
         names = ", ".join(f"{old} is now {new}" for old, new in renamed.items())
         sys.stderr.write(f"note: keys of an earlier version: {names}\n")
+
+
+def read_json(path: Path) -> Any:
+    """A file's JSON value. Raises ReportError if it holds none."""
+    from privacy.errors import ReportError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ReportError(f"{path}: not JSON text: {error}") from error

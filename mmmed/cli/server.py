@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mmmed.cli.options import read_config
+
 if TYPE_CHECKING:
     from server.deploy.folder import Folder
     from server.deploy.provision import Organisation
@@ -118,7 +120,6 @@ def run_command(
     folder: FolderOption = HERE,
 ) -> None:
     """Start a run and print its name."""
-    from mmmed.cli_options import read_config
     from server.deploy.folder import Folder
     from server.deploy.runs import begin
 
@@ -152,8 +153,8 @@ def stop(run: RunName = None, folder: FolderOption = HERE) -> None:
 @app.command()
 def status(folder: FolderOption = HERE) -> None:
     """Show the sites and the runs."""
+    from mmmed.cli.status import show_status
     from server.deploy.folder import Folder
-    from server.deploy.status import show_status
 
     show_status(Folder(folder))
 
@@ -165,9 +166,9 @@ def log_command(
     folder: FolderOption = HERE,
 ) -> None:
     """Show a run round by round, and why it ended."""
+    from mmmed.cli.status import show_log
     from server.deploy.folder import Folder
     from server.deploy.runs import newest
-    from server.deploy.status import show_log
 
     where = Folder(folder)
     show_log(where, run or newest(where), follow=follow)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmmed.cli_options import Assignments, ConfigFile, tell_renamed
+from mmmed.cli.options import Assignments, ConfigFile, tell_renamed
 from mmmed.config import Candidate, combinations, parse_vary
 from mmmed.errors import ConfigError
 

@@ -1,54 +1,30 @@
-"""``mmmed privacy ...``: the privacy officer's commands."""
+"""``mmmed privacy ledger ...``: what a site's patients were spent."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from privacy.errors import LedgerError, ReportError
-from privacy.policy_cli import app as policy_app
+from mmmed.cli.options import read_json
+from privacy.errors import LedgerError
 
 if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
     from privacy.ledger import Ledger
 
-app = typer.Typer(help="Plan a privacy budget, read and check what was spent.", no_args_is_help=True)
-ledger_app = typer.Typer(help="A site's ledger: what its patients were spent.", no_args_is_help=True)
-app.add_typer(ledger_app, name="ledger")
-app.add_typer(policy_app, name="policy")
+app = typer.Typer(help="A site's ledger: what its patients were spent.", no_args_is_help=True)
 
 State = Annotated[
     Path, typer.Argument(help="The site's state folder, with ledger.db and site.key, or the site's folder.")
 ]
 
 
-@app.command()
-def verify(
-    report: Annotated[Path, typer.Argument(help="privacy.json of a run.")],
-    keys: Annotated[
-        Path | None, typer.Option(help="JSON file: site name to its public key in hexadecimal.")
-    ] = None,
-) -> None:
-    """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
-    from privacy.report import verify_report
-    from privacy.report.unchecked import marks
-
-    body = read_json(report)
-    findings = verify_report(body, _keys(keys) if keys else None)
-    for finding in findings:
-        print(finding)
-    if findings:
-        raise typer.Exit(1)
-    print(f"{report}: signed as stated, and every number follows from the signed events")
-    print(f"not checked, the coordinator's own word: {', '.join(sorted(marks(body)))}")
-
-
-@ledger_app.command("show")
-def ledger_show(state: State) -> None:
+@app.command("show")
+def show(state: State) -> None:
     """What is left of the limit, and every run's plan."""
     from privacy.ledger import policy_digest
     from privacy.report import mechanism_cells, run_cell, shown
@@ -73,8 +49,8 @@ def ledger_show(state: State) -> None:
         console.print(table)
 
 
-@ledger_app.command("verify")
-def ledger_verify(
+@app.command("verify")
+def verify(
     state: Annotated[
         Path, typer.Argument(help="The site's folder or its state folder; or, with --key, what export wrote.")
     ],
@@ -100,31 +76,14 @@ def ledger_verify(
         print(f"{ledger.verify(noted)} entries: unbroken, signed by the site's key\nhead {ledger.head}")
 
 
-@ledger_app.command("export")
-def ledger_export(
+@app.command("export")
+def export(
     state: State, out: Annotated[Path, typer.Argument(help="JSON file to write; holds no patient digest.")]
 ) -> None:
     """Write all entries as JSON that anyone with the site's public key can check."""
     with open_ledger(state) as ledger:
         out.write_text(json.dumps(ledger.export(), indent=2) + "\n", encoding="utf-8")
     print(f"wrote {out}")
-
-
-def _keys(path: Path) -> dict[str, str]:
-    keys = read_json(path)
-    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
-        raise ReportError(
-            f'{path}: expected {{"SITE": "public key in hexadecimal", ...}}. Found something else.'
-        )
-    return keys
-
-
-def read_json(path: Path) -> Any:
-    """A file's JSON value. Raises ReportError if it holds none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ReportError(f"{path}: not JSON text: {error}") from error
 
 
 def open_ledger(state: Path) -> Ledger:

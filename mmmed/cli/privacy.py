@@ -1,4 +1,4 @@
-"""``mmmed privacy ...``: the commands that need a run or its configuration, beside those of `privacy.cli`."""
+"""``mmmed privacy ...``: the privacy officer's commands."""
 
 from __future__ import annotations
 
@@ -10,102 +10,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmmed.cli_options import Assignments, ConfigFile, read_config
-from mmmed.cli_tune import tune
-from privacy.cli import app
+from mmmed.cli import ledger, plan, policy, tune
+from mmmed.cli.options import Assignments, ConfigFile, JsonFile, read_config, read_json
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
     from privacy.accounting import DpSgdEvent
 
-app.command()(tune)
-
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")]
+app = typer.Typer(help="Plan a privacy budget, read and check what was spent.", no_args_is_help=True)
+app.add_typer(ledger.app, name="ledger")
+app.add_typer(policy.app, name="policy")
+app.command()(plan.plan)
+app.command()(tune.tune)
 
 
 @app.command()
-def plan(
-    patients: Annotated[int, typer.Option(min=1, help="Patients that the site trains on.")],
-    config: ConfigFile = None,
-    assignments: Assignments = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="Budget of the whole run.", show_default="the configuration's")
-    ] = None,
-    delta: Annotated[
-        float | None, typer.Option(help="Must be below 1 / patients.", show_default="the configuration's")
-    ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds.", show_default="the configuration's")] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Local epochs a round.", show_default="the configuration's")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Expected patients a step.", show_default="the configuration's")
-    ] = None,
-    ledger: Annotated[
-        Path | None, typer.Option(help="A site's state folder: also say what its ledger still allows.")
-    ] = None,
-    spread: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            help="How much of a record's gradient is its own: its squared length over that of what all share.",
-        ),
-    ] = 9.0,
-    json_file: JsonFile = None,
-    csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write all settings here.")] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", help="Also write an interactive plot here; works offline.")
+def verify(
+    report: Annotated[Path, typer.Argument(help="privacy.json of a run.")],
+    keys: Annotated[
+        Path | None, typer.Option(help="JSON file: site name to its public key in hexadecimal.")
     ] = None,
 ) -> None:
-    """Solve the noise for a budget, and show other ways to spend the same budget. Touches no data."""
-    from contextlib import nullcontext
+    """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
+    from privacy.report import verify_report
+    from privacy.report.unchecked import marks
 
-    from mmmed.cli_plan import show_plan, trainable_sizes
-    from privacy.cli import open_ledger
-    from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
-    from privacy.planning import plan_training
-    from privacy.report.interactive import plan_page
-
-    given = {
-        "privacy.target_epsilon": epsilon,
-        "privacy.delta": delta,
-        "federation.rounds": rounds,
-        "training.local_epochs": epochs,
-        "training.batch_size": batch_size,
-    }
-    chosen = read_config(config, assignments, given).config
-    target, at = chosen.privacy.target_epsilon, chosen.privacy.delta
-    solved = plan_training(
-        patients=patients,
-        batch_size=chosen.training.batch_size,
-        local_epochs=chosen.training.local_epochs,
-        rounds=chosen.federation.rounds,
-        target_epsilon=target,
-        delta=at,
-    )
-    worth = setting(solved.event, at, patients, chosen.training.records_per_patient, spread)
-    settings = [worth, *alternatives(patients=patients, target_epsilon=target, delta=at, spread=spread)]
-    allowed = None
-    with open_ledger(ledger) if ledger else nullcontext() as opened:
-        if opened is not None:
-
-            def admits(event: DpSgdEvent) -> bool:
-                return opened.admits(event, at)
-
-            settings = with_ledger(settings, admits, opened.filter_epsilon)
-            allowed = (opened.limit, least_admitted_noise(worth.sampling_rate, worth.steps, admits))
-    sizes = trainable_sizes(chosen)
-    show_plan(chosen, solved, settings, sizes, allowed, patients)
-    title = f"Ways to spend epsilon {target:g} at delta {at:g} on {patients} patients"
-    if json_file is not None:
-        rows = [vars(one) | {"largest_dimension": one.largest_dimension} for one in settings]
-        json_file.write_text(
-            json.dumps({"settings": rows, "trainable": sizes}, indent=2) + "\n", encoding="utf-8"
-        )
-    if csv_file is not None:
-        csv_file.write_text(to_csv(settings), encoding="utf-8")
-    if html_file is not None:
-        html_file.write_text(plan_page(settings[0], settings[1:], title), encoding="utf-8")
+    body = read_json(report)
+    findings = verify_report(body, _keys(keys) if keys else None)
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise typer.Exit(1)
+    print(f"{report}: signed as stated, and every number follows from the signed events")
+    print(f"not checked, the coordinator's own word: {', '.join(sorted(marks(body)))}")
 
 
 @app.command()
@@ -132,7 +69,6 @@ def report(
     ] = None,
 ) -> None:
     """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
-    from privacy.cli import read_json
     from privacy.report import sweep_statements, write_report
     from server.run_folder import RunFolder
     from server.spending import privacy_report as build
@@ -248,6 +184,17 @@ def attack(
             write_atomic(file, text)
     if not result.passed:
         raise typer.Exit(1)
+
+
+def _keys(path: Path) -> dict[str, str]:
+    from privacy.errors import ReportError
+
+    keys = read_json(path)
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise ReportError(
+            f'{path}: expected {{"SITE": "public key in hexadecimal", ...}}. Found something else.'
+        )
+    return keys
 
 
 def _is_public(config: RunConfig, public: bool, own: bool, what: str) -> bool:

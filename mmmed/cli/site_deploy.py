@@ -64,10 +64,20 @@ def renew(kit: Annotated[Path, typer.Argument(help="The coordinator's new kit.")
 @app.command()
 def doctor(site: Site = HERE) -> None:
     """Check clock, certificates, connection, disk, GPU, data, policy, budget; say how to mend each. Exit 1 if bad."""
-    from client.deploy.doctor import examine, show
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from client.deploy.doctor import examine
     from client.deploy.folder import NodeFolder
 
-    if not show(examine(NodeFolder(site))):
+    table = Table("", "check", "found", "to mend it", box=None, pad_edge=False)
+    signs = {"good": "ok", "look": "[yellow]look[/]", "bad": "[red]BAD[/]"}
+    findings = examine(NodeFolder(site))
+    for one in findings:
+        table.add_row(signs[one.verdict], one.what, escape(one.found), escape(one.mend))
+    Console().print(table)
+    if any(one.verdict == "bad" for one in findings):
         raise typer.Exit(1)
 
 
@@ -115,10 +125,10 @@ def audit(site: Site = HERE) -> None:
     from client.deploy.audit import AuditLog
     from client.deploy.folder import NodeFolder
 
-    log = AuditLog(NodeFolder(site).audit)
-    for entry in log.entries():
+    kept = AuditLog(NodeFolder(site).audit)
+    for entry in kept.entries():
         facts = " ".join(
             f"{key}={value}" for key, value in entry.items() if key not in ("time", "event", "before")
         )
         print(f"{entry['time']} {entry['event']:8} {facts}")
-    print(f"whole; its head is {log.head()}")
+    print(f"whole; its head is {kept.head()}")
