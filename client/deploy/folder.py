@@ -21,7 +21,7 @@ from pathlib import Path
 
 import tomli_w
 
-from client.hospital import FILE, SiteFolder
+from client.site_folder import SiteFolder
 from mmmed.deploy import require_linux
 from mmmed.deploy.certificates import (
     check_name,
@@ -62,7 +62,7 @@ class NodeFolder:
     def __init__(self, site: Path) -> None:
         require_linux()
         self.site = site.absolute()
-        self.path = self.site / "node"
+        self.path = SiteFolder(self.site).node
         self.key = self.path / "node.key"
         self.kit_file = self.path / "federation.kit"
         self.certificate = self.path / "node.crt"
@@ -95,9 +95,9 @@ class NodeFolder:
         write_secret(self.secret, secrets.token_bytes(32))
         request = self.path / f"{name}.request"
         request.write_bytes(make_request(key, name))
-        file = self.site / FILE
-        if not file.exists():
-            file.write_text(
+        layout = SiteFolder(self.site)
+        if not layout.exists():
+            layout.file.write_text(
                 tomli_w.dumps({"version": 1, "name": name, "dataset": "dataset"}), encoding="utf-8"
             )
         return request
@@ -150,9 +150,10 @@ class NodeFolder:
             raise DeployError(
                 f"the kit's certificate is not for the key in {self.key}. Send the coordinator this site's request"
             )
-        name = SiteFolder(self.site).config.name
+        layout = SiteFolder(self.site)
+        name = layout.config.name
         if not kit.site == common_name(certificate) == name:
-            raise DeployError(f"the kit is for {kit.site!r}, but {self.site / FILE} names {name!r}")
+            raise DeployError(f"the kit is for {kit.site!r}, but {layout.file} names {name!r}")
         if days_left(certificate) <= 0:
             raise DeployError(
                 "the kit's certificate has expired. The coordinator renews it with `mmmed server add-site` and this "
