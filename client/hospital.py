@@ -18,10 +18,9 @@ from client.trial import try_run
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.data.image_approvals import waiting_note
-from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of
-from mmmed.models import load_tokenizer
+from mmmed.models import open_site_data
 from privacy.errors import PlanError
 from privacy.keys import load_or_create_key
 
@@ -65,10 +64,9 @@ def open_hospital(
     patients, others = split_patients(manifest, config)
     if not patients:
         raise PlanError("There is no patient to train on as the run asks.")
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     return Site(
         name=folder.config.name,
-        data=load_site(manifest, config, tokenizer, folder.state.images),
+        data=open_site_data(manifest, config, folder.state.images),
         patients=patients,
         held_out=others,
         state=folder.state.path,
