@@ -43,14 +43,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "views": {"training": {"augment": True, "views": 2}},
     "one record": {"training": {"augment": True, "records_per_patient": 1}},
     "frozen": {
-        "model": {"fusion": "linear", "trainable": "fusion-head"},
+        "model": {"fusion": {"kind": "linear"}, "trainable": "fusion-head"},
         "training": {"optimizer": "sgd", "learning_rate": 1.0, "augment": True, "views": 3},
     },
     "adapters": {"model": {"trainable": "lora"}},
     "norms": {"model": {"trainable": "norm-bias"}, "training": {"records_per_patient": 1}},
     "groups": {"privacy": {"clipping": "per-group"}, "training": {"augment": True}},
     "automatic": {"privacy": {"clipping": "automatic", "engine": "hooks"}, "training": {"augment": True}},
-    "dropout": {"model": {"dropout": 0.3}, "training": {"augment": True}},
+    "dropout": {"model": {"fusion": {"dropout": 0.3}}, "training": {"augment": True}},
 }
 
 
@@ -151,7 +151,7 @@ def test_a_patient_moves_each_sum_of_a_round_by_its_own_part_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = configured(**CONFIGS[name], data=SMALL)
-    if config.model.dropout:
+    if name == "dropout":
         monkeypatch.setattr("mmmed.training.loop.MICROBATCH", 1)
     manifest = some(site, config)
     counts = training_patients(manifest, config)
