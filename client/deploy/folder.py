@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -37,23 +36,18 @@ from mmmed.deploy.certificates import (
 )
 from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
+from mmmed.files import exclusive
 
 
-@contextmanager
-def alone(folder: NodeFolder) -> Iterator[None]:
+def alone(folder: NodeFolder) -> AbstractContextManager[None]:
     """Hold the site's folder while it runs, or its keys change.
 
     Raises:
         DeployError: somebody else does.
     """
-    import fcntl
-
-    with (folder.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DeployError(f"{folder.site}: this site is running. Stop it first") from error
-        yield
+    return exclusive(
+        folder.path / ".lock", lambda: DeployError(f"{folder.site}: this site is running. Stop it first")
+    )
 
 
 class NodeFolder:
