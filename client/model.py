@@ -18,7 +18,7 @@ from mmmed.models import (
     build_model,
     check_frozen,
     frozen_digests,
-    load_tokenizer,
+    run_tokenizer,
 )
 from mmmed.paths import cache_home
 
@@ -32,8 +32,7 @@ class _RunModel:
         self.encoders: FrozenEncoders | None = None
         if config.model.trainable in ("lora", "fusion-head"):
             self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
-        tokenizer = load_tokenizer(config.model.text) if config.data.text else None
-        records = made_up_records(config, tokenizer, _MADE_UP)
+        records = made_up_records(config, run_tokenizer(config), _MADE_UP)
         self.made_up = records if self.encoders is None else self.encoders.records(records)
 
 

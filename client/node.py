@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.hospital import SiteFolder, open_hospital
-from client.hospital import state_of as hospital_state
+from client.hospital import open_hospital
 from client.judge import INSTALLED
 from client.simulated import POLICY, open_partition, partition_name
 from client.simulated import state_of as simulated_state
 from client.site import Site
+from client.site_folder import SiteFolder
 from mmmed.errors import DataError
 
 SITE_DIR = "site-dir"
@@ -58,7 +58,7 @@ def shows_everything(node: Mapping[str, object]) -> bool:
 
 def state_dir(node: Mapping[str, object]) -> Path:
     """Where the node's site keeps its state, and its log, whether or not the site can be opened."""
-    return hospital_state(_folder(node)) if SITE_DIR in node else simulated_state(node)
+    return SiteFolder(_folder(node)).logging_state.path if SITE_DIR in node else simulated_state(node)
 
 
 def _folder(node: Mapping[str, object]) -> Path:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-FILE = "progress.json"
+from client.site_folder import StateFolder
+from mmmed.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,12 @@ class Progress:
 
     def write(self, state: Path) -> None:
         """Replace the site's progress file; a reader never sees half of one."""
-        temporary = state / f"{FILE}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        temporary.replace(state / FILE)
+        write_atomic(StateFolder(state).progress, json.dumps(asdict(self)), durable=False)
 
     @classmethod
     def read(cls, state: Path) -> Progress | None:
         """The last progress written, or None."""
         try:
-            return cls(**json.loads((state / FILE).read_text(encoding="utf-8")))
+            return cls(**json.loads(StateFolder(state).progress.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None

@@ -18,6 +18,7 @@ from client.release import PrivateTables, Results, Rounded, Shown, Spending, one
 from client.released import Released
 from client.rounds import Parameters, evaluate_round, load_parameters
 from client.site import Site
+from client.site_folder import StateFolder
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.inference.evaluate import auroc
@@ -62,7 +63,7 @@ def _private(
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     name = evaluation_id(run_id)
-    kept = Released(site.state / "released", name, server_round, incoming)
+    kept = Released(StateFolder(site.state).released, name, server_round, incoming)
     if (before := kept.read()) is not None and before[1] is not None:
         return PrivateTables(before[0][_TABLES].numpy(), before[1])
     delta, patients = config.privacy.delta, len(site.held_out)

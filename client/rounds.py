@@ -15,6 +15,7 @@ from client.progress import Progress
 from client.release import Spending, one_code
 from client.released import Released
 from client.site import Site
+from client.site_folder import StateFolder
 from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
@@ -56,7 +57,7 @@ def train_round(
     """
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
-    released = Released(site.state / "released", run_id, server_round, incoming)
+    released = Released(StateFolder(site.state).released, run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
     work = _Round(site, config, run_id, server_round, model, data.train, drift)

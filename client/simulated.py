@@ -12,15 +12,15 @@ from pathlib import Path
 from client.judge import INSTALLED, asked
 from client.model import check_weights
 from client.site import Site, split_patients
+from client.site_folder import STATE, StateFolder
 from client.trial import try_run
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import flat_from_json
-from mmmed.data.loader import load_site
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.source import locate
 from mmmed.errors import DataError
-from mmmed.models import load_tokenizer
-from mmmed.paths import cache_home
+from mmmed.models import open_site_data
+from mmmed.paths import image_cache
 from privacy.errors import PlanError, PolicyError
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget
@@ -54,7 +54,7 @@ def state_of(node: Mapping[str, object]) -> Path:
     if isinstance(own, str) and own:
         return Path(own)
     root = os.environ.get(STATE_DIR)
-    return (Path(root) if root else Path.home() / ".mmmed" / "state") / f"site-{node.get('partition-id')}"
+    return (Path(root) if root else Path.home() / ".mmmed" / STATE) / f"site-{node.get('partition-id')}"
 
 
 def simulated_manifest(config: RunConfig) -> Manifest:
@@ -71,8 +71,7 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
         DataError: unreadable images, or no patient to train on.
         PlanError: delta or batch size does not suit the site.
     """
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
-    patients = load_site(manifest, config, tokenizer, cache_home() / "images").train.patients
+    patients = open_site_data(manifest, config, image_cache()).train.patients
     try:
         if config.privacy.enabled:
             check_delta(config.privacy.delta, patients)
@@ -89,15 +88,14 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
 def open_simulated(manifest: Manifest, config: RunConfig, state: Path, policy: Policy | None = None) -> Site:
     """Open one site, whose records are `manifest`; by default everything within the run's target is allowed."""
     state.mkdir(parents=True, exist_ok=True)
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     patients, others = split_patients(manifest, config)
     return Site(
         name=manifest.sites[0],
-        data=load_site(manifest, config, tokenizer, cache_home() / "images"),
+        data=open_site_data(manifest, config, image_cache()),
         patients=patients,
         held_out=others,
         state=state,
-        key=load_or_create_key(state / "site.key"),
+        key=load_or_create_key(StateFolder(state).key),
         policy=policy or _permissive(config),
         simulated=True,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.site_folder import StateFolder
 from mmmed.config import RunConfig
 from mmmed.data.loader import SiteData
 from mmmed.data.manifest import Manifest
@@ -48,7 +49,7 @@ class Site:
         Raises:
             LedgerError: it is unreadable, edited or belongs to another key.
         """
-        return Ledger.open(ledger_file(self.state), self.key, limit=self.policy.limit)
+        return Ledger.open(StateFolder(self.state).ledger, self.key, limit=self.policy.limit)
 
     @property
     def identity(self) -> DatasetIdentity:
@@ -62,11 +63,6 @@ class Site:
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
         return dataset_identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
-
-
-def ledger_file(state: Path) -> Path:
-    """Where a site keeps its ledger."""
-    return state / "ledger.db"
 
 
 def split_patients(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

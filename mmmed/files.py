@@ -1,12 +1,14 @@
-"""Files that are seen whole or not at all."""
+"""Files that are seen whole or not at all, and what one process alone may change."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 def sha256_of(path: Path) -> str:
@@ -46,6 +48,28 @@ def write_atomic(path: Path, content: str | bytes, *, durable: bool = True, mode
     """Write a whole content by `replacing`; text is written as UTF-8."""
     with replacing(path, durable=durable, mode=mode) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def exclusive(path: Path, refusal: Callable[[], Exception]) -> Iterator[None]:
+    """Hold a lock, which a process that ends gives up, however it ends.
+
+    Args:
+        path: a file that is there for the lock alone, made if need be; its folder exists.
+        refusal: what to raise while somebody else has it, in another process or in this one.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise refusal() from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _flush(path: Path) -> None:

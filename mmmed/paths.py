@@ -10,3 +10,8 @@ def cache_home() -> Path:
     """`$MMMED_HOME`, else ``~/.cache/mmmed``: generated hospitals and preprocessed images."""
     home = os.environ.get("MMMED_HOME")
     return Path(home) if home else Path.home() / ".cache" / "mmmed"
+
+
+def image_cache() -> Path:
+    """Folder of preprocessed images that are nobody's secret: generated, public, or a researcher's own."""
+    return cache_home() / "images"

@@ -22,17 +22,16 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from mmmed.config import RunConfig, differences, resolve, to_toml
 from mmmed.errors import RunError
-from mmmed.files import write_atomic
+from mmmed.files import exclusive, write_atomic
 
 _PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
 _OWNER = ".process"
@@ -41,7 +40,7 @@ _OWNER = ".process"
 class RunFolder:
     """An open run folder, locked by this process until `close`. Use `create`, `open` or `create_or_open`."""
 
-    def __init__(self, path: Path, config: RunConfig, run_id: str, lock: FileLock) -> None:
+    def __init__(self, path: Path, config: RunConfig, run_id: str, lock: ExitStack) -> None:
         self.path = path
         self.config = config
         self.run_id = run_id
@@ -80,7 +79,7 @@ class RunFolder:
         return cls.open(path, config) if (Path(path) / "config.toml").is_file() else cls.create(path, config)
 
     @classmethod
-    def _create(cls, path: Path, config: RunConfig, lock: FileLock) -> RunFolder:
+    def _create(cls, path: Path, config: RunConfig, lock: ExitStack) -> RunFolder:
         if (path / "config.toml").exists():
             raise RunError(f"{path}: already holds a run. Resume it, or choose another folder")
         # a kill during creation leaves environment.json or a partial file
@@ -94,7 +93,7 @@ class RunFolder:
         return cls(path, config, run_id, lock)
 
     @classmethod
-    def _open(cls, path: Path, config: RunConfig | None, lock: FileLock) -> RunFolder:
+    def _open(cls, path: Path, config: RunConfig | None, lock: ExitStack) -> RunFolder:
         held = resolve(path / "config.toml").config
         if config is not None and config != held:
             changed = differences(held, config)
@@ -123,7 +122,7 @@ class RunFolder:
 
     def close(self) -> None:
         """Give the folder up to other processes."""
-        self._lock.release()
+        self._lock.close()
 
     @property
     def checkpoints(self) -> Path:
@@ -198,25 +197,27 @@ def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:
     return f"{sum(line[f'bytes_{way}'] for line in lines) / 1e6:.1f} MB"
 
 
-def _locked(path: Path, build: Callable[[FileLock], RunFolder]) -> RunFolder:
-    """Build a RunFolder under its lock; give the lock back if that fails."""
-    lock, owner = FileLock(path / ".lock", thread_local=False), path / _OWNER
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock.acquire(blocking=False)
-        owner.write_text(f"{os.getpid()}\n", encoding="ascii")
-    except Timeout as error:
+def _locked(path: Path, build: Callable[[ExitStack], RunFolder]) -> RunFolder:
+    """Build a RunFolder under its lock, which goes with it; give the lock back if that fails."""
+    owner = path / _OWNER
+
+    def refusal() -> RunError:
         process = owner.read_text(encoding="ascii").strip() if owner.is_file() else ""
-        raise RunError(
+        return RunError(
             f"{path}: in use by process {process or 'unknown'}. Wait for it to end, or choose another folder"
-        ) from error
-    except OSError as error:
-        lock.release()
-        raise RunError(f"{path}: cannot be used as a run folder ({error.strerror})") from error
+        )
+
+    lock = ExitStack()
     try:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(exclusive(path / ".lock", refusal))
+            owner.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except OSError as error:
+            raise RunError(f"{path}: cannot be used as a run folder ({error.strerror})") from error
         return build(lock)
     except BaseException:
-        lock.release()
+        lock.close()
         raise
 
 

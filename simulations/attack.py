@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records, load_site
+from mmmed.data.loader import Records
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.data.source import locate
 from mmmed.data.split import held_out
 from mmmed.errors import RunError
 from mmmed.inference.predict import predict
-from mmmed.models import load_model, load_tokenizer
-from mmmed.paths import cache_home
+from mmmed.models import load_model, open_site_data
+from mmmed.paths import image_cache
 from privacy.accounting import trade_off
 from privacy.attack import AttackResult, judge, membership_scores
 from privacy.report import read_statement
@@ -98,8 +98,7 @@ def _bound(run: RunFolder) -> Callable[[float], float]:
 
 
 def _site(manifest: Manifest, config: RunConfig) -> _Site:
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
-    data = load_site(manifest, config, tokenizer, cache_home() / "images")
+    data = open_site_data(manifest, config, image_cache())
     out = held_out(manifest, config.data, config.training.seed)
     names = manifest.records["patient"].to_numpy().astype(str)
     inside, outside = np.unique(names[~out]), np.unique(names[out])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
-from client.dashboard.view import SiteView, read_site
-from client.hospital import FILE as SITE_FILE
-from client.hospital import KEY, SiteFolder
-from client.site import ledger_file
+from client.dashboard.view import SiteView, read_refusals, read_site
+from client.site_folder import SiteFolder, StateFolder
 from mmmed.errors import RunError
 from mmmed.web import Section, page
 from privacy.errors import PrivacyError
@@ -25,12 +23,12 @@ PolicyRows = Callable[[], list[tuple[str, str]]]
 
 def is_site(folder: Path) -> bool:
     """Whether a folder is a hospital's site folder."""
-    return (folder / SITE_FILE).is_file()
+    return SiteFolder(folder).exists()
 
 
 def is_state(folder: Path) -> bool:
     """Whether a folder is a site's state, such as a simulated site's in a run folder."""
-    return ledger_file(folder).is_file()
+    return StateFolder(folder).ledger.is_file()
 
 
 def deployed_section(folder: Path) -> Section:
@@ -47,25 +45,32 @@ def deployed_section(folder: Path) -> Section:
             (field.name.replace("_", " "), _allowed(getattr(policy, field.name))) for field in fields(policy)
         ]
 
-    return site_section(site.config.name, site.state, rules)
+    logs = [state.path for state in site.logged_states]
+    return site_section(site.config.name, site.state.path, rules, logs)
 
 
-def site_section(name: str, state: Path, policy: PolicyRows | None = None, *, path: str = "/site") -> Section:
+def site_section(
+    name: str,
+    state: Path,
+    policy: PolicyRows | None = None,
+    logs: Sequence[Path] = (),
+    *,
+    path: str = "/site",
+) -> Section:
     """Pages of one site.
 
     Args:
         name: the site's name.
         state: its state folder.
         policy: returns what its policy allows, as rows of rule and value; None for a simulated site.
+        logs: state folders that hold its logs; `state` by default.
         path: where the pages begin.
     """
     router = APIRouter()
 
     def view() -> SiteView | None:
-        if not is_state(state) and not (state / KEY).exists():
-            return None  # no request was answered yet; a key without its ledger is told as the damage it is
-        try:
-            return read_site(state)
+        try:  # a key without its ledger is told as the damage it is
+            return read_site(state) if StateFolder(state).holds_ledger() else None
         except PrivacyError as error:
             raise RunError(str(error)) from error
 
@@ -81,6 +86,7 @@ def site_section(name: str, state: Path, policy: PolicyRows | None = None, *, pa
             "site.html",
             title=f"Site {name}",
             site=view(),
+            refusals=read_refusals(logs or [state]),
             live=f"{path}/live",
             rules=rules,
             problem=problem,

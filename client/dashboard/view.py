@@ -9,9 +9,8 @@ from pathlib import Path
 
 from client.log import refusals
 from client.progress import Progress
-from client.site import ledger_file
+from client.site_folder import StateFolder
 from privacy.accounting import Event
-from privacy.keys import load_key
 from privacy.ledger import Budget, Ledger, Plan
 from privacy.report import mechanism_cells, run_cell, shown
 
@@ -39,7 +38,6 @@ class SiteView:
         head: hash of the newest, hexadecimal.
         datasets: budget used by each data set.
         plans: a row a run: run, claimed epsilon, noise multiplier, sampling rate, steps planned, charged, purpose.
-        refusals: when, code and reason, newest first.
         progress: of the round that trains now or trained last.
     """
 
@@ -49,7 +47,6 @@ class SiteView:
     head: str
     datasets: tuple[DatasetBudget, ...]
     plans: tuple[tuple[str, ...], ...]
-    refusals: tuple[tuple[str, str, str], ...]
     progress: Progress | None
 
 
@@ -59,7 +56,7 @@ def read_site(state: Path) -> SiteView:
     Raises:
         LedgerError: the ledger or the key cannot be read or trusted.
     """
-    with Ledger.inspect(ledger_file(state), load_key(state / "site.key")) as ledger:
+    with StateFolder(state).inspect() as ledger:
         plans, limit = ledger.plans(), ledger.limit
         charged = {plan.run_id: ledger.events(plan.run_id) for plan in plans}
         return SiteView(
@@ -72,9 +69,13 @@ def read_site(state: Path) -> SiteView:
                 for name, count in Counter(plan.dataset for plan in plans).items()
             ),
             plans=tuple(_row(plan, charged[plan.run_id]) for plan in reversed(plans)),
-            refusals=tuple(_refusal(line) for line in reversed(refusals(state)[-_MOST_REFUSALS:])),
             progress=Progress.read(state),
         )
+
+
+def read_refusals(states: Sequence[Path]) -> list[tuple[str, str, str]]:
+    """When, code and reason of what these state folders' logs say was refused, newest first."""
+    return [_refusal(line) for line in reversed(refusals(*states)[-_MOST_REFUSALS:])]
 
 
 def _dataset(ledger: Ledger, name: str, runs: int, delta: float) -> DatasetBudget:

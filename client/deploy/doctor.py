@@ -17,17 +17,15 @@ import httpx
 import torch
 
 from client.deploy.folder import NodeFolder
-from client.hospital import KEY, SiteFolder
 from client.judge import INSTALLED
-from client.site import ledger_file
+from client.site_folder import SiteFolder
 from mmmed.data.counts import rounded
 from mmmed.data.image_approvals import ImageApprovals
 from mmmed.deploy.certificates import days_left, parse_certificate
 from mmmed.deploy.kit import Kit
 from mmmed.errors import MmmedError
 from privacy.errors import PrivacyError
-from privacy.keys import load_key
-from privacy.ledger import Budget, Ledger
+from privacy.ledger import Budget
 
 _SOON = 30  # days before a certificate or policy ends
 _CLOCK_WARN, _CLOCK_FAIL = 30.0, 300.0  # seconds; Flower refuses a signature whose time differs by more
@@ -217,10 +215,9 @@ def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:
 
 def _number(site: SiteFolder, stated: int | None) -> Iterator[Finding]:
     """Whether the site has the patients that its policy states. Reads the ledger, if there is one."""
-    file = ledger_file(site.state)
-    if stated is None or not file.exists():
+    if stated is None or not site.state.holds_ledger():
         return
-    with Ledger.inspect(file, load_key(site.state / KEY)) as ledger:
+    with site.state.inspect() as ledger:
         most = ledger.most_patients
     if most:
         kept = most >= stated
@@ -236,10 +233,9 @@ def _number(site: SiteFolder, stated: int | None) -> Iterator[Finding]:
 
 def _budget(site: SiteFolder, limit: Budget) -> Finding:
     """Reads the ledger if there is one; makes none."""
-    file = ledger_file(site.state)
-    if not file.exists():
+    if not site.state.holds_ledger():
         return Finding("budget", "good", f"nothing charged yet, of epsilon {limit.epsilon:g}")
-    with Ledger.inspect(file, load_key(site.state / KEY)) as ledger:
+    with site.state.inspect() as ledger:
         spent = ledger.spent(limit.delta)
     enough = spent < 0.9 * limit.epsilon
     found = f"epsilon {spent:.3g} of {limit.epsilon:g} charged"

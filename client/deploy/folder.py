@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 import tomli_w
 
-from client.hospital import FILE, SiteFolder
+from client.site_folder import SiteFolder
 from mmmed.deploy import require_linux
 from mmmed.deploy.certificates import (
     check_name,
@@ -37,23 +36,18 @@ from mmmed.deploy.certificates import (
 )
 from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
+from mmmed.files import exclusive
 
 
-@contextmanager
-def alone(folder: NodeFolder) -> Iterator[None]:
+def alone(folder: NodeFolder) -> AbstractContextManager[None]:
     """Hold the site's folder while it runs, or its keys change.
 
     Raises:
         DeployError: somebody else does.
     """
-    import fcntl
-
-    with (folder.path / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DeployError(f"{folder.site}: this site is running. Stop it first") from error
-        yield
+    return exclusive(
+        folder.path / ".lock", lambda: DeployError(f"{folder.site}: this site is running. Stop it first")
+    )
 
 
 class NodeFolder:
@@ -62,7 +56,7 @@ class NodeFolder:
     def __init__(self, site: Path) -> None:
         require_linux()
         self.site = site.absolute()
-        self.path = self.site / "node"
+        self.path = SiteFolder(self.site).node
         self.key = self.path / "node.key"
         self.kit_file = self.path / "federation.kit"
         self.certificate = self.path / "node.crt"
@@ -95,9 +89,9 @@ class NodeFolder:
         write_secret(self.secret, secrets.token_bytes(32))
         request = self.path / f"{name}.request"
         request.write_bytes(make_request(key, name))
-        file = self.site / FILE
-        if not file.exists():
-            file.write_text(
+        layout = SiteFolder(self.site)
+        if not layout.exists():
+            layout.file.write_text(
                 tomli_w.dumps({"version": 1, "name": name, "dataset": "dataset"}), encoding="utf-8"
             )
         return request
@@ -150,9 +144,10 @@ class NodeFolder:
             raise DeployError(
                 f"the kit's certificate is not for the key in {self.key}. Send the coordinator this site's request"
             )
-        name = SiteFolder(self.site).config.name
+        layout = SiteFolder(self.site)
+        name = layout.config.name
         if not kit.site == common_name(certificate) == name:
-            raise DeployError(f"the kit is for {kit.site!r}, but {self.site / FILE} names {name!r}")
+            raise DeployError(f"the kit is for {kit.site!r}, but {layout.file} names {name!r}")
         if days_left(certificate) <= 0:
             raise DeployError(
                 "the kit's certificate has expired. The coordinator renews it with `mmmed server add-site` and this "

@@ -31,10 +31,10 @@ from client.app import app
 from client.deploy.approval import RunApprovals
 from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
-from client.hospital import SiteFolder
 from client.log import record_refusal
 from client.node import APP, SITE_DIR
 from client.release import SITE_ERROR, Refusal, refusal_code, refusal_reply
+from client.site_folder import SiteFolder
 from mmmed.errors import ConfigError
 
 SENDING = b"\0sending"
@@ -146,7 +146,7 @@ def _answer(folder: NodeFolder, message: Message, context: Context, bundle: byte
         return app(message=message, context=context)
     except Exception as error:
         code = refusal_code(error)
-        record_refusal(folder.site / "state", code, error)
+        record_refusal(SiteFolder(folder.site).logging_state.path, code, error)
         return refusal_reply(message, code)
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmmed.cli.options import read_json
-from privacy.errors import LedgerError
 
 if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
     from privacy.ledger import Ledger
@@ -17,7 +16,7 @@ if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
 app = typer.Typer(help="A site's ledger: what its patients were spent.", no_args_is_help=True)
 
 State = Annotated[
-    Path, typer.Argument(help="The site's state folder, with ledger.db and site.key, or the site's folder.")
+    Path, typer.Argument(help="The site's folder, or its state folder, with ledger.db and site.key.")
 ]
 
 
@@ -88,16 +87,7 @@ def export(
 
 
 def open_ledger(state: Path) -> Ledger:
-    """The ledger in a site's state folder, or in its folder. Raises LedgerError if there is none."""
-    from privacy.keys import load_key
-    from privacy.ledger import Ledger
+    """The ledger of a site's folder or of its state folder. Raises LedgerError if there is none."""
+    from client.site_folder import state_at
 
-    if (state / "state" / "ledger.db").is_file():
-        state /= "state"
-    file, key = state / "ledger.db", state / "site.key"
-    for path in (file, key):
-        if not path.is_file():
-            raise LedgerError(
-                f"{path}: no such file. Expected a site's state folder, such as runs/<run>/sites/<site>."
-            )
-    return Ledger.inspect(file, load_key(key))
+    return state_at(state).inspect()

@@ -33,7 +33,8 @@ def plan(
         int | None, typer.Option(help="Expected patients a step.", show_default="the configuration's")
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option(help="A site's state folder: also say what its ledger still allows.")
+        Path | None,
+        typer.Option(help="A site's folder or its state folder: also say what its ledger still allows."),
     ] = None,
     spread: Annotated[
         float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,8 +20,6 @@ if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
 
 app = typer.Typer(help="What a site allows: write, sign and check it.", no_args_is_help=True)
 
-FILE = "site-policy.toml"
-OFFICER, SECOND_OFFICER, STATE = "officer.pub", "second-officer.pub", "state"
 _YEAR = datetime.timedelta(days=365)
 
 Policy = Annotated[
@@ -55,12 +53,16 @@ def make_key(
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="Policy file to write.")] = Path(FILE),
+    path: Annotated[
+        Path | None, typer.Argument(help="Policy file to write.", show_default="the site's, here")
+    ] = None,
     site: Annotated[str, typer.Option(help="The site's name, as in its site.toml.")] = "north",
 ) -> None:
     """Write a policy with every rule and what it means, to be edited and signed."""
+    from client.site_folder import SiteFolder
     from privacy.policy import SitePolicy
 
+    path = path or SiteFolder(_HERE).policy_file
     template = resources.files("privacy.policy").joinpath("template.toml").read_text(encoding="utf-8")
     expires = datetime.datetime.now(datetime.UTC).date() + _YEAR
     text = template.replace("{site}", site).replace("{expires}", expires.isoformat())
@@ -109,35 +111,30 @@ def show(path: Policy = _HERE) -> None:
 def check(
     path: Policy = _HERE,
     officer: Annotated[
-        Path | None, typer.Option(help="The officer's public key.", show_default=f"{OFFICER} beside it")
+        Path | None, typer.Option(help="The officer's public key.", show_default="the site's")
     ] = None,
     second: Annotated[
         Path | None,
-        typer.Option(help="The second officer's public key.", show_default=f"{SECOND_OFFICER} beside it"),
+        typer.Option(help="The second officer's public key.", show_default="the site's"),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="The site's state folder.", show_default=f"{STATE} beside it")
+        Path | None, typer.Option(help="The site's state folder.", show_default="what its site.toml says")
     ] = None,
 ) -> None:
     """Say whether the site would act under this policy: signatures, expiry, and what it widens. Exit 1 if not.
 
     Warns of a delta that is too large for the site's patients, and of a number of patients that it no longer has.
     """
-    from privacy.keys import load_public_key
-    from privacy.policy import load_policy
+    from client.site_folder import SiteFolder, StateFolder
 
     path = _file(path)
-    beside = path.with_name(SECOND_OFFICER)
-    second = second or (beside if beside.exists() else None)
-    signed = load_policy(
-        path,
-        load_public_key(officer or path.with_name(OFFICER)),
-        load_public_key(second) if second else None,
-    )
+    folder = SiteFolder(path.parent)
+    signed = folder.policy(path, officer, second)
     print("\n".join(_words(signed.policy)))
     print(_digest(signed.text))
     print("signed by the privacy officer" + (" and a second officer" if signed.countersigned else ""))
-    with _ledger(state or path.with_name(STATE)) as ledger:
+    kept = StateFolder(state) if state else folder.state
+    with kept.inspect() if kept.holds_ledger() else nullcontext() as ledger:  # none before its first run
         problems = _problems(signed, ledger)
         most = ledger.most_patients if ledger else 0  # not to be printed
     stated = signed.policy.patients or 0
@@ -157,15 +154,6 @@ def check(
     if problems:
         raise typer.Exit(1)
     print("in force: the site acts under it")
-
-
-def _ledger(state: Path) -> AbstractContextManager[Ledger | None]:
-    """The site's ledger; None before its first run."""
-    from privacy.keys import load_key
-    from privacy.ledger import Ledger
-
-    file = state / "ledger.db"
-    return Ledger.inspect(file, load_key(state / "site.key")) if file.exists() else nullcontext()
 
 
 def _problems(signed: SignedPolicy, ledger: Ledger | None) -> list[str]:
@@ -225,7 +213,9 @@ def _words(policy: SitePolicy) -> list[str]:
 
 
 def _file(path: Path) -> Path:
-    file = path / FILE if path.is_dir() else path
+    from client.site_folder import SiteFolder
+
+    file = SiteFolder(path).policy_file if path.is_dir() else path
     if not file.is_file():
         raise PolicyError(
             f"{file}: no such file. Expected a policy, such as `mmmed privacy policy init` writes."

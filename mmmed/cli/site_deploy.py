@@ -24,13 +24,14 @@ def init(
 ) -> None:
     """Make this hospital's key and the request that the coordinator signs. The key never leaves."""
     from client.deploy.folder import NodeFolder
+    from client.site_folder import SiteFolder
 
     folder = NodeFolder(site)
     request = folder.create(name, new_key=new_key)
     print(f"{request}: send this to the coordinator")
     print(f"  key {folder.fingerprint(request)}")
     print("  read it to the coordinator by telephone, who compares it")
-    print(f"{folder.site / 'site.toml'}: say there where the data are")
+    print(f"{SiteFolder(folder.site).file}: say there where the data are")
     print("the privacy officer's signed policy goes beside it: mmmed privacy policy init, sign")
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records, load_site
+from mmmed.data.loader import Records
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
-from mmmed.models import FrozenEncoders, MultimodalModel, load_tokenizer
-from mmmed.paths import cache_home
+from mmmed.models import FrozenEncoders, MultimodalModel, open_site_data
+from mmmed.paths import cache_home, image_cache
 
 
 def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list[Predictions]:
@@ -26,11 +26,10 @@ def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list
         DataError: see `mmmed.data.manifest.read_manifest`.
     """
     manifest = read_manifest(root, config.data, config.task)
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     encoders = FrozenEncoders(model, config, cache_home() / "features")
     predictions = []
     for name in manifest.sites:
-        site = load_site(manifest.of_site(name), config, tokenizer, cache_home() / "images")
+        site = open_site_data(manifest.of_site(name), config, image_cache())
         if len(site.test):
             shares = class_shares(site.train, len(config.task.classes))
             probability = predict(model, encoders.records(site.test))

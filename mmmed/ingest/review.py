@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from mmmed.data.image_approvals import STATE, Decision, ImageApprovals, Verdict, review_folder
 from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
+from mmmed.files import exclusive as hold
 from mmmed.files import replacing, sha256_of
 from mmmed.ingest.contact_sheets import (
     PAGE,
@@ -73,14 +73,16 @@ def exclusive(dataset: Path) -> Iterator[None]:
         DataError: another does, or the folder cannot be written.
     """
     state = dataset / STATE
+
+    def refusal() -> DataError:
+        return DataError(
+            f"{dataset}: another run is writing this data set; wait for it or choose another folder"
+        )
+
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(state / "lock", timeout=0):
+        with hold(state / "lock", refusal):
             yield
-    except Timeout as error:
-        raise DataError(
-            f"{dataset}: another run is writing this data set; wait for it or choose another folder"
-        ) from error
     except OSError as error:
         raise DataError(
             f"{dataset}: cannot be written ({error.strerror or error}); free space or allow writing"

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from mmmed.errors import DataError
+from mmmed.files import exclusive
 from mmmed.pacs.archive import Archive, Refused, Series, Unreachable, valid_uid
 from mmmed.pacs.inbox import Inbox
 from mmmed.pacs.query import Query
@@ -66,19 +65,19 @@ def fetch(
     the PACS cannot be reached (any more): what was received by then stays.
     """
     report = FetchReport(out)
+
+    def refusal() -> DataError:
+        return DataError(f"{out}: another run fetches into this folder; wait for it or name another")
+
     try:
         out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with FileLock(out / ".lock", timeout=0):
+        with exclusive(out / ".lock", refusal):
             for part in out.glob("*/.*.part"):  # of a run that was killed
                 part.unlink()
             try:
                 _fetch(archive, query, Inbox(out), report, progress)
             finally:
                 _write_details(out / DETAILS, report)
-    except Timeout as error:
-        raise DataError(
-            f"{out}: another run fetches into this folder; wait for it or name another"
-        ) from error
     except OSError as error:
         raise DataError(
             f"{out}: cannot be written ({error.strerror or error}); free space or allow writing"

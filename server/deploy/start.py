@@ -12,13 +12,13 @@ import sys
 import sysconfig
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from mmmed.deploy.certificates import days_left, read_certificate
 from mmmed.deploy.processes import Service, Supervisor
 from mmmed.errors import DeployError
+from mmmed.files import exclusive
 from server.deploy.control import Control
 from server.deploy.folder import Folder
 from server.deploy.nginx import write_configuration
@@ -172,16 +172,8 @@ def _programs() -> Path:
     return Path(sysconfig.get_path("scripts"))
 
 
-@contextmanager
-def _alone(folder: Folder) -> Iterator[None]:
-    import fcntl
-
-    with folder.lock.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DeployError(f"{folder.path}: this federation is running already") from error
-        yield
+def _alone(folder: Folder) -> AbstractContextManager[None]:
+    return exclusive(folder.lock, lambda: DeployError(f"{folder.path}: this federation is running already"))
 
 
 def _check_free(address: str, port: int) -> None:

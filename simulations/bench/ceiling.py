@@ -16,12 +16,12 @@ from torch import nn
 
 from client.simulated import simulated_manifest
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import Records, load_site
+from mmmed.data.loader import Records
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.predict import Predictions
 from mmmed.inference.sites import class_shares
-from mmmed.models import FrozenEncoders, build_model, load_tokenizer
-from mmmed.paths import cache_home
+from mmmed.models import FrozenEncoders, build_model, open_site_data
+from mmmed.paths import cache_home, image_cache
 from simulations.bench.measure import parser, publish
 
 _REGULARISATION = (1e-4, 1e-3, 1e-2)  # scikit-learn's C
@@ -50,9 +50,9 @@ def _evaluations(config: RunConfig) -> list[Evaluation]:
     model = build_model(config).eval()
     encoders = FrozenEncoders(model, config, cache_home() / "features")
     model.head = nn.Identity()  # type: ignore[assignment]
-    manifest, tokenizer = simulated_manifest(config), load_tokenizer(config.model.text)
+    manifest = simulated_manifest(config)
     sites = [
-        encoders.site(load_site(manifest.of_site(name), config, tokenizer, cache_home() / "images"))
+        encoders.site(open_site_data(manifest.of_site(name), config, image_cache()))
         for name in manifest.sites
     ]
     train = np.concatenate([_features(model, site.train) for site in sites])

@@ -15,9 +15,9 @@ import torch
 from client.mechanism import patient_batches
 from client.simulated import simulated_manifest
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import Records, load_site
-from mmmed.models import FrozenEncoders, MultimodalModel, build_model, load_tokenizer
-from mmmed.paths import cache_home
+from mmmed.data.loader import Records
+from mmmed.models import FrozenEncoders, MultimodalModel, build_model, open_site_data
+from mmmed.paths import cache_home, image_cache
 from mmmed.training import PlainStep, make_optimizer, record_losses, train
 from simulations.bench.measure import Row, parser, publish
 
@@ -49,9 +49,8 @@ def main(arguments: list[str]) -> int:
 
 def _records(config: RunConfig, model: MultimodalModel, site: str | None) -> Records:
     manifest = simulated_manifest(config)
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
     one = manifest.of_site(site or manifest.sites[0])
-    data = load_site(one, config, tokenizer, cache_home() / "images")
+    data = open_site_data(one, config, image_cache())
     if config.model.trainable in ("lora", "fusion-head"):
         data = FrozenEncoders(model, config, cache_home() / "features").site(data)
     return data.train

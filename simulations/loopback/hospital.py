@@ -17,8 +17,8 @@ from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
 from client.log import refusals
 from client.progress import Progress
-from client.site import ledger_file
-from privacy.keys import load_key, public_pem
+from client.site_folder import SiteFolder, StateFolder
+from privacy.keys import public_pem
 from privacy.ledger import Ledger
 from privacy.policy import sign_policy
 from simulations.loopback.coordinator import RunHandle
@@ -84,7 +84,7 @@ class Hospital:
 
     @property
     def state(self) -> Path:
-        return self.path / "state"
+        return SiteFolder(self.path).logging_state.path
 
     def write_site(self, **changes: Any) -> None:
         """Write site.toml with these keys changed."""
@@ -198,7 +198,7 @@ class LiveHospital:
             return ledger.spent(ROOMY["delta"], run_id=run_id)
 
     def _ledger(self) -> Ledger:
-        return Ledger.inspect(ledger_file(self.folder.state), load_key(self.folder.state / "site.key"))
+        return StateFolder(self.folder.state).inspect()
 
     def refusals(self) -> list[str]:
         """Its log of what it refused."""

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from client.hospital import SiteFolder
 from client.log import refusals
 from client.release import Refusal
+from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.errors import MmmedError
 from privacy.accounting import epsilon

@@ -16,10 +16,10 @@ from transformers import BertConfig, BertModel
 import client.results
 import client.rounds
 from client.app import app
-from client.hospital import SiteFolder
 from client.log import refusals
 from client.mechanism import private_step
 from client.release import Refusal
+from client.site_folder import SiteFolder
 from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.features import FeatureFile

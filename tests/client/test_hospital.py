@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
-from client.hospital import SiteFolder, open_hospital
+from client.hospital import open_hospital
 from client.judge import asked
 from client.log import refusals
 from client.release import Refusal
+from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.deidentify import SiteKey
@@ -319,7 +320,7 @@ def test_a_run_does_not_go_on_with_other_patients_than_it_was_planned_for(
 def test_a_site_toml_that_is_wrong_is_named(hospital: Hospital, content: str, match: str) -> None:
     (hospital.path / "site.toml").write_text(content)
     with pytest.raises(Exception, match=match) as error:
-        SiteFolder(hospital.path)
+        _ = SiteFolder(hospital.path).config
     assert "site.toml" in str(error.value)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from client.log import FILE, record_refusal, refusals
+from client.log import record_refusal, refusals
+from client.site_folder import StateFolder
 
 
 def test_a_refusal_is_a_line_and_where_it_came_from_is_indented(tmp_path: Path) -> None:
@@ -21,7 +22,8 @@ def test_a_refusal_is_a_line_and_where_it_came_from_is_indented(tmp_path: Path) 
 def test_a_log_that_cannot_be_written_does_not_keep_a_refusal_from_being_sent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / FILE).mkdir()
+    log = StateFolder(tmp_path).log
+    log.mkdir()
     record_refusal(tmp_path, "failed", ValueError("the reason"))
     told = capsys.readouterr().err
-    assert FILE in told and "failed ValueError: the reason" in told
+    assert str(log) in told and "failed ValueError: the reason" in told

@@ -12,10 +12,10 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 import client.results
 from client.app import app
-from client.hospital import SiteFolder
 from client.judge import METRICS
 from client.log import refusals
 from client.release import Refusal, Rounded, Shown, evaluation_reply
+from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier
 from privacy.errors import PolicyRefusal

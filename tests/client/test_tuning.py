@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import client.tuning
-from client.hospital import SiteFolder
+from client.site_folder import SiteFolder
 from client.tuning import FILE, Winner, open_site, plan_sweep, run_sweep
 from mmmed.config import Candidate, combinations, parse_vary
 from mmmed.errors import ConfigError

@@ -96,7 +96,7 @@ def test_a_hospital_refuses_it_too_and_is_charged_nothing(
     own = {"site-dir": str(hospital.path)}
     hospital.write_site(dataset="not-there")  # weights first, then data
     assert code(app(asked, node(hospital.path, **own))) == Refusal.WEIGHTS
-    from client.hospital import SiteFolder
+    from client.site_folder import SiteFolder
 
     with SiteFolder(hospital.path).ledger(SiteFolder(hospital.path).policy()) as ledger:
         assert not ledger.plans()

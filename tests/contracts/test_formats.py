@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from client.hospital import SiteFolder
+from client.site_folder import SiteFolder
 from mmmed.cli import app
 from mmmed.config import DataConfig
 from mmmed.data.manifest import read_manifest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmed.files import replacing, write_atomic
+from mmmed.files import exclusive, replacing, write_atomic
 
 
 def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
@@ -52,3 +52,42 @@ def test_a_private_file_is_never_readable_by_others(tmp_path: Path) -> None:
     with replacing(file, mode=0o600) as partial:
         assert partial.stat().st_mode & 0o077 == 0
     assert file.stat().st_mode & 0o077 == 0
+
+
+def busy() -> Exception:
+    return RuntimeError("busy")
+
+
+def test_one_holder_at_a_time_and_a_block_that_fails_gives_the_lock_up(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    with exclusive(file, busy):
+        with pytest.raises(RuntimeError, match="busy"), exclusive(file, busy):
+            raise AssertionError("held twice")
+        with (
+            pytest.raises(RuntimeError, match="busy"),
+            exclusive(file, busy),
+        ):  # the first is not disturbed by it
+            raise AssertionError("held twice")
+    with pytest.raises(ZeroDivisionError), exclusive(file, busy):
+        raise ZeroDivisionError
+    with exclusive(file, busy):
+        pass
+
+
+def test_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
+    file = tmp_path / "lock"
+    script = (
+        "import sys, pathlib; from mmmed.files import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1]), RuntimeError):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(file)]
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        with pytest.raises(RuntimeError, match="busy"), exclusive(file, busy):
+            raise AssertionError("held twice")
+        holder.kill()
+        holder.wait()
+        with exclusive(file, busy):
+            pass

@@ -23,6 +23,7 @@ def run(*arguments: str | Path, typed: str = "\n") -> Result:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A site's folder with a signed policy."""
+    (tmp_path / "site.toml").write_text('version = 1\nname = "west"\n')
     assert run("key", tmp_path / "officer.key").exit_code == 0
     assert run("init", tmp_path / "site-policy.toml", "--site", "west").exit_code == 0
     assert run("sign", tmp_path, "--key", tmp_path / "officer.key").exit_code == 0
@@ -124,11 +125,11 @@ def test_a_delta_too_large_for_the_patients_is_warned_of_without_saying_how_many
     assert "warning: run.delta is 1e-05" in checked.output and "10007" not in checked.output
 
 
-@pytest.mark.parametrize("name", ["officer.key", "site-policy.toml", "officer.pub"])
+@pytest.mark.parametrize("name", ["officer.key", "site-policy.toml", "officer.pub", "site.toml"])
 def test_what_is_missing_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
     command = (
-        ("check", folder) if name == "officer.pub" else ("sign", folder, "--key", folder / "officer.key")
+        ("sign", folder, "--key", folder / "officer.key") if name == "officer.key" else ("check", folder)
     )
     assert name in str(run(*command).exception)
 
