@@ -17,8 +17,7 @@ from client.mechanism import patient_batches, private_step
 from client.model import device, made_up, open_model
 from client.scaffold import Scaffold
 from client.update import pack_update
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json, to_json
+from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import MmmedError, ModelError, WireError
 from mmmed.inference.predict import predict
@@ -32,6 +31,7 @@ from privacy.errors import PrivacyError
 _PROBED = 8  # records that the engine's checks are made on
 
 
+@lru_cache(maxsize=16)
 def try_run(config: RunConfig) -> None:
     """Predict, take a private step on a batch and on an empty one, and pack the update; once a configuration.
 
@@ -41,12 +41,6 @@ def try_run(config: RunConfig) -> None:
         ModelError: the model cannot be built, run or trained here, or its update cannot be sent.
         PrivacyError: it cannot be trained privately as asked, or not by the engine that is asked for.
     """
-    _tried(to_json(config))
-
-
-@lru_cache(maxsize=16)
-def _tried(run_config: str) -> None:
-    config = from_flat(flat_from_json(run_config))
     model, records = open_model(config).to(device()), made_up(config)
     incoming = {name: value.clone() for name, value in trainable_state(model).items()}
     try:

@@ -12,7 +12,6 @@ updates than ``federation.min_sites`` changes nothing.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,22 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from mmmed.config import RunConfig
-from mmmed.config.sources import to_json
 from mmmed.errors import RunError
-from mmmed.federation.protocol import Refusal
+from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request
 from mmmed.wire import Encoding, pack
 from server.aggregation import aggregate
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
 from server.curves import Curves
-from server.events import OnEvent, Phase, PhaseStarted, RoundFinished, SiteReplied
+from server.events import OnEvent, PhaseStarted, RoundFinished, SiteReplied
 from server.gather import gather, pull_interval
 from server.optimizer import ServerOptimizer
 from server.receipts import FILE, Receipts
-from server.replies import Answer, read_reply, tensor_bytes
+from server.replies import Answer, read_reply
 from server.results import pooled_results
 from server.run_folder import RunFolder
 from server.scaffold import next_control, tells_steps
@@ -65,8 +63,7 @@ class Rounds:
         self.config: RunConfig = folder.config
         self.on_event = on_event
         self._optimizer = ServerOptimizer(folder.config.federation.strategy)
-        self._run_config = to_json(folder.config)
-        self._frozen = json.dumps(dict(frozen or {}))
+        self._frozen = dict(frozen or {})
         federation = folder.config.federation
         self._control: Arrays | None = None  # SCAFFOLD's c
         self._average: Arrays = {}  # over rounds, with `federation.ema`: only noised models are read
@@ -219,43 +216,42 @@ class Rounds:
         nodes = sorted(set(self.grid.get_node_ids()) - done)
         if phase == "train" and len(nodes) + len(done) < federation.min_sites:
             return
-        content = self._tensors(phase, arrays)
-        messages = [self._message(number, phase, content, node) for node in nodes]
+        tensors = self._tensors(phase, arrays)
+        messages = [self._message(number, phase, tensors, node) for node in nodes]
         self.on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
         like = shapes_of(arrays) if phase == "train" else {}
         for request, reply, seconds in gather(self.grid, messages, federation.round_timeout):
             answer = read_reply(request, reply, seconds, like).unless_name_in(seen)
-            answer = replace(answer, bytes_down=tensor_bytes(RecordDict({"arrays": content})))
+            answer = replace(answer, bytes_down=sum(map(len, tensors.values())))
             if phase == "train" and self._control is not None and not tells_steps(answer):
                 answer = replace(answer, refused=answer.refused or Refusal.BAD_RECORD)
             if answer.site is not None:
                 self._names[answer.node] = answer.site
-                self._receipts.keep(answer.node, answer.released.get("privacy.receipt"))
+                self._receipts.keep(answer.node, answer.released.get(f"{PRIVACY}receipt"))
             yield answer
             self.on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
 
-    def _tensors(self, phase: Phase, arrays: Arrays) -> ArrayRecord:
+    def _tensors(self, phase: Phase, arrays: Arrays) -> dict[str, bytes]:
         """What every node is sent: the model and, to train under SCAFFOLD, the control variate."""
         encoding: Encoding = "float32" if self.config.federation.wire == "float32" else "bfloat16"
-        record = ArrayRecord({"model": payload(arrays, encoding)})
+        tensors = {MODEL: packed(arrays, encoding)}
         if phase == "train" and self._control is not None:
-            record["control"] = payload(self._control, encoding)
-        return record
+            tensors["control"] = packed(self._control, encoding)
+        return tensors
 
-    def _message(self, number: int, phase: Phase, arrays: ArrayRecord, node: int) -> Message:
-        config = ConfigRecord(
-            {
-                "server-round": number,
-                "run-id": self.folder.run_id,
-                "run-config": self._run_config,
-                "frozen-parts": self._frozen,
-                "ledger-receipt": self._receipts.of(node),
-            }
+    def _message(self, number: int, phase: Phase, tensors: Mapping[str, bytes], node: int) -> Message:
+        request = Request(
+            run_id=self.folder.run_id,
+            round=number,
+            config=self.config,
+            frozen=self._frozen,
+            tensors=tensors,
+            receipt=self._receipts.of(node),
         )
-        content = RecordDict({"arrays": ArrayRecord(dict(arrays)), "config": config})  # each node its own
         kind = MessageType.TRAIN if phase == "train" else MessageType.EVALUATE
         # a message that is fetched after the timeout would cost privacy for nothing: let it expire
-        return Message(content, node, kind, ttl=self.config.federation.round_timeout, group_id=str(number))
+        ttl = self.config.federation.round_timeout
+        return Message(request.to_record(), node, kind, ttl=ttl, group_id=str(number))
 
     def _await_sites(self) -> None:
         """Wait until enough sites are connected and no more are arriving.
@@ -288,10 +284,9 @@ class Rounds:
             line |= {"refused": answer.refused}
             return line | ({"released": answer.released} if answer.released else {})
         line |= {"metrics": answer.metrics, "released": answer.released}
-        return line if answer.tables is None else line | {"tables": answer.tables.tolist()}
+        return line if answer.histograms is None else line | {"tables": answer.histograms.tolist()}
 
 
-def payload(arrays: Arrays, encoding: Encoding) -> Array:
-    """Tensors as they travel: one safetensors file in an array of bytes."""
-    data = pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)
-    return Array("uint8", (len(data),), "safetensors", data)
+def packed(arrays: Arrays, encoding: Encoding) -> bytes:
+    """Tensors as they travel."""
+    return pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)

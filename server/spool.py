@@ -82,7 +82,8 @@ class Spool:
     def add(self, answer: Answer) -> None:
         """Keep a good answer's update; its arrays may then be forgotten."""
         squares = (np.square(value, dtype=np.float64).sum() for value in answer.arrays.values())
-        about = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
+        about: dict[str, Any] = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
+        del about["arrays"], about["histograms"]
         path = self._folder / f"{answer.node}.safetensors"
         contiguous = {key: np.asarray(value, np.float32, order="C") for key, value in answer.arrays.items()}
         payload = save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)})
@@ -114,6 +115,7 @@ def _read(path: Path, like: Arrays) -> Update | None:
             about: dict[str, Any] = json.loads((stored.metadata() or {})[_ABOUT])
             shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
         norm = float(about.pop("norm"))
+        about = {key: value for key, value in about.items() if key in Answer.__dataclass_fields__}
         answer = Answer(**about)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None
