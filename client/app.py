@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.error_feedback import pack_update
 from client.log import record_refusal
 from client.node import open_site, shows_everything, site_name, state_dir
 from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
 from client.results import results, results_due
-from client.rounds import local_steps, train_round
-from client.scaffold import Scaffold
+from client.rounds import Parameters, local_steps, train_round
 from client.site import Site
-from client.update import pack_update
 from mmmed.federation.protocol import MODEL, Request
+from mmmed.federation.strategies.base import AtSite, SiteRound
 from mmmed.wire import unpack
 from privacy.ledger import Receipt
 from privacy.policy import EVALUATION, TRAINING
@@ -31,26 +32,21 @@ def train(message: Message, context: Context) -> Message:
     def answer() -> Message:
         request = Request.read(message.content)
         site, config = _open(context, request, TRAINING), request.config
-        arrays = unpack(request.packed(MODEL))
-        carried = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
-        scaffold, drift = None, None
-        if config.federation.strategy.kind == "scaffold":
-            scaffold = Scaffold(carried / "control", request.round, unpack(request.packed("control")))
-            drift = scaffold.drift
-        parameters, spending = train_round(site, config, request.run_id, request.round, arrays, drift)
+        incoming = unpack(request.packed(MODEL))
+        kept = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
+        strategy = _strategy(request, kept, incoming)
+        parameters, spending = train_round(
+            site, config, request.run_id, request.round, incoming, strategy.correct
+        )
         with one_code():
             update = pack_update(
                 parameters,
-                arrays,
+                incoming,
                 config.federation.wire,
-                carried=carried / "rounded",
+                residual=kept / "rounded",
                 server_round=request.round,
             )
-            steps = None
-            if scaffold is not None:
-                steps = local_steps(site, config, spending)
-                scaffold.finish(unpack(update), steps, config.training.learning_rate)
-            told = {} if steps is None else {"local-steps": float(steps)}
+            told = strategy.finish(unpack(update), local_steps(site, config, spending))
             return training_reply(message, site.name, update, spending, told)
 
     return _or_refuse(message, context, answer)
@@ -92,3 +88,11 @@ def _open(context: Context, request: Request, purpose: str) -> Site:
         with site.ledger() as ledger:
             ledger.check_receipt(Receipt.from_json(request.receipt))
     return site
+
+
+def _strategy(request: Request, folder: Path, incoming: Parameters) -> AtSite:
+    """The site's half of the run's strategy, with the tensors that it wants of the request."""
+    section = request.config.federation.strategy
+    half = section.halves().site
+    extras = {name: unpack(request.packed(name)) for name in half.wants}
+    return half(section, SiteRound(request.config, request.round, folder, incoming, extras))

@@ -74,7 +74,7 @@ def training_reply(
     Args:
         request: the request.
         site: the site's name.
-        update: of `client.update`.
+        update: of `client.error_feedback`.
         spending: what was charged; None in a run without privacy.
         told: numbers that the strategy needs, made from the update and the charged steps alone.
     """

@@ -27,18 +27,16 @@ from flwr.serverapp import Grid
 from mmmed.config import RunConfig
 from mmmed.errors import RunError
 from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request
+from mmmed.federation.strategies.base import AtServer, Combined
 from mmmed.wire import Encoding, pack
-from server.aggregation import aggregate
 from server.checkpoint import Arrays, Checkpoint, load_checkpoint, save_checkpoint
 from server.curves import Curves
 from server.events import OnEvent, PhaseStarted, RoundFinished, SiteReplied
 from server.gather import gather, pull_interval
-from server.optimizer import ServerOptimizer
 from server.receipts import FILE, Receipts
 from server.replies import Answer, read_reply
 from server.results import pooled_results
 from server.run_folder import RunFolder
-from server.scaffold import next_control, tells_steps
 from server.site_level import SiteLevel
 from server.spending import keep_statements
 from server.spool import Spool, Update, screen, shapes_of
@@ -62,10 +60,9 @@ class Rounds:
         self.folder = folder
         self.config: RunConfig = folder.config
         self.on_event = on_event
-        self._optimizer = ServerOptimizer(folder.config.federation.strategy)
         self._frozen = dict(frozen or {})
         federation = folder.config.federation
-        self._control: Arrays | None = None  # SCAFFOLD's c
+        self._strategy: AtServer
         self._average: Arrays = {}  # over rounds, with `federation.ema`: only noised models are read
         self._site_level = SiteLevel(federation) if federation.site_noise_multiplier else None
         self._receipts = Receipts(folder.path.parent / FILE)
@@ -80,8 +77,7 @@ class Rounds:
         Raises:
             RunError: too few sites are connected to begin, or the checkpoint is of another model.
         """
-        if self.config.federation.strategy.kind == "scaffold":
-            self._control = {key: np.zeros_like(value) for key, value in initial.items()}
+        self._strategy = self.config.federation.strategy.at_server(self.config, initial)
         arrays, done = self._resume(initial)
         self._await_sites()
         with Curves(self.folder.tensorboard, first_round=done + 1) as curves:
@@ -113,7 +109,7 @@ class Rounds:
                 f"{self.folder.checkpoints}: round {checkpoint.round} holds other parameters than this version "
                 "builds for the same configuration. Resume with the version that started the run"
             )
-        self._restore(list(initial), dict(checkpoint.moments))
+        self._restore(checkpoint.moments)
         self.folder.forget_rounds_after(checkpoint.round)
         if len(self.folder.rounds()) < checkpoint.round:
             self._await_sites()
@@ -159,30 +155,24 @@ class Rounds:
         if self._site_level is not None:
             update = self._site_level.aggregate(updates, asked)
         else:
-            update = aggregate(updates, federation.aggregation)
-        if self._control is not None:
-            rate = self.config.training.learning_rate
-            self._control = next_control(self._control, updates, asked=asked, learning_rate=rate)
-        return record | {"changed": True, "arrays": self._optimizer.step(number, arrays, update)}
+            update = federation.aggregation.combine(updates)
+        combined = Combined(number, arrays, update, updates, asked)
+        return record | {"changed": True, "arrays": self._strategy.step(combined)}
 
     def _moments(self) -> dict[str, Arrays]:
         """All that the next round needs besides the model."""
-        moments = self._optimizer.moments()
-        if self._control is not None:
-            moments["control"] = self._control
+        moments = self._strategy.state()
         if self._average:
             moments["average"] = self._average
         if self._site_level is not None:
             moments["site-level"] = {"max-norm": np.array(self._site_level.max_norm)}
         return moments
 
-    def _restore(self, keys: list[str], moments: dict[str, Arrays]) -> None:
-        if self._control is not None:
-            self._control = moments.pop("control")
+    def _restore(self, moments: Mapping[str, Arrays]) -> None:
         if self._site_level is not None:
-            self._site_level.max_norm = float(moments.pop("site-level")["max-norm"])
-        self._average = moments.pop("average", {})
-        self._optimizer.restore(keys, moments)
+            self._site_level.max_norm = float(moments["site-level"]["max-norm"])
+        self._average = moments.get("average", {})
+        self._strategy.restore(moments)
 
     def _finish(self, trained: dict[str, Any], arrays: Arrays, curves: Curves) -> None:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""
@@ -223,7 +213,7 @@ class Rounds:
         for request, reply, seconds in gather(self.grid, messages, federation.round_timeout):
             answer = read_reply(request, reply, seconds, like).unless_name_in(seen)
             answer = replace(answer, bytes_down=sum(map(len, tensors.values())))
-            if phase == "train" and self._control is not None and not tells_steps(answer):
+            if phase == "train" and not self._strategy.accepts(answer.metrics):
                 answer = replace(answer, refused=answer.refused or Refusal.BAD_RECORD)
             if answer.site is not None:
                 self._names[answer.node] = answer.site
@@ -232,11 +222,11 @@ class Rounds:
             self.on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
 
     def _tensors(self, phase: Phase, arrays: Arrays) -> dict[str, bytes]:
-        """What every node is sent: the model and, to train under SCAFFOLD, the control variate."""
+        """What every node is sent: the model and, to train, what the strategy adds."""
         encoding: Encoding = "float32" if self.config.federation.wire == "float32" else "bfloat16"
         tensors = {MODEL: packed(arrays, encoding)}
-        if phase == "train" and self._control is not None:
-            tensors["control"] = packed(self._control, encoding)
+        if phase == "train":
+            tensors |= {name: packed(extra, encoding) for name, extra in self._strategy.extras().items()}
         return tensors
 
     def _message(self, number: int, phase: Phase, tensors: Mapping[str, bytes], node: int) -> Message:

@@ -45,6 +45,11 @@ class Update:
     scale: float = 1.0
 
     @property
+    def metrics(self) -> Mapping[str, float]:
+        """The numbers that came with it."""
+        return self.answer.metrics
+
+    @property
     def weight(self) -> float:
         """The public weight of the site."""
         return self.answer.weight

@@ -12,10 +12,9 @@ from flwr.serverapp.strategy import MultiKrum
 
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
-from server.aggregation import aggregate
+from mmmed.federation.strategies.scaffold import next_control
 from server.checkpoint import Arrays
 from server.replies import Answer
-from server.scaffold import next_control
 from server.site_level import SiteLevel
 from server.spool import OUTLIER, Spool, Update, screen
 from simulations.grid import InProcessGrid
@@ -84,7 +83,7 @@ def expected(each: list[Arrays], rule: str, hostile: int) -> Arrays:
 def test_each_rule_is_its_definition(tmp_path: Path, rule: str, count: int, hostile: int) -> None:
     each = random(count)
     assert count >= robust(rule, hostile).least_updates
-    found = aggregate(spooled(tmp_path, each), robust(rule, hostile))
+    found = robust(rule, hostile).combine(spooled(tmp_path, each))
     same(found, {k: np.asarray(v, np.float32) for k, v in expected(each, rule, hostile).items()}, 1e-5)
 
 
@@ -93,16 +92,16 @@ def test_a_hostile_minority_cannot_steer_a_robust_rule(tmp_path: Path, rule: str
     honest = random(5)
     bad = [{key: np.full_like(value, 1e3) for key, value in LIKE.items()}] * 2
     updates = spooled(tmp_path, honest + bad)
-    found = aggregate(updates, robust(rule, 2))
+    found = robust(rule, 2).combine(updates)
     largest = max(float(np.abs(value).max()) for one in honest for value in one.values())
     assert all(np.abs(value).max() <= largest for value in found.values())
-    assert all(np.abs(value).max() > 100 for value in aggregate(updates, Mean()).values())
+    assert all(np.abs(value).max() > 100 for value in Mean().combine(updates).values())
 
 
 def test_the_mean_follows_the_weights(tmp_path: Path) -> None:
     each = random(2)
     light, full = (spooled(tmp_path / str(w), each, weight=w) for w in (0.25, 1.0))
-    found = aggregate([light[0], full[1]], Mean())
+    found = Mean().combine([light[0], full[1]])
     same(found, {k: np.asarray(0.2 * each[0][k] + 0.8 * each[1][k], np.float32) for k in LIKE}, 1e-6)
 
 
