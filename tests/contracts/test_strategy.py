@@ -20,8 +20,8 @@ from mmmed.federation.strategies.base import Combined
 from mmmed.federation.updates import Arrays
 from mmmed.models import build_model, load_model, trainable_state
 from server.events import Event, RoundFinished, ignore
-from server.federate import federate
-from server.rounds import Rounds
+from server.loop import Rounds
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from tests import standin

@@ -11,8 +11,8 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from privacy.metrics import BINS, estimate
+from server.pooled_evaluation import pooled_results
 from server.replies import Answer, read_reply
-from server.results import pooled_results
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
 
