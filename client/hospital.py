@@ -15,8 +15,7 @@ from client.model import check_weights
 from client.site import Site, split_patients
 from client.site_folder import SiteFolder
 from client.trial import try_run
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json
+from mmmed.config import RunConfig
 from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of
@@ -43,7 +42,7 @@ def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
 
 
 def open_hospital(
-    path: Path, run_config: str, purpose: str, apps: Sequence[str], frozen: Mapping[str, str] | None
+    path: Path, config: RunConfig, purpose: str, apps: Sequence[str], frozen: Mapping[str, str] | None
 ) -> Site:
     """Open the site of a folder, for a request that its policy allows. See `client.node.open_site`.
 
@@ -51,7 +50,6 @@ def open_hospital(
     that names "installed" allows any. `frozen` is None for what the site does on its own, without a server.
     """
     folder = SiteFolder(path)
-    config = from_flat(flat_from_json(run_config))
     signed = folder.policy()
     allowed = (name for name in (INSTALLED, *apps) if name in signed.policy.apps)
     with folder.ledger(signed) as ledger:

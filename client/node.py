@@ -15,19 +15,20 @@ from client.simulated import POLICY, open_partition, partition_name
 from client.simulated import state_of as simulated_state
 from client.site import Site
 from client.site_folder import SiteFolder
+from mmmed.config import RunConfig
 from mmmed.errors import DataError
 
 SITE_DIR = "site-dir"
 APP = "app"  # names of the bundle that brought the run, by which the policy may know it; set by the runner
 
 
-def open_site(node: Mapping[str, object], run_config: str, purpose: str, frozen: Mapping[str, str]) -> Site:
+def open_site(node: Mapping[str, object], config: RunConfig, purpose: str, frozen: Mapping[str, str]) -> Site:
     """Open the site that a node's own configuration names, for one request.
 
     Args:
         node: the node's configuration: ``site-dir`` at a hospital, else ``partition-id`` and
             ``num-partitions`` in a simulation.
-        run_config: JSON of the run configuration's flat form.
+        config: the run's configuration.
         purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
         frozen: the server's digests of what is not trained, `mmmed.models.frozen_digests`.
 
@@ -35,20 +36,18 @@ def open_site(node: Mapping[str, object], run_config: str, purpose: str, frozen:
         PolicyError: the site's policy is missing, not signed as it must be, or does not allow the request.
         WeightsDiffer: what is not trained is not the same here as at the server.
         DataError: the site's data cannot be used as the run asks.
-        ConfigError: the run configuration is not valid.
+        ConfigError: what the run filters is the site's own to filter.
     """
     if SITE_DIR in node:
-        return open_hospital(
-            _folder(node), run_config, purpose, str(node.get(APP, INSTALLED)).split(), frozen
-        )
-    return open_partition(node, run_config, purpose, frozen)
+        return open_hospital(_folder(node), config, purpose, str(node.get(APP, INSTALLED)).split(), frozen)
+    return open_partition(node, config, purpose, frozen)
 
 
-def site_name(node: Mapping[str, object], run_config: str) -> str:
+def site_name(node: Mapping[str, object], config: RunConfig) -> str:
     """The site's name. At a hospital no data are opened for it."""
     if SITE_DIR in node:
         return SiteFolder(_folder(node)).config.name
-    return partition_name(node, run_config)
+    return partition_name(node, config)
 
 
 def shows_everything(node: Mapping[str, object]) -> bool:

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import Error, Message
 
 from client.judge import METRICS
 from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
-from mmmed.federation.protocol import Refusal
+from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, Refusal, TrainReply
 from privacy.errors import (
     BudgetExceeded,
     LedgerError,
@@ -29,7 +29,6 @@ from privacy.errors import (
 )
 from privacy.policy import SHOWN, Policy
 
-SITE_ERROR = 400  # Flower's codes end well below; a reply with it carries one of `Refusal` as its reason
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
 
 
@@ -68,23 +67,24 @@ class Spending:
 
 
 def training_reply(
-    request: Message, site: str, update: bytes, spending: Spending | None, steps: int | None = None
+    request: Message, site: str, update: bytes, spending: Spending | None, told: Mapping[str, float]
 ) -> Message:
-    """The reply to a training request: an update of `client.update`.
+    """The reply to a training request.
 
-    `spending` None marks a run without privacy. `steps`, as charged, are told where the strategy needs them.
+    Args:
+        request: the request.
+        site: the site's name.
+        update: of `client.error_feedback`.
+        spending: what was charged; None in a run without privacy.
+        told: numbers that the strategy needs, made from the update and the charged steps alone.
     """
-    arrays = ArrayRecord({"update": Array("uint8", (len(update),), "safetensors", update)})
-    told = {} if steps is None else {"local-steps": float(steps)}
-    stated = {f"privacy.{key}": value for key, value in vars(spending).items()} if spending else {}
-    content = RecordDict(
-        {
-            "arrays": arrays,
-            "metrics": MetricRecord({"weight": _WEIGHT, **told}),
-            "site": ConfigRecord({"name": site, **stated}),
-        }
-    )
-    return Message(content=content, reply_to=request)
+    stated = _stated(spending) if spending else {}
+    reply = TrainReply(site=site, update=update, metrics=told, weight=_WEIGHT, stated=stated)
+    return Message(content=reply.to_record(), reply_to=request)
+
+
+def _stated(spending: Spending) -> dict[str, str | float | int]:
+    return {f"{PRIVACY}{key}": value for key, value in vars(spending).items()}
 
 
 @dataclass(frozen=True)
@@ -102,16 +102,16 @@ class Rounded:
 
 
 @dataclass(frozen=True)
-class PrivateTables:
+class PrivateHistograms:
     """Noised counts (T, 2, bins) of `privacy.metrics`, and what they were charged."""
 
-    tables: np.ndarray
+    histograms: np.ndarray
     spending: Spending
 
 
-Results = Shown | Rounded | PrivateTables | None
+Results = Shown | Rounded | PrivateHistograms | None
 STEP = 0.05  # of a rounded metric
-_NEEDS = {Shown: (SHOWN,), Rounded: (SHOWN, "rounded"), PrivateTables: (SHOWN, "rounded", "private")}
+_NEEDS = {Shown: (SHOWN,), Rounded: (SHOWN, "rounded"), PrivateHistograms: (SHOWN, "rounded", "private")}
 
 
 def evaluation_reply(request: Message, site: str, policy: Policy | None, results: Results) -> Message:
@@ -126,8 +126,7 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
     Raises:
         PolicyRefusal: the policy's rule for a metric does not let it leave like this.
     """
-    metrics: dict[str, float] = {"weight": _WEIGHT}
-    content = RecordDict()
+    metrics: dict[str, float] = {}
     stated: dict[str, str | float | int] = {}
     if results is not None:
         for name in METRICS:
@@ -135,17 +134,16 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
             if rule not in _NEEDS[type(results)]:
                 raise PolicyRefusal("metrics", f"{name}: allowed is {rule}. Found {type(results).__name__}.")
     if isinstance(results, Shown):
-        metrics |= {key: float(value) for key, value in results.metrics.items() if np.isfinite(value)}
+        metrics = {key: float(value) for key, value in results.metrics.items() if np.isfinite(value)}
     elif isinstance(results, Rounded):
         finite = {key: value for key, value in results.metrics.items() if np.isfinite(value)}
-        metrics |= {key: round(round(value / STEP) * STEP, 2) for key, value in finite.items()}
+        metrics = {key: round(round(value / STEP) * STEP, 2) for key, value in finite.items()}
         stated = {"results": "rounded, not private"}
-    elif isinstance(results, PrivateTables):
-        content["tables"] = ArrayRecord({"tables": Array(results.tables)})
-        stated = {f"privacy.{key}": value for key, value in vars(results.spending).items()}
-    content["metrics"] = MetricRecord({**metrics})
-    content["site"] = ConfigRecord({"name": site, **stated})
-    return Message(content=content, reply_to=request)
+    elif isinstance(results, PrivateHistograms):
+        stated = _stated(results.spending)
+    histograms = results.histograms if isinstance(results, PrivateHistograms) else None
+    reply = EvaluateReply(site=site, stated=stated, metrics=metrics, weight=_WEIGHT, histograms=histograms)
+    return Message(content=reply.to_record(), reply_to=request)
 
 
 def refusal_reply(request: Message, code: Refusal) -> Message:

@@ -14,7 +14,7 @@ import torch
 
 from client.judge import METRICS
 from client.model import as_read, device, open_model
-from client.release import PrivateTables, Results, Rounded, Shown, Spending, one_code
+from client.release import PrivateHistograms, Results, Rounded, Shown, Spending, one_code
 from client.released import Released
 from client.rounds import Parameters, evaluate_round, load_parameters
 from client.site import Site
@@ -58,14 +58,14 @@ def results(site: Site, config: RunConfig, run_id: str, server_round: int, incom
 
 def _private(
     site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters
-) -> PrivateTables:
+) -> PrivateHistograms:
     """The same request gets the same answer again; another one finds the run's only release spent."""
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     name = evaluation_id(run_id)
     kept = Released(StateFolder(site.state).released, name, server_round, incoming)
     if (before := kept.read()) is not None and before[1] is not None:
-        return PrivateTables(before[0][_TABLES].numpy(), before[1])
+        return PrivateHistograms(before[0][_TABLES].numpy(), before[1])
     delta, patients = config.privacy.delta, len(site.held_out)
     event = evaluation_event(calibrate_noise_multiplier(config.privacy.metrics_epsilon, delta, 1.0, 1))
     site.policy.check_plan(EVALUATION, event.noise_multiplier, patients)
@@ -99,7 +99,7 @@ def _private(
                 receipt=ledger.receipt().to_json(),
             )
             kept.write({_TABLES: torch.from_numpy(tables)}, spending)
-    return PrivateTables(tables, spending)
+    return PrivateHistograms(tables, spending)
 
 
 def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -> Rounded:

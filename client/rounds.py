@@ -40,11 +40,11 @@ def train_round(
     run_id: str,
     server_round: int,
     incoming: Parameters,
-    drift: Parameters | None = None,
+    correct: Callable[[Parameters], None] | None = None,
 ) -> tuple[Parameters, Spending | None]:
     """Train from the `incoming` parameters; return the parameters and the spending that may be released.
 
-    `drift` is added to every gradient (`client.scaffold`); like `incoming` it depends on no record of the site.
+    `correct` moves the parameters in place after every step (`AtSite.correct`); it reads no record of the site.
 
     A request that was answered before, for the same round and parameters, gets the same answer again, so that
     a resumed run spends no budget on rounds that this site had finished.
@@ -60,7 +60,7 @@ def train_round(
     released = Released(StateFolder(site.state).released, run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
-    work = _Round(site, config, run_id, server_round, model, data.train, drift)
+    work = _Round(site, config, run_id, server_round, model, data.train, correct)
     spending: Spending | None = None
     if config.privacy.enabled:
         spending = work.private()
@@ -147,10 +147,10 @@ class _Round:
         server_round: int,
         model: MultimodalModel,
         records: Records,
-        drift: Parameters | None,
+        correct: Callable[[Parameters], None] | None,
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
-        self._model, self._records, self._drift = model, records, drift
+        self._model, self._records, self._correct = model, records, correct
         self._rate, self._steps = _schedule(site, config)
 
     def private(self) -> Spending:
@@ -256,13 +256,15 @@ class _Round:
         batches = patient_batches(self._records, self._config, self._seed("augmentation"))
         done = 0
         pull = proximal_pull(self._model, training.learning_rate * training.proximal_mu)
-        correct = _corrected_by(self._model, training.learning_rate, self._drift)
+        parameters = trainable_state(self._model)
 
         def after_step() -> None:
             nonlocal done
             done += 1
             pull()
-            correct()
+            if self._correct is not None:
+                with torch.no_grad():
+                    self._correct(parameters)
             Progress(self._run_id, self._round, done, steps).write(self._site.state)
 
         train(self._model, step, draws, batches, precision=training.precision, after_step=after_step)
@@ -313,20 +315,3 @@ def proximal_pull(model: MultimodalModel, strength: float) -> Callable[[], None]
             parameter.lerp_(origin, min(1.0, strength))
 
     return pull
-
-
-def _corrected_by(
-    model: MultimodalModel, learning_rate: float, drift: Parameters | None
-) -> Callable[[], None]:
-    """SCAFFOLD's correction of a plain SGD step, as a step of its own: it reads no data."""
-    if drift is None:
-        return lambda: None
-    parameters = trainable_state(model)
-    steps = {name: learning_rate * drift[name].to(value.device) for name, value in parameters.items()}
-
-    @torch.no_grad()
-    def correct() -> None:
-        for name, parameter in parameters.items():
-            parameter.sub_(steps[name])
-
-    return correct

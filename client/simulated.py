@@ -14,8 +14,7 @@ from client.model import check_weights
 from client.site import Site, split_patients
 from client.site_folder import STATE, StateFolder
 from client.trial import try_run
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json
+from mmmed.config import RunConfig
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.source import locate
 from mmmed.errors import DataError
@@ -32,20 +31,19 @@ POLICY = "policy"  # of the node's configuration: a policy file to try
 
 
 def open_partition(
-    node: Mapping[str, object], run_config: str, purpose: str, frozen: Mapping[str, str]
+    node: Mapping[str, object], config: RunConfig, purpose: str, frozen: Mapping[str, str]
 ) -> Site:
     """Open the site that ``partition-id`` numbers. See `client.node.open_site`."""
-    config = from_flat(flat_from_json(run_config))
     policy = _policy(node, config)
     policy.check(asked(config, purpose, INSTALLED), time.time())
     check_weights(config, frozen)
     try_run(config)
-    return replace(_partition(node, run_config), policy=policy)
+    return replace(_partition(node, config), policy=policy)
 
 
-def partition_name(node: Mapping[str, object], run_config: str) -> str:
+def partition_name(node: Mapping[str, object], config: RunConfig) -> str:
     """The name of the site that ``partition-id`` numbers."""
-    return _partition(node, run_config).name
+    return _partition(node, config).name
 
 
 def state_of(node: Mapping[str, object]) -> Path:
@@ -126,18 +124,17 @@ def _permissive(config: RunConfig) -> SimulationPolicy:
     return SimulationPolicy(Budget(config.privacy.target_epsilon, config.privacy.delta))
 
 
-def _partition(node: Mapping[str, object], run_config: str) -> Site:
+def _partition(node: Mapping[str, object], config: RunConfig) -> Site:
     partition, count = node.get("partition-id"), node.get("num-partitions")
     if not isinstance(partition, int) or not isinstance(count, int):
         raise DataError(
             "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
         )
-    return _open(run_config, partition, count, state_of(node))
+    return _open(config, partition, count, state_of(node))
 
 
 @lru_cache(maxsize=64)
-def _open(run_config: str, partition: int, count: int, state: Path) -> Site:
-    config = from_flat(flat_from_json(run_config))
+def _open(config: RunConfig, partition: int, count: int, state: Path) -> Site:
     manifest = simulated_manifest(config)
     if count != len(manifest.sites):
         raise DataError(

@@ -13,14 +13,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from client.error_feedback import pack_update
 from client.mechanism import patient_batches, private_step
 from client.model import device, made_up, open_model
-from client.scaffold import Scaffold
-from client.update import pack_update
-from mmmed.config import RunConfig, from_flat
-from mmmed.config.sources import flat_from_json, to_json
+from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import MmmedError, ModelError, WireError
+from mmmed.federation.strategies.base import SiteRound, Tensors
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, batch_losses, make_optimizer, train
@@ -32,6 +31,7 @@ from privacy.errors import PrivacyError
 _PROBED = 8  # records that the engine's checks are made on
 
 
+@lru_cache(maxsize=16)
 def try_run(config: RunConfig) -> None:
     """Predict, take a private step on a batch and on an empty one, and pack the update; once a configuration.
 
@@ -41,12 +41,6 @@ def try_run(config: RunConfig) -> None:
         ModelError: the model cannot be built, run or trained here, or its update cannot be sent.
         PrivacyError: it cannot be trained privately as asked, or not by the engine that is asked for.
     """
-    _tried(to_json(config))
-
-
-@lru_cache(maxsize=16)
-def _tried(run_config: str) -> None:
-    config = from_flat(flat_from_json(run_config))
     model, records = open_model(config).to(device()), made_up(config)
     incoming = {name: value.clone() for name, value in trainable_state(model).items()}
     try:
@@ -107,7 +101,7 @@ def _send(model: MultimodalModel, incoming: dict[str, torch.Tensor], config: Run
                 trainable_state(model),
                 incoming,
                 config.federation.wire,
-                carried=Path(folder) / "rounded",
+                residual=Path(folder) / "rounded",
                 server_round=1,
             )
         except WireError as error:
@@ -115,8 +109,23 @@ def _send(model: MultimodalModel, incoming: dict[str, torch.Tensor], config: Run
                 f"The update of one step on made-up records cannot be sent: {error}. "
                 f"Lower training.learning_rate ({config.training.learning_rate:g})"
             ) from error
-        if config.federation.strategy == "scaffold":
-            control = {name: torch.zeros_like(value, device="cpu") for name, value in incoming.items()}
-            Scaffold(Path(folder) / "control", 1, control).finish(
-                unpack(update), 1, config.training.learning_rate
-            )
+        _strategy(model, incoming, unpack(update), config, Path(folder))
+
+
+def _strategy(
+    model: MultimodalModel,
+    incoming: dict[str, torch.Tensor],
+    update: Tensors,
+    config: RunConfig,
+    folder: Path,
+) -> None:
+    """What the strategy does at a site in round 1, with what the server would send before it."""
+    section, before = config.federation.strategy, {n: value.cpu() for n, value in incoming.items()}
+    server = section.at_server(config, {name: value.float().numpy() for name, value in before.items()})
+    sent = {name: {n: torch.from_numpy(a) for n, a in one.items()} for name, one in server.extras().items()}
+    site = section.halves().site
+    half = site(section, SiteRound(config, 1, folder, before, {name: sent[name] for name in site.wants}))
+    with torch.no_grad():
+        half.correct(trainable_state(model))
+    if not server.accepts(half.finish(update, 1)):
+        raise ModelError(f"federation.strategy {section.kind!r}: its server does not accept its site's reply")

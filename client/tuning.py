@@ -37,7 +37,6 @@ from client.rounds import proximal_pull, public_seed
 from client.site import Site
 from client.trial import try_run
 from mmmed.config import Candidate, RunConfig
-from mmmed.config.sources import to_json
 from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
 from mmmed.inference.predict import predict
@@ -115,7 +114,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     base = candidates[0].config
     if not base.privacy.enabled:
         raise ConfigError("privacy.enabled is false: a sweep on patients' data must be private")
-    site = open_hospital(folder, to_json(base), TUNING, [INSTALLED], frozen=None)
+    site = open_hospital(folder, base, TUNING, [INSTALLED], frozen=None)
     with site.ledger() as ledger:
         for candidate in candidates:
             site.policy.check(asked(candidate.config, TUNING, INSTALLED), ledger.now())

@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, InitErrorDetails, core_schema
 
+from mmmed.errors import ConfigError
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -75,7 +77,15 @@ class Kind(Section):
     kind: str
 
     def load(self) -> Any:
-        """The code of this kind; its module is imported now."""
+        """The code of this kind; its module is imported now.
+
+        Raises:
+            ConfigError: the section names no code.
+        """
+        if not self.implementation:
+            raise ConfigError(
+                f"{self.kind!r} names no code: {type(self).__name__}.implementation must be 'module:name'"
+            )
         module, _, name = self.implementation.partition(":")
         return getattr(import_module(module), name)
 

@@ -7,7 +7,7 @@ Encodings:
 
 Rounding a privatised update is post-processing: it costs no privacy (Dwork and Roth 2014, proposition 2.1). What int8
 rounds away is not lost if the sender adds it to its next update (error feedback, Karimireddy et al. 2019, arXiv
-1901.09847): see `client.update`.
+1901.09847): see `client.error_feedback`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what Flower's run config describes."""
     from mmmed.models import build_model  # torch and the models only once the run is known to be valid
-    from server.federate import federate
+    from server.run import federate
     from server.run_folder import RunFolder
 
     settings = dict(context.run_config)

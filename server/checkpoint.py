@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmmed.errors import RunError
+from mmmed.federation.updates import Arrays
 from mmmed.files import write_atomic
-
-Arrays = dict[str, npt.NDArray[np.float32]]
 
 FORMAT = 1
 _KEPT = 2  # the newest, and the one before it should the disk lose the newest

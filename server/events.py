@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-Phase = Literal["train", "evaluate"]
+from mmmed.federation.protocol import Phase
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ site's update may be.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,21 +22,29 @@ from mmmed.config import FederationConfig
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.noise import PrivateRandom, noise_std
 from server.checkpoint import Arrays
-from server.spool import Update
+from server.update_store import Update, by_name
 
+_NAME, _NORM = "site-level", "max-norm"  # in a checkpoint
 _QUANTILE = 0.5
 _RATE = 0.2  # of the geometric update of the norm
 _COUNT_SHARE = 0.1  # of the privacy loss; the sum of updates has the rest
 
 
 class SiteLevel:
-    """Sums a round's updates privately; ``max_norm`` is the norm that the next round clips to."""
+    """Sums a round's updates privately; ``max_norm`` is the norm that the next round clips to.
+
+    It bounds every update itself, and who counts may not depend on the others: none is an outlier.
+    """
 
     def __init__(self, config: FederationConfig) -> None:
         self._config = config
         self.max_norm = config.site_max_norm
 
-    def aggregate(self, updates: Sequence[Update], asked: int) -> Arrays:
+    def choose(self, updates: Sequence[Update]) -> tuple[list[Update], set[int]]:
+        """All updates, in the order of the sites' names, and no outlier."""
+        return by_name(updates), set()
+
+    def combine(self, updates: Sequence[Update], asked: int) -> Arrays:
         """The noised sum of the clipped updates over the number of sites that were asked; adapts ``max_norm``."""
         # z^-2 = z_sum^-2 + (2 sigma_count)^-2 (Andrew et al., theorem 1)
         sum_noise = self._config.site_noise_multiplier / math.sqrt(1 - _COUNT_SHARE)
@@ -56,8 +64,19 @@ class SiteLevel:
         self.max_norm *= math.exp(-_RATE * (fraction - _QUANTILE))
         return result
 
+    def state(self) -> dict[str, Arrays]:
+        """What a checkpoint holds of it."""
+        return {_NAME: {_NORM: np.array(self.max_norm)}}
+
+    def restore(self, state: Mapping[str, Arrays]) -> None:
+        """Put the `state` of an earlier process back."""
+        self.max_norm = float(state[_NAME][_NORM])
+
     def statement(self, rounds: int) -> dict[str, Any]:
-        """What all ``rounds`` released so far mean for one site."""
+        """What all ``rounds`` released so far mean for one site, for the record of the newest."""
+        return {"site_level": self._stated(rounds)}
+
+    def _stated(self, rounds: int) -> dict[str, Any]:
         event = DpSgdEvent(self._config.site_noise_multiplier, 1.0, rounds)
         return {
             "unit": "site",

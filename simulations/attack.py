@@ -26,8 +26,8 @@ from mmmed.paths import image_cache
 from privacy.accounting import trade_off
 from privacy.attack import AttackResult, judge, membership_scores
 from privacy.report import read_statement
+from server.privacy_report import signed_statements
 from server.run_folder import RunFolder
-from server.spending import signed_statements
 from simulations.trial import run_trial
 
 _FOLD = "attack_fold"  # column of a shadow model's table: 1 holds the patient out

@@ -22,7 +22,7 @@ from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import MultimodalModel, build_model, load_model
-from server.federate import federate
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid

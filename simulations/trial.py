@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmmed.config import RunConfig
 from mmmed.data.manifest import Manifest
-from server.federate import federate
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from simulations.simulate import CLIENT_APP, check_learnt, preflight, site_nodes

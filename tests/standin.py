@@ -25,7 +25,7 @@ from mmmed.config import RunConfig, from_flat
 from mmmed.wire import pack, unpack
 from server.app_config import read_run_config
 from server.events import ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 
 app = ClientApp()

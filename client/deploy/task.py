@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -33,9 +33,10 @@ from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
 from client.log import record_refusal
 from client.node import APP, SITE_DIR
-from client.release import SITE_ERROR, Refusal, refusal_code, refusal_reply
+from client.release import Refusal, refusal_code, refusal_reply
 from client.site_folder import SiteFolder
 from mmmed.errors import ConfigError
+from mmmed.federation.protocol import run_of
 
 SENDING = b"\0sending"
 STALLED = 60.0  # seconds; one part is 5 MB at most
@@ -120,14 +121,14 @@ def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:
 def crashed(told: bytes) -> Message:
     """The reply to a message, as `perform` told of it, whose process was killed."""
     message = message_from_proto(ProtoMessage.FromString(told))
-    return Message(Error(SITE_ERROR, Refusal.CRASHED.value), reply_to=message)
+    return refusal_reply(message, Refusal.CRASHED)
 
 
 def _answer(folder: NodeFolder, message: Message, context: Context, bundle: bytes) -> Message:
     """The ClientApp's reply, or a refusal. No exception's text leaves."""
     try:
         names = app_names(bundle, context.run_config.get(SIGNATURE))
-        run_id, config = _run_of(message)
+        run_id, config = run_of(message.content)
         AuditLog(folder.audit).append(
             "asked",
             message=message.metadata.message_id,
@@ -170,15 +171,6 @@ def app_names(bundle: bytes, signature: object) -> list[str]:
             raise ConfigError(f"{SIGNATURE}: does not hold for the bundle {digest}") from error
         names.append(f"ed25519:{key.lower()}")
     return names
-
-
-def _run_of(message: Message) -> tuple[str, str]:
-    """The run's id and configuration, as the message states them."""
-    try:
-        request = message.content.config_records["config"]
-        return str(request["run-id"]), str(request["run-config"])
-    except (KeyError, AttributeError) as error:
-        raise ConfigError(f"request lacks its run's id or configuration: {error}") from error
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -70,8 +70,8 @@ def report(
 ) -> None:
     """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
     from privacy.report import sweep_statements, write_report
+    from server.privacy_report import privacy_report as build
     from server.run_folder import RunFolder
-    from server.spending import privacy_report as build
 
     tunings = {"none": untuned, "public": tuned_on_public, "accounted": bool(sweep_files)}
     chosen = [name for name, said in tunings.items() if said]
@@ -224,8 +224,8 @@ def _mechanism_of(run: Path, site: str | None) -> tuple[RunConfig, DpSgdEvent]:
     """A run's configuration and the plan of one site, which the site signed."""
     from mmmed.errors import RunError
     from privacy.report import read_statement
+    from server.privacy_report import signed_statements
     from server.run_folder import RunFolder
-    from server.spending import signed_statements
 
     with RunFolder.open(run) as folder:
         stated = {name: read_statement(value) for name, value in signed_statements(folder).items()}

@@ -1,15 +1,43 @@
-"""Why a site's part of a round is missing, as a code: all that others may know of it.
+"""What travels between the server and a site: requests, replies and refusals, to and from Flower's records.
 
-A site answers a request or refuses it with one of these codes; its reason stays in the site's log, since the text of an
-error may carry a name. The server uses the same codes for an answer that does not come or cannot be used.
+A request carries the run's whole configuration and the tensors to work from. A site answers it with a reply, or
+refuses it with a code; its reason stays in the site's log, since the text of an error may carry a name. The server uses
+the same codes for an answer that does not come or cannot be used.
+
+Neither side trusts what it reads here: a request that is no request is a `ConfigError` at the site, a reply that is no
+reply is `Refused` at the server. The names of the fields are part of the format and stand in this file alone.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
+
+from mmmed.config import RunConfig, from_flat
+from mmmed.config.schema import Scalar
+from mmmed.config.sources import flat_from_json, to_json
+from mmmed.errors import ConfigError
 
 AskAgain = Literal["no", "once", "until decided"]
+Phase = Literal["train", "evaluate"]
+Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
+
+MODEL = "model"  # name of the model's parameters among a request's tensors
+PRIVACY = "privacy."  # begins the names of what a site states of its privacy
+SITE_ERROR = 400  # Flower's codes end well below; an error reply with it carries a code as its reason
+
+_CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")
+_NAME = re.compile(r"[^\W_][\w .-]{0,63}")
 
 
 class Refusal(StrEnum):
@@ -76,3 +104,245 @@ def meaning(code: str) -> str:
     """A refusal in words; "" for a code of another version."""
     refusal = refusal_of(code)
     return refusal.meaning if refusal else ""
+
+
+_FLOWER_CODES = {
+    ErrorCode.MESSAGE_UNAVAILABLE: Refusal.EXPIRED,
+    ErrorCode.REPLY_MESSAGE_UNAVAILABLE: Refusal.EXPIRED,
+    ErrorCode.NODE_UNAVAILABLE: Refusal.OFFLINE,
+    ErrorCode.LOAD_CLIENT_APP_EXCEPTION: Refusal.NO_APP,
+    ErrorCode.CLIENT_APP_CRASHED: Refusal.CRASHED,
+}
+
+
+def code_of(reply: Message) -> str:
+    """The code of an error reply: the site's own, else what Flower's stands for. Other text is dropped."""
+    reason = reply.error.reason or ""
+    if _CODE.fullmatch(reason):
+        return reason
+    return _FLOWER_CODES.get(reply.error.code, Refusal.FAILED)
+
+
+class Refused(Exception):
+    """A reply that cannot be used; its text is the code of the refusal."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the server asks of a site in one phase of a round: to train, or to evaluate.
+
+    Attributes:
+        run_id: the run.
+        round: number of the round, from 1.
+        config: the run's configuration.
+        frozen: digests of what is not trained, `mmmed.models.frozen_digests`.
+        tensors: what to work from as `mmmed.wire` bytes: `MODEL`, and to train what the strategy sends beside it.
+        receipt: the newest entry of the site's ledger that the server has seen, "" if it has seen none.
+    """
+
+    run_id: str
+    round: int
+    config: RunConfig
+    frozen: Mapping[str, str]
+    tensors: Mapping[str, bytes]
+    receipt: str = ""
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        fields: dict[str, int | str] = {
+            "server-round": self.round,
+            "run-id": self.run_id,
+            "run-config": to_json(self.config),
+            "frozen-parts": json.dumps(dict(self.frozen)),
+            "ledger-receipt": self.receipt,
+        }
+        arrays = ArrayRecord({name: _payload(data) for name, data in self.tensors.items()})
+        return RecordDict({"arrays": arrays, "config": ConfigRecord({**fields})})
+
+    @classmethod
+    def read(cls, record: RecordDict) -> Request:
+        """From what arrived. Which tensors came is not checked: that may wait until the policy allows the request.
+
+        Raises:
+            ConfigError: a field is missing or of another form, or the configuration is not valid.
+        """
+        run_id, text = run_of(record)
+        fields = record["config"]
+        try:
+            number = int(str(fields["server-round"]))
+            told = json.loads(str(fields["frozen-parts"]))
+            frozen = {str(part): str(digest) for part, digest in told.items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"request lacks its round or frozen parts: {error}") from error
+        arrays = record.get("arrays")
+        tensors = {n: one.data for n, one in arrays.items()} if isinstance(arrays, ArrayRecord) else {}
+        config = from_flat(flat_from_json(text))
+        return cls(run_id, number, config, frozen, tensors, str(fields.get("ledger-receipt", "")))
+
+    def packed(self, name: str) -> bytes:
+        """One of the tensors, as `mmmed.wire` bytes.
+
+        Raises:
+            ConfigError: the request does not have it.
+        """
+        try:
+            return self.tensors[name]
+        except KeyError as error:
+            raise ConfigError(f"request lacks its tensors {name!r}") from error
+
+
+def run_of(record: RecordDict) -> tuple[str, str]:
+    """The run's id and the JSON of its configuration as a request states them, neither checked.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    fields = record.get("config")
+    if not isinstance(fields, ConfigRecord) or not {"run-id", "run-config"} <= set(fields):
+        raise ConfigError("request lacks its run's id or configuration")
+    return str(fields["run-id"]), str(fields["run-config"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reply:
+    """What every reply holds.
+
+    Attributes:
+        site: the site's name.
+        stated: what the site states of its privacy, by name.
+        metrics: numbers by name.
+        weight: how much the site counts, above 0 and 1 at most: the same for all that do not choose less.
+    """
+
+    site: str
+    stated: Mapping[str, Scalar] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+
+    def to_record(self) -> RecordDict:
+        """As Flower carries it."""
+        return RecordDict(
+            {
+                "metrics": MetricRecord({"weight": self.weight, **self.metrics}),
+                "site": ConfigRecord({"name": self.site, **self.stated}),
+            }
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReply(_Reply):
+    """The answer to a training request.
+
+    Attributes:
+        update: the change of the trainable parameters, as `mmmed.wire` bytes.
+    """
+
+    update: bytes
+
+    def to_record(self) -> RecordDict:
+        record = super().to_record()
+        record["arrays"] = ArrayRecord({"update": _payload(self.update)})
+        return record
+
+    @classmethod
+    def read(cls, record: RecordDict) -> Self:
+        """From what arrived; the update is not looked into.
+
+        Raises:
+            Refused: it is not of this form.
+        """
+        site, stated = site_of(record)
+        weight, metrics = _metrics(record)
+        payload = _part(record, "arrays", ArrayRecord).get("update")
+        if payload is None:
+            raise Refused(Refusal.BAD_RECORD)
+        return cls(site=site, stated=stated, metrics=metrics, weight=weight, update=payload.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateReply(_Reply):
+    """The answer to an evaluation request.
+
+    Attributes:
+        histograms: noised counts of `privacy.metrics`, float64, three-dimensional, if the site releases any.
+    """
+
+    histograms: npt.NDArray[np.float64] | None = None
+
+    def to_record(self) -> RecordDict:
+        record = super().to_record()
+        if self.histograms is not None:
+            record["tables"] = ArrayRecord({"tables": Array(self.histograms)})
+        return record
+
+    @classmethod
+    def read(cls, record: RecordDict) -> Self:
+        """From what arrived.
+
+        Raises:
+            Refused: it is not of this form.
+        """
+        site, stated = site_of(record)
+        weight, metrics = _metrics(record)
+        return cls(site=site, stated=stated, metrics=metrics, weight=weight, histograms=_histograms(record))
+
+
+def site_of(record: RecordDict) -> tuple[str, dict[str, Scalar]]:
+    """Who replies, and what it states: known also of a reply whose other parts cannot be used.
+
+    Raises:
+        Refused: the reply names no site.
+    """
+    fields = dict(_part(record, "site", ConfigRecord))
+    name = fields.pop("name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise Refused(Refusal.BAD_NAME)
+    stated = {
+        key: value
+        for key, value in fields.items()
+        if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    }
+    return name, stated
+
+
+def tensor_bytes(record: RecordDict) -> int:
+    """How many bytes of tensors a message's content holds."""
+    # not by `record.array_records`: it ties the record into a cycle, and its memory waits for the garbage collector
+    parts = [part for part in record.values() if isinstance(part, ArrayRecord)]
+    return sum(len(array.data) for arrays in parts for array in arrays.values())
+
+
+def _metrics(record: RecordDict) -> tuple[float, dict[str, float]]:
+    values = dict(_part(record, "metrics", MetricRecord))
+    weight = values.pop("weight", None)
+    if not isinstance(weight, int | float) or not 0 < weight <= 1:  # less than others may be said, not more
+        raise Refused(Refusal.BAD_WEIGHT)
+    scalars = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
+    return float(weight), {key: value for key, value in scalars.items() if math.isfinite(value)}
+
+
+def _histograms(record: RecordDict) -> npt.NDArray[np.float64] | None:
+    if "tables" not in record:
+        return None
+    sent = _part(record, "tables", ArrayRecord).get("tables")
+    if sent is None:
+        raise Refused(Refusal.BAD_RECORD)
+    value = sent.numpy()
+    if value.ndim != 3:
+        raise Refused(Refusal.SHAPE_DIFFERS)
+    if value.dtype != np.float64:
+        raise Refused(Refusal.DTYPE_DIFFERS)
+    if not np.isfinite(value).all():
+        raise Refused(Refusal.NOT_FINITE)
+    return value
+
+
+def _payload(data: bytes) -> Array:
+    return Array("uint8", (len(data),), "safetensors", data)
+
+
+def _part(record: RecordDict, key: str, kind: type[Record]) -> Record:
+    value = record.get(key)
+    if not isinstance(value, kind):
+        raise Refused(Refusal.BAD_RECORD)
+    return value

@@ -23,7 +23,7 @@ from flwr.serverapp.strategy import FedAvg
 from mmmed.config import from_flat
 from mmmed.wire import pack
 from server.events import ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.bench.measure import Row, interleaved, parser, publish
 from simulations.grid import InProcessGrid

@@ -54,25 +54,24 @@ def main(arguments: Sequence[str]) -> int:
 
 def _answer(site: str, what: str) -> None:
     """Answer one request as `client.deploy.task` does, without the network."""
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+    from flwr.app import Context, Message, RecordDict
 
     from client.app import app
-    from mmmed.config import resolve, to_flat
-    from mmmed.models import build_model, trainable_state
-    from server.rounds import payload
+    from mmmed.config import resolve
+    from mmmed.federation.protocol import MODEL, Request
+    from mmmed.models import build_model, frozen_digests, trainable_state
+    from mmmed.wire import pack
     from simulations.grid import InProcessGrid
     from simulations.loopback.federation import TINY
 
     InProcessGrid("client.app:app", [{}])  # messages know their sender from the grid
     asked = ["privacy.target_epsilon=100"] if what == "asked too much" else ["privacy.target_epsilon=0.5"]
     config = resolve(None, [*TINY, *asked]).config
-    model = {key: value.detach().numpy() for key, value in trainable_state(build_model(config)).items()}
-    fields = ConfigRecord(
-        {"server-round": 1, "run-id": os.urandom(8).hex(), "run-config": json.dumps(to_flat(config))}
-    )
-    content = RecordDict({"arrays": ArrayRecord({"model": payload(model, "float32")}), "config": fields})
+    model = build_model(config)
+    tensors = {MODEL: pack(trainable_state(model), "float32")}
+    request = Request(os.urandom(8).hex(), 1, config, frozen_digests(model, config), tensors)
     context = Context(1, 1, {"site-dir": site}, RecordDict(), {})
-    reply = app(message=Message(content, 1, "train"), context=context)
+    reply = app(message=Message(request.to_record(), 1, "train"), context=context)
     if reply.has_error() != (what == "asked too much"):
         raise SystemExit(f"the site answered {reply.error.reason if reply.has_error() else 'the request'}")
 

@@ -21,7 +21,7 @@ from client.node import SITE_DIR
 from mmmed.models import build_model, frozen_digests, trainable_state
 from server.checkpoint import Arrays, load_checkpoint
 from server.events import Event, RoundFinished
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from simulations.loopback.coordinator import RunHandle

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from mmmed.config import RunConfig
-from mmmed.config.sources import to_json
+from mmmed.federation.protocol import Request
 from mmmed.models import build_model, frozen_digests, trainable_state
 from mmmed.wire import pack
-from tests.standin import payload
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID  # who sends
 
@@ -29,13 +27,7 @@ def request(config: RunConfig, kind: str = MessageType.TRAIN, moved: float = 0.0
         tensors, frozen = {}, {}
     if config.federation.strategy.kind == "scaffold":
         tensors["control"] = {name: torch.zeros_like(value) for name, value in tensors["model"].items()}
-    arrays = {name: payload(pack(value, "float32")) for name, value in tensors.items()}
-    fields = {
-        "server-round": 1,
-        "run-id": "r",
-        "run-config": to_json(config),
-        "frozen-parts": json.dumps(frozen),
-    }
-    fields |= changes
-    content = RecordDict({"arrays": ArrayRecord(arrays), "config": ConfigRecord(fields)})
+    packed = {name: pack(value, "float32") for name, value in tensors.items()}
+    content = Request("r", 1, config, frozen, packed).to_record()
+    content["config"].update(changes)
     return Message(content, dst_node_id=1, message_type=kind)

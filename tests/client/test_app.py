@@ -17,7 +17,7 @@ from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.models import build_model, trainable_state
-from mmmed.wire import unpack
+from mmmed.wire import pack, unpack
 from privacy.report import read_statement
 from tests.client.requests import request
 from tests.standin import payload
@@ -159,3 +159,16 @@ def test_scaffold_keeps_the_sites_control_and_tells_its_steps(tmp_path: Path, co
         file
     ).items():  # c = c_i = 0: the control is the mean gradient that was released
         assert torch.allclose(own, -update[name] / (steps * 0.1), atol=1e-6)
+
+
+@pytest.mark.parametrize("control", [None, {}, {"more": torch.zeros(2)}])
+def test_what_the_strategy_needs_is_checked_before_anything_is_charged(
+    tmp_path: Path, configured: Configured, control: dict[str, torch.Tensor] | None
+) -> None:
+    training = {"optimizer": "sgd", "learning_rate": 0.1}
+    asked = request(configured(federation={"strategy": {"kind": "scaffold"}}, training=training))
+    del asked.content["arrays"]["control"]
+    if control is not None:
+        asked.content["arrays"]["control"] = payload(pack(control, "float32"))
+    assert app(asked, node(tmp_path)).error.reason == Refusal.REQUEST
+    assert not (tmp_path / "state" / "ledger.db").exists()

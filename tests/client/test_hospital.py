@@ -22,7 +22,6 @@ from client.log import refusals
 from client.release import Refusal
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
-from mmmed.config.sources import to_json
 from mmmed.deidentify import SiteKey
 from mmmed.models.tokens import tokenizer_digest
 from privacy.errors import LedgerError, PolicyRefusal
@@ -338,7 +337,7 @@ def test_nothing_of_the_data_leaves_by_evaluation(hospital: Hospital, configured
 def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
     hospital: Hospital, configured: Configured
 ) -> None:
-    config = to_json(configured())
+    config = configured()
     hospital.sign(run__apps=["sha256:aa", "ed25519:cc"])
     assert open_hospital(hospital.path, config, TRAINING, ["sha256:aa"], FROZEN).name == "north"
     assert open_hospital(hospital.path, config, TRAINING, ["sha256:bb", "ed25519:cc"], FROZEN).name == "north"
@@ -348,7 +347,7 @@ def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
 
 
 def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
-    config = to_json(configured())
+    config = configured()
     assert open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN).name == "north"
     assert (
         open_hospital(hospital.path, config, TRAINING, ["sha256:bb"], FROZEN).name == "north"

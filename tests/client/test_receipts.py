@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from client.log import refusals
 from mmmed.config import RunConfig
 from mmmed.models import build_model
-from server.federate import federate
-from server.receipts import FILE, Receipts
+from server.ledger_receipts import FILE, Receipts
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 

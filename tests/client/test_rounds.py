@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import client.rounds
-from client.rounds import evaluate_round, load_parameters, local_steps, train_round
+from client.rounds import Parameters, evaluate_round, load_parameters, local_steps, train_round
 from client.site import Site
 from mmmed.config import RunConfig
 from mmmed.errors import ConfigError
@@ -196,8 +196,13 @@ def test_every_step_is_corrected_by_the_drift(site: Site, configured: Configured
     config = configured(privacy={"enabled": False}, training=sgd)
     start = {name: torch.zeros_like(value) for name, value in initial(config).items()}
     drift = {name: torch.randn(value.shape) for name, value in start.items()}
+
+    def correct(parameters: Parameters) -> None:
+        for name, value in parameters.items():
+            value.sub_(rate * drift[name].to(value.device))
+
     plain, _ = train_round(site, config, "plain", 1, start)
-    corrected, _ = train_round(site, config, "corrected", 1, start, drift)
+    corrected, _ = train_round(site, config, "corrected", 1, start, correct)
     steps = local_steps(site, config, None)
     for name, value in drift.items():
         assert torch.allclose(corrected[name] - plain[name], -rate * steps * value, atol=rate / 100)

@@ -20,7 +20,7 @@ from mmmed.config import RunConfig
 from mmmed.errors import RunError, WeightsDiffer
 from mmmed.models import build_model, check_frozen, frozen_digests, load_tokenizer, trainable_state
 from mmmed.wire import unpack
-from server.federate import federate
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from tests.client.requests import request

@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -14,10 +15,13 @@ from client.site_folder import SiteFolder
 from mmmed.cli import app
 from mmmed.config import DataConfig
 from mmmed.data.manifest import read_manifest
-from mmmed.models import load_model, trainable_state
+from mmmed.models import build_model, load_model, trainable_state
 from mmmed.models.fusion import Attention
 from mmmed.tasks import Classification
+from server.events import ignore
+from server.loop import Rounds
 from server.run_folder import RunFolder
+from simulations.grid import InProcessGrid
 
 FORMATS = Path(__file__).parent / "formats"
 
@@ -76,3 +80,15 @@ def test_a_data_set_is_read(unpacked: Unpacked) -> None:
     data = DataConfig(source=str(unpacked("dataset")), table="data.parquet", image="image", text="text")
     manifest = read_manifest(Path(data.source), data, Classification(label="finding"))
     assert len(manifest.records) == 15 and manifest.records["patient"].nunique() == 8
+
+
+def test_a_run_goes_on_from_its_checkpoint(unpacked: Unpacked, tmp_path: Path) -> None:
+    path = unpacked("run")
+    model = build_model(load_model(path / "model")[1])
+    initial = {key: value.detach().numpy() for key, value in trainable_state(model).items()}
+    nodes = [{}, {}, {}, {}]
+    with RunFolder.open(path) as folder, InProcessGrid("tests.standin:app", nodes) as grid:
+        final = Rounds(grid, folder, ignore).run(initial)
+        assert len(folder.rounds()) == 2  # nobody was asked
+    saved = trainable_state(load_model(path / "model")[0])
+    assert all(np.array_equal(final[key], value.detach().numpy()) for key, value in saved.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +10,19 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import MultiKrum
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
-from server.aggregation import aggregate
+from mmmed.federation.strategies.scaffold import next_control
 from server.checkpoint import Arrays
 from server.replies import Answer
-from server.scaffold import next_control
 from server.site_level import SiteLevel
-from server.spool import OUTLIER, Spool, Update, screen
+from server.update_store import OUTLIER, Update, UpdateStore, screen
 from simulations.grid import InProcessGrid
 from tests import standin
-from tests.server.test_rounds import config, run, same
+from tests.server.test_loop import config, run, same
 
 pytestmark = pytest.mark.usefixtures("server_identity")
 
@@ -34,7 +36,7 @@ def server_identity() -> None:
 
 
 def spooled(folder: Path, each: list[Arrays], **about: object) -> list[Update]:
-    spool = Spool(folder, 1, LIKE)
+    spool = UpdateStore(folder, 1, LIKE)
     for node, arrays in enumerate(each):
         answer = Answer(node, 0.0, f"site-{node}", weight=1.0, arrays=arrays)
         spool.add(replace(answer, **about))  # type: ignore[arg-type]
@@ -84,7 +86,7 @@ def expected(each: list[Arrays], rule: str, hostile: int) -> Arrays:
 def test_each_rule_is_its_definition(tmp_path: Path, rule: str, count: int, hostile: int) -> None:
     each = random(count)
     assert count >= robust(rule, hostile).least_updates
-    found = aggregate(spooled(tmp_path, each), robust(rule, hostile))
+    found = robust(rule, hostile).combine(spooled(tmp_path, each))
     same(found, {k: np.asarray(v, np.float32) for k, v in expected(each, rule, hostile).items()}, 1e-5)
 
 
@@ -93,16 +95,16 @@ def test_a_hostile_minority_cannot_steer_a_robust_rule(tmp_path: Path, rule: str
     honest = random(5)
     bad = [{key: np.full_like(value, 1e3) for key, value in LIKE.items()}] * 2
     updates = spooled(tmp_path, honest + bad)
-    found = aggregate(updates, robust(rule, 2))
+    found = robust(rule, 2).combine(updates)
     largest = max(float(np.abs(value).max()) for one in honest for value in one.values())
     assert all(np.abs(value).max() <= largest for value in found.values())
-    assert all(np.abs(value).max() > 100 for value in aggregate(updates, Mean()).values())
+    assert all(np.abs(value).max() > 100 for value in Mean().combine(updates).values())
 
 
 def test_the_mean_follows_the_weights(tmp_path: Path) -> None:
     each = random(2)
     light, full = (spooled(tmp_path / str(w), each, weight=w) for w in (0.25, 1.0))
-    found = aggregate([light[0], full[1]], Mean())
+    found = Mean().combine([light[0], full[1]])
     same(found, {k: np.asarray(0.2 * each[0][k] + 0.8 * each[1][k], np.float32) for k in LIKE}, 1e-6)
 
 
@@ -184,7 +186,7 @@ def test_site_level_noise_has_the_stated_size_and_clips_every_site(tmp_path: Pat
     draws, norms = [], []
     for _ in range(400):
         level = SiteLevel(federation)
-        found = level.aggregate(updates, asked=4)
+        found = level.combine(updates, asked=4)
         draws.append(np.concatenate([value.ravel() for value in found.values()]))
         norms.append(level.max_norm)
     clipped = [{k: one.tensor(k) * min(1.0, 0.5 / one.norm) for k in LIKE} for one in updates]
@@ -193,7 +195,7 @@ def test_site_level_noise_has_the_stated_size_and_clips_every_site(tmp_path: Pat
     assert np.abs(np.mean(draws, axis=0) - mean).max() < 5 * std / 20
     assert np.std(draws, axis=0) == pytest.approx(std, rel=0.15)
     assert np.mean(norms) > 0.5  # all updates are larger than the norm, so it grows
-    stated = level.statement(3)
+    stated = level.statement(3)["site_level"]
     assert stated["unit"] == "site" and stated["epsilon"] > 0
 
 
@@ -204,3 +206,13 @@ def test_site_level_runs_state_their_epsilon_and_resume_with_their_norm(tmp_path
     assert stated == sorted(stated) and stated[0] > 0
     with pytest.raises(ConfigError, match="Found 'median'"):
         config(site_noise_multiplier=1.0, aggregation__kind="median")
+
+
+def test_an_update_that_an_earlier_version_stored_is_not_asked_again(tmp_path: Path) -> None:
+    update = spooled(tmp_path, random(1))[0]
+    with safe_open(update.path, framework="numpy") as stored:
+        about = json.loads(stored.metadata()["about"])
+    tensors = {key: update.tensor(key) for key in LIKE}
+    save_file(tensors, update.path, {"about": json.dumps(about | {"arrays": {}, "tables": None})})
+    (again,) = UpdateStore(tmp_path, 1, LIKE).updates
+    assert again == update

@@ -21,7 +21,7 @@ from mmmed.config import RunConfig, from_flat
 from mmmed.errors import RunError
 from server.checkpoint import Arrays
 from server.events import ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from simulations.ray_engine import run_on_ray

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import FedAvg
 
 from mmmed.config import RunConfig, to_flat
 from mmmed.errors import RunError
-from server.optimizer import to_record
+from mmmed.federation.strategies.flower import to_record
 from simulations.grid import InProcessGrid
 from tests import standin
 

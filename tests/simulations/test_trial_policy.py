@@ -19,7 +19,7 @@ from privacy.accounting import epsilon
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget, Ledger, Receipt
 from server.events import Event, RoundFinished
-from server.federate import federate
+from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from simulations.loopback.hospital import change, rules

@@ -14,7 +14,7 @@ from privacy.accounting import DpSgdEvent
 from privacy.errors import BudgetExceeded
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget, Ledger, dataset_identity
-from tests.server.test_rounds import config, run
+from tests.server.test_loop import config, run
 
 TOKEN = "a-token-of-the-tests"
 MARKUP = "<script>document.title = 'broken'</script>"

@@ -1,4 +1,6 @@
-"""Strategies: what a round's combined update does to the global model. Each is one section below.
+"""Strategies: what a round's combined update does to the global model. Each is one file here and one section below.
+
+The code of a strategy is a `mmmed.federation.strategies.base.Halves`: what it does at the server and at a site.
 
 FedAvg, FedAvgM (Hsu et al. 2019, arXiv 1909.06335), FedAdam, FedYogi and FedAdagrad (Reddi et al. 2020, arXiv
 2003.00295, algorithm 2), SCAFFOLD (Karimireddy et al. 2020, arXiv 1910.06378).
@@ -6,11 +8,16 @@ FedAvg, FedAvgM (Hsu et al. 2019, arXiv 1909.06335), FedAdam, FedYogi and FedAda
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from mmmed.section import Kind, Kinds, PositiveFloat
+
+if TYPE_CHECKING:
+    from mmmed.config import RunConfig
+    from mmmed.federation.strategies.base import AtServer, Halves
+    from mmmed.federation.updates import Arrays
 
 __all__ = [
     "STRATEGIES",
@@ -37,15 +44,28 @@ class Strategy(Kind):
         1.0, description="how far the model goes along a round's update; 1 is plain averaging"
     )
 
+    def halves(self) -> Halves:
+        """What it does at the server and at a site."""
+        halves: Halves = self.load()
+        return halves
+
+    def at_server(self, run: RunConfig, initial: Arrays) -> AtServer:
+        """Its half at the server of a run that begins with the parameters ``initial``."""
+        return self.halves().server(self, run, initial)
+
 
 class FedAvg(Strategy):
     """The mean of the sites' models."""
+
+    implementation: ClassVar[str] = "mmmed.federation.strategies.fedavg:FEDAVG"
 
     kind: Literal["fedavg"] = "fedavg"
 
 
 class FedAvgM(Strategy):
     """FedAvg with momentum at the server."""
+
+    implementation: ClassVar[str] = "mmmed.federation.strategies.fedavg:FEDAVGM"
 
     kind: Literal["fedavgm"] = "fedavgm"
     momentum: float = Field(0.9, ge=0, lt=1, description="of the server's step")
@@ -61,17 +81,23 @@ class _Adaptive(Strategy):
 class FedAdam(_Adaptive):
     """Adam at the server."""
 
+    implementation: ClassVar[str] = "mmmed.federation.strategies.fedopt:FEDADAM"
+
     kind: Literal["fedadam"] = "fedadam"
 
 
 class FedYogi(_Adaptive):
     """Yogi at the server."""
 
+    implementation: ClassVar[str] = "mmmed.federation.strategies.fedopt:FEDYOGI"
+
     kind: Literal["fedyogi"] = "fedyogi"
 
 
 class FedAdagrad(_Adaptive):
     """Adagrad at the server."""
+
+    implementation: ClassVar[str] = "mmmed.federation.strategies.fedopt:FEDADAGRAD"
 
     kind: Literal["fedadagrad"] = "fedadagrad"
 
@@ -80,6 +106,8 @@ class Scaffold(Strategy):
     """Control variates correct what differs between sites in each local step."""
 
     needs_single_updates: ClassVar[bool] = True
+
+    implementation: ClassVar[str] = "mmmed.federation.strategies.scaffold:SCAFFOLD"
 
     kind: Literal["scaffold"] = "scaffold"
 

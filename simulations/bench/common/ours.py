@@ -21,7 +21,7 @@ from privacy.noise import PrivateRandom
 from privacy.sampling import PoissonSampler
 from server.checkpoint import load_checkpoint
 from server.events import ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.bench.common import task
 from simulations.grid import InProcessGrid

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from client.release import refusal_code
-from mmmed.errors import DataError
-from mmmed.federation.protocol import Refusal, meaning, refusal_of
+from mmmed.config import from_flat
+from mmmed.config.sources import to_json
+from mmmed.errors import ConfigError, DataError
+from mmmed.federation.protocol import (
+    MODEL,
+    EvaluateReply,
+    Refusal,
+    Refused,
+    Request,
+    TrainReply,
+    meaning,
+    refusal_of,
+    run_of,
+    site_of,
+)
 
 ROOT = Path(__file__).parents[3]
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")  # what the server takes for a code
@@ -49,3 +69,60 @@ def test_no_code_is_written_down_twice() -> None:
 
 def test_an_error_of_the_site_has_one_of_its_codes() -> None:
     assert refusal_code(DataError("x")) is Refusal.DATA
+
+
+CONFIG = from_flat({"federation.strategy.kind": "fedadam", "training.batch_size": 3})
+
+
+def test_a_request_arrives_as_it_was_sent() -> None:
+    sent = Request("r", 2, CONFIG, {"text": "abc"}, {MODEL: b"1", "more": b"2"}, "receipt")
+    assert Request.read(sent.to_record()) == sent
+    assert run_of(sent.to_record()) == ("r", to_json(CONFIG))
+    assert sent.packed("more") == b"2"
+    with pytest.raises(ConfigError, match="lacks its tensors 'other'"):
+        sent.packed("other")
+
+
+@pytest.mark.parametrize("field", ["run-id", "run-config", "server-round", "frozen-parts"])
+def test_a_request_that_lacks_a_field_is_none(field: str) -> None:
+    record = Request("r", 2, CONFIG, {}, {}).to_record()
+    del record["config"][field]  # type: ignore[union-attr,arg-type]
+    with pytest.raises(ConfigError, match="request lacks its"):
+        Request.read(record)
+    with pytest.raises(ConfigError):
+        Request.read(RecordDict())
+
+
+def test_a_reply_arrives_as_it_was_sent() -> None:
+    about = {"site": "north", "stated": {"privacy.steps": 3, "privacy.epsilon": 1.5}, "metrics": {"a": 0.5}}
+    trained = TrainReply(update=b"12", weight=0.5, **about)  # type: ignore[arg-type]
+    assert TrainReply.read(trained.to_record()) == trained
+    counts = np.arange(8.0).reshape(1, 2, 4)
+    evaluated = EvaluateReply.read(EvaluateReply(histograms=counts, **about).to_record())  # type: ignore[arg-type]
+    assert np.array_equal(evaluated.histograms, counts)  # type: ignore[arg-type]
+    assert replace(evaluated, histograms=None) == EvaluateReply(**about)  # type: ignore[arg-type]
+    assert site_of(trained.to_record()) == ("north", about["stated"])
+
+
+_PARTS = st.one_of(
+    st.builds(
+        ConfigRecord, st.dictionaries(st.sampled_from(["name", "run-id", "x"]), st.text() | st.floats())
+    ),
+    st.builds(MetricRecord, st.dictionaries(st.sampled_from(["weight", "x"]), st.floats())),
+    st.builds(lambda n: ArrayRecord({n: Array(np.zeros(2))}), st.sampled_from(["update", "tables", "model"])),
+)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(["config", "site", "metrics", "arrays", "tables"]), _PARTS))
+def test_whatever_arrives_is_read_or_refused(parts: dict[str, Any]) -> None:
+    record = RecordDict(parts)
+    with contextlib.suppress(ConfigError):
+        Request.read(record)
+    for reply in (TrainReply, EvaluateReply):
+        try:
+            read = reply.read(record)
+        except Refused as refused:
+            assert refusal_of(str(refused)) is not None
+        else:
+            assert 0 < read.weight <= 1 and read.site

@@ -1,4 +1,4 @@
-"""Tensors that a site carries from one round of a run to the next (SCAFFOLD's control, what rounding left over).
+"""Tensors that a site keeps from one round of a run to the next (a control variate, what rounding left over).
 
 They are made from what the site released, stay at the site and cost no privacy. A round that is asked again finds what
 it found the first time: a file belongs to the round that wrote it, and only later rounds read it.
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 _KEPT = 2
 
 
-class Carried:
+class RoundStore:
     """The tensors of one kind of one run, in ``folder``."""
 
     def __init__(self, folder: Path) -> None:

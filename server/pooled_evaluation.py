@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmmed.federation.protocol import PRIVACY
 from privacy.metrics import estimate, sensitivity, tables_shape
 from server.replies import Answer
 
@@ -21,15 +22,15 @@ def pooled_results(answers: Sequence[Answer], classes: int) -> dict[str, Any] | 
     shape = tables_shape(classes)
     total, variance, sites = np.zeros(shape), 0.0, []
     for answer in answers:
-        noise = answer.released.get("privacy.noise_multiplier")
+        noise = answer.released.get(f"{PRIVACY}noise_multiplier")
         if (
-            answer.tables is None
-            or answer.tables.shape != shape
+            answer.histograms is None
+            or answer.histograms.shape != shape
             or not isinstance(noise, float)
             or noise <= 0
         ):
             continue
-        total += answer.tables
+        total += answer.histograms
         variance += (noise * sensitivity(shape[0])) ** 2
         sites.append(answer.site)
     if not sites:

@@ -11,14 +11,14 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
 from privacy.metrics import BINS, estimate
+from server.pooled_evaluation import pooled_results
 from server.replies import Answer, read_reply
-from server.results import pooled_results
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
 
 
 def answer(site: str, tables: np.ndarray | None, noise: float = 2.0) -> Answer:
-    return Answer(1, 0.0, site, released={"privacy.noise_multiplier": noise}, tables=tables)
+    return Answer(1, 0.0, site, released={"privacy.noise_multiplier": noise}, histograms=tables)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_what_does_not_fit_the_run_is_left_out(tables: np.ndarray) -> None:
         answer("few", tables[:, :, :5]),
         answer("older software", tables[:, :, :10]),
         answer("silent", tables, 0.0),
-        Answer(1, 0.0, "unstated", tables=tables),
+        Answer(1, 0.0, "unstated", histograms=tables),
         answer("none", None),
     ]
     assert pooled_results(bad, 2) is None
@@ -71,4 +71,4 @@ def test_tables_are_checked_when_they_arrive(sent: np.ndarray, refused: str | No
     )
     read = read_reply(request, Message(content, reply_to=request), 0.0, {})
     assert read.refused == refused
-    assert (read.tables is None) == (refused is not None)
+    assert (read.histograms is None) == (refused is not None)

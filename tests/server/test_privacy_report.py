@@ -11,8 +11,8 @@ import pytest
 from mmmed.config import from_flat
 from privacy.errors import ReportError
 from privacy.report import verify_report
+from server.privacy_report import SpendingLog, keep_statements, privacy_report
 from server.run_folder import RunFolder
-from server.spending import SpendingLog, keep_statements, privacy_report
 from tests.privacy.report.conftest import state
 
 CONFIG = from_flat({"federation.rounds": 4, "privacy.target_epsilon": 10.0, "privacy.delta": 1e-3})
@@ -28,7 +28,7 @@ def reply(site: str, statement: Any = None) -> dict[str, Any]:
 
 
 def finish(folder: RunFolder, record: dict[str, Any]) -> None:
-    """Log a finished round as `server.rounds` does."""
+    """Log a finished round as `server.loop` does."""
     folder.append_round(keep_statements(folder, record))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mmmed.config import FederationConfig
 from mmmed.files import write_atomic
 from server.checkpoint import Arrays
 from server.replies import Answer
@@ -45,6 +46,11 @@ class Update:
     scale: float = 1.0
 
     @property
+    def metrics(self) -> Mapping[str, float]:
+        """The numbers that came with it."""
+        return self.answer.metrics
+
+    @property
     def weight(self) -> float:
         """The public weight of the site."""
         return self.answer.weight
@@ -60,7 +66,7 @@ class Update:
         return replace(self, norm=self.norm * factor, scale=self.scale * factor)
 
 
-class Spool:
+class UpdateStore:
     """The updates of one round of one run, in a folder of their own."""
 
     def __init__(self, folder: Path, server_round: int, like: Arrays) -> None:
@@ -82,7 +88,8 @@ class Spool:
     def add(self, answer: Answer) -> None:
         """Keep a good answer's update; its arrays may then be forgotten."""
         squares = (np.square(value, dtype=np.float64).sum() for value in answer.arrays.values())
-        about = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
+        about: dict[str, Any] = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
+        del about["arrays"], about["histograms"]
         path = self._folder / f"{answer.node}.safetensors"
         contiguous = {key: np.asarray(value, np.float32, order="C") for key, value in answer.arrays.items()}
         payload = save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)})
@@ -92,6 +99,40 @@ class Spool:
     def close(self) -> None:
         """Forget the round's updates."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class ByRule:
+    """Combines a round's updates by the run's aggregation rule, outliers aside."""
+
+    def __init__(self, config: FederationConfig) -> None:
+        self._rule, self._max_norm = config.aggregation, config.max_update_norm
+
+    def choose(self, updates: Sequence[Update]) -> tuple[list[Update], set[int]]:
+        """What `screen` keeps, in the order of the sites' names, and the nodes of the outliers."""
+        return screen(by_name(updates), self._max_norm)
+
+    def combine(self, updates: Sequence[Update], asked: int) -> Arrays:
+        """One update; how many sites were ``asked`` does not matter to a rule."""
+        return self._rule.combine(updates)
+
+    def state(self) -> dict[str, Arrays]:
+        """Nothing: a rule remembers nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Arrays]) -> None:
+        """Nothing to put back."""
+
+    def statement(self, rounds: int) -> dict[str, Any]:
+        """Nothing: the server adds no privacy of its own."""
+        return {}
+
+
+def by_name(updates: Sequence[Update]) -> list[Update]:
+    """In the order of the sites' names.
+
+    A sum is then the same to the last bit in whatever order they came, or come again after a restart.
+    """
+    return sorted(updates, key=lambda one: str(one.answer.site))
 
 
 def screen(updates: Sequence[Update], max_norm: float) -> tuple[list[Update], set[int]]:
@@ -114,6 +155,7 @@ def _read(path: Path, like: Arrays) -> Update | None:
             about: dict[str, Any] = json.loads((stored.metadata() or {})[_ABOUT])
             shapes = {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
         norm = float(about.pop("norm"))
+        about = {key: value for key, value in about.items() if key in Answer.__dataclass_fields__}
         answer = Answer(**about)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -13,9 +13,9 @@ from mmmed.errors import RunError, WeightsDiffer
 from mmmed.files import write_atomic
 from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
-from server.rounds import Rounds
+from server.loop import Rounds
+from server.privacy_report import SpendingLog
 from server.run_folder import RunFolder
-from server.spending import SpendingLog
 
 
 def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: OnEvent = ignore) -> Path:

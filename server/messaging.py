@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from mmmed.federation.protocol import refusal_of
-from server.replies import error_code
+from mmmed.federation.protocol import code_of, refusal_of
 
 _PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a site that holds the run is asked again
 _SILENT = (0.25, 0.75)  # parts of the round's time after which a site that has said nothing is asked again
@@ -32,7 +31,7 @@ class _Request:
 
     def postponed(self, reply: Message, now: float) -> bool:
         """Whether to ask again instead of taking this reply."""
-        code = error_code(reply) if reply.has_error() else ""
+        code = code_of(reply) if reply.has_error() else ""
         refusal = refusal_of(code)
         again = refusal.ask_again if refusal else "no"
         if again == "until decided":

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
-from server import gather
+from server import messaging
 from server.events import ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from tests import standin
-from tests.server.test_rounds import config, run, same
+from tests.server.test_loop import config, run, same
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gather, "_PAUSE", 0.01)
+    monkeypatch.setattr(messaging, "_PAUSE", 0.01)
 
 
 def first(codes: str) -> dict[str, object]:

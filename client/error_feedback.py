@@ -1,4 +1,7 @@
-"""What a site sends of a round: the change of the trainable parameters, encoded for the wire."""
+"""What a site sends of a round: the change of the trainable parameters, encoded for the wire.
+
+What int8 rounds away is added to the next update (error feedback, Karimireddy et al. 2019, arXiv 1901.09847).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from client.carried import Carried
+from mmmed.federation.round_store import RoundStore
 from mmmed.wire import Encoding, pack, unpack
 
 
@@ -16,7 +19,7 @@ def pack_update(
     incoming: Mapping[str, torch.Tensor],
     encoding: Encoding,
     *,
-    carried: Path,
+    residual: Path,
     server_round: int,
 ) -> bytes:
     """The update as `mmmed.wire` bytes; with int8, what earlier rounds rounded away is added first.
@@ -25,7 +28,7 @@ def pack_update(
         trained: the released parameters, after training.
         incoming: the parameters as they came, before it.
         encoding: how to round. The rounding reads nothing but released parameters.
-        carried: folder where the site keeps what the rounding left over in this run.
+        residual: folder where the site keeps what the rounding left over in this run.
         server_round: the round; asking for the same round again gives the same bytes.
 
     Raises:
@@ -34,7 +37,7 @@ def pack_update(
     update = {name: value.detach().float().cpu() - incoming[name].float() for name, value in trained.items()}
     if encoding != "int8":
         return pack(update, encoding)
-    rest = Carried(carried)
+    rest = RoundStore(residual)
     before = rest.before(server_round, update)
     wanted = {name: value + before[name] for name, value in update.items()}
     payload = pack(wanted, encoding)

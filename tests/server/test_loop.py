@@ -19,7 +19,7 @@ from mmmed.config import RunConfig, from_flat
 from mmmed.errors import RunError
 from server.checkpoint import Arrays
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied, ignore
-from server.rounds import Rounds
+from server.loop import Rounds
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from tests import standin
@@ -188,16 +188,16 @@ def killed_after(path: Path, agreed: RunConfig, where: str) -> None:
 import os, signal
 from pathlib import Path
 from mmmed.config import resolve
-from tests.server.test_rounds import run
-from server import rounds
+from tests.server.test_loop import run
+from server import loop
 def die(*a, **k): os.kill(os.getpid(), signal.SIGKILL)
 where = {where!r}
 if where == "before-checkpoint":
-    save = rounds.save_checkpoint
-    rounds.save_checkpoint = lambda folder, c: die() if c.round == 2 else save(folder, c)
+    save = loop.save_checkpoint
+    loop.save_checkpoint = lambda folder, c: die() if c.round == 2 else save(folder, c)
 if where == "before-log":
-    append = rounds.RunFolder.append_round
-    rounds.RunFolder.append_round = lambda folder, r: die() if r["round"] == 2 else append(folder, r)
+    append = loop.RunFolder.append_round
+    loop.RunFolder.append_round = lambda folder, r: die() if r["round"] == 2 else append(folder, r)
 def watch(event):
     if where == "in-train" and type(event).__name__ == "SiteReplied" and event.round == 2: die()
     if where == "after-round" and type(event).__name__ == "RoundFinished" and event.round == 2: die()
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         run(tmp_path / "run", [{}, {}], config(rounds=1), initial=other)
 
 
-def test_a_torn_update_in_the_spool_is_asked_again(tmp_path: Path) -> None:
+def test_a_torn_update_is_asked_again(tmp_path: Path) -> None:
     agreed = config(rounds=2)
     killed_after(tmp_path / "run", agreed, "before-checkpoint")
     for path in (tmp_path / "run" / "updates").rglob("*.safetensors"):

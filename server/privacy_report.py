@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmmed.config import RunConfig
+from mmmed.federation.protocol import PRIVACY
 from mmmed.files import write_atomic
 from mmmed.models.names import in_words
 from privacy.accounting import DpSgdEvent
@@ -29,8 +30,7 @@ from privacy.report import (
 )
 from server.run_folder import RunFolder
 
-_PREFIX = "privacy."
-_STATEMENT = f"{_PREFIX}statement"
+_STATEMENT = f"{PRIVACY}statement"
 _STATEMENTS = "statements.json"  # in the run folder
 _MECHANISM = ("planned_epsilon", "delta", "noise_multiplier", "sampling_rate", "max_grad_norm")
 
@@ -51,7 +51,7 @@ class SpendingLog:
                 rounds.pop()
         for line in record["train"]:
             released = line.get("released", {})
-            spent = {key.removeprefix(_PREFIX): v for key, v in released.items() if key.startswith(_PREFIX)}
+            spent = {key.removeprefix(PRIVACY): v for key, v in released.items() if key.startswith(PRIVACY)}
             if spent:
                 self._stated.setdefault(line["site"], []).append((record["round"], spent))
 

@@ -1,0 +1,40 @@
+"""What a site's update is to the rules and strategies that combine updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+class SiteUpdate(Protocol):
+    """One site's update, read one tensor at a time.
+
+    Attributes:
+        keys: names of the tensors, those of the model.
+        norm: Euclidean norm over all tensors.
+        weight: the public weight of the site, above 0 and 1 at most.
+        metrics: numbers that came with it, by name; the site chose them.
+    """
+
+    @property
+    def keys(self) -> tuple[str, ...]: ...
+
+    @property
+    def norm(self) -> float: ...
+
+    @property
+    def weight(self) -> float: ...
+
+    @property
+    def metrics(self) -> Mapping[str, float]: ...
+
+    def tensor(self, key: str) -> npt.NDArray[np.float32]:
+        """One tensor."""
+
+    def scaled(self, factor: float) -> Self:
+        """The same update, ``factor`` times as large."""

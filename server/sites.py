@@ -1,0 +1,138 @@
+"""The sites of a run: wait for them, ask them, and tell what each answered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from mmmed.errors import RunError
+from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request
+from mmmed.federation.strategies.base import AtServer
+from mmmed.wire import Encoding, pack
+from server.checkpoint import Arrays
+from server.events import OnEvent, PhaseStarted, SiteReplied
+from server.ledger_receipts import FILE, Receipts
+from server.messaging import gather, pull_interval
+from server.replies import Answer, read_reply
+from server.run_folder import RunFolder
+from server.update_store import shapes_of
+
+_SETTLE = 1.0  # seconds for which the number of nodes must not change before the first round
+
+
+class Sites:
+    """The sites that a grid connects to the run of a folder.
+
+    Args:
+        grid: where the sites are.
+        folder: the run's.
+        on_event: told what happens.
+        frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their own.
+    """
+
+    def __init__(self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str]) -> None:
+        self._grid, self._folder, self._on_event, self._frozen = grid, folder, on_event, frozen
+        self._federation = folder.config.federation
+        self._receipts = Receipts(folder.path.parent / FILE)
+        self._names: dict[int, str] = {}  # node id -> the name that its site last gave
+
+    def wait(self) -> None:
+        """Wait until enough sites are connected and no more are arriving.
+
+        Raises:
+            RunError: fewer than ``federation.min_sites`` after ``federation.round_timeout`` seconds.
+        """
+        least = self._federation.min_sites
+        pause = _SETTLE if pull_interval(self._grid) else 0.0  # 0: the grid's sites are fixed
+        deadline = time.monotonic() + (self._federation.round_timeout if pause else 0.0)
+        before = -1
+        while (count := len(list(self._grid.get_node_ids()))) < least or (pause and count != before):
+            if time.monotonic() >= deadline and count < least:
+                raise RunError(
+                    f"federation.min_sites is {least}, but {count} sites are connected. "
+                    "Connect more sites, or lower federation.min_sites"
+                )
+            before = count
+            time.sleep(pause)
+
+    def train(
+        self, number: int, model: Arrays, strategy: AtServer, answered: Collection[Answer]
+    ) -> Iterator[Answer]:
+        """Ask every site that has not ``answered`` to train; nobody is asked if too few are there.
+
+        Args:
+            number: the round.
+            model: the parameters to train from.
+            strategy: sends its extras beside them, and refuses a reply without what it needs.
+            answered: answers of this round that an earlier process took.
+
+        Yields:
+            Each answer as it arrives, checked, with its update.
+        """
+        self._names |= {answer.node: answer.site for answer in answered if answer.site is not None}
+        nodes = sorted(set(self._grid.get_node_ids()) - {answer.node for answer in answered})
+        if len(nodes) + len(answered) >= self._federation.min_sites:
+            tensors = {**strategy.extras(), MODEL: model}
+            yield from self._ask(number, "train", tensors, nodes, answered, strategy.accepts)
+
+    def evaluate(self, number: int, model: Arrays) -> Iterator[Answer]:
+        """Ask every site to evaluate; yields each answer as it arrives, checked."""
+        yield from self._ask(number, "evaluate", {MODEL: model}, sorted(self._grid.get_node_ids()))
+
+    def line(self, answer: Answer) -> dict[str, Any]:
+        """An answer as a line of a round's record."""
+        line: dict[str, Any] = {"site": self._name(answer.node), "seconds": round(answer.seconds, 3)}
+        line |= {"bytes_down": answer.bytes_down, "bytes_up": answer.bytes_up}
+        if answer.refused is not None:
+            line |= {"refused": answer.refused}
+            return line | ({"released": answer.released} if answer.released else {})
+        line |= {"metrics": answer.metrics, "released": answer.released}
+        return line if answer.histograms is None else line | {"tables": answer.histograms.tolist()}
+
+    def _ask(
+        self,
+        number: int,
+        phase: Phase,
+        tensors: Mapping[str, Arrays],
+        nodes: Collection[int],
+        answered: Collection[Answer] = (),
+        accepts: Callable[[Mapping[str, float]], bool] = lambda metrics: True,
+    ) -> Iterator[Answer]:
+        federation, seen = self._federation, {one.site for one in answered if one.site is not None}
+        encoding: Encoding = "float32" if federation.wire == "float32" else "bfloat16"
+        sent = {name: packed(arrays, encoding) for name, arrays in tensors.items()}
+        request = Request(self._folder.run_id, number, self._folder.config, self._frozen, sent)
+        messages = [self._message(request, phase, node) for node in nodes]
+        self._on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
+        like = shapes_of(tensors[MODEL]) if phase == "train" else {}
+        for message, reply, seconds in gather(self._grid, messages, federation.round_timeout):
+            answer = read_reply(message, reply, seconds, like).unless_name_in(seen)
+            answer = replace(answer, bytes_down=sum(map(len, sent.values())))
+            if answer.refused is None and not accepts(answer.metrics):
+                answer = replace(answer, refused=Refusal.BAD_RECORD)
+            if answer.site is not None:
+                self._names[answer.node] = answer.site
+                self._receipts.keep(answer.node, answer.released.get(f"{PRIVACY}receipt"))
+            yield answer
+            self._on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
+
+    def _message(self, request: Request, phase: Phase, node: int) -> Message:
+        content = replace(request, receipt=self._receipts.of(node)).to_record()
+        kind = MessageType.TRAIN if phase == "train" else MessageType.EVALUATE
+        # a message that is fetched after the timeout would cost privacy for nothing: let it expire
+        return Message(content, node, kind, ttl=self._federation.round_timeout, group_id=str(request.round))
+
+    def _name(self, node: int) -> str:
+        return self._names.get(node, f"node-{node}")
+
+
+def packed(arrays: Arrays, encoding: Encoding) -> bytes:
+    """Tensors as they travel."""
+    return pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)
