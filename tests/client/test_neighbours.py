@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.mechanism import patient_batches, private_step
-from client.model import device, open_model
+from client.model import as_read, device, open_model
 from client.rounds import public_seed
 from client.simulated import simulated_manifest
 from client.site import Site
@@ -43,14 +43,14 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "views": {"training": {"augment": True, "views": 2}},
     "one record": {"training": {"augment": True, "records_per_patient": 1}},
     "frozen": {
-        "model": {"fusion": "linear", "trainable": "fusion-head"},
+        "model": {"fusion": {"kind": "linear"}, "trainable": "fusion-head"},
         "training": {"optimizer": "sgd", "learning_rate": 1.0, "augment": True, "views": 3},
     },
     "adapters": {"model": {"trainable": "lora"}},
     "norms": {"model": {"trainable": "norm-bias"}, "training": {"records_per_patient": 1}},
     "groups": {"privacy": {"clipping": "per-group"}, "training": {"augment": True}},
     "automatic": {"privacy": {"clipping": "automatic", "engine": "hooks"}, "training": {"augment": True}},
-    "dropout": {"model": {"dropout": 0.3}, "training": {"augment": True}},
+    "dropout": {"model": {"fusion": {"dropout": 0.3}, "text_dropout": 0.3}, "training": {"augment": True}},
 }
 
 
@@ -63,7 +63,7 @@ def released_sums(
     site: Site, config: RunConfig, manifest: Manifest, drawn: Callable[[int, int], set[str]], home: Path
 ) -> list[torch.Tensor]:
     """What each step of each round sums over the `drawn` patients, in units of C, float64 vectors."""
-    model, data = open_model(opened(manifest, config, home), config)
+    model, data = open_model(config), as_read(opened(manifest, config, home), config)
     model.to(device())
     model.register_forward_pre_hook(_own_masks)
     path = torch.Generator().manual_seed(1)
@@ -152,7 +152,7 @@ def test_a_patient_moves_each_sum_of_a_round_by_its_own_part_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = configured(**CONFIGS[name], data=SMALL)
-    if config.model.dropout:
+    if config.model.text_dropout:
         monkeypatch.setattr("mmmed.training.loop.MICROBATCH", 1)
     manifest = some(site, config)
     counts = training_patients(manifest, config)
