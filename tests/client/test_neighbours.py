@@ -27,10 +27,10 @@ from client.simulated import simulated_manifest
 from client.site import Site
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
-from mmmed.data.loader import SiteData
+from mmmed.data.loader import SiteData, load_site
 from mmmed.data.manifest import Manifest
 from mmmed.data.split import held_out
-from mmmed.models import open_site_data
+from mmmed.models import load_tokenizer
 from mmmed.training import make_optimizer, train
 
 ROUNDS, STEPS, PATIENTS = 2, 2, 9
@@ -50,12 +50,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "norms": {"model": {"trainable": "norm-bias"}, "training": {"records_per_patient": 1}},
     "groups": {"privacy": {"clipping": "per-group"}, "training": {"augment": True}},
     "automatic": {"privacy": {"clipping": "automatic", "engine": "hooks"}, "training": {"augment": True}},
-    "dropout": {"model": {"fusion": {"dropout": 0.3}}, "training": {"augment": True}},
+    "dropout": {"model": {"fusion": {"dropout": 0.3}, "text_dropout": 0.3}, "training": {"augment": True}},
 }
 
 
 def opened(manifest: Manifest, config: RunConfig, home: Path) -> SiteData:
-    return open_site_data(manifest, config, home / "images")
+    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
+    return load_site(manifest, config, tokenizer, home / "images")
 
 
 def released_sums(
@@ -151,7 +152,7 @@ def test_a_patient_moves_each_sum_of_a_round_by_its_own_part_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = configured(**CONFIGS[name], data=SMALL)
-    if name == "dropout":
+    if config.model.text_dropout:
         monkeypatch.setattr("mmmed.training.loop.MICROBATCH", 1)
     manifest = some(site, config)
     counts = training_patients(manifest, config)
