@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,8 @@ class Progress:
 
     def write(self, state: Path) -> None:
         """Replace the site's progress file; a reader never sees half of one."""
-        write_atomic(StateFolder(state).progress, json.dumps(asdict(self)), durable=False)
+        with suppress(OSError):  # two runs at once, a full disk: no reason to end a round that is charged
+            write_atomic(StateFolder(state).progress, json.dumps(asdict(self)), durable=False)
 
     @classmethod
     def read(cls, state: Path) -> Progress | None:

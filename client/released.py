@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from client.release import Spending
+from mmmed.files import replacing
 
 _SPENDING = "spending"
 
@@ -48,9 +48,7 @@ class Released:
     def write(self, parameters: Mapping[str, torch.Tensor], spending: Spending | None) -> None:
         """Keep an answer, whole or not at all."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self._path.with_suffix(f".{os.getpid()}")
         tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
-        save_file(
-            tensors, temporary, metadata={_SPENDING: json.dumps(asdict(spending) if spending else None)}
-        )
-        temporary.replace(self._path)
+        stated = {_SPENDING: json.dumps(asdict(spending) if spending else None)}
+        with replacing(self._path) as partial:
+            save_file(tensors, partial, metadata=stated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import uuid
 from pathlib import Path
 
 _MOUNTS = Path("/proc/self/mountinfo")  # Linux, proc(5)
@@ -20,14 +21,20 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_durable(path: Path, content: bytes) -> None:
-    """Write a file, readable by its owner alone, that is seen whole or not at all, and stays after a power cut."""
-    partial = path.with_name(f".{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def write_durable(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Write a file that is seen whole or not at all, and stays after a power cut; several may write it at once.
+
+    `mode` are its permissions before the umask: by default it is for its owner alone.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 

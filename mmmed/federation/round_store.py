@@ -6,13 +6,14 @@ it found the first time: a file belongs to the round that wrote it, and only lat
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+from mmmed.files import replacing
 
 _KEPT = 2
 
@@ -38,9 +39,8 @@ class RoundStore:
         """Leave the tensors for later rounds, whole or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / f"round-{server_round:05d}.safetensors"
-        partial = target.with_suffix(f".{os.getpid()}")
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        partial.replace(target)
+        with replacing(target) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
         for old in [path for path in self._files() if _round(path) <= server_round][:-_KEPT]:
             old.unlink(missing_ok=True)
 

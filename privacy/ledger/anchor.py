@@ -7,14 +7,12 @@ on disk, so that it is never newer than the ledger; after a power cut it may be 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import time
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.disk import sync_folder
+from privacy.disk import write_durable
 from privacy.errors import LedgerError
 from privacy.ledger.links import Head, canonical, check_signature
 
@@ -52,24 +50,10 @@ class Anchor:
         }
         content = canonical(value).ljust(_BYTES)
         if stored is None:
-            self._create(content)
+            write_durable(self.path, content)  # entries with half an anchor, or none, are refused for good
         else:
             with self.path.open("r+b", buffering=0) as file:
                 file.write(content)
-
-    def _create(self, content: bytes) -> None:
-        """Whole or not at all: entries with half an anchor, or none, are refused for good."""
-        number, name = tempfile.mkstemp(prefix=f"{self.path.name}.", dir=self.path.parent)
-        draft = Path(name)
-        try:
-            with os.fdopen(number, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
-        sync_folder(self.path.parent)
 
     def _parse(self, text: bytes) -> Head:
         try:

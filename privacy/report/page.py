@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from privacy.disk import write_durable
 from privacy.report.numbers import COURSE_POINTS
 from privacy.report.plots import Axis, Bar, Line, Plot, spending
 from privacy.report.rounding import percent, shown
@@ -42,9 +43,7 @@ def write_report(body: Mapping[str, Any], folder: Path) -> tuple[Path, Path]:
     text = json.dumps(body, indent=2, allow_nan=False) + "\n"
     paths = folder / "privacy.json", folder / "privacy.html"
     for path, content in zip(paths, (text, render_report(body)), strict=True):
-        temporary = path.with_name(f".{path.name}")
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
+        write_durable(path, content.encode(), mode=0o666)
     return paths
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from privacy.disk import write_durable
 from privacy.report.plots import Plot, spending
 from privacy.report.templates import render
 from privacy.report.words import ADJACENCY, UNIT
@@ -98,6 +99,4 @@ class EpsilonReport:
         """Write ``epsilon.json`` and ``epsilon.html``, each replaced whole."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("epsilon.json", self.to_json()), ("epsilon.html", self.to_html())):
-            temporary = folder / f".{name}"
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(folder / name)
+            write_durable(folder / name, text.encode(), mode=0o666)

@@ -173,7 +173,7 @@ def test_every_entry_is_flushed_to_disk_before_it_counts(path: Path, tmp_path: P
     assert marks == [(what, False) for what in ("opened", "planned", *("reserved", "committed") * 3)]
     # The names as well: of the file, of its folder, and of its anchor.
     assert {str(path.parent), str(path.parent.parent)} <= synced
-    assert any(name.startswith(f"{path}.anchor") for name in synced)
+    assert any(name.startswith(f"{path.with_name(f'.{path.name}')}.anchor") for name in synced)
 
 
 def test_the_database_is_told_to_flush(reopen: Open) -> None:
