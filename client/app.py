@@ -10,12 +10,12 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.error_feedback import pack_update
-from client.log import record_refusal
+from client.evaluation import results, results_due
 from client.node import open_site, shows_everything, site_name, state_dir
+from client.refusal_log import record_refusal
 from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
-from client.results import results, results_due
-from client.rounds import Parameters, local_steps, train_round
 from client.site import Site
+from client.training import Parameters, local_steps, train_round
 from mmmed.federation.protocol import MODEL, Request
 from mmmed.federation.strategies.base import AtSite, SiteRound
 from mmmed.wire import unpack

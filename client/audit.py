@@ -81,7 +81,7 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
 
 
 def _rounds(records: Records, config: RunConfig) -> Callable[[np.ndarray], Batches]:
-    """The first round of a site that has only some of the patients, made as `client.rounds` makes it."""
+    """The first round of a site that has only some of the patients, made as `client.training` makes it."""
 
     def open_round(present: np.ndarray) -> Batches:
         keep = np.flatnonzero(np.isin(records.patient, present))

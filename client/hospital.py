@@ -10,8 +10,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from client.judge import INSTALLED, asked
 from client.model import check_weights
+from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
 from client.site_folder import SiteFolder
 from client.trial import try_run
@@ -53,7 +53,7 @@ def open_hospital(
     signed = folder.policy()
     allowed = (name for name in (INSTALLED, *apps) if name in signed.policy.apps)
     with folder.ledger(signed) as ledger:
-        signed.policy.check(asked(config, purpose, next(allowed, apps[0])), ledger.now())
+        signed.policy.check(run_request(config, purpose, next(allowed, apps[0])), ledger.now())
     if frozen is not None:
         check_weights(config, frozen)
     try_run(config)

@@ -1,6 +1,6 @@
 """The private mechanism that a site runs: its step, its sampler, its batches.
 
-`client.rounds` trains with these and `client.audit` audits these, so that what is audited is what runs.
+`client.training` trains with these and `client.audit` audits these, so that what is audited is what runs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from client.hospital import open_hospital
-from client.judge import INSTALLED
+from client.run_request import INSTALLED
 from client.simulated import POLICY, open_partition, partition_name
 from client.simulated import state_of as simulated_state
 from client.site import Site

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Error, Message
 
-from client.judge import METRICS
+from client.run_request import METRICS
 from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
 from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, Refusal, TrainReply
 from privacy.errors import (

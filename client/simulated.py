@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from client.judge import INSTALLED, asked
 from client.model import check_weights
+from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
 from client.site_folder import STATE, StateFolder
 from client.trial import try_run
@@ -35,7 +35,7 @@ def open_partition(
 ) -> Site:
     """Open the site that ``partition-id`` numbers. See `client.node.open_site`."""
     policy = _policy(node, config)
-    policy.check(asked(config, purpose, INSTALLED), time.time())
+    policy.check(run_request(config, purpose, INSTALLED), time.time())
     check_weights(config, frozen)
     try_run(config)
     return replace(_partition(node, config), policy=policy)

@@ -30,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from client.hospital import open_hospital
-from client.judge import INSTALLED, asked
 from client.mechanism import patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
-from client.rounds import proximal_pull, public_seed
+from client.run_request import INSTALLED, run_request
 from client.site import Site
+from client.training import proximal_pull, public_seed
 from client.trial import try_run
 from mmmed.config import Candidate, RunConfig
 from mmmed.data.loader import Records
@@ -117,7 +117,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     site = open_hospital(folder, base, TUNING, [INSTALLED], frozen=None)
     with site.ledger() as ledger:
         for candidate in candidates:
-            site.policy.check(asked(candidate.config, TUNING, INSTALLED), ledger.now())
+            site.policy.check(run_request(candidate.config, TUNING, INSTALLED), ledger.now())
     for candidate in candidates:
         try_run(candidate.config)
     return site

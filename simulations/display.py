@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from client.log import refusals
 from client.progress import Progress as SiteProgress
+from client.refusal_log import refusals
 from mmmed.config import RunConfig
 from mmmed.extras import is_installed
 from mmmed.inference.evaluate import Evaluation

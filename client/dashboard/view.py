@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.log import refusals
 from client.progress import Progress
+from client.refusal_log import refusals
 from client.site_folder import StateFolder
 from privacy.accounting import Event
 from privacy.ledger import Budget, Ledger, Plan

@@ -17,7 +17,7 @@ import httpx
 import torch
 
 from client.deploy.folder import NodeFolder
-from client.judge import INSTALLED
+from client.run_request import INSTALLED
 from client.site_folder import SiteFolder
 from mmmed.data.counts import rounded
 from mmmed.data.image_approvals import ImageApprovals

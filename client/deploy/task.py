@@ -31,8 +31,8 @@ from client.app import app
 from client.deploy.approval import RunApprovals
 from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
-from client.log import record_refusal
 from client.node import APP, SITE_DIR
+from client.refusal_log import record_refusal
 from client.release import Refusal, refusal_code, refusal_reply
 from client.site_folder import SiteFolder
 from mmmed.errors import ConfigError

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.deploy.audit import AuditLog
 from client.deploy.folder import NodeFolder
-from client.log import refusals
 from client.progress import Progress
+from client.refusal_log import refusals
 from client.site_folder import SiteFolder, StateFolder
 from privacy.keys import public_pem
 from privacy.ledger import Ledger

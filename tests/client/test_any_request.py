@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from client.app import app
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig

@@ -12,7 +12,7 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from safetensors.torch import load_file
 
 from client.app import app
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json

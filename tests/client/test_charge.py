@@ -13,11 +13,11 @@ from flwr.app import Context, Message, MessageType, RecordDict
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-import client.results
-import client.rounds
+import client.evaluation
+import client.training
 from client.app import app
-from client.log import refusals
 from client.mechanism import private_step
+from client.refusal_log import refusals
 from client.release import Refusal
 from client.site_folder import SiteFolder
 from client.trial import try_run
@@ -172,12 +172,12 @@ def test_whatever_goes_wrong_with_a_record_leaves_as_one_code(
     def fail(*_: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(client.rounds, "patient_batches", lambda *_: fail)
+    monkeypatch.setattr(client.training, "patient_batches", lambda *_: fail)
     reply = ask(hospital, request(configured()))
     assert reply.has_error() and reply.error.reason == Refusal.FAILED
     assert type(error).__name__ in refusals(hospital.state)[-1]  # at the site it is told
     assert [plan.run_id for plan in plans(hospital)] == ["r"]
-    monkeypatch.setattr(client.results, "predict", fail)
+    monkeypatch.setattr(client.evaluation, "predict", fail)
     config = configured(federation={"rounds": 1})
     reply = ask(hospital, request(config, MessageType.EVALUATE))
     assert reply.has_error() and reply.error.reason == Refusal.FAILED
@@ -202,13 +202,13 @@ def test_a_file_that_is_damaged_or_gone_during_a_round_leaves_as_that_code(
     """The cache is damaged and the file behind it gone, after the data set was opened."""
     draw = PatientBatches.__call__
 
-    def damage(self: PatientBatches, patients: Any) -> Any:
+    def damage(self: PatientBatches, *drawn: Any) -> Any:
         rows = self._records.modalities["image"].values
         if isinstance(rows, CachedRows):  # the hospital's: made-up ones are in no cache
             for file in (hospital.state / "images").glob("*.pixels"):
                 file.write_bytes(b"\x01" * file.stat().st_size)
             rows._paths = tuple(tmp_path / "gone.png" for _ in rows._paths)
-        return draw(self, patients)
+        return draw(self, *drawn)
 
     monkeypatch.setattr(PatientBatches, "__call__", damage)
     reply = ask(hospital, request(configured()))

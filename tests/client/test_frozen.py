@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from client.rounds import evaluate_round, train_round
 from client.site import Site
+from client.training import evaluate_round, train_round
 from mmmed.config import RunConfig
 from mmmed.data.loader import PatientBatches
 from mmmed.models import FrozenEncoders, build_model, trainable_state

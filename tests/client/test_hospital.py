@@ -17,9 +17,9 @@ from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
 from client.hospital import open_hospital
-from client.judge import asked
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal
+from client.run_request import run_request
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.deidentify import SiteKey
@@ -114,7 +114,7 @@ def test_a_refusal_names_its_rule_at_the_site_and_nothing_but_a_code_elsewhere(
 
 def test_a_policy_lists_columns_and_encoders_of_every_modality(configured: Configured) -> None:
     data = {"volume": "ct", "volume_window": [-1000, 400], "numbers": {"age": [0, 90]}}
-    request = asked(configured(data={**data, "categories": {"sex": ["F", "M"]}}), TRAINING, "installed")
+    request = run_request(configured(data={**data, "categories": {"sex": ["F", "M"]}}), TRAINING, "installed")
     assert request.columns == {"finding", "image", "text", "ct", "age", "sex"}
     assert request.model == "resnet10+tiny+3d-resnet10+table"
 

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from client.mechanism import patient_batches, private_step
 from client.model import as_read, device, open_model
-from client.rounds import public_seed
 from client.simulated import simulated_manifest
 from client.site import Site
+from client.training import public_seed
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
 from mmmed.data.loader import SiteData, load_site

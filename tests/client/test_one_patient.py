@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from client.app import app
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.models import build_model, trainable_state

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from client.log import refusals
+from client.refusal_log import refusals
 from mmmed.config import RunConfig
 from mmmed.models import build_model
 from server.ledger_receipts import FILE, Receipts

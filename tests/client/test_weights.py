@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from client.app import app
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal
 from mmmed.config import RunConfig
 from mmmed.errors import RunError, WeightsDiffer

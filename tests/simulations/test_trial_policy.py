@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tomli_w
 
-from client.log import refusals
+from client.refusal_log import refusals
 from mmmed.config import resolve
 from mmmed.demo import generate
 from mmmed.files import write_atomic

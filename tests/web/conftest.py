@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from client.log import record_refusal
+from client.refusal_log import record_refusal
 from privacy.accounting import DpSgdEvent
 from privacy.errors import BudgetExceeded
 from privacy.keys import load_or_create_key

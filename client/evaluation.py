@@ -12,13 +12,13 @@ import math
 import numpy as np
 import torch
 
-from client.judge import METRICS
+from client.answer_cache import AnswerCache
 from client.model import as_read, device, open_model
 from client.release import PrivateHistograms, Results, Rounded, Shown, Spending, one_code
-from client.released import Released
-from client.rounds import Parameters, evaluate_round, load_parameters
+from client.run_request import METRICS
 from client.site import Site
 from client.site_folder import StateFolder
+from client.training import Parameters, evaluate_round, load_parameters
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.inference.evaluate import auroc
@@ -63,7 +63,7 @@ def _private(
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
     name = evaluation_id(run_id)
-    kept = Released(StateFolder(site.state).released, name, server_round, incoming)
+    kept = AnswerCache(StateFolder(site.state).released, name, server_round, incoming)
     if (before := kept.read()) is not None and before[1] is not None:
         return PrivateHistograms(before[0][_TABLES].numpy(), before[1])
     delta, patients = config.privacy.delta, len(site.held_out)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flwr.app import Context, Message, MessageType, RecordDict
 
-import client.results
+import client.evaluation
 from client.app import app
-from client.judge import METRICS
-from client.log import refusals
+from client.refusal_log import refusals
 from client.release import Refusal, Rounded, Shown, evaluation_reply
+from client.run_request import METRICS
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier
@@ -109,7 +109,7 @@ def test_results_that_the_policy_does_not_allow_are_neither_computed_nor_charged
     def never(*_: Any) -> None:
         raise AssertionError("a record was read")
 
-    monkeypatch.setattr(client.results, "predict", never)
+    monkeypatch.setattr(client.evaluation, "predict", never)
     hospital.sign(**policy)
     reply = ask(hospital, configured(federation={"rounds": 1}, privacy={"delta": 1e-3, **sections}))
     assert reply.has_error() and reply.error.reason == code, refusals(hospital.state)
@@ -128,7 +128,7 @@ def test_a_crash_between_charge_and_release_stays_charged(
         raise ZeroDivisionError("the machine stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr(client.results, "predict", crash)
+        patched.setattr(client.evaluation, "predict", crash)
         assert ask(hospital, config).error.reason == Refusal.FAILED
     before = charged(hospital)
     assert sum(event.steps for event in before["r/evaluation"]) == 1
@@ -144,7 +144,7 @@ def test_rounded_results_leave_once_in_coarse_steps(
     # fewer than 10 of a class: that nothing is told tells of the labels, so it is noted, once, and has no code
     for code in (Refusal.FAILED, Refusal.BUDGET):
         assert ask(hospital, config, **{"run-id": "small"}).error.reason == code
-    monkeypatch.setattr(client.results, "_MIN_OF_CLASS", 1)
+    monkeypatch.setattr(client.evaluation, "_MIN_OF_CLASS", 1)
     reply = ask(hospital, config)
     assert told(reply) == {"auroc", "calibration"}, refusals(hospital.state)
     for name in METRICS:

@@ -8,13 +8,13 @@ from mmmed.config import RunConfig
 from mmmed.models.names import policy_name
 from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
-UNIT, ADJACENCY = "patient", "add_remove"  # what client.rounds does, whatever is asked
+UNIT, ADJACENCY = "patient", "add_remove"  # what client.training does, whatever is asked
 INSTALLED = "installed"  # the site's own code, no bundle
 METRICS = ("auroc", "calibration")
 _SITES_OWN = ("source", "table", "patient", "study", "site")  # a run's words for these are not read
 
 
-def asked(config: RunConfig, purpose: str, app: str) -> RunRequest:
+def run_request(config: RunConfig, purpose: str, app: str) -> RunRequest:
     """The request that `config` makes.
 
     Args:

@@ -22,7 +22,7 @@ from mmmed.files import replacing
 _SPENDING = "spending"
 
 
-class Released:
+class AnswerCache:
     """The answer to one training request: the round of a run from certain parameters."""
 
     def __init__(

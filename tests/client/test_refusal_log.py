@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from client.log import record_refusal, refusals
+from client.refusal_log import record_refusal, refusals
 from client.site_folder import StateFolder
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-import client.rounds
-from client.rounds import Parameters, evaluate_round, load_parameters, local_steps, train_round
+import client.training
 from client.site import Site
+from client.training import Parameters, evaluate_round, load_parameters, local_steps, train_round
 from mmmed.config import RunConfig
 from mmmed.errors import ConfigError
 from mmmed.models import build_model, trainable_state
@@ -137,14 +137,14 @@ def test_an_interrupted_round_is_charged_for_the_steps_it_took(
     site: Site, configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = configured(training={"batch_size": 2, "local_epochs": 1.0})
-    written = client.rounds.Progress.write
+    written = client.training.Progress.write
 
-    def interrupt(progress: client.rounds.Progress, state: Any) -> None:
+    def interrupt(progress: client.training.Progress, state: Any) -> None:
         written(progress, state)
         if progress.step == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(client.rounds.Progress, "write", interrupt)
+    monkeypatch.setattr(client.training.Progress, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         train_round(site, config, "r", 1, initial(config))
     assert sum(event.steps for event in charged(site)) == 3

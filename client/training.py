@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 
+from client.answer_cache import AnswerCache
 from client.mechanism import patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
 from client.progress import Progress
 from client.release import Spending, one_code
-from client.released import Released
 from client.site import Site
 from client.site_folder import StateFolder
 from client.trial import try_run
@@ -57,7 +57,7 @@ def train_round(
     """
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
-    released = Released(StateFolder(site.state).released, run_id, server_round, incoming)
+    released = AnswerCache(StateFolder(site.state).released, run_id, server_round, incoming)
     if (before := released.read()) is not None:
         return before
     work = _Round(site, config, run_id, server_round, model, data.train, correct)
