@@ -10,7 +10,6 @@ _IN_POLICY: dict[str, Callable[[ModelConfig], str]] = {
     "image": lambda model: model.image + (f":{model.image_weights}" if model.image_weights else ""),
     "text": lambda model: model.text,
     "volume": lambda model: f"3d-{model.volume}",
-    "table": lambda model: "table",
 }
 _IN_WORDS: dict[str, Callable[[ModelConfig], str]] = {
     "image": lambda model: f"{model.image} for images",
@@ -21,8 +20,12 @@ _IN_WORDS: dict[str, Callable[[ModelConfig], str]] = {
 
 
 def policy_name(config: RunConfig) -> str:
-    """The name by which a site's policy allows the model: "resnet10+tiny", "3d-resnet10+table"."""
-    return "+".join(_IN_POLICY[name](config.model) for name in config.data.modalities)
+    """The name by which a site's policy allows the model: the encoders that a run can choose, such as "resnet10+tiny".
+
+    A table has one encoder, a single layer, and its columns are named by a rule of their own: it is named if it is alone.
+    """
+    chosen = [_IN_POLICY[name](config.model) for name in config.data.modalities if name in _IN_POLICY]
+    return "+".join(chosen) or "table"
 
 
 def in_words(config: RunConfig) -> str:

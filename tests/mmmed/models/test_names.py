@@ -18,9 +18,14 @@ NAMES: dict[str, tuple[dict[str, Any], str, str]] = {
         "resnet10:w.pt",
         "resnet10 for images, attention fusion",
     ),
+    "a table alone": (
+        {"data.image": "", "data.text": "", "data.numbers": {"age": [0, 90]}},
+        "table",
+        "one layer for the table's values, attention fusion",
+    ),
     "a table beside": (
         {"data.image": "", "data.numbers": {"age": [0, 90]}},
-        "tiny+table",
+        "tiny",
         "tiny for text, one layer for the table's values, attention fusion",
     ),
 }
@@ -35,6 +40,6 @@ def test_a_model_is_called_by_what_is_in_it(case: str) -> None:
 
 def test_a_run_of_volumes_and_a_table_names_no_image_or_text_encoder() -> None:
     config: RunConfig = resolve(ROOT / "configs" / "ct_volumes.toml").config
-    assert policy_name(config) == "3d-resnet10+table"
+    assert policy_name(config) == "3d-resnet10"
     assert in_words(config).startswith("3D resnet10 for volumes, one layer for the table's values, ")
     assert build_model(config).modalities == ("volume", "table")
