@@ -22,7 +22,7 @@ _IN_WORDS: dict[str, Callable[[ModelConfig], str]] = {
 def policy_name(config: RunConfig) -> str:
     """The name by which a site's policy allows the model: the encoders that a run can choose, such as "resnet10+tiny".
 
-    A table has one encoder, a single layer, and its columns are named by a rule of their own: it is named if it is alone.
+    A table has one encoder, a single layer, and its columns have a rule of their own: it is named if alone.
     """
     chosen = [_IN_POLICY[name](config.model) for name in config.data.modalities if name in _IN_POLICY]
     return "+".join(chosen) or "table"
