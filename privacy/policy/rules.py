@@ -29,7 +29,7 @@ the number of patients, since such a refusal would tell it.
     min_patients = 100
     patients = 200                       # public: sampling rate = batch size / this
     max_records_per_patient = 4
-    models = ["resnet10+tiny"]           # its encoders: image + text + 3d-volume
+    models = ["resnet10+tiny"]           # image encoder + text encoder
     trainable = ["full"]
     apps = ["installed"]                 # application bundles; "installed": the site's own code alone
     columns = ["finding", "image", "text"]
