@@ -136,7 +136,7 @@ def test_too_few_sites_end_the_run_before_anybody_is_asked(tmp_path: Path) -> No
 
 def test_a_site_that_never_replies_does_not_hang_the_round(tmp_path: Path) -> None:
     sites: list[dict[str, object]] = [{}, {}, {"behaviour": "hang"}]
-    final, (record,) = run(tmp_path / "run", sites, config(rounds=1, round_timeout=20.0), workers=2)
+    final, (record,) = run(tmp_path / "run", sites, config(rounds=1, round_timeout=45.0), workers=2)
     same(final, standin.averaged(standin.initial(), 1, [0, 1]))
     refused = {line["site"]: line.get("refused") for line in record["train"]}
     assert refused.pop("node-1003") in ("no-reply", "expired")
