@@ -65,8 +65,8 @@ def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
 def test_a_fault_in_the_sites_own_step_or_batches_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = client.audit.private_step
 
-    def quieter(*arguments: Any) -> PrivateStep:
-        step = honest(*arguments)
+    def quieter(*arguments: Any, **named: Any) -> PrivateStep:
+        step = honest(*arguments, **named)
         step.optimizer.noise_multiplier *= 0.5
         return step
 
