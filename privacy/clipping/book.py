@@ -293,7 +293,8 @@ class Book:
         reaches = [use.reach(self.units) for use in entry.uses]
         entry.again = any(reach is None for reach in reaches)
         if not entry.again:
-            eps = max(torch.finfo(wide(tensor).dtype).eps for use in entry.uses for tensor in use.reals())
+            exact = entry.parameter.dtype == torch.float64 and all(use.exact for use in entry.uses)
+            eps = torch.finfo(torch.float64 if exact else torch.float32).eps
             reach = torch.stack([one.sqrt() for one in reaches if one is not None]).sum(0)
             squares = squares + (RESERVE * eps / 2 * reach).square()
         entry.squares = squares

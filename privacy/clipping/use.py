@@ -92,9 +92,10 @@ class Use(ABC):
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
 
-    def reals(self) -> list[torch.Tensor]:
-        """The tensors that are no whole numbers."""
-        return [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
+    @property
+    def exact(self) -> bool:
+        """Whether all real numbers are in float64."""
+        return all(t.dtype == torch.float64 for t in self.tensors().values() if t.is_floating_point())
 
     @property
     def held(self) -> int:

@@ -67,7 +67,7 @@ def per_sample_gradients(
     found = [engine.clipped(losses, units, lambda _norms, row=row: row) for row in alone]  # type: ignore[misc]
     gradients = {name: torch.stack([one.sums[name] for one in found]) for name in found[0].sums}
     squares = torch.stack([rows.flatten(1).square().sum(1) for rows in gradients.values()]).sum(0)
-    torch.testing.assert_close(found[0].norms, squares.sqrt(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[0].norms, squares.sqrt().double(), rtol=1e-4, atol=1e-5)
     return gradients
 
 
