@@ -16,6 +16,7 @@ from torch import nn
 
 from client.mechanism import patient_batches, private_draws, private_step
 from client.model import device, made_up, open_model
+from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.batch import part_slices
 from mmmed.data.loader import Records
@@ -32,8 +33,6 @@ class _InParts:
 
     def __init__(self, step: PrivateStep) -> None:
         self._step = step
-
-        self.try_on = step.try_on
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
         for part in part_slices(units, MICROBATCH):
@@ -60,7 +59,8 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
         return torch.from_numpy(chosen), torch.from_numpy(unit)
 
     def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
-        return _InParts(private_step(model, optimizer, config, noise_multiplier))
+        try_run(config)  # once, as a site does before it trains
+        return _InParts(private_step(model, optimizer, config, noise_multiplier, tried=True))
 
     yield Subject(
         make_model=lambda: copy.deepcopy(model).train(),

@@ -74,12 +74,12 @@ class Game:
 
 def play(subject: Subject, canaries: int, steps: int) -> Game:
     """Train for `steps` steps on the synthetic records and the included canaries. Raises what the step raises."""
-    subject = with_canaries(subject, canaries)
-    model = subject.make_model()
+    playing = with_canaries(subject, canaries)
+    model = playing.make_model()
     assert isinstance(model, _WithCanaries)
     device = model.canaries.weight.device
     recorder = Recorder(model, _LEARNING_RATE, {"canaries.weight": torch.arange(canaries, device=device)})
-    step = subject.step(model, recorder, subject.claim.noise_multiplier)
+    step = playing.step(model, recorder, subject.claim.noise_multiplier)
 
     included = PrivateRandom().bernoulli(canaries, 0.5)
     members = np.flatnonzero(included)

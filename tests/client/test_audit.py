@@ -50,7 +50,8 @@ def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
     [{"data__image": ""}, {"data__text": ""}, {"data__image_channels": 3, "training__augment": True},
      {"training__precision": "bfloat16"}, {"model__trainable": "fusion-head"},
      {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"},
-     {"data__image": "", "data__text": "", "data__volume": "v", "data__volume_size": 16},
+     {"data__image": "", "data__text": "", "data__volume": "v", "data__volume_size": 16,
+      "data__numbers": '{"age": [0, 90]}'},
      {"data__numbers": '{"age": [0, 90]}', "data__categories": '{"sex": ["F", "M"]}'}],
 )  # fmt: skip
 def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
@@ -65,8 +66,8 @@ def test_every_kind_of_run_can_be_audited(more: dict[str, Any]) -> None:
 def test_a_fault_in_the_sites_own_step_or_batches_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = client.audit.private_step
 
-    def quieter(*arguments: Any) -> PrivateStep:
-        step = honest(*arguments)
+    def quieter(*arguments: Any, **named: Any) -> PrivateStep:
+        step = honest(*arguments, **named)
         step.optimizer.noise_multiplier *= 0.5
         return step
 

@@ -158,8 +158,8 @@ def test_an_audit_that_finds_a_fault_exits_with_1(
 ) -> None:
     honest = client.audit.private_step
 
-    def quieter(*arguments: Any) -> Any:
-        step = honest(*arguments)
+    def quieter(*arguments: Any, **named: Any) -> Any:
+        step = honest(*arguments, **named)
         step.optimizer.noise_multiplier *= 0.1
         return step
 

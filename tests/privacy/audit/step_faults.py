@@ -50,8 +50,12 @@ class TextbookStep:
         self.optimizer.step()
 
     def clip(self, gradient: list[torch.Tensor]) -> list[torch.Tensor]:
-        norm = torch.stack([g.norm() for g in gradient]).norm()
-        return [g * (self.clip_norm / norm.clamp(min=self.clip_norm)) for g in gradient]
+        """Scaled to the bound; nothing, of a gradient that is not finite."""
+        norm = torch.stack([g.double().norm() for g in gradient]).norm()
+        if not bool(torch.isfinite(norm)):
+            return [torch.zeros_like(g) for g in gradient]
+        factor = self.clip_norm / norm.clamp(min=self.clip_norm)
+        return [(g.double() * factor).to(g.dtype) for g in gradient]
 
 
 class ClipsEachLayer(TextbookStep):

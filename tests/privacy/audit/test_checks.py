@@ -21,7 +21,7 @@ from privacy.audit.sampler import sampler_checks
 from privacy.audit.subject import seeded
 from privacy.errors import ReportError, StepError
 
-RUNS = 400
+RUNS = 200
 CERTAIN = {"S1", "S2", "S3", "S5", "S6", "S7", "S8", "S9", "C7", "C10", "C11"}
 
 

@@ -51,4 +51,3 @@ def test_a_model_that_the_step_refuses_is_a_violation() -> None:
     result = audit(replace(subject, make_model=make_model), quick=True)
     assert {check.code for check in result.violations} == {"S1", "S4"}
     assert "BatchNorm2d" in result.to_text()
-    assert not result.bounds

@@ -20,7 +20,7 @@ from privacy.audit.laws import (
 )
 from privacy.audit.result import LEVEL
 
-RUNS = 400
+RUNS = 200
 FLOAT32 = 2.0**-23
 LAWS: dict[str, Callable[[np.ndarray], float]] = {
     "normal": normal_p_value,
