@@ -66,7 +66,7 @@ def test_a_private_run_leaves_everything_that_was_promised(
     assert set(stated) == {"harbour", "meadow", "northgate", "old-mill"}
     for name, ledger in ledgers(run).items():
         ledger.verify()
-        spent = epsilon(ledger.events(), 1e-3)
+        spent = epsilon(ledger.events(), ledger.limit.delta)
         assert stated[name]["epsilon"] == pytest.approx(spent, rel=0.01) and spent <= 8
         assert [r["round"] for r in stated[name]["rounds"]] == [1, 2, 3]
         assert sum(r["steps"] for r in stated[name]["rounds"]) == sum(e.steps for e in ledger.events())
