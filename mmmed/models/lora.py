@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from transformers import PreTrainedModel
-
+from mmmed._transformers import PreTrainedModel
 from mmmed.errors import ModelError
 from mmmed.extras import sentence
 

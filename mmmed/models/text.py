@@ -6,8 +6,8 @@ from typing import cast
 
 import torch
 from torch import nn
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 
+from mmmed._transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError

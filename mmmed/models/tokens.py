@@ -11,8 +11,7 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
-
+from mmmed._transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from mmmed.errors import ModelError
 from mmmed.models.pretrained import MINILM, minilm_folder
 
