@@ -23,7 +23,8 @@ Four facts bind N to the *continuous* Gaussian that the accountants know. Let e(
    is missing to 1. So only zero is too likely, and the total variation distance to D_b is at most that missing
    part, whatever made the bounds loose: it holds the tails, the interval arithmetic and the rounding.
 
-`distance` adds up 2., 3. and 4. as a bound on total variation, below 2^-172 a draw; `delta_increase` charges it.
+`distance` adds up 2., 3. and 4. as a bound on total variation, below 2^-172 a draw. `delta_increase` says what that adds to
+delta: far less than the accountants' own rounding, so that nothing adds it to a claim.
 What remains assumed is that the AES-256-CTR keystream cannot be told from random bits.
 
 The time of a draw depends a little on its random bits, never on what the noise is added to.
@@ -135,7 +136,7 @@ def discrete_std(continuous: float, shares: int = 1) -> float:
 
 
 def delta_increase(std: float, draws: float, epsilon: float) -> float:
-    """What has to be added to delta, since a draw is a discrete Gaussian to within `distance` alone.
+    """What would have to be added to delta, since a draw is a discrete Gaussian to within `distance` alone.
 
     Two mechanisms whose transcripts differ by beta in total variation: if the one is (epsilon, delta)-private, the
     other is (epsilon, delta + (1 + e^epsilon) beta)-private.

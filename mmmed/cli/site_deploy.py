@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -98,27 +98,13 @@ def runs(site: Site = HERE) -> None:
 @app.command()
 def approve(run: Run, site: Site = HERE) -> None:
     """Let a run go on that waits for approval; the policy still holds."""
-    from client.deploy.approval import RunApprovals
-    from client.deploy.audit import AuditLog
-    from client.deploy.folder import NodeFolder
-
-    folder = NodeFolder(site)
-    decided = RunApprovals(folder.runs).decide(run, "approved")
-    AuditLog(folder.audit).append("approved", run=decided.run_id, name=decided.name)
-    print(f"{decided.name} approved")
+    _decide(run, site, "approved")
 
 
 @app.command()
 def deny(run: Run, site: Site = HERE) -> None:
     """Refuse a run, also one that was approved before."""
-    from client.deploy.approval import RunApprovals
-    from client.deploy.audit import AuditLog
-    from client.deploy.folder import NodeFolder
-
-    folder = NodeFolder(site)
-    decided = RunApprovals(folder.runs).decide(run, "denied")
-    AuditLog(folder.audit).append("denied", run=decided.run_id, name=decided.name)
-    print(f"{decided.name} denied")
+    _decide(run, site, "denied")
 
 
 @app.command()
@@ -141,3 +127,15 @@ def audit(site: Site = HERE) -> None:
     """What `mmmed site log` was called."""
     sys.stderr.write("note: `mmmed site audit` is now `mmmed site log`\n")
     log(site)
+
+
+def _decide(run: str, site: Path, decision: Literal["approved", "denied"]) -> None:
+    """Decide about a run, and note it in the site's log."""
+    from client.deploy.approval import RunApprovals
+    from client.deploy.audit import AuditLog
+    from client.deploy.folder import NodeFolder
+
+    folder = NodeFolder(site)
+    decided = RunApprovals(folder.runs).decide(run, decision)
+    AuditLog(folder.audit).append(decision, run=decided.run_id, name=decided.name)
+    print(f"{decided.name} {decision}")

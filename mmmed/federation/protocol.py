@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -228,6 +228,13 @@ class _Reply:
             }
         )
 
+    @staticmethod
+    def _common(record: RecordDict) -> dict[str, Any]:
+        """What every reply holds, from what arrived, by the names of the attributes."""
+        site, stated = site_of(record)
+        weight, metrics = _metrics(record)
+        return {"site": site, "stated": stated, "metrics": metrics, "weight": weight}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReply(_Reply):
@@ -251,12 +258,11 @@ class TrainReply(_Reply):
         Raises:
             Refused: it is not of this form.
         """
-        site, stated = site_of(record)
-        weight, metrics = _metrics(record)
+        common = cls._common(record)
         payload = _part(record, "arrays", ArrayRecord).get("update")
         if payload is None:
             raise Refused(Refusal.BAD_RECORD)
-        return cls(site=site, stated=stated, metrics=metrics, weight=weight, update=payload.data)
+        return cls(update=payload.data, **common)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,9 +288,8 @@ class EvaluateReply(_Reply):
         Raises:
             Refused: it is not of this form.
         """
-        site, stated = site_of(record)
-        weight, metrics = _metrics(record)
-        return cls(site=site, stated=stated, metrics=metrics, weight=weight, histograms=_histograms(record))
+        common = cls._common(record)
+        return cls(histograms=_histograms(record), **common)
 
 
 def site_of(record: RecordDict) -> tuple[str, dict[str, Scalar]]:
