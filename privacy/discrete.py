@@ -23,8 +23,8 @@ Four facts bind N to the *continuous* Gaussian that the accountants know. Let e(
    is missing to 1. So only zero is too likely, and the total variation distance to D_b is at most that missing
    part, whatever made the bounds loose: it holds the tails, the interval arithmetic and the rounding.
 
-`distance` adds up 2., 3. and 4. as a bound on total variation, below 2^-172 a draw. `delta_increase` says what that adds to
-delta: far less than the accountants' own rounding, so that nothing adds it to a claim.
+`distance` adds up 2., 3. and 4. as a bound on total variation, below 2^-172 a draw. `delta_increase` says what that
+adds to delta: far less than the accountants' own rounding, so that nothing adds it to a claim.
 What remains assumed is that the AES-256-CTR keystream cannot be told from random bits.
 
 The time of a draw depends a little on its random bits, never on what the noise is added to.
