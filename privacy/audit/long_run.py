@@ -17,11 +17,10 @@ from torch import nn
 
 from privacy.audit.canaries import with_canaries
 from privacy.audit.laws import worst
-from privacy.audit.releases import WHISPER, Recorder, columns_of, rows_of, some_coordinates
+from privacy.audit.releases import Recorder, columns_of, quiet_step, rows_of, some_coordinates
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Step, Subject
-from privacy.clipping.validate import trainable
 
 _MOST_STEPS = 4000
 _FEWEST_STEPS = 8  # of the site's own model, however long they take
@@ -152,9 +151,7 @@ def _claimed(subject: Subject) -> int:
 def _loud_run(subject: Subject, seconds: float) -> np.ndarray:
     """Norm of the released sum per unit in the batch, in units of C, float64 [steps]."""
     model = subject.make_model()
-    recorder = Recorder(model)
-    size = sum(p.numel() for p in trainable(model).values())
-    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    step, recorder = quiet_step(subject, model)
     generator, records = np.random.default_rng(), rows_of(subject)
     norms: list[float] = []
     stopwatch = _Stopwatch(seconds)

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from privacy.audit.long_run import TOLERANCE
-from privacy.audit.releases import WHISPER, Recorder, rows_of
+from privacy.audit.releases import quiet_step, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.subject import Batches, Subject, seeded
 from privacy.clipping.validate import trainable
@@ -61,8 +61,7 @@ class _Side:
         with seeded(0):
             self._model = subject.make_model()
         self._size = sum(p.numel() for p in trainable(self._model).values())
-        self._recorder = Recorder(self._model)
-        self._step = subject.step(self._model, self._recorder, WHISPER / math.sqrt(self._size))
+        self._step, self._recorder = quiet_step(subject, self._model)
         self._subject = subject
 
     def sums(self, batches: Batches, draws: list[np.ndarray]) -> np.ndarray:

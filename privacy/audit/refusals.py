@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from privacy.audit.long_run import TOLERANCE
-from privacy.audit.releases import WHISPER, Recorder, rows_of
+from privacy.audit.releases import quiet_step, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Subject, seeded
@@ -56,10 +56,8 @@ def _problem(subject: Subject, sequence: Sequence) -> str:
     """What went wrong in a step's sequence of batches, or ""."""
     model = subject.make_model()
     device = next(model.parameters()).device
-    recorder = Recorder(model)
-    size = sum(p.numel() for p in trainable(model).values())
     # What a step refuses before it is given a record tells of no record.
-    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    step, recorder = quiet_step(subject, model)
     start = copy.deepcopy(model.state_dict())
     records = torch.cat([one[:1] for one in rows_of(subject)])
     for parameters, batch in sequence:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from privacy.audit.subject import Subject, seeded
+from privacy.audit.subject import Step, Subject, seeded
 from privacy.clipping.validate import trainable
 
 WHISPER = 1e-5  # norm of the noise that is left on, in units of C: the real code path, undisturbed
@@ -56,6 +56,13 @@ class Recorder(torch.optim.SGD):
         return torch.stack(releases).numpy() * scale if releases else np.zeros((0, 0))
 
 
+def quiet_step(subject: Subject, model: nn.Module) -> tuple[Step, Recorder]:
+    """A step of the subject's that moves nothing, its noise all but off (`WHISPER`), and what keeps its releases."""
+    recorder = Recorder(model)
+    size = sum(parameter.numel() for parameter in trainable(model).values())
+    return subject.step(model, recorder, WHISPER / math.sqrt(size)), recorder
+
+
 def rows_of(subject: Subject) -> list[torch.Tensor]:
     """The records of each unit, int64 [records of the unit]."""
     count = int(subject.units.max()) + 1
@@ -84,10 +91,7 @@ def steady(subject: Subject) -> Subject:
     Two sums can only be compared if nothing random sets them apart but the noise.
     """
     model = subject.make_model()
-    recorder = Recorder(model)
-    step = subject.step(
-        model, recorder, WHISPER / math.sqrt(sum(p.numel() for p in recorder.param_groups[0]["params"]))
-    )
+    step, recorder = quiet_step(subject, model)
     rows = torch.cat([records[:1] for records in rows_of(subject)[:2]])
     for _ in range(2):
         with seeded(0):

@@ -13,7 +13,7 @@ from scipy import stats
 
 from privacy.audit.canaries import Game
 from privacy.audit.long_run import TOLERANCE
-from privacy.audit.releases import WHISPER, Recorder, rows_of
+from privacy.audit.releases import quiet_step, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.subject import Subject, seeded
 from privacy.clipping.validate import trainable
@@ -56,9 +56,8 @@ def differential_checks(subject: Subject) -> list[Check]:
     """
     model = subject.make_model()
     before = copy.deepcopy(model.state_dict())
-    recorder = Recorder(model)
     size = sum(p.numel() for p in trainable(model).values())
-    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    step, recorder = quiet_step(subject, model)
 
     def released(rows: torch.Tensor, units: torch.Tensor, factors: torch.Tensor) -> np.ndarray:
         loudness = factors.to(next(model.parameters()).device)

@@ -24,7 +24,7 @@ import torch
 from scipy.signal import oaconvolve
 from torch import nn
 
-from privacy.audit.releases import WHISPER, Recorder, rows_of
+from privacy.audit.releases import quiet_step, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
 from privacy.audit.subject import Subject, seeded
@@ -76,9 +76,7 @@ def _search(subject: Subject) -> str:
 
 def _quiet_sums(subject: Subject, model: nn.Module, batches: list[torch.Tensor]) -> list[np.ndarray]:
     """The noise-free sum of each batch, by tensor: float64 [batches, coordinates]."""
-    recorder = Recorder(model)
-    size = sum(p.numel() for p in trainable(model).values())
-    step = subject.step(model, recorder, WHISPER / math.sqrt(size))
+    step, recorder = quiet_step(subject, model)
     for rows in batches:
         with seeded(0):
             step(lambda part, rows=rows: subject.losses(model, rows[part]), subject.units[rows])  # type: ignore[misc]
