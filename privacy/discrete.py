@@ -46,16 +46,12 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algori
 from privacy.errors import NoiseError
 
 SMOOTHING = 3  # R of the post-processing argument, in lattice units
-LEAST_STD, MOST_STD = (
-    8.0,
-    2.0**48,
-)  # for which `distance` is proved, and for which a sum of noises fits 64 bits
+LEAST_STD = 8.0  # for which `distance` is proved
+MOST_STD = 2.0**48  # for which a sum of noises fits 64 bits
 CHUNK = 1 << 15  # coordinates at a time: the interpreter costs little beside them, and they stay in cache
 _DIGIT, _DEPTH = 16, 192  # bits of a table look-up, and of a probability
 _WORK = 320  # bits of the interval arithmetic
-_LARGEST_BASE = (
-    640  # of the deviation b: its table fits a processor's cache, and 98 % of draws need one look-up
-)
+_LARGEST_BASE = 640  # of the deviation b: its table fits a cache, and 98 % of draws need one look-up
 _LEVEL_SMOOTHING = 2.5  # the least r of fact 2.: smaller needs fewer levels and has a larger `distance`
 
 

@@ -22,10 +22,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_BEGINS, _WORDS = (
-    24,
-    624,
-)  # where a torch CPU generator's state has its words (of 32 bits, in 64), and how many
+# where a torch CPU generator's state has its words (of 32 bits, in 64), and how many
+_BEGINS, _WORDS = 24, 624
 _SEED_BYTES = 64
 
 

@@ -84,10 +84,10 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
 
 
 def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> None:
-    """Encode made-up notes: one as long as they may be, and a short one alone and padded as beside a longer one.
+    """Encode made-up notes: one as long as they may be, and a short one without and with padding behind it.
 
     Raises:
-        ModelError: the model does not take one, or what it gives for the short one depends on what is beside it.
+        ModelError: the model does not take one, or what it gives for the short one depends on the padding.
     """
     padding = getattr(encoder.config, "pad_token_id", None) or 0
     words = getattr(encoder.config, "vocab_size", 2 + padding) - padding - 1
@@ -100,11 +100,11 @@ def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> Non
     length = data.text_tokens // 2
     there = torch.arange(data.text_tokens)[None] < length
     alone = _encoded(encoder, config, note[:, :length], torch.ones_like(note[:, :length]))
-    beside = _encoded(encoder, config, note.where(there, padding), there.long())[:, :length]
-    if float((alone - beside).abs().max()) > _ROUNDING * float(alone.abs().max()):
+    padded = _encoded(encoder, config, note.where(there, padding), there.long())[:, :length]
+    if float((alone - padded).abs().max()) > _ROUNDING * float(alone.abs().max()):
         raise ModelError(
-            f"model.text: {config.text} ({type(encoder).__name__}) reads the padding behind a note: the longest note "
-            "of a batch changes what it gives for the others, so patients cannot be kept apart. Take another model"
+            f"model.text: {config.text} ({type(encoder).__name__}) reads the padding behind a note: what it gives "
+            "for it depends on data.text_tokens as well. Take another model"
         )
 
 

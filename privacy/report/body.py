@@ -210,6 +210,10 @@ def _as_before(body: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str
         **{name: part for name, part in body.items() if name != "not_checked"},
         "not_signed_by_sites": ["run", "audits", "attack"],
         "summary": {name: part for name, part in body["summary"].items() if name != "condition"},
+        "checklist": [
+            words.FLOATING_POINT_BEFORE if row["item"] == words.FLOATING_POINT_BEFORE["item"] else row
+            for row in body["checklist"]
+        ],
         "sites": [
             {name: part for name, part in site.items() if name not in ("size", "warnings")}
             for site in body["sites"]

@@ -148,8 +148,9 @@ _CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, wher
     ),
     (
         "Floating-point arithmetic",
-        "addressed",
-        "noise is released on a lattice, rounding is part of the sensitivity",
+        "addressed in part",
+        "noise is released on a lattice, rounding is part of the sensitivity; that a batch's size can change how "
+        "others' gradients round is not",
     ),
     (
         "Random numbers",
@@ -168,6 +169,11 @@ _CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, wher
 )
 
 _AFTER_ACCOUNTING = 5
+FLOATING_POINT_BEFORE = {  # what the schema before said of it
+    "item": "Floating-point arithmetic",
+    "answer": "addressed",
+    "where": "noise is released on a lattice, rounding is part of the sensitivity",
+}
 
 
 def checklist(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
