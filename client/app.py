@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from client.node import open_site, shows_everything, site_name, state_dir
 from client.refusal_log import record_refusal
 from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
 from client.site import Site
+from client.site_folder import StateFolder
 from client.training import Parameters, local_steps, train_round
 from mmmed.federation.protocol import MODEL, Request
 from mmmed.federation.strategies.base import AtSite, SiteRound
@@ -33,7 +33,7 @@ def train(message: Message, context: Context) -> Message:
         request = Request.read(message.content)
         site, config = _open(context, request, TRAINING), request.config
         incoming = unpack(request.packed(MODEL))
-        kept = site.state / "carried" / hashlib.sha256(request.run_id.encode()).hexdigest()[:32]
+        kept = StateFolder(site.state).carried(request.run_id)
         strategy = _strategy(request, kept, incoming)
         parameters, spending = train_round(
             site, config, request.run_id, request.round, incoming, strategy.correct

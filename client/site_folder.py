@@ -11,6 +11,7 @@ Nothing heavy is imported here: commands that only look at a folder answer at on
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,7 +63,7 @@ class StateFolder:
     site.log            refusals with their reasons
     progress.json       how far the round is that trains now
     released/           answers given
-    carried/            what is left from one round of a run to the next, a folder a run (`client.app`)
+    carried/            what is left from one round of a run to the next, a folder a run
     images/             decoded images of a deployed site
     """
 
@@ -92,6 +93,10 @@ class StateFolder:
     def released(self) -> Path:
         """Folder of the answers given."""
         return self.path / "released"
+
+    def carried(self, run_id: str) -> Path:
+        """Folder of what is left from one round of a run to the next."""
+        return self.path / "carried" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
     @property
     def images(self) -> Path:

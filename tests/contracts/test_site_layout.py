@@ -20,7 +20,7 @@ FILES = {
     "site.log",
     "progress.json",
 }
-FOLDERS = {"state", "node", "released", "images"}
+FOLDERS = {"state", "node", "released", "carried", "images"}
 
 
 def names(tree: ast.AST) -> Iterator[str]:

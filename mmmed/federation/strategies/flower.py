@@ -10,10 +10,9 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
+from mmmed.federation.aggregation.flower import WEIGHT
 from mmmed.federation.strategies.base import Combined
 from mmmed.federation.updates import Arrays
-
-WEIGHT = "weight"
 
 
 def flower_step(strategy: FedAvg, combined: Combined) -> Arrays:
