@@ -8,18 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
-import torch
 
 from mmmed import models
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import Records
-from mmmed.data.manifest import Manifest, read_manifest
-from mmmed.data.modalities import open_modalities
+from mmmed.data.loader import load_records
+from mmmed.data.manifest import read_manifest
 from mmmed.data.source import locate
 from mmmed.inference import predict as predict_records
-from mmmed.paths import cache_home
+from mmmed.paths import image_cache
 
 
 class Run(NamedTuple):
@@ -108,23 +105,11 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(config.task.classes, 0.0))]
     for name in manifest.sites:
         site = manifest.of_site(name)
-        probability = predict_records(network, _all_records(site, config))
+        records = load_records(site, config, models.run_tokenizer(config), image_cache())
+        probability = predict_records(network, records)
         columns = dict(zip(config.task.classes, probability.T, strict=True))
         parts.append(site.records.loc[:, named].assign(**columns))
     return pd.concat(parts[1:] or parts, ignore_index=True)
-
-
-def _all_records(site: Manifest, config: RunConfig) -> Records:
-    """All records of a site, split by nothing."""
-    tokenizer = models.load_tokenizer(config.model.text) if config.data.text else None
-    names, patient = np.unique(site.records["patient"].to_numpy().astype(str), return_inverse=True)
-    return Records(
-        open_modalities(site, config.data, tokenizer, cache_home() / "images"),
-        torch.tensor(site.records["label"].to_numpy()),
-        patient.astype(np.int64),
-        tuple(names.tolist()),
-        np.arange(len(patient)),
-    )
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -53,6 +53,12 @@ class Records:
         """(N,) int64 labels, in order."""
         return self.label[torch.from_numpy(self.rows)].numpy()
 
+    def part(self, mask: np.ndarray) -> Records:
+        """The records where `mask` (N,) bool is true, their patients numbered anew."""
+        names, patient = np.unique(np.array(self.names)[self.patient[mask]], return_inverse=True)
+        own = tuple(names.tolist())
+        return replace(self, patient=patient.astype(np.int64), names=own, rows=self.rows[mask])
+
     def batch(self, chosen: np.ndarray, unit: np.ndarray, view: np.ndarray | None = None) -> Batch:
         """The records at positions `chosen` (R,), each belonging to batch unit `unit` (R,).
 
@@ -82,21 +88,31 @@ class SiteData:
 
 
 def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> SiteData:
-    """Preprocess (or find in `cache`) the files, tokenise the notes, split by patient.
+    """`load_records`, split by patient.
 
     Raises:
         DataError: unreadable files, or a split that leaves a side without patients.
     """
-    records = manifest.records
-    modalities = open_modalities(manifest, config.data, tokenizer, cache)
-    label = torch.tensor(records["label"].to_numpy())
+    records = load_records(manifest, config, tokenizer, cache)
     test = held_out(manifest, config.data, config.training.seed)
+    return SiteData(train=records.part(~test), test=records.part(test))
 
-    def part(mask: np.ndarray) -> Records:
-        names, codes = np.unique(records["patient"][mask].to_numpy().astype(str), return_inverse=True)
-        return Records(modalities, label, codes.astype(np.int64), tuple(names.tolist()), np.flatnonzero(mask))
 
-    return SiteData(train=part(~test), test=part(test))
+def load_records(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> Records:
+    """All records of one site: preprocess (or find in `cache`) the files, tokenise the notes.
+
+    Raises:
+        DataError: unreadable files.
+    """
+    table = manifest.records
+    names, patient = np.unique(table["patient"].to_numpy().astype(str), return_inverse=True)
+    return Records(
+        modalities=open_modalities(manifest, config.data, tokenizer, cache),
+        label=torch.tensor(table["label"].to_numpy()),
+        patient=patient.astype(np.int64),
+        names=tuple(names.tolist()),
+        rows=np.arange(len(table)),
+    )
 
 
 class PatientBatches:
