@@ -7,6 +7,7 @@ With one entrance the thread that comes first loads MONAI, and the others wait f
 
 from __future__ import annotations
 
+from mmmed import _transformers as _transformers  # isort: skip  (MONAI asks for it)
 from monai.networks.nets import DenseNet121, EfficientNetBN, ResNet
 
 __all__ = ["DenseNet121", "EfficientNetBN", "ResNet"]
