@@ -2,7 +2,7 @@
 
 transformers resolves its names when they are first asked for. When two threads do so at the same time, as Flower's do
 when they load a ServerApp and a ClientApp in one process, one may find a name missing. With one entrance the thread
-that comes first loads them, and the others wait for it. `mmmed._monai` comes by here first, since MONAI asks for some too.
+that comes first loads them, and the others wait for it. `mmmed._monai` comes by here first: MONAI asks for some too.
 """
 
 from __future__ import annotations
