@@ -6,7 +6,6 @@ a record is read. What is rounded is not private: it is told once a run, and the
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 from client.answer_cache import AnswerCache
 from client.model import as_read, device, open_model
-from client.release import PrivateHistograms, Results, Rounded, Shown, Spending, one_code
+from client.release import PrivateHistograms, Results, Rounded, Shown, one_code
 from client.run_request import METRICS
 from client.site import Site
 from client.site_folder import StateFolder
@@ -30,7 +29,6 @@ from privacy.ledger import evaluation_id
 from privacy.metrics import evaluation_event, private_tables, sensitivity, tables_shape
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, SHOWN
-from privacy.report import sign_statement
 
 _MIN_OF_CLASS = 10  # patients, for a rounded result
 _TABLES = "tables"
@@ -86,18 +84,7 @@ def _private(
                 probability, records.labels, records.patient, plan.mechanism.noise_multiplier
             )
             reservation.commit(1)
-            stated = sign_statement(ledger, plan, site=site.name, key=site.key, metrics_shown=False)
-            spending = Spending(
-                epsilon=ledger.spent(delta, run_id=name),
-                planned_epsilon=plan.epsilon,
-                delta=delta,
-                noise_multiplier=plan.mechanism.noise_multiplier,
-                sampling_rate=plan.mechanism.sampling_rate,
-                steps=1,
-                max_grad_norm=clip,
-                statement=json.dumps(stated, separators=(",", ":")),
-                receipt=ledger.receipt().to_json(),
-            )
+            spending = site.spending(ledger, plan, 1, metrics_shown=False)
             kept.write({_TABLES: torch.from_numpy(tables)}, spending)
     return PrivateHistograms(tables, spending)
 

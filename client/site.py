@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from client.release import Spending
 from client.site_folder import StateFolder
 from mmmed.config import RunConfig
 from mmmed.data.loader import SiteData
 from mmmed.data.manifest import Manifest
 from mmmed.data.split import held_out
 from privacy.keys import derive_secret
-from privacy.ledger import DatasetIdentity, Ledger, dataset_identity
+from privacy.ledger import DatasetIdentity, Ledger, Plan, dataset_identity
 from privacy.policy import Policy
+from privacy.report import Asked, sign_statement
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,33 @@ class Site:
     def held_out_identity(self) -> DatasetIdentity:
         """The same for the held-out patients: whom it charges for evaluation."""
         return self._identity(self.held_out)
+
+    def spending(
+        self, ledger: Ledger, plan: Plan, steps: int, *, metrics_shown: bool, asked: Asked | None = None
+    ) -> Spending:
+        """What the site states about its privacy, once steps of a plan are committed; signed.
+
+        Args:
+            ledger: the site's.
+            plan: what was charged.
+            steps: of this answer, as they were reserved.
+            metrics_shown: whether metrics may leave without privacy in this run.
+            asked: what the run asked, for a training plan.
+        """
+        stated = sign_statement(
+            ledger, plan, site=self.name, key=self.key, metrics_shown=metrics_shown, asked=asked
+        )
+        return Spending(
+            epsilon=ledger.spent(plan.delta, run_id=plan.run_id),
+            planned_epsilon=plan.epsilon,
+            delta=plan.delta,
+            noise_multiplier=plan.mechanism.noise_multiplier,
+            sampling_rate=plan.mechanism.sampling_rate,
+            steps=steps,
+            max_grad_norm=plan.max_grad_norm,
+            statement=json.dumps(stated, separators=(",", ":")),
+            receipt=ledger.receipt().to_json(),
+        )
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
         return dataset_identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)

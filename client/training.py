@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -29,7 +28,7 @@ from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Reservation
 from privacy.planning import TrainingPlan, plan_training, schedule
 from privacy.policy import SHOWN, TRAINING
-from privacy.report import Asked, sign_statement
+from privacy.report import Asked
 
 Parameters = dict[str, torch.Tensor]
 
@@ -177,33 +176,20 @@ class _Round:
 
     def _charged(self, ledger: Ledger, plan: Plan, step: Step, reservation: Reservation) -> Spending:
         """The steps that were charged, and what may be told of them."""
-        privacy, mechanism = self._config.privacy, plan.mechanism
         patients = self._site.data.train.patients
-        draws = _Counted(private_draws(patients, mechanism.sampling_rate, reservation.steps))
+        draws = _Counted(private_draws(patients, plan.mechanism.sampling_rate, reservation.steps))
         try:
             self._train(step, draws, reservation.steps)
         finally:  # an interrupted round has used the draws it took, and no more
             reservation.commit(draws.taken)
-        stated = sign_statement(
-            ledger,
-            plan,
-            site=self._site.name,
-            key=self._site.key,
-            metrics_shown=self._shows_metrics(),
-            asked=Asked.of(
-                privacy.target_epsilon, self._config.federation.rounds, patients, self._site.policy.patients
-            ),
+        asked = Asked.of(
+            self._config.privacy.target_epsilon,
+            self._config.federation.rounds,
+            patients,
+            self._site.policy.patients,
         )
-        return Spending(
-            epsilon=ledger.spent(privacy.delta, run_id=self._run_id),
-            planned_epsilon=plan.epsilon,
-            delta=privacy.delta,
-            noise_multiplier=mechanism.noise_multiplier,
-            sampling_rate=mechanism.sampling_rate,
-            steps=reservation.steps,
-            max_grad_norm=privacy.max_grad_norm,
-            statement=json.dumps(stated, separators=(",", ":")),
-            receipt=ledger.receipt().to_json(),
+        return self._site.spending(
+            ledger, plan, reservation.steps, metrics_shown=self._shows_metrics(), asked=asked
         )
 
     def _shows_metrics(self) -> bool:
