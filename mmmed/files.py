@@ -19,7 +19,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterator[Path]:
-    """Write a file so that it is seen whole or not at all.
+    """Write a file so that it is seen whole or not at all. Of one path, by one writer at a time: see `exclusive`.
 
     Args:
         path: the file; its folder exists.
