@@ -19,9 +19,11 @@ _ROOT = Path(__file__).parents[2]
 def _python(program: str, *folders: Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a program in a process of its own, with these folders first on its path."""
     path = os.pathsep.join([*map(str, folders), *filter(None, sys.path)])
+    environment = os.environ | {"PYTHONPATH": path, "MMMED_HOME": str(cwd or "")}
+    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)  # a command that ran in this process may have set it
     return subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": path, "MMMED_HOME": str(cwd or "")},
+        env=environment,
         cwd=cwd,
         capture_output=True,
         text=True,
