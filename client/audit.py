@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 
 import numpy as np
@@ -18,13 +19,13 @@ from client.mechanism import patient_batches, private_draws, private_step
 from client.model import device, made_up, open_model
 from client.trial import try_run
 from mmmed.config import RunConfig
-from mmmed.data.batch import part_slices
+from mmmed.data.batch import parts
 from mmmed.data.loader import Records
 from mmmed.models import trainable_state
 from mmmed.training import batch_losses, make_optimizer
 from mmmed.training.loop import MICROBATCH
 from privacy.accounting import DpSgdEvent
-from privacy.audit import Batch, Batches, PartLosses, Step, Subject
+from privacy.audit import Batch, Batches, Part, PartLosses, Step, Subject
 from privacy.dpsgd import PrivateStep
 
 
@@ -35,8 +36,8 @@ class _InParts:
         self._step = step
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
-        for part in part_slices(units, MICROBATCH):
-            self._step.accumulate(lambda part=part: losses(part), units[part])  # type: ignore[misc]
+        for rows, unit in parts(units, MICROBATCH, filled=True):
+            self._step.accumulate(partial(losses, rows), unit, len(rows) - len(unit))
         self._step.finish()
 
 
@@ -93,7 +94,7 @@ def _rounds(records: Records, config: RunConfig) -> Callable[[np.ndarray], Batch
         def batch(drawn: np.ndarray) -> Batch:
             made = make_batch(next(steps), np.searchsorted(present, drawn))
 
-            def losses(model: nn.Module, part: slice) -> torch.Tensor:
+            def losses(model: nn.Module, part: Part) -> torch.Tensor:
                 return batch_losses(model, made[part].to(device()), config.training.precision)
 
             return losses, made.unit

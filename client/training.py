@@ -253,7 +253,15 @@ class _Round:
                     self._correct(parameters)
             Progress(self._run_id, self._round, done, steps).write(self._site.state)
 
-        train(self._model, step, draws, batches, precision=training.precision, after_step=after_step)
+        train(
+            self._model,
+            step,
+            draws,
+            batches,
+            precision=training.precision,
+            filled=self._config.privacy.enabled,
+            after_step=after_step,
+        )
 
     def _shuffled(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(self._seed("order"))

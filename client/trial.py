@@ -74,6 +74,7 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
         drawn,
         batches,
         precision=config.training.precision,
+        filled=config.privacy.enabled,
     )
 
 

@@ -224,10 +224,16 @@ class PrivateStep:
             self.forget()
         self._probed, self._engine.strict = True, False
 
-    def accumulate(self, record_losses: RecordLosses, units: torch.Tensor) -> None:
+    def accumulate(self, record_losses: RecordLosses, units: torch.Tensor, copies: int = 0) -> None:
         """Clip and add one part of a logical batch. A unit's records must all be in one part.
 
         What is random in `record_losses` (dropout) is drawn from states that no seed reaches (`privacy.unseeded`).
+
+        Args:
+            record_losses: the losses [R + copies].
+            units: int64 [R].
+            copies: records at the end that are nobody's and add nothing. They fill all parts up to one shape, so that
+                rounding does not depend on how many units there are (docs/dpsgd-engine.md).
 
         Raises:
             StepError: `units` or the losses have the wrong shape, or a unit was in an earlier part.
@@ -235,7 +241,7 @@ class PrivateStep:
         """
         try:
             with full_precision(), unseeded():
-                self._accumulate(record_losses, units)
+                self._accumulate(record_losses, units, copies)
         except BaseException:
             self.forget()
             raise
@@ -252,19 +258,20 @@ class PrivateStep:
         finally:
             self.forget()
 
-    def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor) -> None:
+    def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor, copies: int) -> None:
         if trainable(self._model).keys() != self._parameters.keys():
             raise StepError(
                 "the trainable parameters changed since this step was made: make a new PrivateStep."
             )
-        units = Units.of(ids)
+        own = Units.of(ids)
         names = set(ids.unique().tolist())
         if names & self._seen:
             raise StepError(
                 "a unit has records in two parts of one batch: it would be clipped twice. Put them in one part."
             )
-        if units.records == 0:
+        if own.records == 0:
             return
+        units = own.and_others(copies)
         guard = BufferGuard(self._model)
         if not self._probed and units.records > 1:  # a single record mixes with nobody
             probe(self._model, self._engine, record_losses, units.records)
@@ -272,7 +279,13 @@ class PrivateStep:
         if self._bound not in (None, self.optimizer.max_grad_norm):
             raise StepError("max_grad_norm changed between the parts of one batch. Change it between steps.")
         self._bound = self.optimizer.max_grad_norm
-        clipped = self._engine.clipped(record_losses, units, self._factors, self._groups)
+
+        def factors(norms: torch.Tensor) -> torch.Tensor:
+            found = self._factors(norms)
+            found[..., own.count :] = 0.0
+            return found
+
+        clipped = self._engine.clipped(record_losses, units, factors, self._groups)
         guard.check()
         self._seen |= names
         many = self.optimizer.expected_batch_size > _MANY

@@ -51,28 +51,37 @@ class Batch:
         inputs = {name: one[rows] for name, one in self.inputs.items()}
         return Batch(inputs, self.label[rows], self.unit[rows])
 
-    def parts(self, records: int) -> Iterator[Batch]:
-        """The batch in parts of at most `records` records, or of one unit that has more; units stay whole."""
-        for part in part_slices(self.unit, records):
-            yield self[part]
-
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         inputs = {name: one.to(device) for name, one in self.inputs.items()}
         return Batch(inputs, self.label.to(device), self.unit.to(device))
 
 
-def part_slices(unit: torch.Tensor, records: int) -> Iterator[slice]:
-    """Where to cut a batch with units `unit` (R,) into parts of at most `records` records; units stay whole.
+def parts(
+    unit: torch.Tensor, records: int, *, filled: bool = False
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Cut a batch into parts of at most `records` records; units stay whole. A unit that has more is a part of its own.
 
-    A unit's records must stand side by side, as the loader puts them. A unit with more records is one part.
+    Args:
+        unit: (R,) int64; a unit's records stand side by side, as the loader puts them.
+        filled: whether each part is filled up to a multiple of `records` (`fill`) with copies.
+
+    Yields:
+        rows (r + copies,) int64 of the batch, and whose the first r are, (r,) int64. The copies are nobody's.
     """
     ends = [*(torch.nonzero(unit[1:] != unit[:-1])[:, 0] + 1).tolist(), len(unit)]
     start = last = 0
-    for end in ends:
+    for end in [*ends, len(unit) + records + 1]:  # after the last, one that fits into no part
         if end - start > records and last > start:
-            yield slice(start, last)
+            yield start + fill(last - start, records if filled else 1), unit[start:last]
             start = last
         last = end
-    if last > start:
-        yield slice(start, last)
+
+
+def fill(count: int, size: int) -> torch.Tensor:
+    """The rows 0 .. count - 1, 1 or more, and then some of them again, up to a multiple of `size`.
+
+    Kernels choose their order of summation by the shapes they are given. With one shape for all, how a record's numbers
+    are rounded does not depend on how many others are computed beside it, and so not on who else is there.
+    """
+    return torch.arange(count + -count % size) % count

@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from mmmed.data.augment import VERSION, view
-from mmmed.data.batch import Input
+from mmmed.data.batch import Input, fill
 from mmmed.data.chance import uniforms
 from mmmed.errors import DataError
 
@@ -138,7 +138,8 @@ class FeatureRows:
             together = Input(
                 torch.cat([one.values for one in views]), torch.cat([one.present for one in views])
             )
-            self._file.append(list(missing), self._encode(together).numpy())
+            features = self._encode(together[fill(len(views), _TOGETHER)])[: len(views)]
+            self._file.append(list(missing), features.numpy())
         for row, key in zip(rows, keys, strict=True):
             slot = self._file.find(key)
             if slot is None:

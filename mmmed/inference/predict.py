@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmmed.data.batch import fill
 from mmmed.data.loader import Records
 from mmmed.training.losses import probabilities
 
@@ -38,5 +39,8 @@ def predict(model: nn.Module, records: Records) -> np.ndarray:
     """(N, K) float64 class probabilities of `records`, in order. The model is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
-    parts = [probabilities(model(batch.to(device))).double().cpu() for batch in records.batches(_BATCH)]
+    parts = []
+    for batch in records.batches(_BATCH):
+        rows = fill(len(batch), _BATCH)
+        parts.append(probabilities(model(batch[rows].to(device)))[: len(batch)].double().cpu())
     return torch.cat(parts).numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -10,17 +11,24 @@ import torch
 from torch import nn
 
 from mmmed.config.schema import Precision
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, parts
 from mmmed.training.losses import batch_losses
 
-MICROBATCH = 24  # records whose activations are held at once; the step is the same whatever it is
+MICROBATCH = (
+    24  # records whose activations are held at once; the step is the same whatever it is, but for rounding
+)
 
 
 class Step(Protocol):
     """An optimiser step on a batch given in parts. `privacy.dpsgd.PrivateStep` is the private one."""
 
-    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
-        """Take in one part: (R,) losses, and whose records they are, (R,) int64. Units are not split over parts."""
+    def accumulate(
+        self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor, copies: int = 0
+    ) -> None:
+        """Take in one part: (R + copies,) losses, and whose the first R are, (R,) int64; the others count for nothing.
+
+        Units are not split over parts.
+        """
 
     def finish(self) -> None:
         """Take the step; without any part it is the step of an empty batch."""
@@ -33,9 +41,11 @@ class PlainStep:
         self._optimizer = optimizer
         self._patients = 0
 
-    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+    def accumulate(
+        self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor, copies: int = 0
+    ) -> None:
         counts = torch.bincount(units)
-        (record_losses() / counts[units]).sum().backward()
+        (record_losses()[: len(units)] / counts[units]).sum().backward()
         self._patients += int((counts > 0).sum())
 
     def finish(self) -> None:
@@ -56,6 +66,7 @@ def train(
     make_batch: Callable[[int, np.ndarray], Batch],
     *,
     precision: Precision = "float32",
+    filled: bool = False,
     after_step: Callable[[], None] = lambda: None,
 ) -> int:
     """Take one step for each draw of patients.
@@ -65,6 +76,7 @@ def train(
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
         precision: of the forward and backward pass.
+        filled: whether all parts that `step` is given have one shape (`mmmed.data.batch.parts`), as private ones must.
         after_step: called after each step (progress, proximal pull).
 
     Returns:
@@ -74,13 +86,11 @@ def train(
     device = next(model.parameters()).device
     steps = 0
     for patients in draws:
-        for part in make_batch(steps, patients).parts(MICROBATCH):
-            _accumulate(model, step, part.to(device), precision)
+        batch = make_batch(steps, patients)
+        for rows, unit in parts(batch.unit, MICROBATCH, filled=filled):
+            losses = partial(batch_losses, model, batch[rows].to(device), precision)
+            step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()
         steps += 1
         after_step()
     return steps
-
-
-def _accumulate(model: nn.Module, step: Step, part: Batch, precision: Precision) -> None:
-    step.accumulate(lambda: batch_losses(model, part, precision), part.unit)

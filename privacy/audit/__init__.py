@@ -7,7 +7,7 @@
 from privacy.audit.demo import demo_subject
 from privacy.audit.result import FALSE_ALARM_RATE, AuditResult, Bound, Check
 from privacy.audit.run import audit
-from privacy.audit.subject import Batch, Batches, PartLosses, Step, Subject, WholeBatch, dpsgd_subject
+from privacy.audit.subject import Batch, Batches, Part, PartLosses, Step, Subject, WholeBatch, dpsgd_subject
 
 __all__ = [
     "FALSE_ALARM_RATE",
@@ -16,6 +16,7 @@ __all__ = [
     "Batches",
     "Bound",
     "Check",
+    "Part",
     "PartLosses",
     "Step",
     "Subject",

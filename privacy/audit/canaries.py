@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from privacy.audit.releases import Recorder
-from privacy.audit.subject import Subject
+from privacy.audit.subject import Part, Subject
 from privacy.noise import PrivateRandom
 
 _LEARNING_RATE = 0.01  # the model moves, as in training
@@ -99,7 +99,7 @@ def play(subject: Subject, canaries: int, steps: int) -> Game:
         direction[torch.arange(len(real), len(rows)), torch.from_numpy(chosen)] = huge
 
         def losses(
-            part: slice, rows: torch.Tensor = rows, direction: torch.Tensor = direction
+            part: Part, rows: torch.Tensor = rows, direction: torch.Tensor = direction
         ) -> torch.Tensor:
             own = direction[part]
             return subject.losses(model, rows[part]) * (own == 0).all(1) + model.canaries(own)[:, 0]

@@ -18,7 +18,7 @@ from privacy.audit.long_run import TOLERANCE
 from privacy.audit.releases import quiet_step, rows_of
 from privacy.audit.result import Check, certain
 from privacy.audit.stand_in import stand_in
-from privacy.audit.subject import Subject, seeded
+from privacy.audit.subject import Part, Subject, seeded
 from privacy.clipping.validate import trainable
 
 _EXTREMES = (1e4, 1e30, math.inf, -math.inf, math.nan, 0.0, 1e-12, 1e-25, 1e-38, 1e-44)
@@ -68,7 +68,7 @@ def _problem(subject: Subject, sequence: Sequence) -> str:
             _PARAMETERS[parameters](model)
 
         def losses(
-            part: slice, rows: torch.Tensor = rows, factors: torch.Tensor = torch.tensor(batch, device=device)
+            part: Part, rows: torch.Tensor = rows, factors: torch.Tensor = torch.tensor(batch, device=device)
         ) -> torch.Tensor:
             return subject.losses(model, rows[part]) * factors[part]
 

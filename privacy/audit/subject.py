@@ -24,9 +24,10 @@ from privacy.sampling import PoissonSampler
 
 _TRIED_UNITS = 2
 
-PartLosses = Callable[[slice], torch.Tensor]  # part of a batch's records -> their losses
+Part = torch.Tensor | slice  # of a batch's records: int64 [r], or a slice
+PartLosses = Callable[[Part], torch.Tensor]  # -> their losses [r]
 Batch = tuple[
-    Callable[[nn.Module, slice], torch.Tensor], torch.Tensor
+    Callable[[nn.Module, Part], torch.Tensor], torch.Tensor
 ]  # (model, part) -> losses; each record's unit
 Batches = Callable[[np.ndarray], Batch]  # drawn units -> their batch
 

@@ -35,6 +35,11 @@ class Units:
         _, index, sizes = torch.unique(ids, return_inverse=True, return_counts=True)
         return cls(index, sizes)
 
+    def and_others(self, count: int) -> Units:
+        """With so many units of one record each after these."""
+        index = torch.cat([self.index, self.count + torch.arange(count).to(self.index)])
+        return Units(index, torch.cat([self.sizes, torch.ones(count).to(self.sizes)]))
+
     @property
     def records(self) -> int:
         return self.index.numel()

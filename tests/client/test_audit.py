@@ -74,7 +74,9 @@ def test_a_fault_in_the_sites_own_step_or_batches_is_flagged(monkeypatch: pytest
 
     monkeypatch.setattr(client.audit, "private_step", quieter)
     monkeypatch.setattr(
-        client.audit, "part_slices", lambda unit, size: iter([slice(0, len(unit))] * bool(len(unit)))
+        client.audit,
+        "parts",
+        lambda unit, *_, **__: iter([(torch.arange(len(unit)), unit)] * bool(len(unit))),
     )
     with run_subject(config(), EVENT) as subject:
         assert {"C1", "C2"} <= {check.code for check in audit(subject, quick=True).violations}

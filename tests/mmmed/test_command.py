@@ -20,7 +20,9 @@ def _python(program: str, *folders: Path, cwd: Path | None = None) -> subprocess
     """Run a program in a process of its own, with these folders first on its path."""
     path = os.pathsep.join([*map(str, folders), *filter(None, sys.path)])
     environment = os.environ | {"PYTHONPATH": path, "MMMED_HOME": str(cwd or "")}
-    environment.pop("HF_HUB_DISABLE_PROGRESS_BARS", None)  # a command that ran in this process may have set it
+    environment.pop(
+        "HF_HUB_DISABLE_PROGRESS_BARS", None
+    )  # a command that ran in this process may have set it
     return subprocess.run(
         [sys.executable, "-c", program],
         env=environment,

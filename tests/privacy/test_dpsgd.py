@@ -433,3 +433,22 @@ def test_trying_on_refuses_and_moves_nothing() -> None:
             lambda rows: losses(model, rows) * losses(model, rows).mean(), torch.arange(7)
         )
     assert all(float(value.abs().max()) == 0 for value in moved(before, model).values())
+
+
+@pytest.mark.parametrize("clipping", ["flat", "automatic", "per-group"])
+@pytest.mark.parametrize("engine", ["hooks", "bookkeeping"])
+def test_copies_that_fill_a_part_are_nobodys(engine: str, clipping: str) -> None:
+    own, filled = small_model(), small_model()
+    units, rows = torch.tensor([5, 5, -2, 9]), torch.tensor([0, 1, 2, 3, 0, 1, 6])
+    make_step(own, engine, clipping=clipping)(lambda: losses(own, rows[:4]), units)
+    step = make_step(filled, engine, clipping=clipping)
+    step.accumulate(lambda: losses(filled, rows), units, copies=3)
+    step.finish()
+    before = small_model()
+    assert_close(moved(before, filled), moved(before, own))
+
+
+def test_a_part_has_a_loss_for_each_copy() -> None:
+    model = small_model()
+    with pytest.raises(StepError, match=r"shape \(7,\). Found \(4,\)"):
+        make_step(model).accumulate(lambda: losses(model, slice(0, 4)), torch.arange(4), copies=3)

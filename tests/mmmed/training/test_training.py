@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.batch import Batch, Input
+from mmmed.data.batch import Batch, Input, parts
 from mmmed.training import PlainStep, make_optimizer, probabilities, record_losses, train
 from privacy.dpsgd import PrivateStep
 
@@ -116,7 +116,9 @@ class Recorded:
         self.parts: list[list[int]] = []
         self.steps: list[int] = []
 
-    def accumulate(self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor) -> None:
+    def accumulate(
+        self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor, copies: int = 0
+    ) -> None:
         assert record_losses().shape == units.shape
         self.parts.append(units.tolist())
 
@@ -140,16 +142,23 @@ def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12))
 def test_parts_hold_every_record_once_and_no_patient_in_two(sizes: list[int], limit: int) -> None:
-    units = [unit for unit, size in enumerate(sizes) for _ in range(size)]
-    batch = batch_of([float(n) for n in range(len(units))], [0] * len(units), units)
-    parts = list(batch.parts(limit))
-    assert [v for part in parts for v in part.inputs["image"].values.flatten().tolist()] == [
-        float(n) for n in range(len(units))
-    ]
-    owners = [set(part.unit.tolist()) for part in parts]
-    assert sum(len(own) for own in owners) == len(set(units))
-    assert all(len(part) <= limit or len(own) == 1 for part, own in zip(parts, owners, strict=True))
-    assert all(len(part) for part in parts)
+    units = torch.tensor([unit for unit, size in enumerate(sizes) for _ in range(size)], dtype=torch.int64)
+    cut, filled = list(parts(units, limit)), list(parts(units, limit, filled=True))
+    assert [row for rows, _ in cut for row in rows.tolist()] == list(range(len(units)))
+    owners = [set(unit.tolist()) for _, unit in cut]
+    assert sum(len(own) for own in owners) == len(set(units.tolist()))
+    assert all(len(rows) <= limit or len(own) == 1 for (rows, _), own in zip(cut, owners, strict=True))
+    assert all(len(rows) for rows, _ in cut)
+    for (rows, unit), (more, same) in zip(cut, filled, strict=True):
+        assert (
+            len(more) % limit == 0 and len(more) - len(rows) < limit
+        )  # of one shape, but for a unit that has more
+        assert (
+            torch.equal(more[: len(rows)], rows)
+            and torch.equal(same, unit)
+            and torch.equal(units[rows], unit)
+        )
+        assert set(more.tolist()) == set(rows.tolist())
 
 
 def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
