@@ -149,8 +149,8 @@ _CHECKLIST = (  # NIST SP 800-226 (2025): component of the pyramid, answer, wher
     (
         "Floating-point arithmetic",
         "addressed in part",
-        "noise is released on a lattice, rounding is part of the sensitivity; that a batch's size can change how "
-        "others' gradients round is not",
+        "noise is released on a lattice, rounding is part of the sensitivity and the same in any company; the latter "
+        "is measured on CPUs, not on GPUs",
     ),
     (
         "Random numbers",
