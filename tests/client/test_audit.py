@@ -48,8 +48,7 @@ def test_a_site_passes_and_its_settings_are_the_ones_audited() -> None:
 @pytest.mark.parametrize(
     "more",
     [{"data__image": ""}, {"data__text": ""}, {"data__image_channels": 3, "training__augment": True},
-     pytest.param({"training__precision": "bfloat16"}, marks=pytest.mark.slow),  # refused now and then, which is open
-     {"model__trainable": "fusion-head"},
+     {"training__precision": "bfloat16"}, {"model__trainable": "fusion-head"},
      {"task__classes": '["a", "b", "c"]', "training__optimizer": "sgd"},
      {"data__image": "", "data__text": "", "data__volume": "v", "data__volume_size": 16,
       "data__numbers": '{"age": [0, 90]}'},
