@@ -45,37 +45,56 @@ def audit(subject: Subject, quick: bool = False) -> AuditResult:
         subject: what is audited. A step that refuses its own model or batches is a violation too.
         quick: fewer canaries and steps, hence weaker bounds; every check is still made.
     """
-    effort = _QUICK if quick else _FULL
-    still = _steady(subject)
-    parts: tuple[Callable[[], Sequence[Check | Bound]], ...] = (
-        lambda: [model_check(subject.make_model())],
-        lambda: static_checks(subject),
-        lambda: sampler_checks(subject),
-        lambda: differential_checks(still),
-        lambda: [neighbour_check(still)],
-        lambda: [every_step_clips(subject, effort.seconds)],
-        lambda: [refusal_check(subject)],
-        lambda: [trace_check(still)],
-        lambda: _noise(subject, still, effort),
-        lambda: _game(subject, effort),
-    )
-    findings = [finding for part in parts for finding in _or_refusal(part)]
+    findings = [finding for part in parts(subject, quick) for finding in part()]
     return AuditResult(
         claim=subject.claim,
         delta=subject.delta,
         parameters=sum(parameter.numel() for parameter in trainable(subject.make_model()).values()),
         quick=quick,
-        canaries=effort.canaries,
+        canaries=_effort(quick).canaries,
         checks=tuple(finding for finding in findings if isinstance(finding, Check)),
         bounds=tuple(finding for finding in findings if isinstance(finding, Bound)),
     )
 
 
-def _or_refusal(part: Callable[[], Sequence[Check | Bound]]) -> Sequence[Check | Bound]:
-    try:
-        return part()
-    except PrivacyError as error:
-        return [certain("S4", "the step accepts the model and its batches", f"refused: {error}", False)]
+@dataclass(frozen=True)
+class Part:
+    """Some checks of an audit that are made together.
+
+    Attributes:
+        codes: of the checks and bounds that it finds. One that the step refuses finds S4 alone.
+    """
+
+    codes: frozenset[str]
+    find: Callable[[], Sequence[Check | Bound]]
+
+    def __call__(self) -> Sequence[Check | Bound]:
+        try:
+            return self.find()
+        except PrivacyError as error:
+            return [certain("S4", "the step accepts the model and its batches", f"refused: {error}", False)]
+
+
+def parts(subject: Subject, quick: bool) -> list[Part]:
+    """All parts of an audit, in the order of its table."""
+    effort, still = _effort(quick), _steady(subject)
+    makers: list[tuple[str, Callable[[], Sequence[Check | Bound]]]] = [
+        ("S1", lambda: [model_check(subject.make_model())]),
+        ("S5 S6 S7", lambda: static_checks(subject)),
+        ("C4 C5 S3", lambda: sampler_checks(subject)),
+        ("C7 S2", lambda: differential_checks(still)),
+        ("C11", lambda: [neighbour_check(still)]),
+        ("C10", lambda: [every_step_clips(subject, effort.seconds)]),
+        ("S9", lambda: [refusal_check(subject)]),
+        ("S8", lambda: [trace_check(still)]),
+        ("C1 C2 C6 C8 C9", lambda: _noise(subject, still, effort)),
+        ("C3 E1 E2 E3 E4", lambda: _game(subject, effort)),
+    ]
+    return [Part(frozenset(codes.split()), find) for codes, find in makers]
+
+
+def _effort(quick: bool) -> _Effort:
+    return _QUICK if quick else _FULL
 
 
 def _steady(subject: Subject) -> Subject:

@@ -1,4 +1,4 @@
-"""``python -m tests.privacy.audit.catch_rates``: the quick audit of each planted fault, many times."""
+"""``python -m tests.privacy.audit.catch_rates``: the quick audit of correct code and each planted fault, many times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 import torch
 
-from privacy.audit import audit, demo_subject
+from privacy.audit import Subject, audit, demo_subject
 from tests.privacy.audit.faults import FAULTS
 
 
@@ -17,19 +17,27 @@ def main() -> None:
     options.add_argument(
         "--repeats", type=int, default=10, help="audits of each fault (default: %(default)s)"
     )
+    options.add_argument(
+        "--correct", type=int, default=200, help="audits of correct code (default: %(default)s)"
+    )
     options.add_argument("--epsilon", type=float, default=4.0, help="claimed (default: %(default)s)")
     chosen = options.parse_args()
     torch.set_num_threads(1)
     correct = demo_subject(chosen.epsilon)
     print("| fault | flagged | by |\n|---|---|---|")
+    _show("none", correct, chosen.correct)
     for name, (plant, _) in FAULTS.items():
-        faulty, flagged, by = plant(correct), 0, Counter[str]()
-        for _repeat in range(chosen.repeats):
-            result = audit(faulty, quick=True)
-            flagged += not result.passed
-            by.update({check.code for check in result.violations})
-        codes = (code if n == chosen.repeats else f"{code} ({n})" for code, n in sorted(by.items()))
-        print(f"| {name} | {flagged} of {chosen.repeats} | {' '.join(codes)} |", flush=True)
+        _show(name, plant(correct), chosen.repeats)
+
+
+def _show(name: str, subject: Subject, repeats: int) -> None:
+    flagged, by = 0, Counter[str]()
+    for _repeat in range(repeats):
+        result = audit(subject, quick=True)
+        flagged += not result.passed
+        by.update({check.code for check in result.violations})
+    codes = (code if n == repeats else f"{code} ({n})" for code, n in sorted(by.items()))
+    print(f"| {name} | {flagged} of {repeats} | {' '.join(codes)} |", flush=True)
 
 
 if __name__ == "__main__":

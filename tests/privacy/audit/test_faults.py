@@ -9,6 +9,8 @@ import pytest
 from torch import nn
 
 from privacy.audit import Subject, audit, demo_subject
+from privacy.audit.result import Check
+from privacy.audit.run import parts
 from privacy.clipping.engine import EngineName
 from tests.privacy.audit.faults import FAULTS
 from tests.privacy.audit.step_faults import TextbookStep, textbook
@@ -21,10 +23,23 @@ def correct() -> Subject:
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_flagged(name: str) -> None:
+    """By the checks that should see it; `catch_rates` makes all others as well."""
     plant, expected = FAULTS[name]
+    found = [one for part in parts(plant(correct()), quick=True) if part.codes & expected for one in part()]
+    assert expected <= {one.code for one in found if isinstance(one, Check) and not one.passed}, found
+
+
+def test_every_check_and_bound_is_of_one_part() -> None:
+    result = audit(correct(), quick=True)
+    codes = [code for part in parts(correct(), quick=True) for code in part.codes]
+    assert len(codes) == len(set(codes))
+    assert {one.code for one in (*result.checks, *result.bounds)} == set(codes)
+
+
+def test_an_audit_of_faulty_code_fails() -> None:
+    plant, expected = FAULTS["a tenth of the noise"]
     result = audit(plant(correct()), quick=True)
-    assert not result.passed
-    assert expected <= {check.code for check in result.violations}, result.to_text()
+    assert not result.passed and expected <= {check.code for check in result.violations}, result.to_text()
 
 
 @pytest.mark.parametrize(("target_epsilon", "engine"), [(1.0, "bookkeeping"), (4.0, "hooks"), (8.0, "ghost")])
