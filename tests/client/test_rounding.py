@@ -17,7 +17,7 @@ from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
 from mmmed.data.loader import Records
 from mmmed.inference.predict import predict
-from mmmed.training.loop import train
+from mmmed.training.loop import MICROBATCH, train
 from privacy.accounting import DpSgdEvent
 from privacy.dpsgd import PrivateStep
 
@@ -134,11 +134,11 @@ def test_the_audit_gives_the_step_what_training_gives_it() -> None:
     with run_subject(RunConfig(), DpSgdEvent(1.0, 0.1, 10)) as subject:
         model = subject.make_model()
         step = subject.make_step(model, torch.optim.SGD(model.parameters(), lr=0.0), 1.0)
-        rows, units = subject.draw(np.arange(20))
+        rows, units = subject.draw(np.arange(24))
 
         def losses(part: torch.Tensor) -> torch.Tensor:
             shapes.append((len(part), len(rows)))
             return subject.losses(model, rows[part])
 
         step(losses, units)
-    assert len(shapes) > 1 and {shape for shape, _ in shapes} == {24} and shapes[0][1] > 24
+    assert len(shapes) > 1 and {shape for shape, _ in shapes} == {MICROBATCH} and shapes[0][1] > MICROBATCH
