@@ -150,10 +150,19 @@ def test_an_interrupted_round_is_charged_for_the_steps_it_took(
     assert sum(event.steps for event in charged(site)) == 3
 
 
-@pytest.mark.parametrize("engine", ["bookkeeping", "hooks"])
-@pytest.mark.parametrize("image", ["resnet18", "densenet121", "efficientnet-b0"])
+@pytest.mark.parametrize(
+    ("image", "engine"),
+    [
+        ("resnet18", "bookkeeping"),
+        ("resnet18", "hooks"),
+        ("densenet121", "bookkeeping"),
+        pytest.param("densenet121", "hooks", marks=pytest.mark.slow),
+        ("efficientnet-b0", "bookkeeping"),
+        pytest.param("efficientnet-b0", "hooks", marks=pytest.mark.slow),
+    ],
+)
 def test_every_image_encoder_trains_privately(
-    site: Site, configured: Configured, engine: str, image: str
+    site: Site, configured: Configured, image: str, engine: str
 ) -> None:
     config = configured(
         model={"image": image},

@@ -137,8 +137,15 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGKILL])
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize(
+    ("workers", "blow"),
+    [
+        ("0", signal.SIGINT),
+        pytest.param("0", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("2", signal.SIGINT, marks=pytest.mark.slow),
+        ("2", signal.SIGKILL),
+    ],
+)
 def test_a_run_that_was_stopped_goes_on_and_epsilon_with_it(
     mmmed: Command, hospitals: Path, tmp_path: Path, blow: signal.Signals, workers: str
 ) -> None:
