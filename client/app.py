@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from client.error_feedback import pack_update
 from client.evaluation import results, results_due
-from client.node import open_site, shows_everything, site_name, state_dir
+from client.gate import open_site, shows_everything, site_name, state_dir
 from client.refusal_log import record_refusal
 from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
 from client.site import Site

@@ -44,7 +44,7 @@ def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
 def open_hospital(
     path: Path, config: RunConfig, purpose: str, apps: Sequence[str], frozen: Mapping[str, str] | None
 ) -> Site:
-    """Open the site of a folder, for a request that its policy allows. See `client.node.open_site`.
+    """Open the site of a folder, for a request that its policy allows. See `client.gate.open_site`.
 
     `apps` are the names of the bundle that brought the request. No code of a bundle ever runs here, so that a policy
     that names "installed" allows any. `frozen` is None for what the site does on its own, without a server.

@@ -33,7 +33,7 @@ POLICY = "policy"  # of the node's configuration: a policy file to try
 def open_partition(
     node: Mapping[str, object], config: RunConfig, purpose: str, frozen: Mapping[str, str]
 ) -> Site:
-    """Open the site that ``partition-id`` numbers. See `client.node.open_site`."""
+    """Open the site that ``partition-id`` numbers. See `client.gate.open_site`."""
     policy = _policy(node, config)
     policy.check(run_request(config, purpose, INSTALLED), time.time())
     check_weights(config, frozen)

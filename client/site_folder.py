@@ -3,7 +3,7 @@
     site.toml               the site's name, data set and columns; see `SiteConfig`
     site-policy.toml        what may be asked of it, and site-policy.toml.sig, the officer's signature
     officer.pub             the privacy officer's public key; second-officer.pub, if there is one
-    node/                   what connects it to a federation; see `client.deploy.folder`
+    node/                   what connects it to a federation; see `client.node.folder`
     state/                  what it keeps; see `StateFolder`. site.toml may name another folder, on a local disk
 
 Nothing heavy is imported here: commands that only look at a folder answer at once.

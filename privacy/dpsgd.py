@@ -53,7 +53,7 @@ class PrivateOptimizer(DPOptimizer):
 
     Attributes:
         on_losses: takes the closure of `step(closure)`, which returns the losses [R] of a batch's records. Set by
-            `privacy.privacy_engine.PrivacyEngine`, which knows the records' units.
+            `privacy.engine.PrivacyEngine`, which knows the records' units.
     """
 
     on_losses: Callable[[RecordLosses], None] | None = None

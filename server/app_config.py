@@ -2,7 +2,7 @@
 
 Flower refuses to set a key that the app does not list, so pyproject.toml lists them all. A key of one kind of a part
 is listed as an empty text, which leaves it as that kind has it. A deployed run brings its whole configuration as one
-text instead, so that the bundle of the app lists no key (`server.deploy.bundle`).
+text instead, so that the bundle of the app lists no key (`server.deployment.bundle`).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from fastapi.responses import HTMLResponse
 
 from client.dashboard.view import SiteView, read_refusals, read_site
 from client.site_folder import SiteFolder, StateFolder
+from mmmed.dashboard import Section, page
 from mmmed.errors import RunError
-from mmmed.web import Section, page
 from privacy.errors import PrivacyError
 from privacy.ledger import Budget
 

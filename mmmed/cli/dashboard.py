@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from mmmed.web import Section
+    from mmmed.dashboard import Section
 
 
 def dashboard(
@@ -27,7 +27,7 @@ def dashboard(
     key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
 ) -> None:
     """Show budgets, runs, sites, refusals and audits in a browser; reads only."""
-    from mmmed.web.serve import serve
+    from mmmed.dashboard.serve import serve
 
     sections = [section for folder in folders or [Path("runs")] for section in _sections(folder)]
     serve(sections, host=host, port=port, certificate=certificate, key=key)

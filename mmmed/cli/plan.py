@@ -53,8 +53,8 @@ def plan(
     from contextlib import nullcontext
 
     from mmmed.cli.plan_tables import show_plan, trainable_sizes
-    from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
     from privacy.planning import plan_training
+    from privacy.planning.settings import alternatives, least_admitted_noise, setting, to_csv, with_ledger
     from privacy.report.interactive import plan_page
 
     given = {

@@ -12,8 +12,8 @@ from mmmed.config import ModelConfig, RunConfig
 from mmmed.models import build_model
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.ledger import Budget
-from privacy.planner import Setting
 from privacy.planning import TrainingPlan, delta_is_large
+from privacy.planning.settings import Setting
 from privacy.report import shown
 
 _SHOWN = 15

@@ -11,8 +11,8 @@ import typer
 from mmmed.cli.options import read_config
 
 if TYPE_CHECKING:
-    from server.deploy.folder import Folder
-    from server.deploy.provision import Organisation
+    from server.deployment.folder import Folder
+    from server.deployment.provision import Organisation
 
 app = typer.Typer(help="At the coordinator: put a federation on the air and run it.", no_args_is_help=True)
 
@@ -44,8 +44,8 @@ def init(
     root: Root = None,
 ) -> None:
     """Make certificates, the list of sites, and a start-up kit for each request."""
-    from server.deploy.folder import Folder, Settings
-    from server.deploy.provision import provision
+    from server.deployment.folder import Folder, Settings
+    from server.deployment.provision import provision
 
     where = Folder(folder)
     provision(where, Settings(address, port, listen, link_port), _organisation(certificate, key, root))
@@ -61,8 +61,8 @@ def add_site(
     folder: FolderOption = HERE,
 ) -> None:
     """Admit a hospital, or renew its certificate: sign its request and write its start-up kit."""
-    from server.deploy.folder import Folder
-    from server.deploy.start import apply_sites
+    from server.deployment.folder import Folder
+    from server.deployment.start import apply_sites
 
     where = Folder(folder)
     _admit(where, request, name)
@@ -74,9 +74,9 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The hospital's name.")], folder: FolderOption = HERE
 ) -> None:
     """Shut a hospital's key out, at once and for ever."""
-    from server.deploy.folder import Folder
-    from server.deploy.sites import revoke as strike
-    from server.deploy.start import apply_sites
+    from server.deployment.folder import Folder
+    from server.deployment.sites import revoke as strike
+    from server.deployment.start import apply_sites
 
     where = Folder(folder)
     entry = strike(where, name)
@@ -93,9 +93,9 @@ def renew(
     root: Root = None,
 ) -> None:
     """Renew the server's certificates, and the authority's in its last years. Sites notice nothing."""
-    from server.deploy.folder import Folder
-    from server.deploy.provision import renew as run
-    from server.deploy.start import apply_sites
+    from server.deployment.folder import Folder
+    from server.deployment.provision import renew as run
+    from server.deployment.start import apply_sites
 
     where = Folder(folder)
     run(where, _organisation(certificate, key, root))
@@ -106,8 +106,8 @@ def renew(
 @app.command()
 def start(folder: FolderOption = HERE) -> None:
     """Run the SuperLink, its executor and nginx until Ctrl-C."""
-    from server.deploy.folder import Folder
-    from server.deploy.start import start as run
+    from server.deployment.folder import Folder
+    from server.deployment.start import start as run
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     run(Folder(folder))
@@ -120,8 +120,8 @@ def run_command(
     folder: FolderOption = HERE,
 ) -> None:
     """Start a run and print its name."""
-    from server.deploy.folder import Folder
-    from server.deploy.runs import begin
+    from server.deployment.folder import Folder
+    from server.deployment.runs import begin
 
     print(begin(Folder(folder), read_config(config, assignments).config))
 
@@ -129,9 +129,9 @@ def run_command(
 @app.command()
 def resume(run: RunName = None, folder: FolderOption = HERE) -> None:
     """Go on with a run after its last finished round."""
-    from server.deploy.folder import Folder
-    from server.deploy.runs import newest
-    from server.deploy.runs import resume as go_on
+    from server.deployment.folder import Folder
+    from server.deployment.runs import newest
+    from server.deployment.runs import resume as go_on
 
     where = Folder(folder)
     name = run or newest(where)
@@ -142,9 +142,9 @@ def resume(run: RunName = None, folder: FolderOption = HERE) -> None:
 @app.command()
 def stop(run: RunName = None, folder: FolderOption = HERE) -> None:
     """Stop a run; `resume` continues it."""
-    from server.deploy.folder import Folder
-    from server.deploy.runs import newest
-    from server.deploy.runs import stop as end
+    from server.deployment.folder import Folder
+    from server.deployment.runs import newest
+    from server.deployment.runs import stop as end
 
     where = Folder(folder)
     end(where, run or newest(where))
@@ -154,7 +154,7 @@ def stop(run: RunName = None, folder: FolderOption = HERE) -> None:
 def status(folder: FolderOption = HERE) -> None:
     """Show the sites and the runs."""
     from mmmed.cli.status import show_status
-    from server.deploy.folder import Folder
+    from server.deployment.folder import Folder
 
     show_status(Folder(folder))
 
@@ -167,15 +167,15 @@ def log_command(
 ) -> None:
     """Show a run round by round, and why it ended."""
     from mmmed.cli.status import show_log
-    from server.deploy.folder import Folder
-    from server.deploy.runs import newest
+    from server.deployment.folder import Folder
+    from server.deployment.runs import newest
 
     where = Folder(folder)
     show_log(where, run or newest(where), follow=follow)
 
 
 def _admit(folder: Folder, request: Path, name: str | None) -> None:
-    from server.deploy.sites import admit
+    from server.deployment.sites import admit
 
     entry, kit = admit(folder, request, name)
     print(f"{entry.name}: {kit}")
@@ -185,7 +185,7 @@ def _admit(folder: Folder, request: Path, name: str | None) -> None:
 
 def _organisation(certificate: Path | None, key: Path | None, root: Path | None) -> Organisation | None:
     from mmmed.errors import ConfigError
-    from server.deploy.provision import Organisation
+    from server.deployment.provision import Organisation
 
     if certificate is None and key is None and root is None:
         return None

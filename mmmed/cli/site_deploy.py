@@ -23,7 +23,7 @@ def init(
     new_key: Annotated[bool, typer.Option("--new-key", help="Replace a key that others may know.")] = False,
 ) -> None:
     """Make this hospital's key and the request that the coordinator signs. The key never leaves."""
-    from client.deploy.folder import NodeFolder
+    from client.node.folder import NodeFolder
     from client.site_folder import SiteFolder
 
     folder = NodeFolder(site)
@@ -43,8 +43,8 @@ def start(
     site: Site = HERE,
 ) -> None:
     """Take part in the federation until Ctrl-C."""
-    from client.deploy.folder import NodeFolder
-    from client.deploy.start import start as run
+    from client.node.folder import NodeFolder
+    from client.node.start import start as run
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     run(NodeFolder(site), kit)
@@ -53,9 +53,9 @@ def start(
 @app.command()
 def renew(kit: Annotated[Path, typer.Argument(help="The coordinator's new kit.")], site: Site = HERE) -> None:
     """Take a new certificate for the same key. A site that runs uses it from its next start."""
-    from client.deploy.folder import NodeFolder
-    from mmmed.deploy.certificates import days_left, parse_certificate
-    from mmmed.deploy.kit import Kit
+    from client.node.folder import NodeFolder
+    from mmmed.pki.certificates import days_left, parse_certificate
+    from mmmed.pki.kit import Kit
 
     folder = NodeFolder(site)
     folder.join(kit)
@@ -70,8 +70,8 @@ def doctor(site: Site = HERE) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from client.deploy.doctor import examine
-    from client.deploy.folder import NodeFolder
+    from client.node.doctor import examine
+    from client.node.folder import NodeFolder
 
     table = Table("", "check", "found", "to mend it", box=None, pad_edge=False)
     signs = {"good": "ok", "look": "[yellow]look[/]", "bad": "[red]BAD[/]"}
@@ -86,8 +86,8 @@ def doctor(site: Site = HERE) -> None:
 @app.command()
 def runs(site: Site = HERE) -> None:
     """List the runs that asked for approval, and in what they differ from the defaults."""
-    from client.deploy.approval import RunApprovals
-    from client.deploy.folder import NodeFolder
+    from client.node.approval import RunApprovals
+    from client.node.folder import NodeFolder
 
     for run in RunApprovals(NodeFolder(site).runs).all():
         print(f"{run.name}  {run.decision:8}  since {run.first}  run {run.run_id[:12]}")
@@ -110,10 +110,10 @@ def deny(run: Run, site: Site = HERE) -> None:
 @app.command()
 def log(site: Site = HERE) -> None:
     """Verify the log of what was asked, decided and sent, print it, and the digest to note elsewhere."""
-    from client.deploy.audit import AuditLog
-    from client.deploy.folder import NodeFolder
+    from client.node.folder import NodeFolder
+    from client.node.log import SiteLog
 
-    kept = AuditLog(NodeFolder(site).audit)
+    kept = SiteLog(NodeFolder(site).audit)
     for entry in kept.entries():
         facts = " ".join(
             f"{key}={value}" for key, value in entry.items() if key not in ("time", "event", "before")
@@ -131,11 +131,11 @@ def audit(site: Site = HERE) -> None:
 
 def _decide(run: str, site: Path, decision: Literal["approved", "denied"]) -> None:
     """Decide about a run, and note it in the site's log."""
-    from client.deploy.approval import RunApprovals
-    from client.deploy.audit import AuditLog
-    from client.deploy.folder import NodeFolder
+    from client.node.approval import RunApprovals
+    from client.node.folder import NodeFolder
+    from client.node.log import SiteLog
 
     folder = NodeFolder(site)
     decided = RunApprovals(folder.runs).decide(run, decision)
-    AuditLog(folder.audit).append(decision, run=decided.run_id, name=decided.name)
+    SiteLog(folder.audit).append(decision, run=decided.run_id, name=decided.name)
     print(f"{decided.name} {decision}")

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mmmed.deploy.certificates import days_left, read_certificate
-from server.deploy.authority import AUTHORITY_SOON
-from server.deploy.control import Control
-from server.deploy.folder import Folder
-from server.deploy.runs import attempts, states
-from server.deploy.sites import read_sites
+from mmmed.pki.certificates import days_left, read_certificate
+from server.deployment.authority import AUTHORITY_SOON
+from server.deployment.control import Control
+from server.deployment.folder import Folder
+from server.deployment.runs import attempts, states
+from server.deployment.sites import read_sites
 from server.run_folder import finished_rounds, megabytes
 
 _WARN_DAYS = 30

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privacy.planner import Setting
+from privacy.planning.settings import Setting
 from privacy.report.templates import render
 
 if TYPE_CHECKING:

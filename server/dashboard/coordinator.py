@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmmed.dashboard import Section
 from mmmed.errors import DeployError
-from mmmed.web import Section
 from server.dashboard.pages import consortium_section
-from server.deploy.control import Control
-from server.deploy.folder import Folder
-from server.deploy.sites import read_sites
+from server.deployment.control import Control
+from server.deployment.folder import Folder
+from server.deployment.sites import read_sites
 
 
 def is_federation(folder: Path) -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import HTMLResponse
 
+from mmmed.dashboard import Section, page
 from mmmed.errors import RunError
 from mmmed.federation.protocol import meaning
-from mmmed.web import Section, page
 from privacy.errors import ReportError
 from privacy.report import shown
 from server.dashboard.figures import against_round, rows

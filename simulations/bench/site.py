@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _answer(site: str, what: str) -> None:
-    """Answer one request as `client.deploy.task` does, without the network."""
+    """Answer one request as `client.node.task` does, without the network."""
     from flwr.app import Context, Message, RecordDict
 
     from client.app import app
@@ -78,7 +78,7 @@ def _answer(site: str, what: str) -> None:
 
 def _in_fork(work: Callable[[], None]) -> float:
     """CPU-seconds of `work` in a fork of this process, once everything has been imported."""
-    import client.deploy.runner  # noqa: F401
+    import client.node.runner  # noqa: F401
 
     gc.freeze()
     child = os.fork()
@@ -92,7 +92,7 @@ def _in_fork(work: Callable[[], None]) -> float:
 
 
 def _fresh(work: Callable[[], None]) -> float:
-    import client.deploy.runner  # noqa: F401
+    import client.node.runner  # noqa: F401
 
     work()
     spent = os.times()

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mmmed.errors import DeployError
-from server.deploy.control import Control
-from server.deploy.folder import Folder
-from server.deploy.runs import RunState, finished_rounds, states
+from server.deployment.control import Control
+from server.deployment.folder import Folder
+from server.deployment.runs import RunState, finished_rounds, states
 from simulations.loopback.processes import PATIENCE, Background, free_port, mmmed, processes, wait_for
 
 

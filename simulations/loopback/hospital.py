@@ -13,8 +13,8 @@ import pandas as pd
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from client.deploy.audit import AuditLog
-from client.deploy.folder import NodeFolder
+from client.node.folder import NodeFolder
+from client.node.log import SiteLog
 from client.progress import Progress
 from client.refusal_log import refusals
 from client.site_folder import SiteFolder, StateFolder
@@ -157,17 +157,17 @@ class LiveHospital:
 
     def node_process(self) -> int | None:
         """The node, if it runs now."""
-        found = processes("client.deploy.supernode", str(self.path))
+        found = processes("client.node.supernode", str(self.path))
         return found[0] if found else None
 
     def runner_process(self) -> int | None:
         """The runner itself, not the fork that does a task; None if it is just being started again."""
-        found = processes("client.deploy.runner", str(self.path))
+        found = processes("client.node.runner", str(self.path))
         return found[0] if found else None
 
     def task_process(self) -> int | None:
         """The fork that does a task now, if there is one."""
-        found = processes("client.deploy.runner", str(self.path))
+        found = processes("client.node.runner", str(self.path))
         return found[-1] if len(found) > 1 else None
 
     def training(self) -> Progress | None:
@@ -206,4 +206,4 @@ class LiveHospital:
 
     def audit(self) -> list[dict[str, Any]]:
         """The entries of its audit log, whose chain was checked."""
-        return AuditLog(self.node.audit).entries()
+        return SiteLog(self.node.audit).entries()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from client.node import SITE_DIR
+from client.gate import SITE_DIR
 from mmmed.models import build_model, frozen_digests, trainable_state
 from server.checkpoint import Arrays, load_checkpoint
 from server.events import Event, RoundFinished

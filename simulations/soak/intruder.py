@@ -17,8 +17,8 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
-from mmmed.deploy.certificates import create_key, load_key
-from server.deploy.authority import Authority
+from mmmed.pki.certificates import create_key, load_key
+from server.deployment.authority import Authority
 from simulations.loopback.federation import Federation
 
 _PULL = "/v1/fleet/pull-messages"

@@ -10,8 +10,8 @@ from typing import Any
 
 from mmmed.config import resolve
 from mmmed.errors import MmmedError
-from server.deploy.folder import Folder
-from server.deploy.runs import begin, resume
+from server.deployment.folder import Folder
+from server.deployment.runs import begin, resume
 from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.federation import TINY, Federation
 from simulations.loopback.undisturbed import equals_undisturbed

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from client.app import app
 from client.dashboard import deployed_section, is_site
 from mmmed.config import RunConfig
-from mmmed.web import create_app
+from mmmed.dashboard import create_app
 from privacy.keys import load_or_create_key
 from simulations.loopback.hospital import Hospital
 from tests.client.requests import request

@@ -16,13 +16,13 @@ from typer.testing import CliRunner, Result
 
 from client.app import app as client_app
 from client.dashboard import deployed_section
-from client.deploy import task
-from client.deploy.folder import NodeFolder
+from client.node import task
+from client.node.folder import NodeFolder
 from client.site_folder import SiteFolder
 from mmmed.cli.ledger import app as ledger
 from mmmed.cli.policy import app as policy
 from mmmed.config import RunConfig
-from mmmed.web import create_app
+from mmmed.dashboard import create_app
 from privacy.accounting import DpSgdEvent
 from privacy.errors import PolicyRefusal
 from privacy.ledger import dataset_identity

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmed.deploy.certificates import create_key, make_request
+from mmmed.pki.certificates import create_key, make_request
 from simulations.loopback.coordinator import Coordinator
 from tests.deployment.live import TwoHospitals
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmmed.deploy.certificates import create_key, make_request
+from mmmed.pki.certificates import create_key, make_request
 from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.federation import Federation
 from simulations.loopback.undisturbed import equals_undisturbed

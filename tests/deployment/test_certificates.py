@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import DNSName, PolicyBuilder, Store, VerificationError
 
-from mmmed.deploy.certificates import create_key, days_left, fingerprint, read_certificate, read_request
-from mmmed.deploy.kit import Kit
 from mmmed.errors import DeployError
-from server.deploy import provision as provision_module
-from server.deploy.authority import Authority
-from server.deploy.folder import Folder, Settings
-from server.deploy.provision import Organisation, provision, renew
-from server.deploy.sites import admit, read_sites, revoke
+from mmmed.pki.certificates import create_key, days_left, fingerprint, read_certificate, read_request
+from mmmed.pki.kit import Kit
+from server.deployment import provision as provision_module
+from server.deployment.authority import Authority
+from server.deployment.folder import Folder, Settings
+from server.deployment.provision import Organisation, provision, renew
+from server.deployment.sites import admit, read_sites, revoke
 
 Requests = Callable[..., Path]
 
@@ -235,7 +235,7 @@ def test_a_key_file_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_an_encrypted_or_foreign_key_is_told(tmp_path: Path) -> None:
-    from mmmed.deploy.certificates import load_key
+    from mmmed.pki.certificates import load_key
 
     key = rsa.generate_private_key(65537, 2048)
     (tmp_path / "r").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -15,12 +15,12 @@ from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
-from mmmed.deploy.certificates import create_key, load_key, make_request
-from mmmed.deploy.kit import Kit
-from server.deploy.authority import Authority
-from server.deploy.control import Control
-from server.deploy.folder import Folder
-from server.deploy.sites import read_sites
+from mmmed.pki.certificates import create_key, load_key, make_request
+from mmmed.pki.kit import Kit
+from server.deployment.authority import Authority
+from server.deployment.control import Control
+from server.deployment.folder import Folder
+from server.deployment.sites import read_sites
 from simulations.loopback.coordinator import Coordinator
 from simulations.loopback.processes import children, kill, processes, wait_for
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from client.deploy.start import CUT_OFF
+from client.node.start import CUT_OFF
 from simulations.loopback.hospital import LiveHospital
 from simulations.loopback.processes import kill, processes, wait_for
 from tests.deployment.live import CHEAP, LONG, TwoHospitals
@@ -80,7 +80,7 @@ def test_a_runner_that_is_killed_leaves_no_process_behind_and_is_replaced(federa
     kill(north.runner_process())  # its fork is asked to end, and commits what it ran
     run.wait()
     federation.check(run, 1)
-    assert len(processes("client.deploy.runner", str(north.path))) == 1
+    assert len(processes("client.node.runner", str(north.path))) == 1
 
 
 @pytest.mark.slow

@@ -14,8 +14,8 @@ from flwr.superlink.routers.fleet.router import router as fleet
 from mmmed.config import from_flat
 from mmmed.config.sources import to_json
 from server.app_config import RUN_CONFIG, RUN_FOLDER, read_run_config
-from server.deploy.bundle import app_bundle, app_digest
-from server.deploy.nginx import PUBLISHED
+from server.deployment.bundle import app_bundle, app_digest
+from server.deployment.nginx import PUBLISHED
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def test_the_bundle_is_the_same_every_time() -> None:
 
 _WITH_ONE_MORE_KEY = """
 from mmmed.config import schema
-from server.deploy.bundle import app_digest
+from server.deployment.bundle import app_digest
 
 class Training(schema.TrainingConfig):
     one_more: int = 0

@@ -25,13 +25,13 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from client.deploy.task import app_names
+from client.node.task import app_names
 from mmmed.config import RunConfig, to_flat
-from mmmed.deploy.certificates import load_key
 from mmmed.errors import ConfigError
-from server.deploy.bundle import RUN_FOLDER
-from server.deploy.control import Control
-from server.deploy.folder import Folder
+from mmmed.pki.certificates import load_key
+from server.deployment.bundle import RUN_FOLDER
+from server.deployment.control import Control
+from server.deployment.folder import Folder
 from simulations.loopback.processes import wait_for
 from tests.deployment.live import TwoHospitals
 from tests.deployment.test_coordinator import SiteClient, node_of

@@ -19,7 +19,7 @@ def supervise(folder: Path, **programs: str) -> subprocess.Popen[bytes]:
     script = textwrap.dedent(f"""
         import os, sys
         from pathlib import Path
-        from mmmed.deploy.processes import Service, Supervisor
+        from mmmed.processes import Service, Supervisor
         python = [sys.executable, "-u", "-c"]
         services = [Service(name, [*python, code], os.environ) for name, code in {programs!r}.items()]
         Supervisor(services, Path({str(folder)!r})).run()

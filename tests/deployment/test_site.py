@@ -15,18 +15,18 @@ from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.deploy import task
-from client.deploy.approval import RunApprovals
-from client.deploy.audit import AuditLog
-from client.deploy.doctor import Finding, examine
-from client.deploy.folder import NodeFolder, alone
+from client.node import task
+from client.node.approval import RunApprovals
+from client.node.doctor import Finding, examine
+from client.node.folder import NodeFolder, alone
+from client.node.log import SiteLog
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
-from mmmed.deploy.kit import Kit
 from mmmed.errors import ConfigError, DeployError
-from server.deploy.folder import Folder, Settings
-from server.deploy.provision import provision
-from server.deploy.sites import admit
+from mmmed.pki.kit import Kit
+from server.deployment.folder import Folder, Settings
+from server.deployment.provision import provision
+from server.deployment.sites import admit
 from simulations.loopback.hospital import Hospital
 from simulations.loopback.processes import free_port, mmmed
 
@@ -52,7 +52,7 @@ def kit(site: NodeFolder, tmp_path: Path) -> Path:
 
 
 def test_every_edit_of_the_audit_log_shows(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit.jsonl")
+    log = SiteLog(tmp_path / "audit.jsonl")
     for number in range(4):
         log.append("asked", round=number)
     whole = (tmp_path / "audit.jsonl").read_bytes()
@@ -74,7 +74,7 @@ def test_every_edit_of_the_audit_log_shows(tmp_path: Path) -> None:
 
 
 def test_a_torn_last_line_is_cut_off_and_the_log_goes_on(tmp_path: Path) -> None:
-    log = AuditLog(tmp_path / "audit.jsonl")
+    log = SiteLog(tmp_path / "audit.jsonl")
     log.append("asked", round=1)
     with (tmp_path / "audit.jsonl").open("ab") as file:
         file.write(b'{"time": "2026')
@@ -84,7 +84,7 @@ def test_a_torn_last_line_is_cut_off_and_the_log_goes_on(tmp_path: Path) -> None
 
 def _append_many(path: Path) -> None:
     for number in range(40):
-        AuditLog(path).append("asked", round=number)
+        SiteLog(path).append("asked", round=number)
 
 
 def test_processes_that_append_at_once_keep_one_chain(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_processes_that_append_at_once_keep_one_chain(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join(60)
-    assert len(AuditLog(tmp_path / "a").entries()) == 160
+    assert len(SiteLog(tmp_path / "a").entries()) == 160
 
 
 def _append_on_a_full_disk(path: Path, told: Path) -> None:
@@ -103,7 +103,7 @@ def _append_on_a_full_disk(path: Path, told: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 40, resource.RLIM_INFINITY))
     try:
-        AuditLog(path).append("asked", round=2)
+        SiteLog(path).append("asked", round=2)
     except DeployError as error:
         os.write(1, b"")
         told.write_text(str(error)[:30])
@@ -111,15 +111,15 @@ def _append_on_a_full_disk(path: Path, told: Path) -> None:
 
 def test_a_full_disk_is_told_and_leaves_no_half_entry(tmp_path: Path) -> None:
     path = tmp_path / "audit.jsonl"
-    AuditLog(path).append("asked", round=1)
+    SiteLog(path).append("asked", round=1)
     process = multiprocessing.get_context("fork").Process(
         target=_append_on_a_full_disk, args=(path, tmp_path / "t")
     )
     process.start()
     process.join(60)
     assert (tmp_path / "t").read_text()
-    AuditLog(path).append("asked", round=3)
-    assert [entry["round"] for entry in AuditLog(path).entries()] == [1, 3]
+    SiteLog(path).append("asked", round=3)
+    assert [entry["round"] for entry in SiteLog(path).entries()] == [1, 3]
 
 
 # -- approvals ----------------------------------------------------------------------------------------------------
@@ -204,13 +204,13 @@ def test_a_site_that_has_not_joined_or_has_a_key_already_is_told_so(site: NodeFo
 
 def test_a_new_key_keeps_ledger_and_audit_log_and_needs_a_new_kit(site: NodeFolder, kit: Path) -> None:
     site.join(kit)
-    AuditLog(site.audit).append("asked", round="1")
+    SiteLog(site.audit).append("asked", round="1")
     old = site.key.read_bytes()
     code, told = mmmed("site", "init", "north", "--new-key", "--site", site.site, cwd=site.site)
     assert code == 0 and site.key.read_bytes() != old
     (aside,) = site.path.glob("replaced-*")
     assert (aside / "node.key").read_bytes() == old and (aside / "federation.kit").exists()
-    assert len(AuditLog(site.audit).entries()) == 1
+    assert len(SiteLog(site.audit).entries()) == 1
     with pytest.raises(DeployError, match="not for the key"):
         site.join(kit)
     with alone(site):
@@ -283,8 +283,8 @@ def test_doctor_finds_the_wrong_authority_and_an_expired_server(
     import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
-    from mmmed.deploy.certificates import load_key
-    from server.deploy.authority import Authority
+    from mmmed.pki.certificates import load_key
+    from server.deployment.authority import Authority
 
     site.join(kit)
     federation = tmp_path / "federation"
@@ -317,7 +317,7 @@ def test_doctor_makes_no_ledger_and_its_exit_code_tells(site: NodeFolder, kit: P
 
 
 def test_the_log_command_verifies(site: NodeFolder) -> None:
-    AuditLog(site.audit).append("asked", round="1")
+    SiteLog(site.audit).append("asked", round="1")
     code, told = mmmed("site", "log", "--site", site.site, cwd=site.site)
     assert code == 0 and "whole" in told and "note:" not in told
     code, former = mmmed("site", "audit", "--site", site.site, cwd=site.site)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from server.checkpoint import Arrays, load_checkpoint
-from server.deploy.folder import Folder
-from server.deploy.sites import read_sites
+from server.deployment.folder import Folder
+from server.deployment.sites import read_sites
 from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.processes import wait_for
 from simulations.loopback.undisturbed import equals_undisturbed

@@ -64,7 +64,7 @@ def test_torchvision_is_imported_in_any_order(first: str) -> None:
         ("spawn", "import torchvision"),
         ("fork", "import torch"),
         ("fork", "import torchvision"),
-        ("fork", "import client.deploy.task"),  # as a site's runner, whose forks do the tasks
+        ("fork", "import client.node.task"),  # as a site's runner, whose forks do the tasks
     ],
 )
 def test_torchvision_is_imported_in_workers(method: str, before: str, tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from client.deploy.folder import NodeFolder
+from client.node.folder import NodeFolder
 from mmmed.errors import DeployError
-from server.deploy.folder import Folder
+from server.deployment.folder import Folder
 
 _WINDOWS = '''
 import builtins

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset
 
+from privacy.batches import UnitLoader
 from privacy.dpsgd import PrivateStep
-from privacy.loader import UnitLoader
 from privacy.noise import PrivateRandom
 from privacy.sampling import PoissonSampler
 from privacy.unseeded import secret_state, unseeded

@@ -13,9 +13,9 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mmmed.dashboard.serve import serve
+from mmmed.dashboard.sessions import Sessions
 from mmmed.errors import ConfigError
-from mmmed.web.serve import serve
-from mmmed.web.sessions import Sessions
 from privacy.accounting import DpSgdEvent
 from privacy.audit import AuditResult, Bound, Check
 from privacy.report import shown

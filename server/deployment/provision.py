@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from mmmed.deploy.certificates import create_key, days_left, load_key, read_certificate
 from mmmed.errors import DeployError
 from mmmed.files import write_atomic
-from server.deploy.authority import AUTHORITY_SOON, Authority, general_name
-from server.deploy.folder import Folder, Settings
+from mmmed.pki.certificates import create_key, days_left, load_key, read_certificate
+from server.deployment.authority import AUTHORITY_SOON, Authority, general_name
+from server.deployment.folder import Folder, Settings
 
 _LINK_HOSTS = ["localhost", "127.0.0.1"]
 

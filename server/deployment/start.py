@@ -15,14 +15,14 @@ import time
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
-from mmmed.deploy.certificates import days_left, read_certificate
-from mmmed.deploy.processes import Service, Supervisor
 from mmmed.errors import DeployError
 from mmmed.files import exclusive
-from server.deploy.control import Control
-from server.deploy.folder import Folder
-from server.deploy.nginx import write_configuration
-from server.deploy.sites import read_sites, revoke
+from mmmed.pki.certificates import days_left, read_certificate
+from mmmed.processes import Service, Supervisor
+from server.deployment.control import Control
+from server.deployment.folder import Folder
+from server.deployment.nginx import write_configuration
+from server.deployment.sites import read_sites, revoke
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import pytest
 from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon
 from privacy.errors import PlanError
 from privacy.ledger.admission import ORDERS
-from privacy.planner import alternatives, least_admitted_noise, setting, to_csv, with_ledger
 from privacy.planning import plan_training
+from privacy.planning.settings import alternatives, least_admitted_noise, setting, to_csv, with_ledger
 
 
 def test_alternatives_keep_the_budget_and_are_ranked() -> None:

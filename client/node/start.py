@@ -6,8 +6,8 @@ import socket
 import sys
 from pathlib import Path
 
-from client.deploy.folder import NodeFolder, alone
-from mmmed.deploy.processes import Service, Supervisor
+from client.node.folder import NodeFolder, alone
+from mmmed.processes import Service, Supervisor
 
 CUT_OFF = "runner: an answer was cut off"  # the node waits for the rest of it for ever: it is started anew
 
@@ -25,13 +25,13 @@ def start(folder: NodeFolder, kit: Path | None) -> None:
         address = f"127.0.0.1:{_free_port()}"
         environment = folder.environment()
         node = [
-            *(sys.executable, "-m", "client.deploy.supernode", str(folder.certificate), str(folder.key)),
+            *(sys.executable, "-m", "client.node.supernode", str(folder.certificate), str(folder.key)),
             *("--superlink", f"{joined.address}:{joined.port}", "--root-certificates", str(folder.server_ca)),
             *("--auth-supernode-private-key", str(_flower_key(folder))),
             *("--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--isolation", "process"),
             *("--superexec-auth-secret-file", str(folder.secret)),
         ]
-        runner = [sys.executable, "-m", "client.deploy.runner", str(folder.site), address]
+        runner = [sys.executable, "-m", "client.node.runner", str(folder.site), address]
 
         def heard(line: str) -> None:
             if "SuperNode ID" in line:
@@ -53,7 +53,7 @@ def _flower_key(folder: NodeFolder) -> Path:
     """The site's key in the form that Flower reads."""
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    from mmmed.deploy.certificates import load_key, write_secret
+    from mmmed.pki.certificates import load_key, write_secret
 
     path = folder.path / "node.ssh"
     path.unlink(missing_ok=True)

@@ -17,8 +17,8 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from mmmed.dashboard.sessions import COOKIE, Sessions
 from mmmed.errors import MmmedError
-from mmmed.web.sessions import COOKIE, Sessions
 
 _MOST_FORM_BYTES = 4096
 _OPEN = ("/login", "/static/")  # what is seen without a session
@@ -62,7 +62,7 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.sections = tuple(sections)
     sessions = Sessions(token)
-    app.mount("/static", StaticFiles(packages=[("mmmed.web", "static")]), name="static")
+    app.mount("/static", StaticFiles(packages=[("mmmed.dashboard", "static")]), name="static")
 
     @app.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
@@ -82,7 +82,12 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
     @app.exception_handler(MmmedError)
     async def tell(request: Request, error: MmmedError) -> HTMLResponse:
         return page(
-            request, "mmmed.web", "problem.html", status=409, title="This cannot be shown", text=str(error)
+            request,
+            "mmmed.dashboard",
+            "problem.html",
+            status=409,
+            title="This cannot be shown",
+            text=str(error),
         )
 
     @app.get("/")
@@ -91,13 +96,13 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
 
     @app.get("/login")
     async def ask(request: Request) -> HTMLResponse:
-        return page(request, "mmmed.web", "login.html", title="Log in", wrong=False)
+        return page(request, "mmmed.dashboard", "login.html", title="Log in", wrong=False)
 
     @app.post("/login")
     async def login(request: Request) -> Response:
         session = sessions.open(await _token_sent(request))
         if session is None:
-            return page(request, "mmmed.web", "login.html", status=403, title="Log in", wrong=True)
+            return page(request, "mmmed.dashboard", "login.html", status=403, title="Log in", wrong=True)
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure)
         return response
@@ -142,7 +147,7 @@ async def _token_sent(request: Request) -> str:
 
 @lru_cache
 def _templates(package: str) -> Environment:
-    loaders = [PackageLoader(package), PackageLoader("mmmed.web")]
+    loaders = [PackageLoader(package), PackageLoader("mmmed.dashboard")]
     return Environment(
         loader=ChoiceLoader(loaders),
         autoescape=True,

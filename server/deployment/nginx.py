@@ -13,8 +13,8 @@ from __future__ import annotations
 from string import Template
 
 from mmmed.files import write_atomic
-from server.deploy.folder import Folder, Settings
-from server.deploy.sites import SiteEntry, read_sites
+from server.deployment.folder import Folder, Settings
+from server.deployment.sites import SiteEntry, read_sites
 
 # The Fleet interface but for register-node and unregister-node, which are the coordinator's alone.
 PUBLISHED = (

@@ -28,10 +28,10 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.app import app
-from client.deploy.approval import RunApprovals
-from client.deploy.audit import AuditLog
-from client.deploy.folder import NodeFolder
-from client.node import APP, SITE_DIR
+from client.gate import APP, SITE_DIR
+from client.node.approval import RunApprovals
+from client.node.folder import NodeFolder
+from client.node.log import SiteLog
 from client.refusal_log import record_refusal
 from client.release import Refusal, refusal_code, refusal_reply
 from client.site_folder import SiteFolder
@@ -110,7 +110,7 @@ def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:
     """Note in the audit log what leaves, and hand it to the node."""
     left = sum(len(part.deflate()) for part in get_all_nested_objects(reply).values())
     decision = str(reply.error.reason) if reply.has_error() else "answered"
-    AuditLog(folder.audit).append(
+    SiteLog(folder.audit).append(
         "sent", message=reply.metadata.reply_to_message_id, decision=decision, bytes=left
     )
     about = reply.metadata
@@ -129,7 +129,7 @@ def _answer(folder: NodeFolder, message: Message, context: Context, bundle: byte
     try:
         names = app_names(bundle, context.run_config.get(SIGNATURE))
         run_id, config = run_of(message.content)
-        AuditLog(folder.audit).append(
+        SiteLog(folder.audit).append(
             "asked",
             message=message.metadata.message_id,
             kind=message.metadata.message_type,

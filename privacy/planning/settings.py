@@ -6,7 +6,7 @@ sigma C sqrt(T d) in d coordinates. A patient's records do not quite agree: thei
 whole, has a share 1 / sqrt(1 + spread / k) of its length in common with the others', where `spread` is the squared
 length of what is a record's own over that of what all share. Records of a patient cost compute and no budget.
 
-The planner ranks settings by that signal over the noise of one coordinate: comparable between settings, and an
+The module ranks settings by that signal over the noise of one coordinate: comparable between settings, and an
 upper bound on what training will see, not a forecast.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from privacy.accounting import DpSgdEvent, adaptive_epsilon, calibrate_noise_multiplier, epsilon
 from privacy.errors import AccountingError
 from privacy.ledger.admission import ORDERS
-from privacy.planning import check_delta
+from privacy.planning.mechanism import check_delta
 
 RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
 STEPS = (10, 30, 100, 300)

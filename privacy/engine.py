@@ -32,11 +32,11 @@ from privacy.accounting import (
     epsilon,
     merge,
 )
+from privacy.batches import UnitLoader
 from privacy.clipping.engine import EngineName, RecordLosses
 from privacy.clipping.rules import Clipping
 from privacy.dpsgd import PrivateOptimizer, PrivateStep
 from privacy.errors import SamplingError, StepError
-from privacy.loader import UnitLoader
 from privacy.noise import PrivateRandom
 from privacy.sampling import PartitionSampler, PoissonSampler
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from mmmed.deploy.certificates import create_key, load_key, read_certificate, subject
 from mmmed.errors import DeployError
 from mmmed.files import write_atomic
+from mmmed.pki.certificates import create_key, load_key, read_certificate, subject
 
 _AUTHORITY_DAYS = 3650
 AUTHORITY_SOON = 1095  # renewed from then on: well before a site's newest certificate would outlive it

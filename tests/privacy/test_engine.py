@@ -18,8 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from privacy.accounting import DpSgdEvent, epsilon
+from privacy.engine import PrivacyEngine
 from privacy.errors import AccountingError, SamplingError, StepError, UnsupportedModel
-from privacy.privacy_engine import PrivacyEngine
 from tests.oracles.clipping import clipped_sum
 
 N = 40

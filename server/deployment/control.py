@@ -26,7 +26,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 
 from mmmed.config.schema import Scalar
 from mmmed.errors import DeployError
-from server.deploy.folder import Folder
+from server.deployment.folder import Folder
 
 
 @dataclass(frozen=True)

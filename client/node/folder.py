@@ -21,8 +21,10 @@ from pathlib import Path
 import tomli_w
 
 from client.site_folder import SiteFolder
-from mmmed.deploy import require_linux
-from mmmed.deploy.certificates import (
+from mmmed.errors import DeployError
+from mmmed.files import exclusive
+from mmmed.pki import require_linux
+from mmmed.pki.certificates import (
     check_name,
     common_name,
     create_key,
@@ -34,9 +36,7 @@ from mmmed.deploy.certificates import (
     read_request,
     write_secret,
 )
-from mmmed.deploy.kit import Kit
-from mmmed.errors import DeployError
-from mmmed.files import exclusive
+from mmmed.pki.kit import Kit
 
 
 def alone(folder: NodeFolder) -> AbstractContextManager[None]:

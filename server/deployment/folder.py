@@ -24,9 +24,9 @@ from pathlib import Path
 
 import tomli_w
 
-from mmmed.deploy import require_linux
-from mmmed.deploy.certificates import write_secret
 from mmmed.errors import DeployError
+from mmmed.pki import require_linux
+from mmmed.pki.certificates import write_secret
 
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"

@@ -12,9 +12,9 @@ from mmmed.errors import DeployError
 from mmmed.files import write_atomic
 from mmmed.models import build_model
 from server.app_config import RUN_CONFIG, RUN_FOLDER
-from server.deploy.bundle import app_bundle
-from server.deploy.control import Control, FlowerRun
-from server.deploy.folder import Folder
+from server.deployment.bundle import app_bundle
+from server.deployment.control import Control, FlowerRun
+from server.deployment.folder import Folder
 from server.run_folder import RunFolder, finished_rounds
 
 _ATTEMPTS = "attempts.json"

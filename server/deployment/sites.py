@@ -11,19 +11,19 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from filelock import FileLock
 
-from mmmed.deploy.certificates import (
+from mmmed.errors import DeployError
+from mmmed.files import write_atomic
+from mmmed.pki.certificates import (
     check_name,
     common_name,
     fingerprint,
     parse_certificate,
     read_request,
 )
-from mmmed.deploy.kit import Kit
-from mmmed.errors import DeployError
-from mmmed.files import write_atomic
-from server.deploy.authority import Authority
-from server.deploy.bundle import FLOWER, app_digest
-from server.deploy.folder import Folder
+from mmmed.pki.kit import Kit
+from server.deployment.authority import Authority
+from server.deployment.bundle import FLOWER, app_digest
+from server.deployment.folder import Folder
 
 
 @dataclass(frozen=True)

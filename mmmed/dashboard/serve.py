@@ -9,8 +9,8 @@ import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmmed.dashboard.shell import Section, create_app
 from mmmed.errors import ConfigError
-from mmmed.web.shell import Section, create_app
 
 TOKEN = "MMMED_DASHBOARD_TOKEN"
 _LEAST_TOKEN = 16  # characters

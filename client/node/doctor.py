@@ -16,14 +16,14 @@ from typing import Literal
 import httpx
 import torch
 
-from client.deploy.folder import NodeFolder
+from client.node.folder import NodeFolder
 from client.run_request import INSTALLED
 from client.site_folder import SiteFolder
 from mmmed.data.counts import rounded
 from mmmed.data.image_approvals import ImageApprovals
-from mmmed.deploy.certificates import days_left, parse_certificate
-from mmmed.deploy.kit import Kit
 from mmmed.errors import MmmedError
+from mmmed.pki.certificates import days_left, parse_certificate
+from mmmed.pki.kit import Kit
 from privacy.errors import PrivacyError
 from privacy.ledger import Budget
 

@@ -20,7 +20,7 @@ _START = "0" * 64
 _TAIL = 65536  # bytes; far more than a line
 
 
-class AuditLog:
+class SiteLog:
     """The log in one file. Several processes may append at once."""
 
     def __init__(self, path: Path) -> None:

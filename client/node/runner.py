@@ -25,9 +25,9 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from client.deploy import task
-from client.deploy.folder import NodeFolder
-from client.deploy.start import CUT_OFF
+from client.node import task
+from client.node.folder import NodeFolder
+from client.node.start import CUT_OFF
 from mmmed.quiet import quieten
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _forked(work: Callable[[], None]) -> int:
 
 
 def main() -> None:
-    """``python -m client.deploy.runner SITE ADDRESS``"""
+    """``python -m client.node.runner SITE ADDRESS``"""
     quieten()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     Runner(NodeFolder(Path(sys.argv[1])), sys.argv[2]).run()
