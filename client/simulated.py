@@ -77,6 +77,7 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
             patients=patients,
             batch_size=config.training.batch_size,
             local_epochs=config.training.local_epochs,
+            rate=config.step_rate,
         )
     except PlanError as error:
         raise PlanError(f"site {manifest.sites[0]} ({patients} patients to train on): {error}") from error

@@ -118,6 +118,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
         delta=config.privacy.delta,
         largest_delta=site.policy.largest_delta,
         stated=site.policy.patients,
+        rate=config.step_rate,
     )
 
 
@@ -132,6 +133,7 @@ def _schedule(site: Site, config: RunConfig) -> tuple[float, int]:
         batch_size=config.training.batch_size,
         local_epochs=config.training.local_epochs,
         stated=site.policy.patients,
+        rate=config.step_rate,
     )
 
 
@@ -199,9 +201,13 @@ class _Round:
 
     def plain(self) -> None:
         """Ordinary training on shuffled batches of patients."""
-        optimizer = make_optimizer(self._model, self._config.training)
+        optimizer, rate = make_optimizer(self._model, self._config.training), self._config.step_rate
         with one_code():
-            self._train(PlainStep(optimizer), self._shuffled(), self._steps)
+            if rate is None:
+                self._train(PlainStep(optimizer), self._shuffled(), self._steps)
+            else:  # as the private step: whoever is drawn, and a public divisor
+                step = PlainStep(optimizer, divisor=self._config.training.batch_size)
+                self._train(step, [self._sampled(rate)], self._steps)
 
     def _planned(self, ledger: Ledger, event: DpSgdEvent) -> Plan:
         """The run's new plan, if the limit admits it."""
@@ -272,6 +278,10 @@ class _Round:
                 order = np.concatenate([order, rng.permutation(patients)])
             yield order[:size]
             order = order[size:]
+
+    def _sampled(self, rate: float) -> np.ndarray:
+        lots = np.random.default_rng(self._seed("order")).random(self._site.data.train.patients)
+        return np.flatnonzero(lots < rate)
 
     def _seed(self, purpose: str) -> int:
         return public_seed(self._config, self._site, self._round, purpose)

@@ -145,6 +145,7 @@ def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: 
             batch_size=each.config.training.batch_size,
             local_epochs=each.config.training.local_epochs,
             stated=site.policy.patients,
+            rate=each.config.step_rate,
         )
         for each in candidates
     ]

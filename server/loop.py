@@ -128,8 +128,8 @@ class Rounds:
 
     def _finish(self, trained: dict[str, Any], model: Arrays, curves: Curves) -> None:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""
-        started = time.monotonic()
-        answers = list(self._sites.evaluate(trained["round"], model)) if trained["changed"] else []
+        started, due = time.monotonic(), trained["changed"] and self._is_evaluated(trained["round"])
+        answers = list(self._sites.evaluate(trained["round"], model)) if due else []
         self._changed += trained["changed"]
         record = trained | self._combiner.statement(self._changed)
         record["evaluate"] = [self._sites.line(answer) for answer in answers]
@@ -141,6 +141,11 @@ class Rounds:
         self._folder.append_round(record)
         curves.write(record)
         self._on_event(RoundFinished(trained["round"], self._federation.rounds, record))
+
+    def _is_evaluated(self, number: int) -> bool:
+        """Every round, or every tenth part of a run whose rounds are single steps."""
+        rounds = self._federation.rounds
+        return self._federation.release == "rounds" or number % max(1, rounds // 10) == 0 or number == rounds
 
 
 def _unless_outlier(answer: Answer, outliers: set[int]) -> Answer:

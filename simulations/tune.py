@@ -99,6 +99,7 @@ def _check(candidates: Sequence[Candidate]) -> None:
                 patients=count,
                 batch_size=config.training.batch_size,
                 local_epochs=config.training.local_epochs,
+                rate=config.step_rate,
             )
 
 

@@ -70,6 +70,7 @@ def plan(
         patients=patients,
         batch_size=chosen.training.batch_size,
         local_epochs=chosen.training.local_epochs,
+        rate=chosen.step_rate,
         rounds=chosen.federation.rounds,
         target_epsilon=target,
         delta=at,

@@ -249,6 +249,7 @@ def _planned(config: RunConfig, patients: int | None) -> DpSgdEvent:
         patients=patients or 4 * training.batch_size,
         batch_size=training.batch_size,
         local_epochs=training.local_epochs,
+        rate=config.step_rate,
         rounds=config.federation.rounds,
         target_epsilon=config.privacy.target_epsilon,
         delta=config.privacy.delta,

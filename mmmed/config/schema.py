@@ -145,7 +145,9 @@ class ModelConfig(Section):
 class TrainingConfig(Section):
     """Local training at a site."""
 
-    batch_size: Positive = Field(128, description="expected patients a step")
+    batch_size: Positive = Field(
+        128, description='expected patients a step; with release = "steps" what a step\'s sum is divided by'
+    )
     local_epochs: PositiveFloat = Field(4.0, description="passes over a site's patients in one round")
     records_per_patient: Positive = Field(2, description="at most so many records of a patient a step")
     optimizer: Literal["sgd", "adam"] = "adam"
@@ -202,7 +204,18 @@ class PrivacyConfig(Section):
 class FederationConfig(Section):
     """Rounds and who must take part."""
 
-    rounds: Positive = 3
+    rounds: Positive = Field(3, description='rounds; with release = "steps" steps of the whole federation')
+    release: Literal["rounds", "steps"] = Field(
+        "rounds",
+        description="what a site releases: the change after local epochs, or the clipped and noised sum of one step, "
+        "so that every patient of the federation counts alike",
+    )
+    sampling_rate: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description='share of each site\'s patients that a step draws, with release = "steps"',
+    )
     min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
     strategy: Annotated[Strategy, STRATEGIES] = FedAvg()
     ema: float = Field(
@@ -268,6 +281,55 @@ class RunConfig(Section):
         """SHA-256 of the tree as JSON with sorted keys, in hex."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def step_rate(self) -> float | None:
+        """The share of each site's patients in a step, where a round is one step of the federation; else None."""
+        return self.federation.sampling_rate if self.federation.release == "steps" else None
+
+    @model_validator(mode="after")
+    def _steps(self) -> RunConfig:
+        """One plain sum a step: what needs several local steps, or more than the sum, cannot go with it."""
+        federation, training = self.federation, self.training
+        if federation.release != "steps":
+            return self
+        asked = {
+            "training.optimizer": (training.optimizer, "sgd", "the server's strategy is the optimiser"),
+            "training.momentum": (training.momentum, 0, "set the strategy's"),
+            "training.weight_decay": (training.weight_decay, 0, "a site sends its sum alone"),
+            "training.proximal_mu": (training.proximal_mu, 0, "it pulls back local steps, and there is one"),
+            "training.local_epochs": (
+                training.local_epochs,
+                TrainingConfig.model_fields["local_epochs"].default,
+                "a round is one step",
+            ),
+            "federation.aggregation.kind": (
+                federation.aggregation.kind,
+                "mean",
+                "a step is one sum over sites",
+            ),
+            "federation.max_update_norm": (
+                federation.max_update_norm,
+                0,
+                "clipping already bounds each patient",
+            ),
+            "federation.site_noise_multiplier": (
+                federation.site_noise_multiplier,
+                0,
+                "it hides a site's rounds",
+            ),
+        }
+        for key, (found, needed, reason) in asked.items():
+            if found != needed:
+                raise ValueError(
+                    f'federation.release = "steps" needs {key} = {needed!r}: {reason}. Found {found!r}'
+                )
+        if federation.strategy.needs_single_updates:
+            raise ValueError(
+                f'federation.release = "steps" sends one sum a step, and strategy {federation.strategy.kind!r} '
+                "corrects local steps. Choose another, such as 'fedavg' or 'fedadam'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapters(self) -> RunConfig:

@@ -35,10 +35,15 @@ class Step(Protocol):
 
 
 class PlainStep:
-    """An ordinary step on the mean over patients of the mean over a patient's records."""
+    """An ordinary step on the mean over patients of the mean over a patient's records.
 
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        self._optimizer = optimizer
+    Args:
+        optimizer: moves the parameters.
+        divisor: of the sum over patients; their number if None.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, divisor: float | None = None) -> None:
+        self._optimizer, self._divisor = optimizer, divisor
         self._patients = 0
 
     def accumulate(
@@ -53,7 +58,7 @@ class PlainStep:
             for group in self._optimizer.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is not None:
-                        parameter.grad /= self._patients
+                        parameter.grad /= self._divisor or self._patients
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._patients = 0

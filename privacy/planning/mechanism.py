@@ -60,7 +60,12 @@ def size_class(patients: int) -> int:
 
 
 def schedule(
-    *, patients: int, batch_size: int, local_epochs: float, stated: int | None = None
+    *,
+    patients: int,
+    batch_size: int,
+    local_epochs: float,
+    stated: int | None = None,
+    rate: float | None = None,
 ) -> tuple[float, int]:
     """Sampling rate and steps a round for a site.
 
@@ -68,10 +73,13 @@ def schedule(
         patients: the site's number of patients to train on; not used where a number is stated.
         batch_size, local_epochs: as the run asks.
         stated: the number that the site's policy states, if it does.
+        rate: of a run whose rounds are one step each, the same at every site: nothing then follows from a site's size.
 
     Raises:
         PlanError: the expected batch is larger than the stated number, or than any site of this size class.
     """
+    if rate is not None:
+        return rate, 1
     public = stated or size_class(patients)
     if batch_size > (stated or 2 * public - 1):
         raise PlanError(
@@ -112,6 +120,7 @@ def plan_training(
     delta: float,
     largest_delta: float = 0.0,
     stated: int | None = None,
+    rate: float | None = None,
 ) -> TrainingPlan:
     """Calibrate the noise multiplier so that all rounds together stay within (target_epsilon, delta).
 
@@ -120,6 +129,7 @@ def plan_training(
         batch_size, local_epochs, rounds, target_epsilon, delta: as the run asks.
         largest_delta: the largest that the site's policy allows any run.
         stated: the number that the site's policy states, if it does.
+        rate: see `schedule`.
 
     Raises:
         PlanError: the delta that may be asked is not below 1 / patients (releasing one patient's record outright
@@ -127,6 +137,8 @@ def plan_training(
         AccountingError: no noise multiplier reaches the target.
     """
     check_delta(max(delta, largest_delta), stated or patients)
-    rate, steps = schedule(patients=patients, batch_size=batch_size, local_epochs=local_epochs, stated=stated)
+    rate, steps = schedule(
+        patients=patients, batch_size=batch_size, local_epochs=local_epochs, stated=stated, rate=rate
+    )
     noise = calibrate_noise_multiplier(target_epsilon, delta, rate, steps * rounds)
     return TrainingPlan(rate, noise, steps, rounds)
