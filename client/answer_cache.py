@@ -28,6 +28,13 @@ class AnswerCache:
     def __init__(
         self, folder: Path, run_id: str, server_round: int, incoming: Mapping[str, torch.Tensor]
     ) -> None:
+        """
+        Args:
+            folder: where the site keeps its answers; `write` makes it.
+            run_id: the run that asks.
+            server_round: number of the round.
+            incoming: parameters that the round starts from, by name; any shape and dtype.
+        """
         digest = hashlib.sha256(f"{run_id}\x00{server_round}\x00".encode())
         for name in sorted(incoming):
             digest.update(name.encode() + b"\x00")

@@ -41,6 +41,13 @@ class RunFolder:
     """An open run folder, locked by this process until `close`. Use `create`, `open` or `create_or_open`."""
 
     def __init__(self, path: Path, config: RunConfig, run_id: str, lock: ExitStack) -> None:
+        """
+        Args:
+            path: the folder.
+            config: the resolved configuration.
+            run_id: name of the run, which no other run has.
+            lock: holds the folder's lock; `close` gives it up.
+        """
         self.path = path
         self.config = config
         self.run_id = run_id

@@ -62,11 +62,16 @@ def connect(address: str, token: str) -> RuntimeHttpClient:
 
 
 def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes], None]) -> None:
-    """Do the task whose token this is.
+    """Do the task that a token stands for.
 
-    `tell` is given the message, as `crashed` reads it, before anything is done, and `SENDING` before the answer goes:
-    a node must get one answer to a message, neither none nor two. SIGTERM ends the work in order: what was computed
-    is committed to the ledger, and the answer is ``stopped``.
+    A node must get exactly one answer to a message. SIGTERM ends the work in order: what was computed is committed to
+    the ledger, and the answer is ``stopped``.
+
+    Args:
+        folder: the site's ``node`` folder.
+        address: host and port at which the node offers its tasks.
+        token: of this task.
+        tell: takes the message, as `crashed` reads it, before any work, and `SENDING` before the answer goes out.
     """
     signal.signal(signal.SIGTERM, _stop)
     client = connect(address, token)

@@ -52,7 +52,17 @@ def open_review(dataset: Path) -> None:
 
 
 def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
-    """Show an image, float32 (C, H, W) in [0, 1], beside the same with the boxes masked, which are outlined."""
+    """Draw an image before and after its text was masked, boxes outlined, as one JPEG in the review folder.
+
+    Args:
+        dataset: folder of the data set.
+        item: the image's name.
+        before: float32 (C, H, W) in [0, 1], before masking.
+        boxes: of text.
+
+    Raises:
+        DataError: the review folder cannot be made.
+    """
     open_review(dataset)
     left, right = (_outlined(pixels, boxes) for pixels in (before, mask(before, boxes)))
     pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))

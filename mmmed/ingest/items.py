@@ -67,7 +67,16 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     """Decode the first frame, clear it of text and write it as an 8-bit PNG of what a display shows.
 
     An image in which text was masked, here or in the copy that it is, goes into the review folder with a picture of
-    it before and after. Raises `DataError` if it cannot be read.
+    it before and after.
+
+    Args:
+        found: the file.
+        item: name of the image in the data set.
+        out: folder of the data set.
+        dicom: the file is DICOM; else a picture, whose spacing is unknown.
+
+    Raises:
+        DataError: the file cannot be read.
     """
     masked_before = False
     spacing: tuple[float, ...] = (0.0, 0.0)
@@ -99,6 +108,15 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
     """Stack slices after the modality LUT (Hounsfield units for CT) and write NIfTI with the affine.
 
     A volume with text in a slice is not taken, nor one with slices in which it was masked before.
+
+    Args:
+        files: DICOM objects, by the numbers that the slices have for them.
+        geometry: slices in order, and the affine to RAS+ millimetres.
+        item: name of the volume in the data set.
+        out: folder of the data set.
+
+    Raises:
+        DataError: the volume is too large, a slice has another size or masked text, or a file cannot be read.
     """
     height, width = geometry.slices[0].shape
     shape = (height, width, len(geometry.slices))

@@ -53,7 +53,15 @@ class StudyEntry:
 def study_entries(
     made: Iterable[Made], found: Scan, notes: Notes, key: SiteKey, options: IngestOptions
 ) -> Iterator[StudyEntry]:
-    """Studies with files, and those of notes and values alone."""
+    """The studies that have files, and those that have notes or values alone.
+
+    Args:
+        made: items and what was written of each.
+        found: everything the sources hold; gives what is known of patients.
+        notes: what reports say of studies.
+        key: the site's key, which gives pseudonyms and shifts dates.
+        options: the values and labels to be filled in.
+    """
     by_study: dict[str, list[Made]] = defaultdict(list)
     for item, written in made:
         by_study[item.study].append((item, written))

@@ -46,9 +46,16 @@ def number(text: str, decimal: str = ".") -> tuple[float, bool]:
 
 
 def convert(value: float, unit: str, wanted: str, molar_mass: float = 0.0) -> float:
-    """``value`` in the unit ``wanted``; between moles and grams by ``molar_mass`` in g/mol.
+    """Convert a number to another unit.
 
-    Raises `NotUsable` if UCUM does not know a unit or there is no way between them.
+    Args:
+        value: the number.
+        unit: its unit, UCUM or another spelling that `is_unit` knows.
+        wanted: the unit of the result.
+        molar_mass: g/mol, to convert between moles and grams; 0 if unknown.
+
+    Raises:
+        NotUsable: UCUM does not know a unit, or the two measure different things.
     """
     if unit == wanted:
         return value

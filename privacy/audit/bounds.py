@@ -121,7 +121,19 @@ def trade_off_p_value(found: Guesses, claim: DpSgdEvent) -> float:
 def trade_off_bound(
     found: Guesses, claim: DpSgdEvent, delta: float, significance: float = SIGNIFICANCE
 ) -> float:
-    """E2: the largest epsilon of a Poisson-subsampled Gaussian (claimed rate and steps) that is rejected."""
+    """E2: the largest epsilon of a Poisson-subsampled Gaussian (claimed rate and steps) that the guesses reject.
+
+    Mahloujifar, Melis and Chaudhuri 2024 (`rejects_trade_off`), by bisection over the noise multiplier.
+
+    Args:
+        found: guesses of one run.
+        claim: gives sampling rate and steps, and the noise multiplier where the search begins.
+        delta: of the epsilon.
+        significance: of the rejection.
+
+    Returns:
+        A lower bound on epsilon at confidence 1 - `significance`; 0 if nothing is rejected.
+    """
 
     def with_noise(sigma: float) -> DpSgdEvent:
         return DpSgdEvent(sigma, claim.sampling_rate, claim.steps)

@@ -206,7 +206,14 @@ class AuditResult:
 
 
 def certain(code: str, claim: str, found: str, holds: bool) -> Check:
-    """A check that does not rest on chance."""
+    """A check whose outcome does not depend on chance.
+
+    Args:
+        code: such as "S1", as in the table of docs/audit.md.
+        claim: what must hold.
+        found: what was seen.
+        holds: whether it does; the p-value is then 1, else 0.
+    """
     return Check(code, claim, found, 1.0 if holds else 0.0)
 
 

@@ -214,11 +214,19 @@ class Shared:
     def derive(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[torch.Tensor]
     ) -> Any:
-        """The result of an operator of which only `inputs`, parameters and derived tensors, take gradients: derived.
+        """Run an operator in which only parameters and derived tensors take gradients: its results are derived.
 
         Per-unit gradients of the result lead to exact ones of the parameters, whatever else the operator takes.
-        NotImplemented if it computes in less than float32, where what is released would not have exactly the norm
-        that was bounded.
+
+        Args:
+            func: the operator.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            inputs: the parameters and derived tensors among them, at least one.
+
+        Returns:
+            What `func` returns; NotImplemented if it computes in less than float32, where what is released would not
+            have exactly the norm that was bounded.
         """
         roots = tuple(dict.fromkeys(root for tensor in inputs for root in self.roots(tensor)))
         own_args = [self._inner(value) for value in args]

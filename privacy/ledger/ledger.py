@@ -124,7 +124,18 @@ class Ledger(LedgerReading):
         delta: float,
         sublimits: Sequence[Sublimit] = (),
     ) -> None:
-        """Raise BudgetExceeded as `plan` would, but sign nothing."""
+        """Check that `plan` would admit an event now, and sign nothing.
+
+        Args:
+            dataset: whose data the run would use.
+            event: noise multiplier, sampling rate and steps of the whole run; or a sweep.
+            delta: the delta at which its epsilon would be claimed.
+            sublimits: parts of the limit that the plan must keep too.
+
+        Raises:
+            BudgetExceeded: a patient would exceed the limit.
+            LedgerError: the ledger cannot be trusted or read.
+        """
         self._chain.refresh()
         self._admit(dataset, charged_event(event), delta, sublimits)
 

@@ -85,7 +85,17 @@ def next_link(digest: bytes, signature: bytes) -> bytes:
 
 
 def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes, what: str) -> None:
-    """Raise LedgerError unless `signature` is the key's over `message`."""
+    """Check an Ed25519 signature (RFC 8032).
+
+    Args:
+        key: the site's public key.
+        signature: 64 bytes.
+        message: what was signed.
+        what: a name for it, with which the error begins.
+
+    Raises:
+        LedgerError: the signature is not the key's over `message`.
+    """
     try:
         key.verify(signature, message)
     except InvalidSignature:

@@ -70,7 +70,15 @@ class Setting:
 
 
 def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, spread: float = 0.0) -> Setting:
-    """Describe one mechanism for a site of so many patients."""
+    """Describe one mechanism for a site.
+
+    Args:
+        event: noise multiplier, sampling rate and steps of the whole run.
+        delta: at which epsilon is computed.
+        patients: N, how many patients the site has.
+        records: k, records of a patient in a step, at most.
+        spread: squared length of what is a record's own over that of what all share; 0 if all records agree.
+    """
     agreeing = 1 / math.sqrt(1 + spread / records)
     signal = math.sqrt(event.steps) * event.sampling_rate * patients / event.noise_multiplier
     return Setting(
@@ -97,9 +105,17 @@ def alternatives(
 ) -> list[Setting]:
     """Settings over a grid of rates, steps and records at the same budget, best signal-to-noise first.
 
-    Of settings that are equal to three digits the one with the fewest passes comes first.
+    Of settings that are equal to three digits the one with the fewest passes comes first. Settings that no noise
+    multiplier makes private enough are left out.
 
-    Settings that no noise multiplier makes private enough are left out.
+    Args:
+        patients: N, how many patients the site has.
+        target_epsilon: of every setting, at most.
+        delta: of the budget, below 1 / patients.
+        rates: sampling rates to try, in (0, 1].
+        steps: steps of the whole run to try.
+        records: records of a patient in a step to try.
+        spread: squared length of what is a record's own over that of what all share.
 
     Raises:
         PlanError: delta is not below 1 / patients.
