@@ -68,7 +68,7 @@ class PolicyError(PrivacyError):
 
 
 class PolicyRefusal(PolicyError):
-    """The site's policy does not allow this.
+    """The site's policy does not allow what was asked.
 
     Attributes:
         rule: name of the rule, as in the policy file.

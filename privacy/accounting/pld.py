@@ -76,7 +76,7 @@ def epsilon(
 
 
 def rough_epsilon(events: Iterable[DpSgdEvent], delta: float) -> float:
-    """`epsilon` at a far wider interval: a looser upper bound, in a fraction of the time, to search with."""
+    """A quick, looser upper bound on epsilon at `delta`, by a wider discretisation interval; for searches."""
     segments = merge(events)
     if not segments:
         return 0.0
@@ -216,13 +216,13 @@ def _step(
 
 
 def clear_caches() -> None:
-    """Forget every composition, so that its cost can be measured."""
+    """Empty the caches of composed distributions, so that the cost of a composition can be measured."""
     _compose.cache_clear()
     _step.cache_clear()
 
 
 def slack(segments: tuple[DpSgdEvent, ...]) -> float:
-    """What the FFT's rounding may have taken from a delta of all segments."""
+    """An upper bound on the FFT's rounding error in a delta of all segments together."""
     return _FFT_SLACK + _FFT_SLACK_A_STEP * sum(event.steps for event in segments)
 
 

@@ -71,7 +71,7 @@ def guesses_planned(canaries: int, claim: DpSgdEvent, merit: Callable[[Guesses],
 
 
 def one_run_p_value(found: Guesses, at_epsilon: float, delta: float) -> float:
-    """Probability, at most, of so many right guesses under (epsilon, delta)-DP.
+    """An upper bound on the probability of this many right guesses under (epsilon, delta)-DP.
 
     Steinke, Nasr and Jagielski 2023, Theorem 5.2 and Appendix D.
     """
@@ -155,7 +155,7 @@ def trade_off_bound(
 
 
 def gaussian_bound(found: Guesses, significance: float = SIGNIFICANCE) -> float:
-    """The largest mu of Gaussian DP that the guesses reject: quick, and enough to plan the guesses of E2."""
+    """The largest mu of Gaussian DP that the guesses reject: quick to compute, and enough to plan the guesses of E2."""
 
     def rejected(mu: float) -> bool:
         return rejects_trade_off(found, lambda a: float(ndtr(-ndtri(a) - mu)), significance)
@@ -175,7 +175,7 @@ def least_significance(rejected: Callable[[float], bool]) -> float:
 
 
 def correct_guesses(game: Game, claim: DpSgdEvent, each_side: int) -> Guesses:
-    """Guess on a run's canaries."""
+    """Guess on a run's canaries, `each_side` of them in the data and as many out, and count the right guesses."""
     return guess(scores(game.observed, claim), game.included, each_side)
 
 

@@ -49,7 +49,7 @@ class TriedStep(Protocol):
 
 
 class WholeBatch:
-    """A `PrivateStep` that is given each batch whole."""
+    """Adapts a `PrivateStep` to the protocol `Step`: each batch is given to it whole."""
 
     def __init__(self, step: PrivateStep) -> None:
         self.private = step
@@ -114,7 +114,7 @@ class Subject:
             )
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
-        """A new step, tried on synthetic records before any batch if the site's step can be, as a site does."""
+        """A new step; one that can be tried is first tried on synthetic records, as a site does."""
         step = self.make_step(model, optimizer, noise_multiplier)
         if isinstance(step, TriedStep):
             rows = torch.cat([torch.nonzero(self.units == unit)[0] for unit in range(_TRIED_UNITS)])

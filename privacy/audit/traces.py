@@ -40,7 +40,7 @@ _OPAQUE = (str, int, float, complex, bool, type(None), type, types.ModuleType, t
 
 
 def trace_check(subject: Subject) -> Check:
-    """Take steps with two patients, alone and together, and search after each."""
+    """S8: take steps with two patients, alone and together, and search for traces of the sum after each."""
     found = next((where for one in (stand_in(subject), subject) if (where := _search(one))), "")
     return certain(
         "S8",

@@ -85,7 +85,7 @@ class Book:
         return self.shared.wants(value)
 
     def saw(self, value: object) -> None:
-        """Take note of an operator's input: an ordinary step would hold it until the backward pass, too."""
+        """Count an operator's input among what an ordinary step would also hold until the backward pass."""
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             self._inputs[value.data_ptr()] = value.numel() * value.element_size()
 
@@ -93,7 +93,7 @@ class Book:
         return UntrackedParameter(f"{self.shared.name(parameter)}: {reason}")
 
     def shares(self, table: nn.Parameter, ids: int) -> bool:
-        """Whether a vector of so many ids is shared by all records, rather than one id a record."""
+        """Whether `ids` is the length of a vector of ids that all records share, and not one id for each record."""
         return not self._of_records(self.shared.name(table), ids == self.records)
 
     def copies_by_record(self, parameter: torch.Tensor, count: int) -> bool:
@@ -101,9 +101,9 @@ class Book:
         return self._of_records(self._place(parameter), count == self.records)
 
     def apart(self, parameter: torch.Tensor, other: torch.Tensor) -> bool:
-        """Whether another tensor that an operator takes beside a parameter is of no record.
+        """Whether another input of an operator on a parameter holds nothing of any record.
 
-        A constant may be of the records: a first hidden state, or a mask of windows, has the same rows for each.
+        A constant may still have rows for each record: a first hidden state or a mask of windows, the same for each.
         """
         if other.dim() == 0:
             return not other.requires_grad

@@ -32,7 +32,7 @@ Sizes = int | tuple[int, ...] | list[int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the operator takes besides tensors, and the weight's shape."""
+    """The weight's shape and the settings of a convolution."""
 
     weight: torch.Size
     stride: list[int]
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def unfolds(self) -> bool:
-        """Whether it is a matrix product of unfolded patches."""
+        """Whether the convolution is a matrix product of unfolded patches."""
         return not self.transposed and self.groups == 1
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,7 +144,7 @@ class Convolution(Use):
         return Cost(gradient, keep, ghost=_GRAM * length * (length * (weight[0] + patch) + _UNFOLD * patch))
 
     def as_product(self) -> Product:
-        """A pointwise convolution is a linear layer over its positions."""
+        """This pointwise convolution as a linear layer over its positions."""
         left, right = (t.flatten(3).transpose(2, 3).flatten(1, 2) for t in (self.gradient, self.x))
         return Product(left, right)
 
@@ -156,7 +156,7 @@ class Convolution(Use):
         return Product(outputs, patches.reshape(*outputs.shape[:2], -1)).ghost(units)
 
     def reach(self, units: Units) -> torch.Tensor:
-        """Each kernel position sees at most every input."""
+        """A bound from the fact that each kernel position sees every input at most once."""
         seen = math.prod(self.geometry.weight[2:])
         return seen * spread(self.gradient, units) * spread(self.x, units)
 

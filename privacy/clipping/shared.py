@@ -130,7 +130,7 @@ class Through(Use):
 
     @classmethod
     def joined(cls, uses: list[Through]) -> list[Through]:
-        """Those of one derived tensor are carried together."""
+        """Join the uses of each derived tensor, so that their gradients go through the chain rule together."""
         by_source: dict[int, Through] = {}
         for use in uses:
             known = by_source.get(id(use.derived))
@@ -189,7 +189,7 @@ class Shared:
         return all(t is None or not t.requires_grad or self.wants(t) for t in tensors)
 
     def name(self, tensor: torch.Tensor) -> str:
-        """The parameter's, or that of one that the tensor is derived from."""
+        """Name of the parameter, or of the first parameter that a derived tensor is computed from."""
         return self._names[id(self.roots(tensor)[0])]
 
     def roots(self, tensor: torch.Tensor) -> tuple[nn.Parameter, ...]:

@@ -53,7 +53,7 @@ _SCHEMA = (
 
 
 class Replayable(Protocol):
-    """What entries add up to."""
+    """The state that a chain's entries are replayed into."""
 
     def apply(self, body: Body) -> None:
         """Take one more entry into account."""

@@ -253,7 +253,7 @@ class Ledger(LedgerReading):
             )
 
     def disclose(self, run_id: str, what: Sequence[str]) -> None:
-        """Record, before it leaves, that something leaves without differential privacy: once a run, and for ever.
+        """Record that results are about to leave without differential privacy; a run may do so once.
 
         Args:
             run_id: the run.

@@ -56,7 +56,7 @@ class Setting:
 
     @property
     def event(self) -> DpSgdEvent:
-        """The mechanism."""
+        """The mechanism of the whole run, as an accountant takes it."""
         return DpSgdEvent(self.noise_multiplier, self.sampling_rate, self.steps)
 
     @property
@@ -65,7 +65,7 @@ class Setting:
         return int(self.signal_to_noise**2)
 
     def update_signal_to_noise(self, steps: int, parameters: int) -> float:
-        """Length of the signal over that of the noise in an update of so many steps and parameters."""
+        """Length of the signal over length of the noise in an update of `steps` steps and `parameters` parameters."""
         return self.signal_to_noise * math.sqrt(steps / self.steps / parameters)
 
 
@@ -149,7 +149,7 @@ def with_ledger(
 
 
 def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent], bool]) -> float | None:
-    """The least noise multiplier, to 1 %, with which a ledger admits so many steps; None if none up to 1000."""
+    """The least noise multiplier, to 1 %, with which a ledger admits `steps` at `rate`; None if none up to 1000."""
     low, high = _FINEST, _NOISIEST
     if not admits(DpSgdEvent(high, rate, steps)):
         return None
@@ -160,7 +160,7 @@ def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent],
 
 
 def to_csv(settings: Sequence[Setting]) -> str:
-    """A table with one row a setting."""
+    """The settings as CSV: a header, then one row a setting."""
     text = io.StringIO()
     rows = [asdict(one) | {"largest_dimension": one.largest_dimension} for one in settings]
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
