@@ -23,7 +23,7 @@ _SPENDING = "spending"
 
 
 class AnswerCache:
-    """The answer to one training request: the round of a run from certain parameters."""
+    """The stored answer to one training request, which is named by run, round and incoming parameters."""
 
     def __init__(
         self, folder: Path, run_id: str, server_round: int, incoming: Mapping[str, torch.Tensor]
@@ -42,7 +42,7 @@ class AnswerCache:
         self._path = folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def read(self) -> tuple[dict[str, torch.Tensor], Spending | None] | None:
-        """The kept answer, or None; a damaged file counts as none."""
+        """The stored answer, or None if there is none or its file is damaged."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 stated = json.loads(file.metadata()[_SPENDING])
@@ -53,7 +53,7 @@ class AnswerCache:
         return parameters, spending
 
     def write(self, parameters: Mapping[str, torch.Tensor], spending: Spending | None) -> None:
-        """Keep an answer, whole or not at all."""
+        """Store an answer; the file is seen whole or not at all."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
         stated = {_SPENDING: json.dumps(asdict(spending) if spending else None)}

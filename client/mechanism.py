@@ -51,12 +51,12 @@ def private_step(
 
 
 def private_draws(patients: int, sampling_rate: float, steps: int) -> PoissonSampler:
-    """Which patients are in each step of a private round."""
+    """Poisson samples of patients, one for each step of a private round."""
     return PoissonSampler(patients, sampling_rate, steps, PrivateRandom())
 
 
 def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBatches:
-    """From a step's number and drawn patients to their batch. `seed` is public: which records and views, never who."""
+    """Makes batches of drawn patients. `seed` is public: it chooses records and views, never patients."""
     training = config.training
     return PatientBatches(
         records,

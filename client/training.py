@@ -113,7 +113,7 @@ def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalM
 
 
 def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
-    """The mechanism that this site would run; touches no record.
+    """The mechanism of the whole run at this site, calibrated without reading a record.
 
     Raises:
         PlanError: delta or batch size does not suit the site, or no noise reaches the target.
@@ -131,7 +131,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
 
 
 def local_steps(site: Site, config: RunConfig, spending: Spending | None) -> int:
-    """How many steps a round took: what was charged, or the schedule of a run without privacy."""
+    """Steps of a round: those charged, or for a run without privacy those of the schedule."""
     return spending.steps if spending is not None else _schedule(site, config)[1]
 
 

@@ -62,7 +62,7 @@ class Rounds:
         self._least = max(federation.min_sites, federation.aggregation.least_updates)
 
     def run(self, initial: Arrays) -> Arrays:
-        """All rounds that are not done yet; returns the final model.
+        """Run all rounds that are not finished; returns the final model.
 
         Args:
             initial: the trainable parameters by name, float32, as they are before round 1.

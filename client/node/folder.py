@@ -40,7 +40,7 @@ from mmmed.pki.kit import Kit
 
 
 def alone(folder: NodeFolder) -> AbstractContextManager[None]:
-    """Hold the site's folder while it runs, or its keys change.
+    """Hold the site's folder, so that only one process runs the site or changes its keys.
 
     Raises:
         DeployError: somebody else does.
@@ -159,7 +159,7 @@ class NodeFolder:
             )
 
     def environment(self) -> dict[str, str]:
-        """The environment of the node and the runner: Flower's files stay here and nothing is installed."""
+        """Environment of the node and the runner: Flower keeps its files in this folder and installs nothing."""
         return os.environ | {
             "FLWR_HOME": str(self.flower_home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

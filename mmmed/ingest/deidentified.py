@@ -28,7 +28,7 @@ _MAX_FRAMES_SAMPLES = 8 * MAX_SAMPLES
 
 @dataclass
 class DeidentifyReport:
-    """What came of the sources.
+    """The result of de-identifying a set of sources.
 
     Attributes:
         written, masked: how many copies were written, and how many of them with masked text.

@@ -31,7 +31,7 @@ _THICKEST = 0.9  # of the largest: voxels of such a size count as the largest
 
 @dataclass(frozen=True)
 class Written:
-    """What was made of an item; nothing in it names a patient.
+    """The result of writing one item; nothing in it names a patient.
 
     Attributes:
         file: path below the data set; "" if text in the pixels could not be cleared.
@@ -52,7 +52,7 @@ class Written:
     sha256: str = ""
 
     def place(self, item: str, out: Path) -> Path:
-        """Where `write_image` and its like leave the file."""
+        """Path of the item's file: in the review folder if it waits for approval, else in the data set."""
         return masked_picture(out, item) if self.held else out / self.file
 
     def as_json(self) -> dict[str, object]:
@@ -145,7 +145,7 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
 
 
 def copy_nifti(found: Found, item: str, out: Path) -> Written:
-    """Write values and affine of a NIfTI volume anew; its header, extensions and free text stay behind.
+    """Copy values and affine of a NIfTI volume into a new file, without its header, extensions and free text.
 
     A volume with text is not taken. It is looked for in planes across the last axis, as converters store slices, and
     across those with the thickest voxels, which are all if these are cubes. Raises `DataError` if it is unreadable,

@@ -39,7 +39,7 @@ class Item:
 
 
 def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
-    """Series that form a volume as one item each, all other objects as one each."""
+    """One item for each series that forms a volume, and one for each other DICOM object."""
     series: dict[str, list[Instance]] = defaultdict(list)
     for one in found.instances:
         series[one.series].append(one)

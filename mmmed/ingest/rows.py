@@ -35,7 +35,7 @@ Made = tuple[Item, Written]
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """All that the data set knows of one study; JSON can hold it.
+    """All that the data set knows of one study, in JSON values.
 
     Attributes:
         shared: columns that are alike in all its rows.

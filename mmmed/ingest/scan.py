@@ -59,7 +59,7 @@ Kind = Literal["image", "waveform", "audio"]
 
 @dataclass(frozen=True)
 class Instance:
-    """A DICOM image or waveform, as far as its header tells."""
+    """What the header says of a DICOM image or waveform."""
 
     found: Found
     sop: str
@@ -74,7 +74,7 @@ class Instance:
 
 @dataclass
 class Scan:
-    """Everything the sources hold.
+    """The contents of all sources.
 
     Attributes:
         instances, reports: DICOM objects, and what else is said of studies.
@@ -95,16 +95,16 @@ class Scan:
     read: set[str] = field(default_factory=set)
 
     def file(self, origin: str) -> Found | None:
-        """A file that a table or record names; WFDB records may be named without their ending."""
+        """The file that a table or record names, or None; the name of a WFDB record may lack its ending."""
         return self.files.get(absolute(origin)) or self.files.get(absolute(origin) + WFDB_HEADER)
 
     def beside(self, file: Found, name: str) -> Found | None:
-        """A file that another names by its path from there."""
+        """The file that ``file`` names by a path relative to its own folder, or None."""
         return self.file(str(Path(file.origin).parent / name))
 
 
 def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey) -> Scan:
-    """Read the headers of all files; nothing in one file stops the others."""
+    """Read the headers of all files; an unreadable file is skipped and does not stop the others."""
     result = Scan()
     seen: set[str] = set()
     for file in files:

@@ -128,7 +128,7 @@ def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, o
 
 
 def signal_files(found: Found) -> list[str]:
-    """Names of signal files in a WFDB header, as they stand there; none if it is no header."""
+    """Names of the signal files that a WFDB header lists, as written there; empty if the file is no header."""
     try:
         _, signals = _header(found)
     except DataError:
