@@ -31,7 +31,7 @@ class Average:
             }
 
     def of(self, model: Arrays) -> Arrays:
-        """The average, or ``model`` before there is one, to be evaluated and saved. Training continues from the model."""
+        """What is evaluated and saved: the average, or ``model`` if there is none. Training uses the model itself."""
         return self._value or model
 
     def state(self) -> dict[str, Arrays]:

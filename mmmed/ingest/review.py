@@ -118,11 +118,12 @@ def decide(
     """
     _check_ingested(dataset)
     with exclusive(dataset):
-        before, _ = settle(dataset)
+        before, _ = settle(dataset)  # a run that was killed may have left decisions unsettled
         approvals = ImageApprovals.load(dataset)
         chosen = set(approve) | (set(before.waiting) - set(reject) if rest else set())
         _check_names(dataset, before, chosen, set(reject))
         for item in sorted(chosen - set(before.approved)):
+            # Approval is of the picture that was shown, not of whatever has its name now.
             _check_picture(masked_picture(dataset, item), approvals.masked[_file(item)])
         when = datetime.now(UTC).isoformat(timespec="seconds")
         verdicts: list[tuple[str, Verdict]] = [
@@ -133,6 +134,7 @@ def decide(
             Decision(item, approvals.masked[_file(item)], verdict, by or _login(), when)
             for item, verdict in verdicts
         ]
+        # Recorded before any file moves: from here on a kill is made up for by the next `settle`.
         ImageApprovals(approvals.masked, (*approvals.decisions, *decided)).save_decisions(dataset)
         return settle(dataset)[0]
 
@@ -144,7 +146,7 @@ def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
     """
     approvals = ImageApprovals.load(dataset)
     waiting = approvals.of_status("waiting")
-    if waiting:
+    if waiting:  # before any image is moved into the folder
         open_review(dataset)
     for file, digest in approvals.masked.items():
         _place(dataset, file, digest, approvals.status(file))
@@ -184,7 +186,7 @@ def _place(dataset: Path, file: str, digest: str, status: str) -> None:
         if used.exists():  # its approval is gone
             if not waits.exists() and sha256_of(used) == digest:
                 _move(used, waits)
-            used.unlink(missing_ok=True)
+            used.unlink(missing_ok=True)  # a picture that nobody approved, whatever it is
     else:
         used.unlink(missing_ok=True)
         waits.unlink(missing_ok=True)

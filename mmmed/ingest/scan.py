@@ -116,6 +116,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey)
             try:
                 _scan_file(file, options, key, result, seen)
             except (DataError, OSError) as error:
+                # The path may be that of an unpacked copy, which is gone when somebody reads the reason.
                 result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
             except Exception as error:  # a header can hold anything
                 result.skipped.append(Skipped(file.origin, f"damaged ({type(error).__name__})"))
@@ -152,6 +153,7 @@ def _place_loose_files(result: Scan) -> None:
 def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
     name = file.origin.lower()
     suffix = Path(name).suffix
+    # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
     elif suffix in (".csv", ".parquet"):
@@ -193,13 +195,13 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         problem = _FOREIGN
     if not problem and sop in seen:
         problem = "duplicate of an object already read"
-    if problem == _NOBODY and _kind(sop_class) == "image":
+    if problem == _NOBODY and _kind(sop_class) == "image":  # a table may still say whose it is
         result.files.setdefault(absolute(file.origin), file)
         return
     if problem:
         result.skipped.append(Skipped(file.origin, problem))
         return
-    seen.add(sop)
+    seen.add(sop)  # of what is taken alone: a rejected copy must not hide a good one
     patient = patient_key(dataset)
     _learn_identifiers(result.patients[patient], dataset)
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
@@ -213,6 +215,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         )  # fmt: skip
         return
     modality = str(dataset.get("Modality") or "OT")
+    # A localiser lies across the slices of its series, which would then not be a regular volume.
     planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
     result.instances.append(
         Instance(
@@ -268,6 +271,7 @@ def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
     patient.ids.add(patient_key(dataset))
     if name := str(dataset.get("PatientName") or "").strip():
         patient.names.add(name)
+    # Physicians and operators too: notes name them, and none of them may stay.
     people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
     patient.names |= people
     patient.ids |= identifiers(dataset) - people

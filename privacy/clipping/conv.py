@@ -86,7 +86,7 @@ class Convolution(Use):
     def per_unit(self, units: Units) -> torch.Tensor:
         if units.even:
             return self._of_each(self.gradient, self.x, units.count)
-        spans = units.spans()
+        spans = units.spans()  # a grouped convolution wants as many images of each unit
         return torch.cat([self._of_each(self.gradient[rows], self.x[rows], 1) for rows in spans])
 
     def order(self) -> Order:
@@ -130,6 +130,7 @@ class Convolution(Use):
 
     def cost(self, units: Units) -> Cost:
         weight = self.geometry.weight
+        # The kernel is laid once on every output, or every input of a transposed convolution.
         positions = math.prod((self.x if self.geometry.transposed else self.gradient).shape[3:])
         length = positions * self.x.shape[1] * units.records / units.count
         patch = math.prod(weight[1:])
@@ -185,7 +186,7 @@ class Convolution(Use):
         (_, width), (_, last) = self._padded_sizes()
         high, wide_ = self.geometry.padding
         image = F.pad(self.x[:, 0].double(), (wide_, wide_, high, high)).flatten(2)
-        outputs = self.gradient[:, 0].double()
+        outputs = self.gradient[:, 0].double()  # float64 throughout, as `Use.ghost` asks
         outputs = F.pad(outputs, (0, width - outputs.shape[3])).flatten(2)[:, :, :last]
         pixels = torch.bmm(image.transpose(1, 2), image)
         patches = torch.zeros(len(image), last, last, dtype=image.dtype, device=image.device)
@@ -206,7 +207,7 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry,
     ) -> torch.Tensor:
         ctx.weight, ctx.bias, ctx.book, ctx.geometry, ctx.shape = weight, bias, book, geometry, x.shape
-        ctx.save_for_backward(x if book.wants(weight) else None)
+        ctx.save_for_backward(x if book.wants(weight) else None)  # of a frozen weight nothing need be held
         return torch.convolution(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), geometry.stride, geometry.padding,
             geometry.dilation, geometry.transposed, geometry.output_padding, geometry.groups,

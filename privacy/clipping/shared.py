@@ -47,12 +47,14 @@ class Constants:
     def __contains__(self, tensor: torch.Tensor) -> bool:
         if id(tensor) in self._fixed:
             return True
+        # The id may have passed to a newer tensor, and another version means a change in place.
         made = self._made.get(id(tensor))
         return made is not None and made[0]() is tensor and made[1] == tensor._version
 
     def add(self, *tensors: torch.Tensor) -> None:
         """Take note of what an operator made, or changed in place, from constants alone."""
         for tensor in tensors:
+            # An inference tensor counts no versions: a change in place would go unnoticed.
             if not tensor.requires_grad and not tensor.is_inference():
                 self._made[id(tensor)] = (weakref.ref(tensor), tensor._version)
 
@@ -111,7 +113,7 @@ class Through(Use):
                 allow_unused=True,
                 is_grads_batched=True,
             )
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # a RuntimeError too, but no sign of such an operator
             raise
         except RuntimeError as error:
             raise UntrackedParameter(
@@ -229,6 +231,7 @@ class Shared:
             have exactly the norm that was bounded.
         """
         roots = tuple(dict.fromkeys(root for tensor in inputs for root in self.roots(tensor)))
+        # On a graph of its own, apart from the model's, so that `Through` can differentiate it many units at a time.
         own_args = [self._inner(value) for value in args]
         own_kwargs = {key: self._inner(value) for key, value in kwargs.items()}
         precise = torch.autocast(inputs[0].device.type, enabled=False)
@@ -249,6 +252,7 @@ class Shared:
             return given[id(value)]
         if not value.requires_grad:  # detached, or a comparison
             return value
+        # The root is passed along so that the result takes a gradient, which then shows where it has strayed to.
         shown: torch.Tensor = _Shown.apply(value.detach(), roots[0], self.name(roots[0]), self.strays)
         self._derived[id(shown)] = Derived(value, shown, shown._version, roots)
         return shown
