@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
     """The table of studies that a run may use. `config` comes from `SiteFolder.data_config`.
 
-    Rows that do not fit what the run asks are left out, or miss the value: a refusal would tell of them. The log
+    Rows that do not fit what the run asks are left out, or miss the value: a refusal would reveal them. The log
     says so, and that images wait. `mmmed site check` lists them before there is any run.
 
     Raises:

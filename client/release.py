@@ -76,7 +76,7 @@ def training_reply(
         site: the site's name.
         update: of `client.error_feedback`.
         spending: what was charged; None in a run without privacy.
-        told: numbers that the strategy needs, made from the update and the charged steps alone.
+        told: numbers for the strategy, made from the update and the charged steps alone.
     """
     stated = _stated(spending) if spending else {}
     reply = TrainReply(site=site, update=update, metrics=told, weight=_WEIGHT, stated=stated)
@@ -159,7 +159,7 @@ class RoundFailed(Exception):
 def one_code() -> Iterator[None]:
     """Turn every error of the block into `RoundFailed`, which leaves as `Refusal.FAILED`.
 
-    For everything from the charge on: which error a record's content causes would else tell of the record.
+    Used for everything after the charge: the kind of an error that a record causes would reveal something of it.
     """
     try:
         yield

@@ -74,7 +74,7 @@ class Site:
             plan: what was charged.
             steps: of this answer, as they were reserved.
             metrics_shown: whether metrics may leave without privacy in this run.
-            asked: what the run asked, for a training plan.
+            asked: what the run asks for, of a training plan; None for another plan.
         """
         stated = sign_statement(
             ledger, plan, site=self.name, key=self.key, metrics_shown=metrics_shown, asked=asked

@@ -59,7 +59,7 @@ class StateFolder:
     """What a site keeps between requests, in the folder `path`: on a local disk, never restored from a backup.
 
     site.key            signs the ledger and the site's statements
-    ledger.db           what the patients were spent; its anchor lies beside it
+    ledger.db           what the patients were spent; its anchor is in the same folder
     site.log            refusals with their reasons
     progress.json       how far the round is that trains now
     released/           answers given

@@ -33,7 +33,7 @@ class Sites:
     Args:
         grid: where the sites are.
         folder: the run's.
-        on_event: told what happens.
+        on_event: called with what happens.
         frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their own.
     """
 
@@ -70,7 +70,7 @@ class Sites:
         Args:
             number: the round.
             model: the parameters to train from.
-            strategy: sends its extras beside them, and refuses a reply without what it needs.
+            strategy: sends its extras with them, and refuses a reply without what it needs.
             answered: answers of this round that an earlier process took.
 
         Yields:

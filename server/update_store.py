@@ -67,7 +67,7 @@ class Update:
 
 
 class UpdateStore:
-    """The updates of one round of one run, in a folder of their own."""
+    """The updates of one round of one run, in their own folder."""
 
     def __init__(self, folder: Path, server_round: int, like: Arrays) -> None:
         """Opens what an earlier process received of the same round; drops what belongs to other rounds or is torn."""

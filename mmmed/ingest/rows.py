@@ -94,8 +94,8 @@ def write_entries(entries: Iterable[StudyEntry], options: IngestOptions, path: P
 def study_table(path: Path, without: Container[str]) -> pd.DataFrame:
     """The table of the studies that `write_entries` wrote.
 
-    One row an image or volume; sounds and waveforms of its study beside it; studies of notes and values alone. The
-    files ``without`` are as if they had never been. Raises `DataError` if ``path`` is missing or damaged.
+    One row for each image or volume, with the sounds and waveforms of its study, and one for each study of notes and
+    values alone. The files ``without`` are left out. Raises `DataError` if ``path`` is missing or damaged.
     """
     rows: list[dict[str, Any]] = []
     try:

@@ -79,7 +79,7 @@ class Scan:
     Attributes:
         instances, reports: DICOM objects, and what else is said of studies.
         named: FHIR resources by the names that others refer to them with.
-        files: files that are no data of their own accord, by absolute origin: images, sounds, WFDB records.
+        files: images, sounds and WFDB records, of which a table or a header says whose they are; by absolute origin.
         patients: what headers say of patients, by patient id.
         files_found: origins of all files.
         read: origins of those of which something other than an image or a signal was taken.

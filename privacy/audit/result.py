@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Bound:
-    """A lower bound on epsilon at 95 % confidence, beside the claimed upper bound for the same steps.
+    """A lower bound on epsilon at 95 % confidence, and the claimed upper bound for the same steps.
 
     Of correct code, one in twenty may lie above its claim: the verdict rests on the checks.
     """

@@ -123,7 +123,7 @@ class _Sought:
         )
 
     def found_in_file(self, path: Path) -> bool:
-        """The same of a file's bytes, read as numbers."""
+        """Whether the sums or their squares explain a file's bytes, read as numbers."""
         content = path.read_bytes()
         for kind in (np.float32, np.float64):
             width = np.dtype(kind).itemsize

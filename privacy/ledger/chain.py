@@ -179,7 +179,7 @@ class Chain(Generic[S]):
             yield from self._entries_until(self.head.seq)
 
     def receipt(self) -> Receipt:
-        """The head as it is now, signed, for a peer to keep."""
+        """The newest head, signed, for a peer to keep."""
         with self._guarded():
             self._catch_up()
             return receipt_for(self.head, self._key)

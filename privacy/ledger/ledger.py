@@ -43,7 +43,7 @@ class Ledger(LedgerReading):
         A lower limit than the recorded one is recorded and holds from now on; a higher one is refused.
 
         Args:
-            path: the file, on a local disk. Its anchor lies beside it.
+            path: the file, on a local disk. Its anchor is in the same folder.
             key: the site's signing key, always the same.
             limit: the most that any patient may be spent, by all runs together.
 
@@ -198,7 +198,7 @@ class Ledger(LedgerReading):
     def reserve(self, plan: Plan, round: int, steps: int, sublimits: Sequence[Sublimit] = ()) -> Reservation:
         """Charge steps, durably, before they run.
 
-        If the limit or the policy changed after the plan was signed, the adaptive rule must admit the plan anew.
+        If the limit or the policy changed after the plan was signed, the adaptive rule must admit the plan again.
 
         Args:
             plan: the run's plan.
@@ -257,10 +257,10 @@ class Ledger(LedgerReading):
 
         Args:
             run_id: the run.
-            what: names of what is told.
+            what: names of the results.
 
         Raises:
-            BudgetExceeded: it was told before.
+            BudgetExceeded: the run has been given its results before.
         """
         with self._chain.transaction() as work:
             if run_id in self._state.disclosed:

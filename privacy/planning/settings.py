@@ -41,7 +41,7 @@ class Setting:
         ledger_epsilon: where a ledger's filter stands after it: an empty ledger's, or that of a site (`with_ledger`).
         signal_to_noise: of the whole run, for one coordinate: sqrt(T) q N / (sigma sqrt(1 + spread / k)).
         passes: expected passes over the patients' records, q T k: what it costs in compute.
-        admitted: whether the site's ledger would admit it; None if none was asked.
+        admitted: whether the site's ledger would admit it; None without a ledger.
     """
 
     sampling_rate: float

@@ -100,7 +100,7 @@ class RunRequest:
         trainable: the trainable set's name.
         app: digest of the application bundle, or "installed".
         columns: columns of the site's table that are read.
-        metrics: what the run wants to be told, each with the way it would leave.
+        metrics: the metrics that the run asks for, each with the way it would leave.
     """
 
     purpose: str
