@@ -23,11 +23,18 @@ _SPENDING = "spending"
 
 
 class AnswerCache:
-    """The answer to one training request: the round of a run from certain parameters."""
+    """The stored answer to one training request, which is named by run, round and incoming parameters."""
 
     def __init__(
         self, folder: Path, run_id: str, server_round: int, incoming: Mapping[str, torch.Tensor]
     ) -> None:
+        """
+        Args:
+            folder: where the site keeps its answers; `write` makes it.
+            run_id: the run that asks.
+            server_round: number of the round.
+            incoming: parameters that the round starts from, by name; any shape and dtype.
+        """
         digest = hashlib.sha256(f"{run_id}\x00{server_round}\x00".encode())
         for name in sorted(incoming):
             digest.update(name.encode() + b"\x00")
@@ -35,7 +42,7 @@ class AnswerCache:
         self._path = folder / f"{digest.hexdigest()[:32]}.safetensors"
 
     def read(self) -> tuple[dict[str, torch.Tensor], Spending | None] | None:
-        """The kept answer, or None; a damaged file counts as none."""
+        """The stored answer, or None if there is none or its file is damaged."""
         try:
             with safe_open(self._path, framework="pt") as file:
                 stated = json.loads(file.metadata()[_SPENDING])
@@ -46,7 +53,7 @@ class AnswerCache:
         return parameters, spending
 
     def write(self, parameters: Mapping[str, torch.Tensor], spending: Spending | None) -> None:
-        """Keep an answer, whole or not at all."""
+        """Store an answer; the file is seen whole or not at all."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {name: value.detach().cpu().contiguous() for name, value in parameters.items()}
         stated = {_SPENDING: json.dumps(asdict(spending) if spending else None)}

@@ -54,7 +54,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the model on held-out records; what is told of it is for `client.release` to decide."""
+    """Evaluate the model on held-out records; `client.release` decides which results leave."""
 
     def answer() -> Message:
         request = Request.read(message.content)

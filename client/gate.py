@@ -44,7 +44,7 @@ def open_site(node: Mapping[str, object], config: RunConfig, purpose: str, froze
 
 
 def site_name(node: Mapping[str, object], config: RunConfig) -> str:
-    """The site's name. At a hospital no data are opened for it."""
+    """The site's name, found without opening a hospital's data."""
     if SITE_DIR in node:
         return SiteFolder(_folder(node)).config.name
     return partition_name(node, config)
@@ -56,7 +56,7 @@ def shows_everything(node: Mapping[str, object]) -> bool:
 
 
 def state_dir(node: Mapping[str, object]) -> Path:
-    """Where the node's site keeps its state, and its log, whether or not the site can be opened."""
+    """The folder of the site's state and log, found even if the site cannot be opened."""
     return SiteFolder(_folder(node)).logging_state.path if SITE_DIR in node else simulated_state(node)
 
 

@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
-    """The table of studies as a run may use it. `config` is of `SiteFolder.data_config`.
+    """The table of studies that a run may use. `config` comes from `SiteFolder.data_config`.
 
-    Rows that do not fit what the run asks are left out, or miss the value: a refusal would tell of them. The log
+    Rows that do not fit what the run asks are left out, or miss the value: a refusal would reveal them. The log
     says so, and that images wait. `mmmed site check` lists them before there is any run.
 
     Raises:
@@ -46,8 +46,21 @@ def open_hospital(
 ) -> Site:
     """Open the site of a folder, for a request that its policy allows. See `client.gate.open_site`.
 
-    `apps` are the names of the bundle that brought the request. No code of a bundle ever runs here, so that a policy
-    that names "installed" allows any. `frozen` is None for what the site does on its own, without a server.
+    No code of a bundle ever runs here, so a policy that names "installed" allows any bundle.
+
+    Args:
+        path: the site's folder.
+        config: the run's configuration.
+        purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
+        apps: names of the bundle that brought the request.
+        frozen: the server's digests of what is not trained; None for what the site does on its own, without a server.
+
+    Raises:
+        PolicyError, LedgerError: the policy is missing or not signed as it must be, or the ledger cannot be trusted.
+        PolicyRefusal: the policy does not allow the request.
+        WeightsDiffer: what is not trained differs from what the server has.
+        DataError, ConfigError: the data cannot be used as the run asks.
+        PlanError: no patient is left to train on.
     """
     folder = SiteFolder(path)
     signed = folder.policy()

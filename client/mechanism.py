@@ -23,11 +23,18 @@ def private_step(
     *,
     tried: bool = False,
 ) -> PrivateStep:
-    """The step of a private round; `tried` once `client.trial.try_run` has found that it works.
+    """The step of a private round.
+
+    Args:
+        model: trained in place.
+        optimizer: holds every trainable parameter of `model`.
+        config: clipping norm, rule and engine, and the expected patients of a batch (`training.batch_size`).
+        noise_multiplier: noise standard deviation over the clipping norm, as planned.
+        tried: `client.trial.try_run` has found that this configuration works, so no batch is checked.
 
     Raises:
         StepError, UnsupportedModel: as `privacy.dpsgd.PrivateStep`.
-        NoiseError: so much noise cannot be added to so many parameters.
+        NoiseError: this much noise cannot be added to this many parameters.
     """
     dimension = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     noise_std(noise_multiplier, config.privacy.max_grad_norm, dimension)  # now, not once patients are charged
@@ -44,12 +51,12 @@ def private_step(
 
 
 def private_draws(patients: int, sampling_rate: float, steps: int) -> PoissonSampler:
-    """Which patients are in each step of a private round."""
+    """Poisson samples of patients, one for each step of a private round."""
     return PoissonSampler(patients, sampling_rate, steps, PrivateRandom())
 
 
 def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBatches:
-    """From a step's number and drawn patients to their batch. `seed` is public: which records and views, never who."""
+    """Makes batches of drawn patients. `seed` is public: it chooses records and views, never patients."""
     training = config.training
     return PatientBatches(
         records,

@@ -55,17 +55,17 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
 
 
 def open_model(config: RunConfig) -> MultimodalModel:
-    """The run's model as built, a copy to train."""
+    """A new copy of the run's model, as built, for training."""
     return copy.deepcopy(_run_model(config).model)
 
 
 def made_up(config: RunConfig) -> Records:
-    """Made-up records as the run's model reads them."""
+    """Made-up records in the form that the run's model takes."""
     return _run_model(config).made_up
 
 
 def as_read(data: SiteData, config: RunConfig) -> SiteData:
-    """The site's records as the run's model reads them: features, where an encoder is frozen."""
+    """The site's records in the form that the run's model takes: features in place of a frozen encoder's inputs."""
     return _records(data, config)
 
 

@@ -48,7 +48,7 @@ _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
 
 @dataclass(frozen=True)
 class Spending:
-    """What a site states about its privacy after a round; None of it depends on the data.
+    """What a site states about its privacy after a round; none of it depends on the data.
 
     `epsilon` is the PLD epsilon of all steps charged so far at `delta`; `planned_epsilon` that of the plan.
     `statement` is the same and the round's charges as JSON, signed by the site, for the privacy report. `receipt`
@@ -76,7 +76,7 @@ def training_reply(
         site: the site's name.
         update: of `client.error_feedback`.
         spending: what was charged; None in a run without privacy.
-        told: numbers that the strategy needs, made from the update and the charged steps alone.
+        told: numbers for the strategy, made from the update and the charged steps alone.
     """
     stated = _stated(spending) if spending else {}
     reply = TrainReply(site=site, update=update, metrics=told, weight=_WEIGHT, stated=stated)
@@ -89,21 +89,21 @@ def _stated(spending: Spending) -> dict[str, str | float | int]:
 
 @dataclass(frozen=True)
 class Shown:
-    """Metrics as they are; only of generated or public data."""
+    """Metrics that leave unchanged; for generated or public data only."""
 
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Rounded:
-    """Metrics that leave in steps of `STEP`. No differential privacy."""
+    """Metrics that leave rounded to multiples of `STEP`. This is not differential privacy."""
 
     metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class PrivateHistograms:
-    """Noised counts (T, 2, bins) of `privacy.metrics`, and what they were charged."""
+    """Histograms (T, 2, bins) of `privacy.metrics` with noise, and what was charged for them."""
 
     histograms: np.ndarray
     spending: Spending
@@ -147,19 +147,19 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
 
 
 def refusal_reply(request: Message, code: Refusal) -> Message:
-    """The reply when the site does not comply: a code and nothing else."""
+    """The reply of a site that refuses a request: it holds a code and nothing else."""
     return Message(Error(SITE_ERROR, code.value), reply_to=request)
 
 
 class RoundFailed(Exception):
-    """Something went wrong once patients' data were in use. What it was stays at the site."""
+    """An error after patients' data were in use. Its cause stays at the site."""
 
 
 @contextmanager
 def one_code() -> Iterator[None]:
-    """Whatever goes wrong in here leaves as `Refusal.FAILED`, at the one moment that all of it leaves.
+    """Turn every error of the block into `RoundFailed`, which leaves as `Refusal.FAILED`.
 
-    For everything from the charge on: which error a record's content causes would else tell of the record.
+    Used for everything after the charge: the kind of an error that a record causes would reveal something of it.
     """
     try:
         yield
@@ -168,7 +168,7 @@ def one_code() -> Iterator[None]:
 
 
 def refusal_code(error: Exception) -> Refusal:
-    """What others may know of an error."""
+    """The code by which an error may be named to others; `FAILED` for an error without a code of its own."""
     for kind, code in _CODES:
         if isinstance(error, kind):
             return code

@@ -56,12 +56,12 @@ class Site:
 
     @property
     def identity(self) -> DatasetIdentity:
-        """The training patients as keyed digests: whom the ledger charges for training."""
+        """The training patients as keyed digests; the ledger charges them for training."""
         return self._identity(self.patients)
 
     @property
     def held_out_identity(self) -> DatasetIdentity:
-        """The same for the held-out patients: whom it charges for evaluation."""
+        """The held-out patients as keyed digests; the ledger charges them for evaluation."""
         return self._identity(self.held_out)
 
     def spending(
@@ -74,7 +74,7 @@ class Site:
             plan: what was charged.
             steps: of this answer, as they were reserved.
             metrics_shown: whether metrics may leave without privacy in this run.
-            asked: what the run asked, for a training plan.
+            asked: what the run asks for, of a training plan; None for another plan.
         """
         stated = sign_statement(
             ledger, plan, site=self.name, key=self.key, metrics_shown=metrics_shown, asked=asked
@@ -96,7 +96,7 @@ class Site:
 
 
 def split_patients(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Ids of the patients to train on, and of those held out, each sorted."""
+    """Ids of the patients to train on, sorted, and ids of the held-out patients, sorted."""
     test = held_out(manifest, config.data, config.training.seed)
     patients = manifest.records["patient"].astype(str)
     return tuple(sorted(set(patients[~test]))), tuple(sorted(set(patients[test])))

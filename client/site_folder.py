@@ -36,7 +36,7 @@ STATE = "state"
 
 
 class SiteConfig(BaseModel):
-    """site.toml. Relative paths are from the site's folder."""
+    """The contents of site.toml. Relative paths start from the site's folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,7 +59,7 @@ class StateFolder:
     """What a site keeps between requests, in the folder `path`: on a local disk, never restored from a backup.
 
     site.key            signs the ledger and the site's statements
-    ledger.db           what the patients were spent; its anchor lies beside it
+    ledger.db           what the patients were spent; its anchor is in the same folder
     site.log            refusals with their reasons
     progress.json       how far the round is that trains now
     released/           answers given
@@ -71,40 +71,40 @@ class StateFolder:
 
     @property
     def key(self) -> Path:
-        """The site's private key."""
+        """File of the site's private key."""
         return self.path / "site.key"
 
     @property
     def ledger(self) -> Path:
-        """The ledger."""
+        """File of the site's ledger."""
         return self.path / "ledger.db"
 
     @property
     def log(self) -> Path:
-        """The log of refusals."""
+        """File of the log of refusals."""
         return self.path / "site.log"
 
     @property
     def progress(self) -> Path:
-        """How far the round is."""
+        """File that says how far the current round is (`client.progress`)."""
         return self.path / "progress.json"
 
     @property
     def released(self) -> Path:
-        """Folder of the answers given."""
+        """Folder of the stored answers (`client.answer_cache`)."""
         return self.path / "released"
 
     def carried(self, run_id: str) -> Path:
-        """Folder of what is left from one round of a run to the next."""
+        """Folder of what a run's rounds pass on to the next round."""
         return self.path / "carried" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
     @property
     def images(self) -> Path:
-        """Folder of the decoded images."""
+        """Folder of the decoded images of a deployed site."""
         return self.path / "images"
 
     def holds_ledger(self) -> bool:
-        """Whether the site has been asked before, so that it has a key and a ledger.
+        """Whether the site has a key and a ledger, which its first request makes.
 
         Raises:
             LedgerError: one of the two is gone.
@@ -124,7 +124,7 @@ class StateFolder:
         return file.exists()
 
     def inspect(self) -> Ledger:
-        """The ledger as it is, under the limit that it has; to look at.
+        """Open the ledger for reading, under the limit that it holds.
 
         Raises:
             LedgerError: there is none, its key is gone, or it cannot be read or trusted.
@@ -140,28 +140,28 @@ class StateFolder:
 
 
 class SiteFolder:
-    """A site's folder. Its site.toml is read once, when first needed."""
+    """A site's folder. Its site.toml is read once, when it is first needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def file(self) -> Path:
-        """site.toml."""
+        """The site's configuration file, site.toml."""
         return self.path / SITE
 
     @property
     def policy_file(self) -> Path:
-        """The policy; its signature lies beside it."""
+        """The site's policy file; its signature lies in the same folder."""
         return self.path / POLICY
 
     def exists(self) -> bool:
-        """Whether this is a site's folder at all."""
+        """Whether this is a site's folder: it has a site.toml."""
         return self.file.is_file()
 
     @cached_property
     def config(self) -> SiteConfig:
-        """What site.toml says.
+        """The validated contents of site.toml.
 
         Raises:
             ConfigError: it cannot be read, or a key is wrong.
@@ -180,12 +180,12 @@ class SiteFolder:
 
     @property
     def state(self) -> StateFolder:
-        """What the site keeps. Raises ConfigError like `config`."""
+        """The site's state folder. Raises ConfigError like `config`."""
         return StateFolder(self.path / self.config.state)
 
     @property
     def logging_state(self) -> StateFolder:
-        """Whose log takes a refusal: the site's state, or that of the default while site.toml cannot be read."""
+        """The state folder whose log takes refusals; the default one while site.toml cannot be read."""
         try:
             return self.state
         except ConfigError:
@@ -193,7 +193,7 @@ class SiteFolder:
 
     @property
     def logged_states(self) -> tuple[StateFolder, ...]:
-        """Whose logs hold the refusals, those from before site.toml was mended as well."""
+        """All state folders whose logs may hold refusals: the current one and the default one."""
         return tuple(dict.fromkeys((self.logging_state, StateFolder(self.path / STATE))))
 
     @property
@@ -203,7 +203,7 @@ class SiteFolder:
 
     @property
     def node(self) -> Path:
-        """Folder of what connects the site to a federation."""
+        """Folder of the keys and files that connect the site to a federation."""
         return self.path / "node"
 
     def policy(
@@ -263,7 +263,7 @@ class SiteFolder:
 
 
 def state_at(path: Path) -> StateFolder:
-    """The state folder that `path` is, or that of the site's folder that it is.
+    """The state folder at `path`, which is a state folder or a site's folder.
 
     Raises:
         ConfigError: it is a site's folder whose site.toml cannot be read.

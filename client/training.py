@@ -43,10 +43,19 @@ def train_round(
 ) -> tuple[Parameters, Spending | None]:
     """Train from the `incoming` parameters; return the parameters and the spending that may be released.
 
-    `correct` moves the parameters in place after every step (`AtSite.correct`); it reads no record of the site.
-
     A request that was answered before, for the same round and parameters, gets the same answer again, so that
     a resumed run spends no budget on rounds that this site had finished.
+
+    Args:
+        site: whose patients are trained on.
+        config: the run's configuration.
+        run_id: under which the ledger charges the steps.
+        server_round: number of the round, from 1.
+        incoming: trainable parameters by name, as the run's model has them.
+        correct: moves the parameters in place after every step (`AtSite.correct`), reads no record; None for nothing.
+
+    Returns:
+        The trainable parameters after the round, and what was charged; None for the latter without privacy.
 
     Raises:
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
@@ -104,7 +113,7 @@ def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalM
 
 
 def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
-    """The mechanism that this site would run; touches no record.
+    """The mechanism of the whole run at this site, calibrated without reading a record.
 
     Raises:
         PlanError: delta or batch size does not suit the site, or no noise reaches the target.
@@ -123,7 +132,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
 
 
 def local_steps(site: Site, config: RunConfig, spending: Spending | None) -> int:
-    """How many steps a round took: what was charged, or the schedule of a run without privacy."""
+    """Steps of a round: those charged, or for a run without privacy those of the schedule."""
     return spending.steps if spending is not None else _schedule(site, config)[1]
 
 
@@ -288,7 +297,17 @@ class _Round:
 
 
 def public_seed(config: RunConfig, site: Site, server_round: int, purpose: str) -> int:
-    """Public randomness of a round at a site, the same in every engine."""
+    """A public seed, the same in every engine: the first 32 bits of a SHA-256 of all four.
+
+    Args:
+        config: gives the run's seed, `training.seed`.
+        site: gives the name.
+        server_round: number of the round.
+        purpose: what is drawn, such as "augmentation"; each purpose has a seed of its own.
+
+    Returns:
+        A whole number in [0, 2^32).
+    """
     text = f"{config.training.seed}\x00{site.name}\x00{server_round}\x00{purpose}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 

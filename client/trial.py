@@ -39,7 +39,7 @@ def try_run(config: RunConfig) -> None:
 
     Raises:
         ModelError: the model cannot be built, run or trained here, or its update cannot be sent.
-        PrivacyError: it cannot be trained privately as asked, or not by the engine that is asked for.
+        PrivacyError: the model cannot be trained privately, or not by the configured engine.
     """
     model, records = open_model(config).to(device()), made_up(config)
     incoming = {name: value.clone() for name, value in trainable_state(model).items()}

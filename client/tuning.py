@@ -81,7 +81,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Winner:
-    """The best trial, and what its patients were charged for the whole sweep.
+    """The best trial, and what the patients were charged for the whole sweep.
 
     Attributes:
         candidate: its settings.

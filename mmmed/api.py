@@ -57,7 +57,7 @@ def simulate(
         sections: keys to set by section, over what the file says: ``privacy={"target_epsilon": 4}``.
 
     Raises:
-        TypeError: sections are given beside a `RunConfig`, which is whole already.
+        TypeError: sections are given with a `RunConfig`, which is complete already.
         MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work; before anything
             was written.
     """

@@ -45,7 +45,14 @@ def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterat
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = True, mode: int = 0o666) -> None:
-    """Write a whole content by `replacing`; text is written as UTF-8."""
+    """Write a whole file by `replacing`.
+
+    Args:
+        path: the file; its folder exists.
+        content: bytes, or text that is written as UTF-8.
+        durable: make sure that it outlasts a power cut, see `replacing`.
+        mode: permissions before the umask.
+    """
     with replacing(path, durable=durable, mode=mode) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 

@@ -155,7 +155,7 @@ def membership_scores(target: np.ndarray, shadows: np.ndarray, included: np.ndar
 
     Args:
         target: the released model's confidence in each patient's label, log(p / (1 - p)), float64 [patients].
-        shadows: the same of every shadow model, float64 [shadows, patients].
+        shadows: every shadow model's confidence, likewise, float64 [shadows, patients].
         included: whether the shadow model was trained on the patient, bool [shadows, patients].
 
     Raises:
@@ -181,7 +181,7 @@ def membership_scores(target: np.ndarray, shadows: np.ndarray, included: np.ndar
 def judge(
     score: np.ndarray, member: np.ndarray, bound: Callable[[float], float], shadows: int
 ) -> AttackResult:
-    """How well scores tell members from others, beside the bound.
+    """Compare how well scores tell members from others with the bound of the mechanism.
 
     The threshold at a false-positive rate is the lowest that accuses no more of the others. Then the true
     false-positive rate of that threshold is Beta distributed whatever the scores are, so the verdict compares

@@ -99,7 +99,7 @@ class DiscreteGaussian:
         return out
 
     def chunks(self, n: int) -> Iterator[np.ndarray]:
-        """`n` draws as vectors of at most `CHUNK`, int64, each to be used up before the next is asked for."""
+        """`n` draws as vectors of at most `CHUNK`, int64, each valid until the next is drawn."""
         size = min(n, CHUNK)
         stream, zeros = keystream(), bytes(2 * self._levels * size)
         keys = bytearray(len(zeros) + 16)  # the cipher wants room for a block

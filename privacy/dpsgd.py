@@ -196,8 +196,8 @@ class PrivateStep:
     def try_on(self, losses: RowLosses, units: torch.Tensor) -> None:
         """Find out here, on made-up or public records, whatever a step could refuse. Later batches are not checked.
 
-        A step that was never tried checks its first batch instead, and what it then raises tells of those records:
-        so try it on before any private record is read. Nothing is moved, released or kept.
+        A step that was never tried checks its first batch instead, and the error it then raises may reveal those
+        records: so try it on before any private record is read. Nothing is moved, released or kept.
 
         Args:
             losses: from rows int64 [r] of a set of made-up records to their losses [r], as a batch of those records

@@ -63,7 +63,7 @@ class PrivacyEngine:
         return account(self._events, delta)
 
     def state_dict(self) -> dict[str, Any]:
-        """The account, as JSON values, to be saved beside the model's and the optimiser's states."""
+        """The account, as JSON values, to be saved with the model's and the optimiser's states."""
         return {"events": [event.to_json() for event in self._events]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -91,7 +91,7 @@ class PrivacyEngine:
             module, optimizer, clipping, group_shares, engine, noise_multiplier, max_grad_norm: as for `PrivateStep`.
             data_loader: its `batch_size` is the expected number of units of a batch, B; its sampler is not used.
             units: the unit (patient) of each record of the data set; None if each record is its own.
-            records_per_unit: at most so many of a unit's records a step; None for all.
+            records_per_unit: the most records of a unit in a step; None for all.
             max_physical_batch_size: records that are computed at once. A larger batch comes in several parts, with a
                 call of `optimizer.step` for each; the model moves, and noise is added, with the last one alone.
             sampling: "poisson", every unit in each batch with probability q = B / N, independently; or "shuffle",

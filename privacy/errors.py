@@ -36,11 +36,11 @@ class UntrackedParameter(UnsupportedModel):
 
 
 class StepError(PrivacyError):
-    """A step was asked for with arguments that cannot be made private."""
+    """The arguments of a step do not make a private one."""
 
 
 class NoiseError(PrivacyError):
-    """Noise cannot be drawn or added as asked."""
+    """Noise cannot be drawn or added with these arguments."""
 
 
 class SamplingError(PrivacyError):
@@ -52,7 +52,7 @@ class AccountingError(PrivacyError):
 
 
 class PlanError(PrivacyError):
-    """No private mechanism can be made of what was asked."""
+    """No private mechanism exists for the requested run."""
 
 
 class LedgerError(PrivacyError):
@@ -68,7 +68,7 @@ class PolicyError(PrivacyError):
 
 
 class PolicyRefusal(PolicyError):
-    """The site's policy does not allow this.
+    """The site's policy does not allow the request.
 
     Attributes:
         rule: name of the rule, as in the policy file.
@@ -84,7 +84,7 @@ class SecureSumRefusal(PrivacyError):
 
 
 class VoidStep(SecureSumRefusal):
-    """This attempt gives no sum: the step has to be asked again as the next attempt, with a fresh draw and charge."""
+    """This attempt gives no sum. The step needs another attempt, with a fresh draw and charge."""
 
 
 class ReportError(PrivacyError):

@@ -43,7 +43,7 @@ def load_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
 
 
 def is_encrypted(path: Path) -> bool:
-    """Whether a private key asks for a passphrase.
+    """Whether a private key file is encrypted with a passphrase.
 
     Raises:
         SigningKeyError: there is no such file.
@@ -97,7 +97,7 @@ def create_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
 
 
 def public_pem(key: Ed25519PublicKey) -> str:
-    """A public key as it is handed to others."""
+    """A public key in PEM form (SubjectPublicKeyInfo), to be handed to others."""
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_bytes(serialization.Encoding.PEM, form).decode()
 

@@ -67,13 +67,14 @@ def noise_std(noise_multiplier: float, max_grad_norm: float, dimension: int) -> 
     Raises:
         NoiseError: a value is out of range, or rounding would outweigh the clipping norm.
     """
+    # The share by which rounding raises the sensitivity; from 1 on, the loop below may never end.
     if noise_multiplier * math.sqrt(max(dimension, 0)) * _GRID_FRACTION > 0.5:
         raise NoiseError(
             f"A noise multiplier of {noise_multiplier:g} on {dimension} parameters needs a finer lattice than float64 "
             "gives. Train fewer parameters."
         )
     std = noise_multiplier * max_grad_norm
-    while std < (
+    while std < (  # a larger deviation may have a coarser lattice, which asks for more again
         needed := noise_multiplier * max_grad_norm * sensitivity_inflation(std, max_grad_norm, dimension)
     ):
         std = needed
@@ -96,7 +97,7 @@ class PrivateRandom:
         """
         if not 0.0 <= p <= 1.0:
             raise NoiseError(f"The probability must be in [0, 1]. Found {p!r}.")
-        if p == 1.0:
+        if p == 1.0:  # 2^64 is no 64-bit word
             return np.ones(_count(n), dtype=bool)
         words = np.frombuffer(keystream().update(bytes(_WORD * _count(n))), dtype=np.uint64)
         return words < np.uint64(int(math.ldexp(p, 64)))
@@ -132,7 +133,7 @@ class PrivateRandom:
         for vector in vectors:
             array = vector.numpy() if _library(vector.device) is np else vector
             by_device.setdefault(vector.device, []).append(array)
-        for device, arrays in by_device.items():
+        for device, arrays in by_device.items():  # all of them before any is changed
             _check_finite(arrays, device)
         for device, arrays in by_device.items():
             shares = _shares(arrays, torch.get_num_threads())
@@ -191,6 +192,7 @@ def _release(arrays: list[Any], std: float, step: float, device: torch.device) -
     """x <- g (rint(x / g) + n) for every coordinate, in place."""
     library, noise = _library(device), DiscreteGaussian(discrete_std(std / step))
     place = device.type if device.type == "cpu" else device  # numpy knows the name alone
+    # Float64 has all whole numbers up to 2^53; the tensor's own type would round each step of the computation.
     scratch = library.empty(CHUNK, dtype=library.float64, device=place)
     for part, drawn in _beside(arrays, noise.chunks(sum(map(len, arrays)))):
         lattice = scratch[: len(drawn)]

@@ -29,12 +29,13 @@ _SEED_BYTES = 64
 
 @contextmanager
 def unseeded() -> Iterator[Callable[[], None]]:
-    """Within, the global generators run from secret states; after, from those of before, as if nothing had been drawn.
+    """Run the global random generators from secret states, and restore their earlier states at the end.
 
     torch's on the CPU and on each CUDA device, numpy's (`np.random`) and Python's (`random`). A generator object
     that code keeps for itself is not reached.
 
-    Gives a function that makes the states anew.
+    Yields:
+        A function that draws new secret states.
     """
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 

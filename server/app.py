@@ -21,7 +21,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what Flower's run config describes."""
+    """Run the configuration that Flower's run config holds; the entry of the server's app."""
     from mmmed.models import build_model  # torch and the models only once the run is known to be valid
     from server.run import federate
     from server.run_folder import RunFolder

@@ -20,7 +20,7 @@ _AS_THE_KIND_HAS_IT = ""
 
 
 def listed() -> dict[str, Scalar]:
-    """What ``[tool.flwr.app.config]`` of pyproject.toml holds, by dotted key."""
+    """The keys and defaults that ``[tool.flwr.app.config]`` of pyproject.toml must list, by dotted key."""
     defaults = to_flat(RunConfig())
     return {key: _AS_THE_KIND_HAS_IT if _of_a_kind(key) else defaults[key] for key in known_keys()}
 

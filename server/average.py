@@ -31,13 +31,13 @@ class Average:
             }
 
     def of(self, model: Arrays) -> Arrays:
-        """What is evaluated and saved after the newest ``model``. Training goes on from the model itself."""
+        """What is evaluated and saved: the average, or ``model`` if there is none. Training uses the model itself."""
         return self._value or model
 
     def state(self) -> dict[str, Arrays]:
-        """What a checkpoint holds of it."""
+        """The average as a checkpoint stores it."""
         return {_NAME: self._value} if self._value else {}
 
     def restore(self, state: Mapping[str, Arrays]) -> None:
-        """Put the `state` of an earlier process back."""
+        """Load what `state` returned in an earlier process."""
         self._value = state.get(_NAME, {})

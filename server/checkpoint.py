@@ -25,7 +25,7 @@ _KEPT = 2  # the newest, and the one before it should the disk lose the newest
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """After ``round`` finished training: the model, the optimiser's moments by name, and the round's record."""
+    """State after the training of ``round``: the model, the optimiser's moments by name, and the round's record."""
 
     round: int
     model: Arrays

@@ -43,4 +43,4 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Watch nothing."""
+    """An `OnEvent` that does nothing."""

@@ -16,7 +16,7 @@ _LONGEST = 1000  # characters
 
 
 class Receipts:
-    """Receipts by node, on disk."""
+    """The newest ledger receipt of each node, on disk."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -27,11 +27,11 @@ class Receipts:
         self._known: dict[str, str] = stored if isinstance(stored, dict) else {}
 
     def of(self, node: int) -> str:
-        """The node's receipt, "" if there is none."""
+        """The receipt of a node, "" if there is none."""
         return str(self._known.get(str(node), ""))
 
     def keep(self, node: int, receipt: object) -> None:
-        """Keep what came with a node's answer, if it is a receipt; only the site itself can read it."""
+        """Store the receipt that came with a node's answer. Only the site itself can check it."""
         if isinstance(receipt, str) and 0 < len(receipt) <= _LONGEST and receipt != self.of(node):
             self._known[str(node)] = receipt
             write_atomic(self._path, json.dumps(self._known, sort_keys=True))

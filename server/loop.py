@@ -40,15 +40,19 @@ log = logging.getLogger(__name__)
 
 
 class Rounds:
-    """Runs the rounds of ``folder.config`` over a grid, telling ``on_event`` what happens.
-
-    ``frozen`` are the digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with
-    their own.
-    """
+    """The rounds of a run over a grid."""
 
     def __init__(
         self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str] | None = None
     ) -> None:
+        """
+        Args:
+            grid: where the sites are.
+            folder: the run's, which holds its configuration.
+            on_event: called with what happens.
+            frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their
+                own; None for none.
+        """
         federation = folder.config.federation
         self._folder, self._federation, self._on_event = folder, federation, on_event
         self._sites = Sites(grid, folder, on_event, frozen or {})
@@ -58,7 +62,7 @@ class Rounds:
         self._least = max(federation.min_sites, federation.aggregation.least_updates)
 
     def run(self, initial: Arrays) -> Arrays:
-        """All rounds that are not done yet; returns the final model.
+        """Run all rounds that are not finished; returns the final model.
 
         Args:
             initial: the trainable parameters by name, float32, as they are before round 1.

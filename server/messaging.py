@@ -59,11 +59,12 @@ def gather(
     waiting: dict[str, _Request] = {}
     later: list[_Request] = []
     for request in _push(grid, [_Request(message) for message in messages], waiting):
-        yield request.message, None, 0.0
+        yield request.message, None, 0.0  # not accepted: no reply will ever come
     while (waiting or later) and (elapsed := time.monotonic() - started) < timeout:
         due = _due(grid, later)
         for request in due:
             later.remove(request)
+            # A new message: it has an id of its own and expires with the round.
             request.message = _copy(request.message, timeout - elapsed)
         later += _push(grid, due, waiting)
         if pull_interval(grid):  # else nothing lies between the grid and its sites
@@ -71,14 +72,16 @@ def gather(
         replies = list(grid.pull_messages(list(waiting)))
         for reply in replies:
             answered = waiting.pop(reply.metadata.reply_to_message_id, None)
-            if answered is None:
+            if answered is None:  # another reply to a request that was sent twice
                 continue
+            # A request that was sent again waits under several ids; its first reply ends them all.
             for other in [number for number, request in waiting.items() if request is answered]:
                 del waiting[other]
             if answered.postponed(reply, time.monotonic()):
                 later.append(answered)
             else:
                 yield answered.message, reply, time.monotonic() - started
+        # A grid with an interval of 0 waits within `pull_messages`, or does the sites' work there.
         if not replies and (waiting or later):
             time.sleep(pull_interval(grid) or (0.0 if waiting else _PAUSE / 10))
     for request in [*{id(request): request for request in waiting.values()}.values(), *later]:

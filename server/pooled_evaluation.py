@@ -14,7 +14,7 @@ from server.replies import Answer
 
 
 def pooled_results(answers: Sequence[Answer], classes: int) -> dict[str, Any] | None:
-    """What the sites' tables tell together, as JSON; None if no site released any.
+    """Metrics of all sites' pooled histograms, as JSON; None if no site released any.
 
     Tables of another shape, or whose noise is not stated, are left out; `sites` tells whose were used.
     The noise of independent sites adds up in variance.

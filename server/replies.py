@@ -60,11 +60,17 @@ class Answer:
 def read_reply(
     request: Message, reply: Message | None, seconds: float, like: Mapping[str, tuple[int, ...]]
 ) -> Answer:
-    """Check a reply. ``like`` is the shape of each trained tensor for a train reply, empty for an evaluate reply.
+    """Check a reply. Nothing that a site sends raises: it becomes a refusal.
 
     Codes of refusal: ``no-reply``; a site's own code, or ``failed`` if it sent anything but a code; ``expired``,
     ``node-unavailable``, ``app-unavailable``, ``crashed`` (Flower's); ``bad-record``, ``bad-name``, ``bad-weight``
     and the codes of `mmmed.wire.unpack` (the reply's content).
+
+    Args:
+        request: the message that was sent.
+        reply: what came back; None if nothing did.
+        seconds: from the request to the reply.
+        like: the shape of each trained tensor for a train reply, empty for an evaluate reply.
     """
     answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:

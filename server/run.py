@@ -28,7 +28,7 @@ def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: On
         folder: the run's, held open by the caller.
         model: `build_model` of the folder's configuration; the caller builds it before it makes the folder, so that
             what cannot be built leaves nothing behind. Changed in place.
-        on_event: told what happens.
+        on_event: called with what happens.
 
     Raises:
         RunError: too few sites, a checkpoint that does not fit, or other frozen weights than the run began with.

@@ -41,6 +41,13 @@ class RunFolder:
     """An open run folder, locked by this process until `close`. Use `create`, `open` or `create_or_open`."""
 
     def __init__(self, path: Path, config: RunConfig, run_id: str, lock: ExitStack) -> None:
+        """
+        Args:
+            path: the folder.
+            config: the resolved configuration.
+            run_id: name of the run, which no other run has.
+            lock: holds the folder's lock; `close` gives it up.
+        """
         self.path = path
         self.config = config
         self.run_id = run_id
@@ -192,7 +199,7 @@ def finished_rounds(path: Path) -> list[dict[str, Any]]:
 
 
 def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:
-    """Tensors that went to the sites ("down") or came from them ("up") in these rounds, all sites together."""
+    """Size of all tensors that went to the sites (``way`` "down") or came from them ("up"), as text in MB."""
     lines = (line for record in rounds for phase in ("train", "evaluate") for line in record[phase])
     return f"{sum(line[f'bytes_{way}'] for line in lines) / 1e6:.1f} MB"
 

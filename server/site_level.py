@@ -41,7 +41,7 @@ class SiteLevel:
         self.max_norm = config.site_max_norm
 
     def choose(self, updates: Sequence[Update]) -> tuple[list[Update], set[int]]:
-        """All updates, in the order of the sites' names, and no outlier."""
+        """All updates, sorted by name of the site, and no outlier."""
         return by_name(updates), set()
 
     def combine(self, updates: Sequence[Update], asked: int) -> Arrays:
@@ -65,15 +65,15 @@ class SiteLevel:
         return result
 
     def state(self) -> dict[str, Arrays]:
-        """What a checkpoint holds of it."""
+        """The clipping norm as a checkpoint stores it."""
         return {_NAME: {_NORM: np.array(self.max_norm)}}
 
     def restore(self, state: Mapping[str, Arrays]) -> None:
-        """Put the `state` of an earlier process back."""
+        """Load what `state` returned in an earlier process."""
         self.max_norm = float(state[_NAME][_NORM])
 
     def statement(self, rounds: int) -> dict[str, Any]:
-        """What all ``rounds`` released so far mean for one site, for the record of the newest."""
+        """The site-level guarantee of the first ``rounds`` rounds together, for the record of the newest."""
         return {"site_level": self._stated(rounds)}
 
     def _stated(self, rounds: int) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Sites:
     Args:
         grid: where the sites are.
         folder: the run's.
-        on_event: told what happens.
+        on_event: called with what happens.
         frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their own.
     """
 
@@ -70,7 +70,7 @@ class Sites:
         Args:
             number: the round.
             model: the parameters to train from.
-            strategy: sends its extras beside them, and refuses a reply without what it needs.
+            strategy: sends its extras with them, and refuses a reply without what it needs.
             answered: answers of this round that an earlier process took.
 
         Yields:
@@ -87,7 +87,7 @@ class Sites:
         yield from self._ask(number, "evaluate", {MODEL: model}, sorted(self._grid.get_node_ids()))
 
     def line(self, answer: Answer) -> dict[str, Any]:
-        """An answer as a line of a round's record."""
+        """The entry of a round's record for one answer."""
         line: dict[str, Any] = {"site": self._name(answer.node), "seconds": round(answer.seconds, 3)}
         line |= {"bytes_down": answer.bytes_down, "bytes_up": answer.bytes_up}
         if answer.refused is not None:
@@ -134,5 +134,5 @@ class Sites:
 
 
 def packed(arrays: Arrays, encoding: Encoding) -> bytes:
-    """Tensors as they travel."""
+    """Tensors as the bytes in which they are sent."""
     return pack({key: torch.from_numpy(np.asarray(value)) for key, value in arrays.items()}, encoding)

@@ -30,7 +30,7 @@ _ABOUT = "about"
 
 @dataclass(frozen=True)
 class Update:
-    """One site's update, on disk.
+    """The update of one site, on disk.
 
     Attributes:
         answer: what came with it, without the arrays.
@@ -47,16 +47,16 @@ class Update:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The numbers that came with it."""
+        """The numbers that came with the update, by name."""
         return self.answer.metrics
 
     @property
     def weight(self) -> float:
-        """The public weight of the site."""
+        """The public weight of the update's site."""
         return self.answer.weight
 
     def tensor(self, key: str) -> np.ndarray:
-        """One tensor, float32."""
+        """One tensor of the update by name, float32."""
         with safe_open(self.path, framework="numpy") as stored:
             value: np.ndarray = stored.get_tensor(key)
         return np.asarray(value * np.float32(self.scale))
@@ -67,7 +67,7 @@ class Update:
 
 
 class UpdateStore:
-    """The updates of one round of one run, in a folder of their own."""
+    """The updates of one round of one run, in their own folder."""
 
     def __init__(self, folder: Path, server_round: int, like: Arrays) -> None:
         """Opens what an earlier process received of the same round; drops what belongs to other rounds or is torn."""
@@ -97,7 +97,7 @@ class UpdateStore:
         self.updates.append(Update(replace(answer, arrays={}), about["norm"], self._keys, path))
 
     def close(self) -> None:
-        """Forget the round's updates."""
+        """Delete the round's updates."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -108,19 +108,19 @@ class ByRule:
         self._rule, self._max_norm = config.aggregation, config.max_update_norm
 
     def choose(self, updates: Sequence[Update]) -> tuple[list[Update], set[int]]:
-        """What `screen` keeps, in the order of the sites' names, and the nodes of the outliers."""
+        """The updates that `screen` keeps, sorted by name of the site, and the nodes of the outliers."""
         return screen(by_name(updates), self._max_norm)
 
     def combine(self, updates: Sequence[Update], asked: int) -> Arrays:
-        """One update; how many sites were ``asked`` does not matter to a rule."""
+        """Combine updates into one by the run's rule, which does not depend on the number of sites ``asked``."""
         return self._rule.combine(updates)
 
     def state(self) -> dict[str, Arrays]:
-        """Nothing: a rule remembers nothing."""
+        """Nothing: a rule has no state."""
         return {}
 
     def restore(self, state: Mapping[str, Arrays]) -> None:
-        """Nothing to put back."""
+        """Restore nothing: a rule has no state."""
 
     def statement(self, rounds: int) -> dict[str, Any]:
         """Nothing: the server adds no privacy of its own."""
@@ -128,7 +128,7 @@ class ByRule:
 
 
 def by_name(updates: Sequence[Update]) -> list[Update]:
-    """In the order of the sites' names.
+    """Sort updates by name of their site.
 
     A sum is then the same to the last bit in whatever order they came, or come again after a restart.
     """

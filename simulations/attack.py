@@ -52,7 +52,7 @@ def attack_run(
         path: the run folder.
         shadows: shadow models to train; each costs what the run did.
         workers: processes that train sites.
-        progress: told how many shadow models are trained, of how many.
+        progress: called with (shadow models trained, all shadow models).
 
     Raises:
         RunError: the run has no final model, or held out nobody.

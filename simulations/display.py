@@ -181,7 +181,7 @@ def _from_scratch(config: RunConfig) -> bool:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Pooled AUROC beside what keeps it honest."""
+    """Print the AUROC pooled over sites, within sites, and of a guess from the site alone."""
     table = Table(title="AUROC on held-out patients [95 % interval]", title_justify="left")
     table.add_column("what")
     table.add_column("AUROC", justify="right")

@@ -36,7 +36,14 @@ _POLICY = "site-policy.toml"  # in the run folder: what its sites keep to, also 
 def start_run(
     config: RunConfig, *, folder: Path | None, engine: str, workers: int | None, policy: Path | None = None
 ) -> Path:
-    """Start a run in a new folder; returns the folder. With a `policy`, every site keeps to it.
+    """Start a run in a new folder and carry it out to its end; returns the folder.
+
+    Args:
+        config: the run's configuration.
+        folder: the run's, new or empty; None for one in ``runs`` that is named after the time.
+        engine: one of `ENGINES`.
+        workers: processes for the sites; None for one a site, at most one a core.
+        policy: a policy file that every site keeps to; None allows everything within the run's target.
 
     Raises:
         MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work. Nothing has

@@ -58,9 +58,9 @@ def sweep(
     Args:
         candidates: the settings to try.
         seeds: runs of each, with training.seed and the following numbers.
-        out: folder of the results and of all runs; one of an earlier sweep is gone on with.
+        out: folder of the results and of all runs; one of an earlier sweep is continued.
         workers: processes that train sites.
-        progress: is told a line a trial.
+        progress: called with one line for each trial.
 
     Raises:
         MmmedError, PrivacyError: a candidate cannot be run. What was finished before stays.

@@ -19,7 +19,7 @@ _MOST_REFUSALS = 50
 
 @dataclass(frozen=True)
 class DatasetBudget:
-    """What the data set's worst patient was spent at the limit's delta, all data sets counted; rounded up."""
+    """Epsilon of a data set's most exposed patient at the limit's delta, all data sets counted; rounded up."""
 
     name: str
     spent: float
@@ -74,7 +74,7 @@ def read_site(state: Path) -> SiteView:
 
 
 def read_refusals(states: Sequence[Path]) -> list[tuple[str, str, str]]:
-    """When, code and reason of what these state folders' logs say was refused, newest first."""
+    """Time, code and reason of the newest refusals in the logs of these state folders, newest first."""
     return [_refusal(line) for line in reversed(refusals(*states)[-_MOST_REFUSALS:])]
 
 

@@ -27,7 +27,7 @@ _MOST_WAITING = 200  # a coordinator that makes up runs without end does not fil
 
 @dataclass(frozen=True)
 class SeenRun:
-    """A run that asked, and what was decided.
+    """A run that asked this site, and the decision about it.
 
     Attributes:
         run_id: the run's id, as the coordinator gives it.
@@ -43,11 +43,11 @@ class SeenRun:
 
     @property
     def name(self) -> str:
-        """What a person types to approve it: short, and of the run's id and configuration alike."""
+        """A short name for approval: 12 hexadecimal digits of a hash of run id and configuration."""
         return hashlib.sha256(f"{self.run_id}\0{self.config}".encode()).hexdigest()[:12]
 
     def changes(self) -> list[str]:
-        """The settings that differ from the defaults, a line each."""
+        """Lines ``key = value`` of the settings that differ from the defaults."""
         try:
             changed = differences(RunConfig(), from_flat(flat_from_json(self.config)))
         except ConfigError as error:
@@ -56,13 +56,13 @@ class SeenRun:
 
 
 class RunApprovals:
-    """The runs that a site has seen, in a folder, a file a run."""
+    """The runs that a site has seen, one file each in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def decision(self, run_id: str, config: str) -> Decision:
-        """What was decided about a run; one that is new is put before a person.
+        """The decision about a run; a new run is stored as waiting for one.
 
         Raises:
             ConfigError: the run's id is not one.
@@ -78,7 +78,7 @@ class RunApprovals:
         return "waiting"
 
     def decide(self, name: str, decision: Decision) -> SeenRun:
-        """Note what a person decided about the run of this name, or whose id begins with it.
+        """Store a decision about the run that has this name, or whose id begins with it.
 
         Raises:
             DeployError: no run, or several.

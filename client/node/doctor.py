@@ -37,7 +37,7 @@ Verdict = Literal["good", "look", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, what was found and, unless all is good, how to mend it."""
+    """The result of one check: what was examined, what was found, and how to repair it if it is not good."""
 
     what: str
     verdict: Verdict
@@ -46,7 +46,7 @@ class Finding:
 
 
 def examine(folder: NodeFolder) -> list[Finding]:
-    """All checks. What one needs and another found missing is not reported twice."""
+    """Make all checks. A fault is reported once, by the check that finds its cause."""
     findings = [*_guarded("software and kit", lambda: _kit(folder))]
     if all(finding.verdict != "bad" for finding in findings):
         findings += _guarded("connection", lambda: _connection(folder, folder.kit()))

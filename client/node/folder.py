@@ -40,7 +40,7 @@ from mmmed.pki.kit import Kit
 
 
 def alone(folder: NodeFolder) -> AbstractContextManager[None]:
-    """Hold the site's folder while it runs, or its keys change.
+    """Hold the site's folder, so that only one process runs the site or changes its keys.
 
     Raises:
         DeployError: somebody else does.
@@ -74,7 +74,7 @@ class NodeFolder:
         log stay: the patients have spent what they have spent.
 
         Raises:
-            DeployError: a key is there already and no new one is asked for, or the name is not one.
+            DeployError: there is a key already and `new_key` is not given, or the name is not valid.
         """
         check_name(name)
         if self.key.exists():
@@ -120,7 +120,7 @@ class NodeFolder:
         kit.write(self.kit_file)
 
     def kit(self) -> Kit:
-        """The kit that the site has joined with; its certificates are written beside it for those who read files.
+        """The kit that the site has joined with; its certificates are written next to it, for programs that read files.
 
         Raises:
             DeployError: there is none, or it does not fit.
@@ -159,7 +159,7 @@ class NodeFolder:
             )
 
     def environment(self) -> dict[str, str]:
-        """The environment of the node and the runner: Flower's files stay here and nothing is installed."""
+        """Environment of the node and the runner: Flower keeps its files in this folder and installs nothing."""
         return os.environ | {
             "FLWR_HOME": str(self.flower_home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

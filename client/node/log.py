@@ -73,7 +73,7 @@ class SiteLog:
         return entries
 
     def head(self) -> str:
-        """SHA-256 of the last line: noted elsewhere, it shows later whether the end was cut off."""
+        """SHA-256 of the last line, hexadecimal. A copy kept elsewhere later shows whether the end was cut off."""
         lines = self._lines()
         return hashlib.sha256(lines[-1]).hexdigest() if lines else _START
 

@@ -57,7 +57,7 @@ class Runner:
         )
 
     def run(self) -> None:
-        """Take and do tasks until SIGTERM; a task that is being done gets to commit and answer."""
+        """Take and do tasks until SIGTERM; a running task may still commit and answer."""
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Flower's retries send one to whoever has an old token
         gc.freeze()  # what was imported is shared with the forks, untouched by their garbage collections

@@ -48,7 +48,7 @@ class Stopped(BaseException):
 
 
 def connect(address: str, token: str) -> RuntimeHttpClient:
-    """The node's interface for the holder of a task's token."""
+    """A client of the node's interface, authorised by the token of one task."""
     return RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=True,
@@ -62,11 +62,16 @@ def connect(address: str, token: str) -> RuntimeHttpClient:
 
 
 def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes], None]) -> None:
-    """Do the task whose token this is.
+    """Do the task that a token stands for.
 
-    `tell` is given the message, as `crashed` reads it, before anything is done, and `SENDING` before the answer goes:
-    a node must get one answer to a message, neither none nor two. SIGTERM ends the work in order: what was computed
-    is committed to the ledger, and the answer is ``stopped``.
+    A node must get exactly one answer to a message. SIGTERM ends the work in order: what was computed is committed to
+    the ledger, and the answer is ``stopped``.
+
+    Args:
+        folder: the site's ``node`` folder.
+        address: host and port at which the node offers its tasks.
+        token: of this task.
+        tell: takes the message, as `crashed` reads it, before any work, and `SENDING` before the answer goes out.
     """
     signal.signal(signal.SIGTERM, _stop)
     client = connect(address, token)
@@ -87,7 +92,7 @@ def perform(folder: NodeFolder, address: str, token: str, tell: Callable[[bytes]
 
 
 def unless_stalled(pull: Callable[..., PullObjectResponse]) -> Callable[..., PullObjectResponse]:
-    """Pull parts of a message, but no longer once none has come for `STALLED` seconds.
+    """Wrap `pull` so that it gives up if no part of the message comes for `STALLED` seconds.
 
     The node drops a message whose run has ended. Flower would ask for the parts that are missing for an hour more, and
     the site do nothing else meanwhile.
@@ -107,7 +112,7 @@ def unless_stalled(pull: Callable[..., PullObjectResponse]) -> Callable[..., Pul
 
 
 def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:
-    """Note in the audit log what leaves, and hand it to the node."""
+    """Append the answer's size and decision to the audit log, then hand the answer to the node."""
     left = sum(len(part.deflate()) for part in get_all_nested_objects(reply).values())
     decision = str(reply.error.reason) if reply.has_error() else "answered"
     SiteLog(folder.audit).append(
@@ -119,7 +124,7 @@ def send(client: RuntimeHttpClient, folder: NodeFolder, reply: Message) -> None:
 
 
 def crashed(told: bytes) -> Message:
-    """The reply to a message, as `perform` told of it, whose process was killed."""
+    """The refusal for a message whose process was killed. `told` is the message as `perform` passed it on."""
     message = message_from_proto(ProtoMessage.FromString(told))
     return refusal_reply(message, Refusal.CRASHED)
 

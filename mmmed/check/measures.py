@@ -46,7 +46,14 @@ def measure_texts(records: pd.DataFrame, result: CheckResult) -> None:
 
 
 def measure_images(records: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult) -> None:
-    """Size, brightness and contrast of a sample of the images; those that stand out are shown."""
+    """Size, brightness and contrast of a sample of the images, with examples of those that stand out.
+
+    Args:
+        records: the table, with a column ``image`` of paths below `root`, "" where there is none.
+        root: folder of the data set.
+        data: gives the number of channels that images are read with.
+        result: takes facts, plots, warnings and examples, and a problem if images cannot be read.
+    """
     names = records.loc[records["image"] != "", "image"].drop_duplicates()
     if names.empty:
         return
@@ -84,7 +91,14 @@ def further_columns(table: pd.DataFrame, used: set[str]) -> list[str]:
 
 
 def measure_values(table: pd.DataFrame, columns: list[str], sites: pd.Series, result: CheckResult) -> None:
-    """Missingness of columns of the table; spread and outliers of numbers, and sites (N,) whose numbers differ."""
+    """Missing values of each column; spread and outliers of columns of numbers; sites whose numbers differ.
+
+    Args:
+        table: one row a record; empty cells are "" or NaN.
+        columns: of `table`, to be looked at.
+        sites: (N,) the site of each row.
+        result: takes facts, plots and warnings.
+    """
     facts, plots, missing = [], [], []
     for column in columns:
         cells = table[column].replace("", np.nan)

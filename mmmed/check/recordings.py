@@ -24,9 +24,13 @@ Measured = dict[str, float]
 
 
 def measure_volumes(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:
-    """Slices, spacing, extent, orientation and values of a sample of the volumes; those that stand out are shown.
+    """Slices, spacing, extent, orientation and values of a sample of the volumes, with examples that stand out.
 
-    Unreadable ones are a problem if they are ``used`` in training.
+    Args:
+        files: paths below `root`, "" where there is none; repeats count once.
+        root: folder of the data set.
+        used: volumes are used in training, so that unreadable ones are a problem and not only a warning.
+        result: takes facts, plots, warnings, problems and examples.
     """
     orientations: list[str] = []
 

@@ -14,7 +14,17 @@ _FAR_OUT = 3.0
 
 
 def describe(section: str, frame: pd.DataFrame, plotted: Sequence[str], result: CheckResult) -> pd.Series:
-    """Spread and outliers of every number in ``frame``, one row a file; returns why each file stands out, or ""."""
+    """Spread and outliers of every number of a sample of files.
+
+    Args:
+        section: heading of the report that facts and plots belong to.
+        frame: one row a file, one column a measure, all numbers.
+        plotted: columns of which a histogram is drawn.
+        result: takes facts and plots.
+
+    Returns:
+        Why each file stands out, as text by the index of `frame`; "" where it does not.
+    """
     odd = {column: is_outlier(frame[column]) for column in frame.columns}
     result.facts.setdefault(section, []).extend(
         [

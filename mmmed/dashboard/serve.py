@@ -24,6 +24,13 @@ def serve(
 
     The token is ``$MMMED_DASHBOARD_TOKEN`` if set, else a new one.
 
+    Args:
+        sections: the pages that are shown.
+        host: name or address to listen at.
+        port: TCP port to listen at.
+        certificate: PEM file for TLS; None serves plain HTTP, on a loopback address only.
+        key: PEM file of the certificate's private key.
+
     Raises:
         ConfigError: another machine could read along (a host that is not loopback, without TLS), the token is too
             short, a file is missing, or the port is taken.

@@ -127,7 +127,16 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
 def page(
     request: Request, package: str, template: str, *, title: str, status: int = 200, **values: object
 ) -> HTMLResponse:
-    """A page in the frame of the application, from a template of ``package``; everything is escaped."""
+    """A page in the frame of the application; every value is escaped.
+
+    Args:
+        request: what the page answers; it gives the sections and the place in the navigation.
+        package: Python package whose ``templates`` hold the template.
+        template: file name of the template.
+        title: of the page.
+        status: HTTP status code.
+        **values: what the template shows, by name.
+    """
     text = (
         _templates(package)
         .get_template(template)

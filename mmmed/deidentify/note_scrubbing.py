@@ -146,9 +146,12 @@ class Scrubber:
         dates: Iterable[str] = (),
         model: EntityModel | None = None,
     ) -> None:
-        """Known identifiers: names as DICOM or people write them, ids, and dates as YYYYMMDD or YYYY-MM-DD.
-
-        ``model`` looks for what is left after the known ones and the patterns.
+        """
+        Args:
+            names: known names of the patient and others, as DICOM (``DOE^JANE``) or people write them.
+            ids: known ids.
+            dates: known dates, as YYYYMMDD or YYYY-MM-DD.
+            model: looks for what is left after the known identifiers and the patterns; None uses those alone.
         """
         self._model = model
         known: list[tuple[str, str]] = [("ID", pattern) for value in ids if (pattern := _id_pattern(value))]

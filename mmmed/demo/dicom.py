@@ -74,7 +74,15 @@ def encode(image: NDArray[np.float32], encoding: Encoding) -> NDArray[np.uint8] 
 def write_film(
     path: Path, image: NDArray[np.float32], encoding: Encoding, info: StudyInfo, seed: int
 ) -> None:
-    """Write ``image`` (float32 [rows, columns], 0..1, 1 is white) to ``path``."""
+    """Write a film as a DICOM file.
+
+    Args:
+        path: the file.
+        image: float32 [rows, columns] in 0..1, where 1 is white.
+        encoding: modality, photometric interpretation, bits and size of the field in mm.
+        info: what the header says of patient and study.
+        seed: part of every UID, so that data sets of different seeds share none.
+    """
     uid = (str(seed), info.site, info.patient_id, info.study_id)
     ds = Dataset()
     _patient_and_study(ds, info, uid)

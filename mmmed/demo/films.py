@@ -73,10 +73,18 @@ def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
 def draw_film(
     anatomy: Anatomy, rng: np.random.Generator, *, strength: float, shape: tuple[int, int]
 ) -> tuple[Array, Opacity]:
-    """One study of a patient: a new pose and breath, and an opacity of ``strength`` 0 (unseen) to 1 (plain).
+    """One study of a patient: a new pose and breath, and an opacity.
 
-    Returns float32 [rows, columns] in 0..1, brighter is denser, and the kind of opacity drawn. All that is
-    random here is drawn independently of ``strength``.
+    All that is random here is drawn independently of `strength`.
+
+    Args:
+        anatomy: the patient's chest (`draw_anatomy`).
+        rng: public randomness.
+        strength: of the opacity, 0 (unseen) to 1 (plain).
+        shape: rows and columns of the film.
+
+    Returns:
+        float32 [rows, columns] in 0..1, where brighter is denser, and the kind of opacity.
     """
     kind: Opacity = OPACITIES[int(rng.choice(len(OPACITIES), p=_OPACITY_SHARES))]
     x, y = _posed(rng, shape)

@@ -123,7 +123,14 @@ HOSPITALS: tuple[Hospital, ...] = (
 
 
 def studies(hospital: Hospital, site: int, *, seed: int, patients: int) -> Iterator[Study]:
-    """All studies of a hospital's first ``patients`` patients, who do not change with their number."""
+    """All studies of a hospital's first patients; a patient is the same whatever the number of patients.
+
+    Args:
+        hospital: what is generated.
+        site: number of the hospital, part of every patient's seed.
+        seed: of the whole data set.
+        patients: how many patients.
+    """
     for number in range(patients):
         rng = np.random.default_rng([seed, site, number])
         yield from _patient(hospital, f"{hospital.prefix}{number + 1:04d}", rng)

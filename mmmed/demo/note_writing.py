@@ -33,7 +33,15 @@ _PERSON = {"F": {"he": "She", "his": "her", "man": "woman"}, "M": {"he": "He", "
 
 
 def write_note(style: Style, evidence: float, age: int, sex: str, rng: np.random.Generator) -> str:
-    """One note in ``style``, at most about 60 words."""
+    """One note, of at most about 60 words.
+
+    Args:
+        style: how the hospital writes.
+        evidence: -1 (well) to 1 (ill): how likely each topic is said to be present.
+        age: years.
+        sex: "F" or "M".
+        rng: public randomness.
+    """
     order = rng.permutation(len(TELLING))[: _MENTIONED[style]]
     said = [(TELLING[i].group, _say(TELLING[i], style, evidence, rng)) for i in order]
     reason = _say(REASONS, style, evidence, rng)

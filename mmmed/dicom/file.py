@@ -40,7 +40,7 @@ def open_dicom(path: Path, *, pixels: bool = True) -> Dataset:
 
 
 def parse_dicom(path: Path, *, pixels: bool = True) -> Dataset:
-    """Read a DICOM file of any kind, a DICOMDIR too. Raises as `open_dicom`."""
+    """Read a DICOM file of any kind, including a DICOMDIR. Raises as `open_dicom`."""
     if path.stat().st_size > MAX_FILE_BYTES:
         raise DataError(f"{path}: larger than {MAX_FILE_BYTES >> 30} GiB; split the object or leave it out")
     try:

@@ -15,7 +15,7 @@ _SAME_SPACING = 0.1  # largest deviation from the median distance of neighbours,
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a slice lies: file (an index into the caller's list) and frame, and its plane."""
+    """Position of one slice: its file (an index into the caller's list), its frame and its plane."""
 
     file: int
     frame: int
@@ -34,7 +34,7 @@ class Geometry:
 
 
 def slices_of(dataset: Dataset, file: int) -> list[Slice]:
-    """The planes of a single-frame or enhanced multi-frame object; empty if it does not tell where they are."""
+    """The planes of a single-frame or enhanced multi-frame object; empty if the header does not state them."""
     try:
         shape = (int(dataset.Rows), int(dataset.Columns))
         frames = dataset.get("PerFrameFunctionalGroupsSequence")
@@ -70,7 +70,7 @@ def _slice(
 
 
 def geometry(slices: Sequence[Slice]) -> Geometry | str:
-    """Order slices and check that they form a regular volume; or the reason why they do not."""
+    """Order slices and check that they form a regular volume; if they do not, the reason as text."""
     if len(slices) < MIN_SLICES:
         return f"series of {len(slices)} slices; a volume needs at least {MIN_SLICES}"
     first = slices[0]

@@ -77,11 +77,11 @@ class Findings:
         return both
 
     def add(self, codes: Iterable[str], *, present: bool = True) -> None:
-        """Note codes as stated or refuted."""
+        """Add codes to those that are stated, or with ``present=False`` to those that are refuted."""
         (self.stated if present else self.refuted).update(codes)
 
     def answer(self, questions: Iterable[str], answers: Iterable[str]) -> None:
-        """Note a coded question with its coded answers: present or absent, or a finding of its own."""
+        """Store the answer to a coded question: the question is present or absent, or the answer is a finding."""
         answers = set(answers)
         if answers & _ABSENT:
             self.add(questions, present=False)
@@ -91,7 +91,7 @@ class Findings:
             self.add(answers)
 
     def modify(self, codes: Iterable[str], modifiers: Iterable[str]) -> None:
-        """Refute codes that were stated, if a modifier says that they are absent."""
+        """Move stated codes to the refuted ones if a modifier says that they are absent."""
         if _ABSENT & set(modifiers):
             self.stated -= set(codes)
             self.refuted |= set(codes)

@@ -27,17 +27,17 @@ _OUTLINE = (255, 64, 64)
 
 
 def masked_picture(dataset: Path, item: str) -> Path:
-    """Where an image waits, as it would be in the data set."""
+    """Path of a masked image that waits for approval."""
     return review_folder(dataset) / "masked" / f"{item}.png"
 
 
 def pair_picture(dataset: Path, item: str) -> Path:
-    """Where the image is shown before and after."""
+    """Path of the picture that shows an image before and after masking."""
     return review_folder(dataset) / "pairs" / f"{item}.jpg"
 
 
 def open_review(dataset: Path) -> None:
-    """Make the folder of the pictures, which nobody but its owner can enter. Raises `DataError` if that fails."""
+    """Make the folder of the pictures, which only its owner can enter. Raises `DataError` if that fails."""
     folder = review_folder(dataset)
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -52,7 +52,17 @@ def open_review(dataset: Path) -> None:
 
 
 def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
-    """Show an image, float32 (C, H, W) in [0, 1], beside the same with the boxes masked, which are outlined."""
+    """Draw an image before and after its text was masked, boxes outlined, as one JPEG in the review folder.
+
+    Args:
+        dataset: folder of the data set.
+        item: the image's name.
+        before: float32 (C, H, W) in [0, 1], before masking.
+        boxes: of text.
+
+    Raises:
+        DataError: the review folder cannot be made.
+    """
     open_review(dataset)
     left, right = (_outlined(pixels, boxes) for pixels in (before, mask(before, boxes)))
     pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))
@@ -75,7 +85,7 @@ def _outlined(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
 
 
 def waiting_pages(dataset: Path, items: Sequence[str]) -> Path:
-    """Pages of all images that wait, `PAGE` first; returns it."""
+    """Write HTML pages of all images that wait for approval; returns the first, `PAGE`."""
     shown = []
     for item in items:
         picture = pair_picture(dataset, item)
@@ -86,7 +96,7 @@ def waiting_pages(dataset: Path, items: Sequence[str]) -> Path:
 
 
 def copied_pages(out: Path, copies: Mapping[str, str]) -> Path:
-    """Pages of masked copies, (name of a pair -> path of the copy below ``out``); other pairs are removed."""
+    """Write HTML pages of masked copies (name of a pair -> path of the copy below ``out``); delete other pairs."""
     folder = review_folder(out)
     for pair in (folder / "pairs").iterdir():
         if pair.stem not in copies:
@@ -97,7 +107,7 @@ def copied_pages(out: Path, copies: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class Shown:
-    """A pair on a page: its label, its picture, and what a click opens, by paths below the review folder."""
+    """One pair on a page: its label, its picture, and the target of its link, as paths below the review folder."""
 
     label: str
     picture: str
@@ -119,7 +129,7 @@ def _write_pages(folder: Path, shown: Sequence[Shown], command: str) -> Path:
 
 
 def close_review(dataset: Path) -> None:
-    """Remove the pages and the folder; whatever else lies in it stays."""
+    """Remove the review pages, and the review folder if nothing else lies in it."""
     folder = review_folder(dataset)
     if not folder.is_dir():
         return

@@ -28,7 +28,7 @@ _MAX_FRAMES_SAMPLES = 8 * MAX_SAMPLES
 
 @dataclass
 class DeidentifyReport:
-    """What came of the sources.
+    """The result of de-identifying a set of sources.
 
     Attributes:
         written, masked: how many copies were written, and how many of them with masked text.
@@ -55,7 +55,17 @@ def deidentify(
     Headers follow `deidentify.header`; every frame is looked at for burned-in text, which is blackened in all of
     them; pixels are stored uncompressed, so that no comment of a compressed stream survives. Structured reports,
     waveforms, presentation states and all that is no image are left out with a reason, as is an image whose text
-    cannot be cleared. The review folder beside ``out`` shows what was masked.
+    cannot be cleared. The review folder next to ``out`` shows what was masked.
+
+    Args:
+        sources: files, folders and archives.
+        out: folder of the copies, made if need be.
+        key: the site's key, which gives pseudonyms and shifts dates.
+        workers: threads.
+        progress: called with (images done, all images); None for nobody.
+
+    Raises:
+        DataError: a source does not exist, or ``out`` cannot be written.
     """
     workspace = out / ".unpacked"
     clear_workspace(workspace)

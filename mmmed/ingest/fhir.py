@@ -32,7 +32,7 @@ _OVER = ("inactive", "remission", "resolved")
 
 @dataclass(frozen=True)
 class Named:
-    """A resource that others refer to for the ids of a patient or study; exports hold it in another file."""
+    """A resource that others refer to for the ids of a patient or study; an export may hold it in another file."""
 
     source: str
     reference: str
@@ -41,7 +41,7 @@ class Named:
 
 
 def fhir_resources(found: Found) -> Iterator[Report | Named | Skipped]:
-    """What the resources of a file say; what is no FHIR resource of a kind in `KINDS` is left out."""
+    """Reports and identifying resources of a FHIR file; resources of other kinds than `KINDS` are left out."""
     try:
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"larger than {MAX_TEXT_BYTES >> 20} MiB: split the export")

@@ -31,7 +31,7 @@ _THICKEST = 0.9  # of the largest: voxels of such a size count as the largest
 
 @dataclass(frozen=True)
 class Written:
-    """What was made of an item; nothing in it names a patient.
+    """The result of writing one item; nothing in it names a patient.
 
     Attributes:
         file: path below the data set; "" if text in the pixels could not be cleared.
@@ -52,7 +52,7 @@ class Written:
     sha256: str = ""
 
     def place(self, item: str, out: Path) -> Path:
-        """Where `write_image` and its like leave the file."""
+        """Path of the item's file: in the review folder if it waits for approval, else in the data set."""
         return masked_picture(out, item) if self.held else out / self.file
 
     def as_json(self) -> dict[str, object]:
@@ -67,7 +67,16 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     """Decode the first frame, clear it of text and write it as an 8-bit PNG of what a display shows.
 
     An image in which text was masked, here or in the copy that it is, goes into the review folder with a picture of
-    it before and after. Raises `DataError` if it cannot be read.
+    it before and after.
+
+    Args:
+        found: the file.
+        item: name of the image in the data set.
+        out: folder of the data set.
+        dicom: the file is DICOM; else a picture, whose spacing is unknown.
+
+    Raises:
+        DataError: the file cannot be read.
     """
     masked_before = False
     spacing: tuple[float, ...] = (0.0, 0.0)
@@ -99,6 +108,15 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
     """Stack slices after the modality LUT (Hounsfield units for CT) and write NIfTI with the affine.
 
     A volume with text in a slice is not taken, nor one with slices in which it was masked before.
+
+    Args:
+        files: DICOM objects, by the numbers that the slices have for them.
+        geometry: slices in order, and the affine to RAS+ millimetres.
+        item: name of the volume in the data set.
+        out: folder of the data set.
+
+    Raises:
+        DataError: the volume is too large, a slice has another size or masked text, or a file cannot be read.
     """
     height, width = geometry.slices[0].shape
     shape = (height, width, len(geometry.slices))
@@ -127,7 +145,7 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
 
 
 def copy_nifti(found: Found, item: str, out: Path) -> Written:
-    """Write values and affine of a NIfTI volume anew; its header, extensions and free text stay behind.
+    """Copy values and affine of a NIfTI volume into a new file, without its header, extensions and free text.
 
     A volume with text is not taken. It is looked for in planes across the last axis, as converters store slices, and
     across those with the thickest voxels, which are all if these are cubes. Raises `DataError` if it is unreadable,

@@ -50,7 +50,7 @@ class Journal:
         self._file.close()
 
     def is_suspect(self, item: str) -> bool:
-        """Whether a run died while it worked on this item, among others."""
+        """Whether a run died while it worked on this item and others."""
         return self._states.get(item) == "begun"
 
     def is_deadly(self, item: str) -> bool:
@@ -62,7 +62,7 @@ class Journal:
         self._write(item, "alone" if self.is_suspect(item) else "begun")
 
     def finish(self, item: str, written: Written | None) -> None:
-        """Record the result; ``None`` is a failure, which the next run tries again."""
+        """Record the result of an item; ``None`` is a failure, which the next run tries again."""
         if written is None:
             self._write(item, "failed")
         else:

@@ -15,7 +15,7 @@ Match = tuple[str, tuple[str, ...]]
 
 
 class StudyIndex:
-    """Studies by every name that a report may use for them.
+    """An index of studies by every name that a report may use for them.
 
     Images make studies; so do notes, and rows that name a study or a file. What is measured or coded without
     naming one is matched last: to all studies of its patient, or to the nearest in time.
@@ -42,15 +42,15 @@ class StudyIndex:
             self._resources[named.reference].append(named)
 
     def date(self, study: str) -> str:
-        """YYYYMMDD of a study, or ""."""
+        """Date of a study as YYYYMMDD, or "" if it is unknown."""
         return self._dates.get(study, "")
 
     def is_object(self, origin: str) -> bool:
-        """Whether a file is a DICOM object that is taken as such."""
+        """Whether a file is a DICOM object that goes into the data set."""
         return absolute(origin) in self._objects
 
     def person(self, report: Report) -> Patient:
-        """All that the report and the resources that it refers to say of its patient."""
+        """What a report, and the resources that it refers to, say of its patient."""
         known = Patient(ids={*report.patients, *report.studies} - {""})
         known.learn(report.person)
         for named in self._referred(report):
@@ -60,7 +60,7 @@ class StudyIndex:
         return known
 
     def match(self, report: Report) -> Match | str:
-        """(patient, studies) of a report, or the reason why there is none."""
+        """The patient and studies of a report, or the reason as text why none fits."""
         patients, names = self._ids(report)
         named = set().union(*(self._names.get(name, set()) for name in names))
         if report.file and self.is_object(report.file):

@@ -64,7 +64,7 @@ class Notes:
 
 
 def attach(scan: Scan, options: IngestOptions) -> Notes:
-    """Find the study of every report. One whose patient and study contradict each other is left out."""
+    """Find the study of every report. A report whose patient and study contradict each other is left out."""
     index = StudyIndex(scan, options.nearest_days)
     notes = Notes()
     matched: list[tuple[Report, str, str]] = []

@@ -160,7 +160,7 @@ class IngestOptions(_Stated):
         return self
 
     def table_of(self, name: str) -> TableOptions | None:
-        """What is stated of a table by its file name; None if nothing is."""
+        """The options of the table with this file name; None if no entry fits."""
         return next((table for table in self.tables if fnmatchcase(name, table.files)), None)
 
 

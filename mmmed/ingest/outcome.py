@@ -17,7 +17,7 @@ from mmmed.ingest.sources import Skipped
 
 @dataclass
 class IngestReport:
-    """What came of the sources.
+    """The result of an ingest.
 
     Attributes:
         table: the data set's table of studies.
@@ -52,10 +52,13 @@ class IngestReport:
     warnings: list[str] = field(default_factory=list)
 
     def account(self, found: list[str], read: set[str], used: set[str]) -> None:
-        """Say of every file that was ``found`` what became of it, once.
+        """Sort every file of ``found`` into exactly one of taken, skipped and quarantined.
 
-        ``read`` are files that something was taken of unless they are told as skipped; ``used`` those of what was
-        written, which may serve another in vain (signals that two records name).
+        Args:
+            found: origins of all files.
+            read: origins of files of which text or values were read; they are taken unless they were skipped.
+            used: origins of files from which something was written; they are taken even if they were also skipped,
+                as signals are that two records name.
         """
         self.skipped = [one for one in _once(self.skipped) if one.origin not in used]
         self.quarantined = [one for one in _once(self.quarantined) if one.origin not in used]
@@ -69,12 +72,12 @@ class IngestReport:
         ]
 
     def hold(self, origins: set[str]) -> None:
-        """Say of files that their image waits for approval."""
+        """Move files whose image waits for approval from the taken files to the waiting ones."""
         self.waiting = [origin for origin in self.taken if origin in origins]
         self.taken = [origin for origin in self.taken if origin not in origins]
 
     def write_files(self, path: Path | None) -> None:
-        """A CSV of every file and what became of it: taken, waits, left out or quarantined, and why. None writes none.
+        """Write a CSV of every file with its outcome (taken, waits, left out, quarantined) and the reason, if `path`.
 
         Rows of tables and resources of exports that were left out follow as ``FILE row 7``. Readable by its owner
         alone: it names the hospital's files. Raises `DataError` if it cannot be written.

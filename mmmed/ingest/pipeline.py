@@ -42,13 +42,21 @@ def ingest(
 
     ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
     ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
-    the patients. Images in which text was masked wait beside it until a human approves them
-    (`mmmed.ingest.review`). ``files`` is to list what became of every file (`IngestReport.write_files`),
-    whether something is usable or not. A run that was killed is gone on with by calling again.
-    ``progress(done, total)`` counts files of the data set.
+    the patients. Images in which text was masked wait next to ``out`` until a human approves them
+    (`mmmed.ingest.review`). Calling again continues a run that was killed.
 
-    Raises `DataError` if a source does not exist, another run works in ``out``, ``out`` holds other files, another key
-    named its patients, the record of approvals cannot be read, or nothing usable was found.
+    Args:
+        sources: files, folders and archives.
+        out: folder of the data set, made if need be.
+        key: the site's key, which gives pseudonyms and shifts dates.
+        options: what tables, values and labels mean.
+        files: CSV file that says what became of every file (`IngestReport.write_files`), written even if nothing is
+            usable; None for none.
+        progress: called with (files done, all files of the data set); None for nobody.
+
+    Raises:
+        DataError: a source does not exist, another run works in ``out``, ``out`` holds other files, another key named
+            its patients, the record of approvals cannot be read, or nothing usable was found.
     """
     if out.is_dir() and not (out / STATE).is_dir() and any(out.iterdir()):
         raise DataError(f"{out}: holds files that are no data set of ours; name a new or an empty folder")

@@ -39,7 +39,7 @@ class Item:
 
 
 def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
-    """Series that form a volume as one item each, all other objects as one each."""
+    """One item for each series that forms a volume, and one for each other DICOM object."""
     series: dict[str, list[Instance]] = defaultdict(list)
     for one in found.instances:
         series[one.series].append(one)
@@ -63,7 +63,14 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
 
 
 def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
-    """Files that reports name; one that rows of several patients name is nobody's."""
+    """The files that reports name, one item each; a file that rows of several patients name is left out.
+
+    Args:
+        found: everything the sources hold.
+        notes: what reports say, with the files that they name.
+        key: the site's key, which names the items.
+        skipped: takes what is left out, with the reason.
+    """
     named = [(report, study, found.file(report.file)) for report, study in notes.files]
     owners: dict[str, set[str]] = defaultdict(set)
     for _, study, file in named:

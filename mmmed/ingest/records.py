@@ -22,7 +22,7 @@ _SEX = {spelling: sex for sex, spellings in _SEXES.items() for spelling in spell
 
 @dataclass
 class Patient:
-    """What is known of a patient; names, ids and birth dates must not survive in notes."""
+    """What sources say of a patient; names, ids and birth dates must not survive in notes."""
 
     names: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
@@ -30,7 +30,7 @@ class Patient:
     sexes: set[str] = field(default_factory=set)
 
     def learn(self, other: Patient) -> None:
-        """Take over what another source knows."""
+        """Add what another source says of the same patient."""
         self.names |= other.names
         self.ids |= other.ids
         self.births |= other.births
@@ -86,7 +86,7 @@ class Report:
 
 
 def text_file(found: Found) -> Report | Skipped:
-    """A ``.txt`` file; it belongs to the study of its folder, or the one that its name states."""
+    """Read a ``.txt`` file as a report; it belongs to the study that its name states, or to the study of its folder."""
     try:
         if found.path.stat().st_size > MAX_NOTE_CHARACTERS * 4:
             return Skipped(found.origin, "text file too large for a note")
@@ -102,13 +102,13 @@ def text_file(found: Found) -> Report | Skipped:
 
 
 def plain(markup: str) -> str:
-    """Text of an HTML fragment: block ends become line ends, entities characters."""
+    """The text of an HTML fragment: ends of blocks become line ends, entities become characters."""
     broken = re.sub(r"(?i)<(?:br|/p|/div|/li|/tr|/h\d)\b[^<>]*>", "\n", markup)
     return html.unescape(re.sub(r"<[^<>]*>", " ", broken)).strip()
 
 
 def date(text: str) -> str:
-    """YYYYMMDD of a date or time as FHIR, HL7, DICOM or a German table writes it; "" if it is none."""
+    """The date, YYYYMMDD, of a text as FHIR, HL7, DICOM or a German table writes it; "" if the text is no date."""
     if match := re.match(r"\s*(\d{4})-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])(?!\d{1,3}\b)", text):
         return match[1] + match[2] + match[3]
     if match := re.match(r"\s*(\d{1,2})\.(\d{1,2})\.(\d{4})\b", text):
@@ -117,5 +117,5 @@ def date(text: str) -> str:
 
 
 def sex(text: str) -> set[str]:
-    """{"M"}, {"F"} or {"O"}; empty if it is none of the words that are known."""
+    """The sex that a text states, as {"M"}, {"F"} or {"O"}; empty if its word is not known."""
     return {_SEX[word]} if (word := text.strip().casefold()) in _SEX else set()

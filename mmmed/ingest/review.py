@@ -39,7 +39,7 @@ STUDIES = f"{STATE}/studies.jsonl"
 
 @dataclass(frozen=True)
 class Review:
-    """Where a data set stands: names of the images with masked text by what was decided, and the page to look at."""
+    """The state of a data set's review: names of images with masked text, by decision."""
 
     dataset: Path
     waiting: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Review:
         return "\n".join([*lines, *self.next_steps()])
 
     def next_steps(self) -> list[str]:
-        """What to do about those that wait, if any."""
+        """Lines that say how to decide on the images that wait; empty if none waits."""
         if not self.waiting:
             return []
         return [
@@ -90,7 +90,7 @@ def exclusive(dataset: Path) -> Iterator[None]:
 
 
 def put_in_order(dataset: Path) -> Review:
-    """Bring a data set in line with what was decided, and say what waits.
+    """Bring a data set in line with the recorded decisions, and return what waits.
 
     Raises:
         DataError: `mmmed site ingest` has not made it, its record of decisions cannot be read, or another process
@@ -104,7 +104,7 @@ def put_in_order(dataset: Path) -> Review:
 def decide(
     dataset: Path, approve: Collection[str], reject: Collection[str] = (), *, rest: bool = False, by: str = ""
 ) -> Review:
-    """Record that a human approves and rejects images, and settle it.
+    """Record a person's decisions on images, and settle the data set.
 
     Args:
         dataset: the data set's folder.
@@ -118,11 +118,12 @@ def decide(
     """
     _check_ingested(dataset)
     with exclusive(dataset):
-        before, _ = settle(dataset)
+        before, _ = settle(dataset)  # a run that was killed may have left decisions unsettled
         approvals = ImageApprovals.load(dataset)
         chosen = set(approve) | (set(before.waiting) - set(reject) if rest else set())
         _check_names(dataset, before, chosen, set(reject))
         for item in sorted(chosen - set(before.approved)):
+            # Approval is of the picture that was shown, not of whatever has its name now.
             _check_picture(masked_picture(dataset, item), approvals.masked[_file(item)])
         when = datetime.now(UTC).isoformat(timespec="seconds")
         verdicts: list[tuple[str, Verdict]] = [
@@ -133,18 +134,19 @@ def decide(
             Decision(item, approvals.masked[_file(item)], verdict, by or _login(), when)
             for item, verdict in verdicts
         ]
+        # Recorded before any file moves: from here on a kill is made up for by the next `settle`.
         ImageApprovals(approvals.masked, (*approvals.decisions, *decided)).save_decisions(dataset)
         return settle(dataset)[0]
 
 
 def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
-    """Make files, table and pages what the decisions say; the table is returned, too.
+    """Bring files, table and pages in line with the recorded decisions; returns the review and the table.
 
     The data set must be held by `exclusive`.
     """
     approvals = ImageApprovals.load(dataset)
     waiting = approvals.of_status("waiting")
-    if waiting:
+    if waiting:  # before any image is moved into the folder
         open_review(dataset)
     for file, digest in approvals.masked.items():
         _place(dataset, file, digest, approvals.status(file))
@@ -160,7 +162,7 @@ def settle(dataset: Path) -> tuple[Review, pd.DataFrame]:
 
 
 def remove_strangers(dataset: Path, table: pd.DataFrame, waiting: Collection[str]) -> None:
-    """Remove what no row names any more, and pictures of what does not wait: their source is gone, or decided."""
+    """Delete files that no row names any more, and pictures of images that no longer wait."""
     named = {name for column in COLUMNS.values() for name in table[column]}
     for folder in COLUMNS:
         for file in (dataset / folder).glob("*"):
@@ -184,7 +186,7 @@ def _place(dataset: Path, file: str, digest: str, status: str) -> None:
         if used.exists():  # its approval is gone
             if not waits.exists() and sha256_of(used) == digest:
                 _move(used, waits)
-            used.unlink(missing_ok=True)
+            used.unlink(missing_ok=True)  # a picture that nobody approved, whatever it is
     else:
         used.unlink(missing_ok=True)
         waits.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ Made = tuple[Item, Written]
 
 @dataclass(frozen=True)
 class StudyEntry:
-    """All that the data set knows of one study; JSON can hold it.
+    """All that the data set knows of one study, in JSON values.
 
     Attributes:
         shared: columns that are alike in all its rows.
@@ -53,7 +53,15 @@ class StudyEntry:
 def study_entries(
     made: Iterable[Made], found: Scan, notes: Notes, key: SiteKey, options: IngestOptions
 ) -> Iterator[StudyEntry]:
-    """Studies with files, and those of notes and values alone."""
+    """The studies that have files, and those that have notes or values alone.
+
+    Args:
+        made: items and what was written of each.
+        found: everything the sources hold; gives what is known of patients.
+        notes: what reports say of studies.
+        key: the site's key, which gives pseudonyms and shifts dates.
+        options: the values and labels to be filled in.
+    """
     by_study: dict[str, list[Made]] = defaultdict(list)
     for item, written in made:
         by_study[item.study].append((item, written))
@@ -86,8 +94,8 @@ def write_entries(entries: Iterable[StudyEntry], options: IngestOptions, path: P
 def study_table(path: Path, without: Container[str]) -> pd.DataFrame:
     """The table of the studies that `write_entries` wrote.
 
-    One row an image or volume; sounds and waveforms of its study beside it; studies of notes and values alone. The
-    files ``without`` are as if they had never been. Raises `DataError` if ``path`` is missing or damaged.
+    One row for each image or volume, with the sounds and waveforms of its study, and one for each study of notes and
+    values alone. The files ``without`` are left out. Raises `DataError` if ``path`` is missing or damaged.
     """
     rows: list[dict[str, Any]] = []
     try:

@@ -59,7 +59,7 @@ Kind = Literal["image", "waveform", "audio"]
 
 @dataclass(frozen=True)
 class Instance:
-    """A DICOM image or waveform, as far as its header tells."""
+    """What the header says of a DICOM image or waveform."""
 
     found: Found
     sop: str
@@ -74,12 +74,12 @@ class Instance:
 
 @dataclass
 class Scan:
-    """Everything the sources hold.
+    """The contents of all sources.
 
     Attributes:
         instances, reports: DICOM objects, and what else is said of studies.
         named: FHIR resources by the names that others refer to them with.
-        files: files that are no data of their own accord, by absolute origin: images, sounds, WFDB records.
+        files: images, sounds and WFDB records, of which a table or a header says whose they are; by absolute origin.
         patients: what headers say of patients, by patient id.
         files_found: origins of all files.
         read: origins of those of which something other than an image or a signal was taken.
@@ -95,16 +95,16 @@ class Scan:
     read: set[str] = field(default_factory=set)
 
     def file(self, origin: str) -> Found | None:
-        """A file that a table or record names; WFDB records may be named without their ending."""
+        """The file that a table or record names, or None; the name of a WFDB record may lack its ending."""
         return self.files.get(absolute(origin)) or self.files.get(absolute(origin) + WFDB_HEADER)
 
     def beside(self, file: Found, name: str) -> Found | None:
-        """A file that another names by its path from there."""
+        """The file that ``file`` names by a path relative to its own folder, or None."""
         return self.file(str(Path(file.origin).parent / name))
 
 
 def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey) -> Scan:
-    """Read the headers of all files; nothing in one file stops the others."""
+    """Read the headers of all files; an unreadable file is skipped and does not stop the others."""
     result = Scan()
     seen: set[str] = set()
     for file in files:
@@ -116,6 +116,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey)
             try:
                 _scan_file(file, options, key, result, seen)
             except (DataError, OSError) as error:
+                # The path may be that of an unpacked copy, which is gone when somebody reads the reason.
                 result.skipped.append(Skipped(file.origin, str(error).removeprefix(f"{file.path}: ")))
             except Exception as error:  # a header can hold anything
                 result.skipped.append(Skipped(file.origin, f"damaged ({type(error).__name__})"))
@@ -152,6 +153,7 @@ def _place_loose_files(result: Scan) -> None:
 def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
     name = file.origin.lower()
     suffix = Path(name).suffix
+    # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
     elif suffix in (".csv", ".parquet"):
@@ -193,13 +195,13 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         problem = _FOREIGN
     if not problem and sop in seen:
         problem = "duplicate of an object already read"
-    if problem == _NOBODY and _kind(sop_class) == "image":
+    if problem == _NOBODY and _kind(sop_class) == "image":  # a table may still say whose it is
         result.files.setdefault(absolute(file.origin), file)
         return
     if problem:
         result.skipped.append(Skipped(file.origin, problem))
         return
-    seen.add(sop)
+    seen.add(sop)  # of what is taken alone: a rejected copy must not hide a good one
     patient = patient_key(dataset)
     _learn_identifiers(result.patients[patient], dataset)
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
@@ -213,6 +215,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         )  # fmt: skip
         return
     modality = str(dataset.get("Modality") or "OT")
+    # A localiser lies across the slices of its series, which would then not be a regular volume.
     planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
     result.instances.append(
         Instance(
@@ -268,6 +271,7 @@ def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
     patient.ids.add(patient_key(dataset))
     if name := str(dataset.get("PatientName") or "").strip():
         patient.names.add(name)
+    # Physicians and operators too: notes name them, and none of them may stay.
     people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
     patient.names |= people
     patient.ids |= identifiers(dataset) - people

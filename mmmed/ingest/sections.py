@@ -43,7 +43,7 @@ _PIVOT = re.compile(r"\b(?:but|however|although|except|aber|jedoch)\b", re.I)  #
 
 
 def select_sections(text: str, keep: Sequence[Section]) -> str:
-    """The sections named by ``keep``; without names the whole text. What stands before a heading is ``other``."""
+    """The sections named by ``keep``, or the whole text if it is empty. Text before the first heading is ``other``."""
     if not keep:
         return text
     marks = list(_HEADING.finditer(text))

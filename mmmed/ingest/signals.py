@@ -97,10 +97,19 @@ def write_dicom_waveform(found: Found, item: str, out: Path) -> Written:
 
 
 def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, out: Path) -> Written:
-    """A WFDB record. ``beside`` finds signal files among the sources by the name that the header gives.
+    """Write the signals of a WFDB record.
 
-    The reader sees a copy of the header without comments, with names of our own and in a folder of its own:
-    it can open nothing but the signal files that were found among the sources.
+    The reader sees a copy of the header without comments, under new names and in a temporary folder: it can open
+    nothing but the signal files that were found among the sources.
+
+    Args:
+        found: the header file.
+        beside: finds a signal file among the sources by the name that the header gives; None if there is none.
+        item: name of the waveform in the data set.
+        out: folder of the data set.
+
+    Raises:
+        DataError: the record is too large or cannot be read.
     """
     import wfdb  # brings a plotting library along
 
@@ -119,7 +128,7 @@ def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, o
 
 
 def signal_files(found: Found) -> list[str]:
-    """Names of signal files in a WFDB header, as they stand there; none if it is no header."""
+    """Names of the signal files that a WFDB header lists, as written there; empty if the file is no header."""
     try:
         _, signals = _header(found)
     except DataError:

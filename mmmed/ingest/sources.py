@@ -29,7 +29,7 @@ _SMALL = 10 << 20  # below this a high ratio harms nobody
 
 @dataclass(frozen=True)
 class Found:
-    """A regular file to read. ``origin`` is what a human would look for: the path, or ``archive!/member``."""
+    """A regular file to read. ``origin`` is the name that people know it by: the path, or ``archive!/member``."""
 
     path: Path
     origin: str
@@ -42,14 +42,14 @@ class Found:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something that is not in the data set, and why."""
+    """A file or part of one that is left out of the data set, and the reason."""
 
     origin: str
     reason: str
 
 
 def absolute(origin: str) -> str:
-    """One spelling for the name of a file, links not followed."""
+    """The absolute, normalised path of an origin; links are not followed."""
     return os.path.abspath(origin)  # noqa: PTH100
 
 
@@ -204,5 +204,5 @@ def _archive_problem(members: list[zipfile.ZipInfo]) -> str:
 
 
 def clear_workspace(workspace: Path) -> None:
-    """Remove what was unpacked: it is not de-identified."""
+    """Delete the unpacked files, which are not de-identified."""
     shutil.rmtree(workspace, ignore_errors=True)

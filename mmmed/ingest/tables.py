@@ -21,7 +21,7 @@ Row = Mapping[str, object] | str  # of the wanted columns; or why it is not take
 
 
 def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) -> Iterator[Report | Skipped]:
-    """One report a row; of columns that are not asked for, only ``labels`` are taken, where they are there."""
+    """One report for each row; besides the columns that the options name, only those of ``labels`` are taken."""
     try:
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"table larger than {MAX_TEXT_BYTES >> 20} MiB: split it")

@@ -20,11 +20,11 @@ _NUMBER = re.compile(r"([<>]=?|≤|≥)?\s*([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,3
 
 
 class NotUsable(ValueError):
-    """A value that is left empty; the message is the kind of reason, fit to be counted."""
+    """A value that has to be left empty; the message is a kind of reason, so that reasons can be counted."""
 
 
 def is_unit(text: str) -> bool:
-    """Whether a text is UCUM, or one of the other spellings that are known."""
+    """Whether a text is a UCUM unit or another known spelling of one."""
     try:
         _unit(text)
     except NotUsable:
@@ -33,7 +33,7 @@ def is_unit(text: str) -> bool:
 
 
 def number(text: str, decimal: str = ".") -> tuple[float, bool]:
-    """A number as it is written, and whether it is a limit of measurement such as ``< 0.6``.
+    """The number that a text states, and whether it is a limit of measurement such as ``< 0.6``.
 
     Raises `NotUsable` if it is none: with the decimal sign ``.``, ``5,3`` is none rather than 5 or 53.
     """
@@ -46,9 +46,16 @@ def number(text: str, decimal: str = ".") -> tuple[float, bool]:
 
 
 def convert(value: float, unit: str, wanted: str, molar_mass: float = 0.0) -> float:
-    """``value`` in the unit ``wanted``; between moles and grams by ``molar_mass`` in g/mol.
+    """Convert a number to another unit.
 
-    Raises `NotUsable` if UCUM does not know a unit or there is no way between them.
+    Args:
+        value: the number.
+        unit: its unit, UCUM or another spelling that `is_unit` knows.
+        wanted: the unit of the result.
+        molar_mass: g/mol, to convert between moles and grams; 0 if unknown.
+
+    Raises:
+        NotUsable: UCUM does not know a unit, or the two measure different things.
     """
     if unit == wanted:
         return value

@@ -13,7 +13,7 @@ _SIMILAR_BITS = 10  # of 256; chest films of different patients differ in 18 and
 
 
 def two_people(found: Scan, key: SiteKey) -> list[str]:
-    """Patient ids under which sources name several people, by birth date or sex."""
+    """Warnings of patient ids under which sources name several people, by birth date or sex."""
     return [
         f"patient {key.patient(patient)}: one id, but {len(known.births)} birth dates and "
         f"{len(known.sexes)} sexes in the sources; check whether these are different people"
@@ -23,7 +23,7 @@ def two_people(found: Scan, key: SiteKey) -> list[str]:
 
 
 def look_alikes(items: list[Item], done: dict[str, Written], key: SiteKey) -> list[str]:
-    """Pairs of patients who share a (nearly) identical image."""
+    """Warnings of pairs of patients who share a nearly identical image."""
     prints = [(key.patient(item.patient), done[item.name].fingerprint) for item in items if item.name in done]
     prints = [(patient, text) for patient, text in prints if text and text.strip("0")]
     if not prints:

@@ -41,7 +41,14 @@ class DicomwebArchive:
         cert: str | None = None,
         timeout: float = 120.0,
     ) -> None:
-        """``headers`` authorise; ``ca`` and ``cert`` are PEM files: who is trusted, and who we are (with its key)."""
+        """
+        Args:
+            url: of the DICOMweb service.
+            headers: sent with every request, to authorise; None for none.
+            ca: PEM file of the authorities that are trusted; None for the usual ones.
+            cert: PEM file of our certificate with its private key; None for none.
+            timeout: seconds without data; connecting may take 10 s of it at most.
+        """
         session = requests.Session()
         session.trust_env = False  # no proxy and no .netrc: this goes to the PACS and nowhere else
         session.max_redirects = 0

@@ -58,11 +58,17 @@ def fetch(
 ) -> FetchReport:
     """Retrieve the objects of all studies that ``query`` names into ``out``/study UID/object UID.dcm.
 
-    Objects are whole or absent; those present are not asked for again. One study's failure is its own.
-    ``progress(done, total)`` counts studies.
+    Objects are whole or absent; those present are not retrieved again. A study that fails does not stop the others.
 
-    Raises `DataError` if another run writes ``out``, it cannot be written, the very first question fails, or
-    the PACS cannot be reached (any more): what was received by then stays.
+    Args:
+        archive: the PACS.
+        query: days, modalities and description of the studies.
+        out: folder of the objects, made if need be.
+        progress: called with (studies done, all studies); None for nobody.
+
+    Raises:
+        DataError: another run writes ``out``, it cannot be written, the very first question fails, or the PACS cannot
+            be reached (any more): what was received by then stays.
     """
     report = FetchReport(out)
 

@@ -19,7 +19,7 @@ _LONGEST_MESSAGE = 1800.0  # seconds; who sends drop by drop is no archive
 
 
 class Guard:
-    """Ends associations that send an endless PDU or message, or one that takes for ever.
+    """Ends associations that send an endless PDU or message, or one that never ends.
 
     Attributes:
         opened: whether a connection was made at all.

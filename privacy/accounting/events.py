@@ -158,7 +158,7 @@ def event_from_json(value: Any) -> Event:
 
 
 def merge(events: Iterable[E]) -> tuple[E, ...]:
-    """The same composition with one event per mechanism, in order of first use."""
+    """Merge events of the same mechanism by adding their steps; mechanisms stay in order of first use."""
     steps: dict[E, int] = {}
     for event in events:
         key = replace(event, steps=0)

@@ -76,7 +76,7 @@ def epsilon(
 
 
 def rough_epsilon(events: Iterable[DpSgdEvent], delta: float) -> float:
-    """`epsilon` at a far wider interval: a looser upper bound, in a fraction of the time, to search with."""
+    """A quick, looser upper bound on epsilon at `delta`, by a wider discretisation interval; for searches."""
     segments = merge(events)
     if not segments:
         return 0.0
@@ -90,7 +90,17 @@ def delta(
     adjacency: Adjacency = Adjacency.ADD_REMOVE,
     group_size: int = 1,
 ) -> float:
-    """The delta of all events together at `epsilon` (0 or more): an upper bound. Raises as `epsilon` does."""
+    """The delta of all events together at `epsilon`: an upper bound, 1 if there is no better one.
+
+    Args:
+        events: what was, or will be, released.
+        epsilon: a finite number, 0 or more.
+        adjacency: neighbouring relation.
+        group_size: number k of units (linked patients) protected together, under add/remove of all k.
+
+    Raises:
+        AccountingError: a value is out of range or the combination is not supported.
+    """
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise AccountingError(f"epsilon must be a finite number, 0 or more. Found {epsilon!r}.")
     segments = merge(events)
@@ -138,9 +148,19 @@ def compose(
     adjacency: Adjacency = Adjacency.ADD_REMOVE,
     group_size: int = 1,
 ) -> PrivacyLossDistribution | None:
-    """The privacy loss distribution of merged, non-empty `segments`, discretised at `width`.
+    """The privacy loss distribution of a composition, discretised.
 
-    None where only an interval so wide could be afforded that the losses it would tell of bound nothing.
+    Args:
+        segments: merged events (`merge`), at least one.
+        width: discretisation interval of the privacy loss (`interval`).
+        adjacency: neighbouring relation.
+        group_size: number of units protected together, under add/remove.
+
+    Returns:
+        The distribution; None if `width` is so coarse that its losses would bound nothing.
+
+    Raises:
+        AccountingError: `group_size` is below 1, or above 1 under another relation than add/remove.
     """
     if isinstance(group_size, bool) or not isinstance(group_size, int) or group_size < 1:
         raise AccountingError(f"group_size must be a whole number, 1 or more. Found {group_size!r}.")
@@ -196,13 +216,13 @@ def _step(
 
 
 def clear_caches() -> None:
-    """Forget every composition, so that its cost can be measured."""
+    """Empty the caches of composed distributions, so that the cost of a composition can be measured."""
     _compose.cache_clear()
     _step.cache_clear()
 
 
 def slack(segments: tuple[DpSgdEvent, ...]) -> float:
-    """What the FFT's rounding may have taken from a delta of all segments."""
+    """An upper bound on the FFT's rounding error in a delta of all segments together."""
     return _FFT_SLACK + _FFT_SLACK_A_STEP * sum(event.steps for event in segments)
 
 

@@ -43,7 +43,17 @@ def gaussian_step(sigma: float, rate: float, width: float) -> PrivacyLossDistrib
 
 
 def divergence(epsilons: np.ndarray, sigma: float, rate: float, *, added: bool) -> np.ndarray:
-    """Hockey-stick divergence of one step with a unit added, or removed, at `epsilons`: float64 [levels]."""
+    """Hockey-stick divergence of one step of the subsampled Gaussian, by the equations of the module's text.
+
+    Args:
+        epsilons: levels, float64 [levels], of either sign.
+        sigma: noise multiplier.
+        rate: q, in (0, 1].
+        added: the second data set has one unit more; else one less.
+
+    Returns:
+        float64 [levels] in [0, 1].
+    """
     if rate == 1:
         return _whole(epsilons, sigma)
     found = np.empty_like(epsilons)

@@ -71,7 +71,7 @@ def guesses_planned(canaries: int, claim: DpSgdEvent, merit: Callable[[Guesses],
 
 
 def one_run_p_value(found: Guesses, at_epsilon: float, delta: float) -> float:
-    """Probability, at most, of so many right guesses under (epsilon, delta)-DP.
+    """An upper bound on the probability of this many right guesses under (epsilon, delta)-DP.
 
     Steinke, Nasr and Jagielski 2023, Theorem 5.2 and Appendix D.
     """
@@ -121,7 +121,19 @@ def trade_off_p_value(found: Guesses, claim: DpSgdEvent) -> float:
 def trade_off_bound(
     found: Guesses, claim: DpSgdEvent, delta: float, significance: float = SIGNIFICANCE
 ) -> float:
-    """E2: the largest epsilon of a Poisson-subsampled Gaussian (claimed rate and steps) that is rejected."""
+    """E2: the largest epsilon of a Poisson-subsampled Gaussian (claimed rate and steps) that the guesses reject.
+
+    Mahloujifar, Melis and Chaudhuri 2024 (`rejects_trade_off`), by bisection over the noise multiplier.
+
+    Args:
+        found: guesses of one run.
+        claim: gives sampling rate and steps, and the noise multiplier where the search begins.
+        delta: of the epsilon.
+        significance: of the rejection.
+
+    Returns:
+        A lower bound on epsilon at confidence 1 - `significance`; 0 if nothing is rejected.
+    """
 
     def with_noise(sigma: float) -> DpSgdEvent:
         return DpSgdEvent(sigma, claim.sampling_rate, claim.steps)
@@ -143,7 +155,7 @@ def trade_off_bound(
 
 
 def gaussian_bound(found: Guesses, significance: float = SIGNIFICANCE) -> float:
-    """The largest mu of Gaussian DP that the guesses reject: quick, and enough to plan the guesses of E2."""
+    """The largest mu of Gaussian DP that the guesses reject: quick to compute, and enough to plan the guesses of E2."""
 
     def rejected(mu: float) -> bool:
         return rejects_trade_off(found, lambda a: float(ndtr(-ndtri(a) - mu)), significance)
@@ -163,7 +175,7 @@ def least_significance(rejected: Callable[[float], bool]) -> float:
 
 
 def correct_guesses(game: Game, claim: DpSgdEvent, each_side: int) -> Guesses:
-    """Guess on a run's canaries."""
+    """Guess on a run's canaries, `each_side` of them in the data and as many out, and count the right guesses."""
     return guess(scores(game.observed, claim), game.included, each_side)
 
 

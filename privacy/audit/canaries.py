@@ -48,7 +48,7 @@ class _WithCanaries(nn.Module):
 
 
 def with_canaries(subject: Subject, canaries: int) -> Subject:
-    """The subject with the layer added to its model, which its own records call in vain."""
+    """The subject with a linear layer added to its model, which is 0 on the subject's own records."""
 
     def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         assert isinstance(model, _WithCanaries)

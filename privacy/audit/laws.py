@@ -16,12 +16,12 @@ _CLEARLY = 1e-9  # p-value below which a tensor is louder than claimed, which is
 
 
 def worst(p_values: list[float]) -> float:
-    """The least of several p-values, times their number (Bonferroni)."""
+    """The smallest of several p-values times their number, at most 1 (Bonferroni); 1 without any."""
     return min(1.0, min(p_values) * len(p_values)) if p_values else 1.0
 
 
 def quieted(noise: np.ndarray) -> np.ndarray:
-    """The noise as it is; brought to deviation 1 if it is clearly louder, which is permitted."""
+    """The noise, scaled to deviation 1 if it is clearly larger: more noise than claimed is permitted."""
     total = float((noise**2).sum())
     if noise.size and stats.chi2.sf(total, noise.size) < _CLEARLY:
         return noise / math.sqrt(total / noise.size)

@@ -94,7 +94,7 @@ def _noisy_run(subject: Subject, seconds: float = math.inf) -> LongRun:
 
 
 def long_runs(subject: Subject, seconds: float) -> list[LongRun]:
-    """The site's own model for as many steps as there is time for; the small one, if those are not all."""
+    """Run the site's own model for `seconds` at most; if that is too short for all claimed steps, the stand-in too."""
     run = _noisy_run(subject, seconds)
     return [run] if len(run.sizes) == _claimed(subject) else [run, _noisy_run(stand_in(subject))]
 

@@ -24,7 +24,7 @@ _ABSENT = (1, 3)
 
 
 def neighbour_check(subject: Subject) -> Check:
-    """Compare every step's sum of two rounds of `open_round` in turn, for two newcomers."""
+    """C11: compare every step's sum of two rounds of `open_round`, with and without a newcomer, for two newcomers."""
     counts = np.array([len(records) for records in rows_of(subject)])
     newcomers = {int(counts.argmax()), len(counts) // 2}  # one with the most records, one in the middle
     worst, where, stray = 0.0, "", 0.0

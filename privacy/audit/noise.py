@@ -84,12 +84,12 @@ def sample_noise(subject: Subject, values: int) -> NoiseSample:
 
 
 def precision(model: nn.Module) -> float:
-    """Relative precision of the coarsest numbers that the model's gradients are held in."""
+    """The largest relative rounding error (machine epsilon) among the types of the trained parameters."""
     return max(torch.finfo(p.dtype).eps for p in trainable(model).values())
 
 
 def size_checks(sample: NoiseSample) -> list[Check]:
-    """C1: noise of all tensors together; C2: of the worst tensor."""
+    """C1: the noise of all tensors together is as large as claimed; C2: that of the worst tensor is."""
     if sample.broken:
         found = "a step released nothing (for an empty batch?), several times, or values that are not finite"
         return [Check("C1", "every step releases a noisy sum once", found, 0.0)]

@@ -43,7 +43,17 @@ def step_p_value(drawn: np.ndarray, absent: np.ndarray, claim: DpSgdEvent) -> fl
 
 
 def step_bound(drawn: np.ndarray, absent: np.ndarray, claim: DpSgdEvent, delta: float) -> float:
-    """E3: epsilon of all claimed steps with the noise that the bound on mu leaves possible."""
+    """E3: epsilon of all claimed steps, with the largest noise that the bound on mu leaves possible.
+
+    Args:
+        drawn: float64 [n], observations of canaries that were drawn into the step.
+        absent: float64 [n], observations of canaries that were never in the data.
+        claim: gives sampling rate and steps.
+        delta: of the epsilon.
+
+    Returns:
+        A lower bound on epsilon at 95 % confidence; 0 if there is none.
+    """
     mu = mu_bound(drawn, absent)
     if mu <= 0:
         return 0.0

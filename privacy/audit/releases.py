@@ -57,7 +57,7 @@ class Recorder(torch.optim.SGD):
 
 
 def quiet_step(subject: Subject, model: nn.Module) -> tuple[Step, Recorder]:
-    """A step of the subject's that moves nothing, its noise all but off (`WHISPER`), and what keeps its releases."""
+    """A step of the subject that moves nothing and hardly adds noise (`WHISPER`), and the recorder of its releases."""
     recorder = Recorder(model)
     size = sum(parameter.numel() for parameter in trainable(model).values())
     return subject.step(model, recorder, WHISPER / math.sqrt(size)), recorder
@@ -80,13 +80,13 @@ def some_coordinates(model: nn.Module, most: int) -> dict[str, torch.Tensor]:
 
 
 def columns_of(watch: Mapping[str, torch.Tensor]) -> dict[str, slice]:
-    """Where each tensor's watched coordinates stand in a release."""
+    """Columns of each tensor's watched coordinates in a release."""
     ends = list(itertools.accumulate(map(len, watch.values())))
     return {name: slice(end - len(watch[name]), end) for name, end in zip(watch, ends, strict=True)}
 
 
 def steady(subject: Subject) -> Subject:
-    """The subject with its model in evaluation mode, if it draws from what no public seed repeats (private dropout).
+    """The subject, in evaluation mode if its losses draw randomness that no public seed repeats (private dropout).
 
     Two sums can only be compared if nothing random sets them apart but the noise.
     """

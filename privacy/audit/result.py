@@ -45,7 +45,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Bound:
-    """A lower bound on epsilon at 95 % confidence, beside the claimed upper bound for the same steps.
+    """A lower bound on epsilon at 95 % confidence, and the claimed upper bound for the same steps.
 
     Of correct code, one in twenty may lie above its claim: the verdict rests on the checks.
     """
@@ -206,7 +206,14 @@ class AuditResult:
 
 
 def certain(code: str, claim: str, found: str, holds: bool) -> Check:
-    """A check that does not rest on chance."""
+    """A check whose outcome does not depend on chance.
+
+    Args:
+        code: such as "S1", as in the table of docs/audit.md.
+        claim: what must hold.
+        found: what was seen.
+        holds: whether it does; the p-value is then 1, else 0.
+    """
     return Check(code, claim, found, 1.0 if holds else 0.0)
 
 

@@ -20,7 +20,7 @@ _FEATURES, _HIDDEN = 12, 16
 
 
 def stand_in(subject: Subject) -> Subject:
-    """The subject with random numbers for records and a model of some 300 parameters in six tensors."""
+    """The subject with random records and a small model of some 300 parameters in six tensors in place of its own."""
     device = next(iter(trainable(subject.make_model()).values())).device
     generator = torch.Generator().manual_seed(0)  # public: the records are made up
     records = torch.randn(len(subject.units), _FEATURES, generator=generator).to(device)

@@ -49,7 +49,7 @@ class TriedStep(Protocol):
 
 
 class WholeBatch:
-    """A `PrivateStep` that is given each batch whole."""
+    """Adapts a `PrivateStep` to the protocol `Step`: each batch is given to it whole."""
 
     def __init__(self, step: PrivateStep) -> None:
         self.private = step
@@ -114,7 +114,7 @@ class Subject:
             )
 
     def step(self, model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
-        """A new step, tried on synthetic records before any batch if the site's step can be, as a site does."""
+        """A new step; one that can be tried is first tried on synthetic records, as a site does."""
         step = self.make_step(model, optimizer, noise_multiplier)
         if isinstance(step, TriedStep):
             rows = torch.cat([torch.nonzero(self.units == unit)[0] for unit in range(_TRIED_UNITS)])
@@ -144,7 +144,19 @@ def dpsgd_subject(
 ) -> Subject:
     """The step and the sampler that sites run, with their settings, on a model and synthetic records.
 
-    The arguments are those of `Subject` and `privacy.dpsgd.PrivateStep`.
+    Args:
+        make_model: a new model, on its device, in training mode.
+        losses: (model, rows int64 [R]) -> the losses [R] of those records, as in training.
+        units: int64 [records], the unit (patient) of each synthetic record, from 0 without gaps; at least 10 units.
+        claim: noise multiplier, sampling rate and steps that the accountant is told.
+        delta: of the claimed epsilon.
+        max_grad_norm: C, the bound on one unit's gradient.
+        expected_units: q N, by which the noisy sum is divided.
+        clipping: rule of `privacy.clipping.rules`.
+        engine: how gradients are clipped.
+
+    Raises:
+        StepError: `units` are not numbered from 0 without gaps, or fewer than 10.
     """
 
     def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:

@@ -40,7 +40,7 @@ _OPAQUE = (str, int, float, complex, bool, type(None), type, types.ModuleType, t
 
 
 def trace_check(subject: Subject) -> Check:
-    """Take steps with two patients, alone and together, and search after each."""
+    """S8: take steps with two patients, alone and together, and search for traces of the sum after each."""
     found = next((where for one in (stand_in(subject), subject) if (where := _search(one))), "")
     return certain(
         "S8",
@@ -123,7 +123,7 @@ class _Sought:
         )
 
     def found_in_file(self, path: Path) -> bool:
-        """The same of a file's bytes, read as numbers."""
+        """Whether the sums or their squares explain a file's bytes, read as numbers."""
         content = path.read_bytes()
         for kind in (np.float32, np.float64):
             width = np.dtype(kind).itemsize

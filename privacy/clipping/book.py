@@ -85,15 +85,16 @@ class Book:
         return self.shared.wants(value)
 
     def saw(self, value: object) -> None:
-        """Take note of an operator's input: an ordinary step would hold it until the backward pass, too."""
+        """Count an operator's input among what an ordinary step would also hold until the backward pass."""
         if isinstance(value, torch.Tensor) and value.is_floating_point():
+            # by address: an input that several operators see is held once
             self._inputs[value.data_ptr()] = value.numel() * value.element_size()
 
     def refuse(self, parameter: torch.Tensor, reason: str) -> UntrackedParameter:
         return UntrackedParameter(f"{self.shared.name(parameter)}: {reason}")
 
     def shares(self, table: nn.Parameter, ids: int) -> bool:
-        """Whether a vector of so many ids is shared by all records, rather than one id a record."""
+        """Whether `ids` is the length of a vector of ids that all records share, and not one id for each record."""
         return not self._of_records(self.shared.name(table), ids == self.records)
 
     def copies_by_record(self, parameter: torch.Tensor, count: int) -> bool:
@@ -101,9 +102,9 @@ class Book:
         return self._of_records(self._place(parameter), count == self.records)
 
     def apart(self, parameter: torch.Tensor, other: torch.Tensor) -> bool:
-        """Whether another tensor that an operator takes beside a parameter is of no record.
+        """Whether another input of an operator on a parameter holds nothing of any record.
 
-        A constant may be of the records: a first hidden state, or a mask of windows, has the same rows for each.
+        A constant may still have rows for each record: a first hidden state or a mask of windows, the same for each.
         """
         if other.dim() == 0:
             return not other.requires_grad
@@ -126,7 +127,7 @@ class Book:
 
     def _of_records(self, place: Hashable, agrees: bool) -> bool:
         """Whether there is one row for each record at a place: sizes agree, and did in every batch before."""
-        if not agrees:
+        if not agrees:  # where sizes ever disagreed, agreement in another batch is chance
             self._seen_apart.add(place)
         return place not in self._seen_apart
 
@@ -188,10 +189,12 @@ class Book:
         Args:
             factors: [G, P]. A unit whose factor is 0 adds nothing, even if its gradient is not finite.
         """
+        # 0 times NaN is NaN, so units with factor 0 are taken out before anything is multiplied.
         rows = list(
             zip(factors, (row == 0 if bool((row == 0).any()) else None for row in factors), strict=True)
         )
         out: dict[str, torch.Tensor] = {}
+        # Emptied one by one, so that each parameter's memory is free before the next sum is made.
         while self._packs:
             widths, pack = self._packs.pop()
             totals = _combined(pack, *rows[self._group(next(iter(widths)))]).split(list(widths.values()))
@@ -235,6 +238,7 @@ class Book:
             entry = self._entries[name] = _Entry(parameter)
             self._settle(entry, use)
         elif entry.kept is not None:
+            # Gradients of two uses can be added only in the parameter's own order; their norms cannot be added.
             entry.kept = entry.order(entry.kept) + use.order()(use.per_unit(self.units))
             more = self._reserve(parameter, [use])
             entry.reserve = None if entry.reserve is None or more is None else entry.reserve + more
@@ -269,7 +273,7 @@ class Book:
             entry.kept, entry.order, entry.uses = use.per_unit(self.units), use.order(), []
             entry.reserve = self._reserve(entry.parameter, [use])
             entry.squares = _reserved(squared_norms(entry.kept), entry.reserve)
-            self._extra_bytes += max(0, kept - held)
+            self._extra_bytes += max(0, kept - held)  # what the use held is freed
         else:
             entry.uses = [use]
             self._settle_later(entry, use.ghost(self.units) if way == "ghost" else None)

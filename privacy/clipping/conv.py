@@ -32,7 +32,7 @@ Sizes = int | tuple[int, ...] | list[int]
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the operator takes besides tensors, and the weight's shape."""
+    """The weight's shape and the settings of a convolution."""
 
     weight: torch.Size
     stride: list[int]
@@ -58,7 +58,7 @@ class Geometry:
 
     @property
     def unfolds(self) -> bool:
-        """Whether it is a matrix product of unfolded patches."""
+        """Whether the convolution is a matrix product of unfolded patches."""
         return not self.transposed and self.groups == 1
 
     def patches(self, x: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ class Convolution(Use):
     def per_unit(self, units: Units) -> torch.Tensor:
         if units.even:
             return self._of_each(self.gradient, self.x, units.count)
-        spans = units.spans()
+        spans = units.spans()  # a grouped convolution wants as many images of each unit
         return torch.cat([self._of_each(self.gradient[rows], self.x[rows], 1) for rows in spans])
 
     def order(self) -> Order:
@@ -130,6 +130,7 @@ class Convolution(Use):
 
     def cost(self, units: Units) -> Cost:
         weight = self.geometry.weight
+        # The kernel is laid once on every output, or every input of a transposed convolution.
         positions = math.prod((self.x if self.geometry.transposed else self.gradient).shape[3:])
         length = positions * self.x.shape[1] * units.records / units.count
         patch = math.prod(weight[1:])
@@ -144,7 +145,7 @@ class Convolution(Use):
         return Cost(gradient, keep, ghost=_GRAM * length * (length * (weight[0] + patch) + _UNFOLD * patch))
 
     def as_product(self) -> Product:
-        """A pointwise convolution is a linear layer over its positions."""
+        """This pointwise convolution as a linear layer over its positions."""
         left, right = (t.flatten(3).transpose(2, 3).flatten(1, 2) for t in (self.gradient, self.x))
         return Product(left, right)
 
@@ -156,7 +157,7 @@ class Convolution(Use):
         return Product(outputs, patches.reshape(*outputs.shape[:2], -1)).ghost(units)
 
     def reach(self, units: Units) -> torch.Tensor:
-        """Each kernel position sees at most every input."""
+        """A bound from the fact that each kernel position sees every input at most once."""
         seen = math.prod(self.geometry.weight[2:])
         return seen * spread(self.gradient, units) * spread(self.x, units)
 
@@ -185,7 +186,7 @@ class Convolution(Use):
         (_, width), (_, last) = self._padded_sizes()
         high, wide_ = self.geometry.padding
         image = F.pad(self.x[:, 0].double(), (wide_, wide_, high, high)).flatten(2)
-        outputs = self.gradient[:, 0].double()
+        outputs = self.gradient[:, 0].double()  # float64 throughout, as `Use.ghost` asks
         outputs = F.pad(outputs, (0, width - outputs.shape[3])).flatten(2)[:, :, :last]
         pixels = torch.bmm(image.transpose(1, 2), image)
         patches = torch.zeros(len(image), last, last, dtype=image.dtype, device=image.device)
@@ -206,7 +207,7 @@ class _Convolution(torch.autograd.Function):
         geometry: Geometry,
     ) -> torch.Tensor:
         ctx.weight, ctx.bias, ctx.book, ctx.geometry, ctx.shape = weight, bias, book, geometry, x.shape
-        ctx.save_for_backward(x if book.wants(weight) else None)
+        ctx.save_for_backward(x if book.wants(weight) else None)  # of a frozen weight nothing need be held
         return torch.convolution(
             x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), geometry.stride, geometry.padding,
             geometry.dilation, geometry.transposed, geometry.output_padding, geometry.groups,

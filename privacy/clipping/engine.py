@@ -35,8 +35,8 @@ class ClippingEngine(Protocol):
     """Computes per-unit gradient norms and the sum of the scaled per-unit gradients. Moves no parameter.
 
     Attributes:
-        strict: whether a use of a parameter that cannot be followed is refused. Where it is not, because the model was
-            tried on and a refusal would tell of records, that use is left out of norms and sums alike.
+        strict: whether a use of a parameter that cannot be followed is refused. It is not after a trial, when a refusal
+            would reveal records: that use is then left out of norms and sums alike.
     """
 
     strict: bool

@@ -125,7 +125,18 @@ class _Linear(torch.autograd.Function):
 def tracked_linear(
     book: Book, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, transposed: bool = False
 ) -> torch.Tensor:
-    """x weight^T + bias (x weight + bias if transposed); a weight or bias that is not trained is only used."""
+    """A linear layer that writes its uses of trainable parameters into the book.
+
+    Args:
+        book: of this pass.
+        x: [R, ..., p], records first.
+        weight: [d, p], or [p, d] if `transposed`; only used, if it is not trained.
+        bias: [d], or None.
+        transposed: compute x weight + bias instead of x weight^T + bias.
+
+    Returns:
+        [R, ..., d].
+    """
     out: torch.Tensor = _Linear.apply(autocast(x), weight, bias, book, transposed)
     return out
 

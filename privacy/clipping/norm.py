@@ -45,6 +45,7 @@ class _LayerNorm(torch.autograd.Function):
             book.add(bias, Direct(book.rows(wide(gradient), bias, inner).sum(1)))
         if book.wants(weight):
             rows = [book.rows(t, weight, inner) for t in (gradient, x, mean, rstd)]
+            # x is normalised again, in parts: the normalised tensor would take as much memory as x.
             step = max(1, _CACHED // rows[1][0].numel()) if x.device.type == "cpu" else len(x)
             parts = zip(*(t.split(step) for t in rows), strict=True)
             book.add(weight, Direct(torch.cat([((wide(b) - m) * r).mul_(a).sum(1) for a, b, m, r in parts])))
@@ -147,13 +148,14 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
+    # Running statistics carry records from batch to batch, and leave with the model, without noise.
     if running_mean is not None or not use_input_stats:
         raise UnsupportedModel(
             "InstanceNorm with running statistics: build it with track_running_stats=False."
         )
     if weight is None or bias is None:
         return NotImplemented
-    return _group_norm(book, input, input.shape[1], weight, bias, eps)
+    return _group_norm(book, input, input.shape[1], weight, bias, eps)  # one channel a group
 
 
 class _FixedNorm(torch.autograd.Function):
@@ -234,6 +236,7 @@ def _rms_norm(
     if not book.wants(weight):
         return NotImplemented
     normal = F.rms_norm(input, tuple(normalized_shape), None, eps)
+    # Multiplied by a copy for each record, whose gradient is then known per record.
     scale = copies(book, weight)  # [R, *shape]
     spare = normal.dim() - weight.dim() - 1
     return normal * scale.view(book.records, *[1] * spare, *weight.shape)

@@ -131,8 +131,9 @@ def untracked(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def autocast(tensor: torch.Tensor) -> torch.Tensor:
-    """In autocast's type, where that is on. Casting is spelled out: autocast caches a weight's cast copy, and
-    one that was made where gradients are off would hide a later, untracked use of the weight."""
+    """Cast a tensor to the type that autocast uses, if autocast is on. Casting is spelled out: autocast caches a
+    weight's cast copy, and one that was made where gradients are off would hide a later, untracked use of the weight.
+    """
     kind = tensor.device.type
     if not torch.is_autocast_enabled(kind) or tensor.dtype == torch.float64 or not tensor.is_floating_point():
         return tensor

@@ -92,7 +92,7 @@ def _aligned(book: Book, parameter: torch.Tensor, dimensions: int) -> torch.Tens
 
 
 def beside(book: Book, parameter: torch.Tensor, other: torch.Tensor) -> torch.Tensor | None:
-    """The copies as they broadcast against a tensor of the records, [R, ...] or [R m, ...] as windows of images are.
+    """Copies of the parameter that broadcast against a tensor of records, [R, ...], or of windows of them, [R m, ...].
 
     None if `other` is none, or the parameter does not fit.
     """

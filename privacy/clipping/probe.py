@@ -80,7 +80,7 @@ def probe(model: nn.Module, engine: ClippingEngine, record_losses: RecordLosses,
 
 
 def tolerance(low: list[str], tensors: Iterable[torch.Tensor]) -> float:
-    """Of comparisons, relative: wider if some module ran under autocast or some tensor is of low precision."""
+    """Relative tolerance of comparisons: wider if a module ran under autocast or a tensor has low precision."""
     kinds = {tensor.dtype for tensor in tensors}
     if low or not kinds <= _TOLERANCE.keys():
         return _LOW_PRECISION_TOLERANCE
@@ -96,7 +96,7 @@ def _groups(records: int) -> list[torch.Tensor]:
 
 
 def gradients(loss: torch.Tensor, parameters: Iterable[nn.Parameter]) -> list[torch.Tensor | None]:
-    """By `backward`, since re-entrant checkpointing does not work under `torch.autograd.grad`."""
+    """Gradients of `loss`; by `backward`, since re-entrant checkpointing does not work under `torch.autograd.grad`."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.grad = None
@@ -110,7 +110,7 @@ def gradients(loss: torch.Tensor, parameters: Iterable[nn.Parameter]) -> list[to
 
 @contextmanager
 def watched(model: nn.Module) -> Iterator[list[str]]:
-    """Gives a list that is not empty once a module of the model ran under autocast."""
+    """Yields a list of the modules of the model that ran under autocast, by name of their class."""
     low: list[str] = []
 
     def watch(module: nn.Module, _args: Any) -> None:
@@ -127,7 +127,7 @@ def watched(model: nn.Module) -> Iterator[list[str]]:
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[Any]:
-    """Gives a function that rewinds the public random states (dropout), which are restored at the end."""
+    """Yields a function that rewinds the public random states (dropout), which are restored at the end."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda):
         cpu_state = torch.get_rng_state()

@@ -47,12 +47,14 @@ class Constants:
     def __contains__(self, tensor: torch.Tensor) -> bool:
         if id(tensor) in self._fixed:
             return True
+        # The id may have passed to a newer tensor, and another version means a change in place.
         made = self._made.get(id(tensor))
         return made is not None and made[0]() is tensor and made[1] == tensor._version
 
     def add(self, *tensors: torch.Tensor) -> None:
         """Take note of what an operator made, or changed in place, from constants alone."""
         for tensor in tensors:
+            # An inference tensor counts no versions: a change in place would go unnoticed.
             if not tensor.requires_grad and not tensor.is_inference():
                 self._made[id(tensor)] = (weakref.ref(tensor), tensor._version)
 
@@ -111,7 +113,7 @@ class Through(Use):
                 allow_unused=True,
                 is_grads_batched=True,
             )
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError:  # a RuntimeError too, but no sign of such an operator
             raise
         except RuntimeError as error:
             raise UntrackedParameter(
@@ -130,7 +132,7 @@ class Through(Use):
 
     @classmethod
     def joined(cls, uses: list[Through]) -> list[Through]:
-        """Those of one derived tensor are carried together."""
+        """Join the uses of each derived tensor, so that their gradients go through the chain rule together."""
         by_source: dict[int, Through] = {}
         for use in uses:
             known = by_source.get(id(use.derived))
@@ -189,7 +191,7 @@ class Shared:
         return all(t is None or not t.requires_grad or self.wants(t) for t in tensors)
 
     def name(self, tensor: torch.Tensor) -> str:
-        """The parameter's, or that of one that the tensor is derived from."""
+        """Name of the parameter, or of the first parameter that a derived tensor is computed from."""
         return self._names[id(self.roots(tensor)[0])]
 
     def roots(self, tensor: torch.Tensor) -> tuple[nn.Parameter, ...]:
@@ -214,13 +216,22 @@ class Shared:
     def derive(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[torch.Tensor]
     ) -> Any:
-        """The result of an operator of which only `inputs`, parameters and derived tensors, take gradients: derived.
+        """Run an operator in which only parameters and derived tensors take gradients: its results are derived.
 
         Per-unit gradients of the result lead to exact ones of the parameters, whatever else the operator takes.
-        NotImplemented if it computes in less than float32, where what is released would not have exactly the norm
-        that was bounded.
+
+        Args:
+            func: the operator.
+            args: its positional arguments.
+            kwargs: its keyword arguments.
+            inputs: the parameters and derived tensors among them, at least one.
+
+        Returns:
+            What `func` returns; NotImplemented if it computes in less than float32, where what is released would not
+            have exactly the norm that was bounded.
         """
         roots = tuple(dict.fromkeys(root for tensor in inputs for root in self.roots(tensor)))
+        # On a graph of its own, apart from the model's, so that `Through` can differentiate it many units at a time.
         own_args = [self._inner(value) for value in args]
         own_kwargs = {key: self._inner(value) for key, value in kwargs.items()}
         precise = torch.autocast(inputs[0].device.type, enabled=False)
@@ -241,6 +252,7 @@ class Shared:
             return given[id(value)]
         if not value.requires_grad:  # detached, or a comparison
             return value
+        # The root is passed along so that the result takes a gradient, which then shows where it has strayed to.
         shown: torch.Tensor = _Shown.apply(value.detach(), roots[0], self.name(roots[0]), self.strays)
         self._derived[id(shown)] = Derived(value, shown, shown._version, roots)
         return shown

@@ -52,7 +52,7 @@ def _along(offset: int, stride: int, inputs: int, outputs: int) -> Slices:
 
 
 def gradients_by_tap(gradient: torch.Tensor, x: torch.Tensor, seen: Taps) -> torch.Tensor:
-    """[P, m, O, *L] and [P, m, C, *S] -> [P, taps, O, C]: of each unit, summed over its m images."""
+    """Each unit's weight gradient by tap, [P, taps, O, C], of [P, m, O, *L] and [P, m, C, *S], summed over m."""
     left, right = gradient.movedim(2, -1).contiguous(), x.movedim(2, -1).contiguous()
     units, outputs, inputs = len(left), left.shape[-1], right.shape[-1]
     found = left.new_empty(units, len(seen), outputs, inputs)
@@ -64,7 +64,7 @@ def gradients_by_tap(gradient: torch.Tensor, x: torch.Tensor, seen: Taps) -> tor
 
 
 def in_order(rows: torch.Tensor, weight: torch.Size, seen: Taps) -> torch.Tensor:
-    """[..., taps O C] as the weight's numbers lie, [..., O C K]; 0 at blind taps."""
+    """Reorder gradients by tap, [..., taps O C], to the order of the weight, [..., O C K]; 0 at blind taps."""
     outputs, inputs, *kernel = weight
     parts = rows.view(*rows.shape[:-1], len(seen), outputs, inputs)
     whole = rows.new_zeros(*rows.shape[:-1], outputs, inputs, math.prod(kernel))

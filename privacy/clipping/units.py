@@ -25,7 +25,7 @@ class Units:
 
     @classmethod
     def of(cls, ids: torch.Tensor) -> Units:
-        """From any integer names [R] of the records' units.
+        """Number the units of any integer ids [R], one for each record.
 
         Raises:
             StepError: `ids` is not a vector of integers.
@@ -36,7 +36,7 @@ class Units:
         return cls(index, sizes)
 
     def and_others(self, count: int) -> Units:
-        """With so many units of one record each after these."""
+        """These units, followed by `count` more units of one record each."""
         index = torch.cat([self.index, self.count + torch.arange(count).to(self.index)])
         return Units(index, torch.cat([self.sizes, torch.ones(count).to(self.sizes)]))
 
@@ -57,7 +57,7 @@ class Units:
 
     @functools.cached_property
     def bounds(self) -> list[int]:
-        """Unit u's records are bounds[u]:bounds[u+1], once ordered. P + 1 numbers."""
+        """P + 1 numbers: unit u has records bounds[u]:bounds[u+1] once the records are ordered."""
         return [0, *torch.cumsum(self.sizes, 0).tolist()]
 
     @functools.cached_property
@@ -67,13 +67,13 @@ class Units:
         return sizes[0] if sizes and min(sizes) == max(sizes) else None
 
     def part(self, first: int, last: int) -> tuple[Units, slice]:
-        """Units first..last-1 of ordered records, and the slice of their records."""
+        """Units first..last-1 of ordered records, renumbered from 0, and the slice of their records."""
         last = min(last, self.count)
         rows = slice(self.bounds[first], self.bounds[last])
         return Units(self.index[rows] - first, self.sizes[first:last]), rows
 
     def spans(self) -> list[slice]:
-        """Each unit's records, once ordered."""
+        """The slice of each unit's records, once the records are ordered."""
         return [slice(a, b) for a, b in itertools.pairwise(self.bounds)]
 
     def weights(self, like: torch.Tensor) -> torch.Tensor:

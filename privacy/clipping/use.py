@@ -19,7 +19,7 @@ Order = Callable[[torch.Tensor], torch.Tensor]
 
 
 def as_it_is(rows: torch.Tensor) -> torch.Tensor:
-    """The order of most uses."""
+    """Return the rows unchanged: the order of most uses is the parameter's own."""
     return rows
 
 
@@ -87,38 +87,38 @@ class Use(ABC):
         return uses
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is held, by name."""
+        """The tensors that this use holds, by name."""
         pairs = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: value for name, value in pairs if isinstance(value, torch.Tensor)}
 
     @property
     def exact(self) -> bool:
-        """Whether all real numbers are in float64."""
+        """Whether all floating-point tensors of this use are float64."""
         return all(t.dtype == torch.float64 for t in self.tensors().values() if t.is_floating_point())
 
     @property
     def held(self) -> int:
-        """Bytes that it holds until the factors are known."""
+        """Bytes of all tensors that this use holds until the clipping factors are known."""
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
     def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Self:
-        """The use with every tensor changed."""
+        """The same use with `change` applied to every tensor."""
         return replace(self, **{name: change(tensor) for name, tensor in self.tensors().items()})
 
 
 def wide(tensor: torch.Tensor) -> torch.Tensor:
-    """In float32 at least."""
+    """The tensor in float32 if it is float16 or bfloat16; other types are unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def scaled(tensor: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Row r of `tensor` [R, ...] times factors[r], in float32 at least."""
+    """Row r of `tensor` [R, ...] times factors[r], computed in float32 at least."""
     tensor = wide(tensor)
     return tensor * factors.to(tensor.dtype).view(-1, *[1] * (tensor.dim() - 1))
 
 
 def owned(output: torch.Tensor) -> torch.Tensor:
-    """The output of an autograd function as no view of anything, so that a model may change it in place."""
+    """Make an autograd function's output no view of another tensor, so that a model may change it in place."""
     out: torch.Tensor = torch.ops.aten._unsafe_view(output, output.shape) if output._is_view() else output
     return out
 

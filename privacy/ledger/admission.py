@@ -50,7 +50,16 @@ def _charged_steps(event: DpSgdEvent) -> DpSgdEvent:
 def filter_epsilon(
     accounts: Sequence[Account], limit: Budget, orders: Sequence[int], more: Sequence[Event] = ()
 ) -> float:
-    """Where the adaptive filter stands: an upper bound whatever was chosen when, all plans, and `more`, in full."""
+    """The epsilon of all plans together, each in full, valid even if each was chosen after the results of earlier ones.
+
+    Feldman and Zrnic 2021 (`privacy.accounting.adaptive_epsilon`).
+
+    Args:
+        accounts: plans that count for one patient.
+        limit: gives the delta.
+        orders: RDP orders, fixed when the ledger was created.
+        more: events to count in addition.
+    """
     events = [*(account.plan.event for account in accounts), *more]
     return adaptive_epsilon(merge(events), limit.delta, orders)
 

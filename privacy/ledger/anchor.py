@@ -39,7 +39,7 @@ class Anchor:
         return None
 
     def write(self, head: Head) -> None:
-        """Put `head` there, unless another process was faster with a newer one."""
+        """Store `head` in the anchor, unless the anchor holds the same or a newer one."""
         stored = self.read()
         if stored and stored.seq >= head.seq:
             return

@@ -43,6 +43,7 @@ Body = dict[str, Any]
 _SNAPSHOT_EVERY = 500
 _BUSY_SECONDS = 60.0
 _NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs"}
+# The triggers stop mistakes. What stops an attacker, who can drop them, are signatures and the anchor.
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS entry (seq INTEGER PRIMARY KEY, body BLOB NOT NULL, signature BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS cohort (fingerprint TEXT PRIMARY KEY, digests BLOB NOT NULL)",
@@ -53,7 +54,7 @@ _SCHEMA = (
 
 
 class Replayable(Protocol):
-    """What entries add up to."""
+    """The state that a chain's entries are replayed into."""
 
     def apply(self, body: Body) -> None:
         """Take one more entry into account."""
@@ -104,7 +105,7 @@ class Chain(Generic[S]):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         with self._guarded():
-            anchored = self._anchor.read()
+            anchored = self._anchor.read()  # before the file, which may then be newer but never older
             fresh = not path.exists()
             if fresh and anchored:
                 raise LedgerError(f"{path} is gone but its anchor is there: restore the newest ledger file.")
@@ -150,6 +151,7 @@ class Chain(Generic[S]):
                     self._db.execute("ROLLBACK")
                 self._forget()
                 raise
+            # After the commit: an anchor that is ahead of the file would make a good ledger look like an old copy.
             self._anchor.write(self.head)
 
     def refresh(self) -> None:
@@ -177,7 +179,7 @@ class Chain(Generic[S]):
             yield from self._entries_until(self.head.seq)
 
     def receipt(self) -> Receipt:
-        """The head as it is now, signed, for a peer to keep."""
+        """The newest head, signed, for a peer to keep."""
         with self._guarded():
             self._catch_up()
             return receipt_for(self.head, self._key)
@@ -278,9 +280,9 @@ class Chain(Generic[S]):
             self._links[seq] = link
             if anchored and anchored.seq == seq and anchored.link != link:
                 raise LedgerError(f"{self.path} does not contain entry {seq} as it was: it was changed.")
-        if rows:
+        if rows:  # the newest signature covers all entries before it, by their links
             check_signature(self._public, rows[-1][2], digest, f"Entry {seq} of {self.path}")
-        for body in bodies:
+        for body in bodies:  # only now: nothing unsigned gets into the state
             self.state.apply(self._parse(body))
         self.head = Head(seq, link)
 
@@ -325,6 +327,7 @@ class Chain(Generic[S]):
         check_signature(
             self._public, signature, _snapshot_message(seq, link, state), f"The snapshot in {self.path}"
         )
+        # A snapshot's signature never expires. It must not hide that its entries were cut off.
         if not self._db.execute("SELECT 1 FROM entry WHERE seq = ?", (seq,)).fetchone():
             raise LedgerError(f"{self.path}: entry {seq} is missing.")
         try:
@@ -364,7 +367,7 @@ class Chain(Generic[S]):
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         """One thread at a time, in the process that opened the file; storage failures become LedgerError."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self._pid:  # an SQLite connection must not be used across a fork
             raise LedgerError(f"{self.path} was opened in another process: open it again in this one.")
         with self._lock:
             try:

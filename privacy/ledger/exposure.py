@@ -22,7 +22,7 @@ def exposures(state: State, patients: Patients, digests: frozenset[bytes]) -> li
 
 
 def all_exposures(state: State, patients: Patients) -> list[list[Account]]:
-    """The same for every patient of the site; empty if there is no plan."""
+    """The plans that count for each kind of patient of the site; empty if there is no plan."""
     known = [_kinds(state, patients, each) for each in range(state.generation + 1)]
     return _combined(known) if any(known) else []
 

@@ -57,7 +57,7 @@ def dataset_identity(patient_ids: Iterable[str], key: bytes, pseudonyms: str = "
 
     Args:
         patient_ids: the site's own patient identifiers.
-        key: the site's secret of at least 16 bytes, the same for all its data sets for ever.
+        key: the site's secret of at least 16 bytes, the same for all its data sets, and never changed.
         pseudonyms: if the identifiers are pseudonyms, a commitment to the key that they were made with.
 
     Raises:

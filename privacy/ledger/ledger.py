@@ -43,7 +43,7 @@ class Ledger(LedgerReading):
         A lower limit than the recorded one is recorded and holds from now on; a higher one is refused.
 
         Args:
-            path: the file, on a local disk. Its anchor lies beside it.
+            path: the file, on a local disk. Its anchor is in the same folder.
             key: the site's signing key, always the same.
             limit: the most that any patient may be spent, by all runs together.
 
@@ -124,7 +124,18 @@ class Ledger(LedgerReading):
         delta: float,
         sublimits: Sequence[Sublimit] = (),
     ) -> None:
-        """Raise BudgetExceeded as `plan` would, but sign nothing."""
+        """Check that `plan` would admit an event now, and sign nothing.
+
+        Args:
+            dataset: whose data the run would use.
+            event: noise multiplier, sampling rate and steps of the whole run; or a sweep.
+            delta: the delta at which its epsilon would be claimed.
+            sublimits: parts of the limit that the plan must keep too.
+
+        Raises:
+            BudgetExceeded: a patient would exceed the limit.
+            LedgerError: the ledger cannot be trusted or read.
+        """
         self._chain.refresh()
         self._admit(dataset, charged_event(event), delta, sublimits)
 
@@ -187,7 +198,7 @@ class Ledger(LedgerReading):
     def reserve(self, plan: Plan, round: int, steps: int, sublimits: Sequence[Sublimit] = ()) -> Reservation:
         """Charge steps, durably, before they run.
 
-        If the limit or the policy changed after the plan was signed, the adaptive rule must admit the plan anew.
+        If the limit or the policy changed after the plan was signed, the adaptive rule must admit the plan again.
 
         Args:
             plan: the run's plan.
@@ -242,14 +253,14 @@ class Ledger(LedgerReading):
             )
 
     def disclose(self, run_id: str, what: Sequence[str]) -> None:
-        """Record, before it leaves, that something leaves without differential privacy: once a run, and for ever.
+        """Record that results are about to leave without differential privacy; a run may do so once.
 
         Args:
             run_id: the run.
-            what: names of what is told.
+            what: names of the results.
 
         Raises:
-            BudgetExceeded: it was told before.
+            BudgetExceeded: the run has been given its results before.
         """
         with self._chain.transaction() as work:
             if run_id in self._state.disclosed:

@@ -70,22 +70,32 @@ class Receipt:
 
 
 def canonical(value: Any) -> bytes:
-    """The one way to write a JSON value: sorted keys, no spaces, exact floats."""
+    """Serialise a JSON value in the only form that is signed: sorted keys, no spaces, exact floats."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def entry_hash(link: bytes, body: bytes) -> bytes:
-    """What an entry's signature signs."""
+    """SHA-256 of an entry and the link before it, which the entry's signature signs."""
     return hashlib.sha256(_DOMAIN + link + body).digest()
 
 
 def next_link(digest: bytes, signature: bytes) -> bytes:
-    """The link that the following entry builds on."""
+    """SHA-256 of an entry's hash and signature: the link that the following entry builds on."""
     return hashlib.sha256(digest + signature).digest()
 
 
 def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes, what: str) -> None:
-    """Raise LedgerError unless `signature` is the key's over `message`."""
+    """Check an Ed25519 signature (RFC 8032).
+
+    Args:
+        key: the site's public key.
+        signature: 64 bytes.
+        message: what was signed.
+        what: a name for it, with which the error begins.
+
+    Raises:
+        LedgerError: the signature is not the key's over `message`.
+    """
     try:
         key.verify(signature, message)
     except InvalidSignature:
@@ -95,7 +105,7 @@ def check_signature(key: Ed25519PublicKey, signature: bytes, message: bytes, wha
 
 
 def receipt_for(head: Head, key: Ed25519PrivateKey) -> Receipt:
-    """A receipt of `head`."""
+    """Sign a head with the site's key, as a receipt for a peer."""
     return Receipt(head, key.sign(_receipt_message(head)))
 
 

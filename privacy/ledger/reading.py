@@ -40,7 +40,7 @@ class LedgerReading:
 
     @property
     def limit(self) -> Budget:
-        """The limit that holds."""
+        """The most that any patient may be spent, by the newest entry that sets a limit."""
         return self._state.limit
 
     @property
@@ -101,7 +101,7 @@ class LedgerReading:
         return tuple(account.plan for account in self._state.accounts.values() if not account.withdrawn)
 
     def disclosed(self) -> dict[str, tuple[str, ...]]:
-        """What left without differential privacy, by run."""
+        """Names of what each run was given without differential privacy, by run id."""
         self._chain.refresh()
         return dict(self._state.disclosed)
 

@@ -12,7 +12,7 @@ class Reservation:
     """Steps that were charged before they run. Lives in the process that reserved them, and nowhere else.
 
     Attributes:
-        steps: how many steps may run; perhaps fewer than asked for.
+        steps: how many steps may run, at most as many as requested.
         round: the round they are for.
     """
 

@@ -91,7 +91,7 @@ class Sublimit:
     since: float = -math.inf
 
     def covers(self, account: Account) -> bool:
-        """Whether the account's plan counts here."""
+        """Whether an account's plan counts against this part of the limit."""
         recent = account.used >= self.since or account.left > 0
         return recent and self.purpose in (None, account.plan.purpose)
 
@@ -126,12 +126,12 @@ class Account:
 
     @property
     def charged(self) -> int:
-        """Steps charged: what is not committed counts in full."""
+        """Steps charged so far; reserved steps that are not committed count in full."""
         return self.committed + sum(steps for _, steps, _ in self.open.values())
 
     @property
     def runs(self) -> Rounds:
-        """Steps charged in each round, neighbours with as many steps together."""
+        """Steps charged in each round; neighbouring rounds of equally many steps are one entry."""
         found: list[tuple[int, int, int]] = []
         for number, steps in sorted(self.rounds.items()):
             if found and found[-1][1:] == (number - 1, steps):
@@ -142,22 +142,22 @@ class Account:
 
     @property
     def left(self) -> int:
-        """Steps of the plan that are not charged."""
+        """Steps of the plan that have not been charged."""
         return self.plan.event.steps - self.charged
 
 
 def evaluation_id(run_id: str) -> str:
-    """The name under which a run's evaluation is planned and stated: its patients are not those trained on."""
+    """The id under which a run's evaluation is planned, apart from its training: other patients pay for it."""
     return f"{run_id}/evaluation"
 
 
 def policy_digest(text: str) -> str:
-    """SHA-256, hexadecimal, of a policy file: what `sha256sum` says of it."""
+    """SHA-256 of a policy's text, hexadecimal, as `sha256sum` prints it for the file."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def token_hash(token: str) -> str:
-    """What a reservation stores of its holder's token."""
+    """SHA-256 of a reservation's token, hexadecimal: the ledger stores this and never the token."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 

@@ -22,7 +22,7 @@ _SURE = 4.0  # a class whose number is not so many standard errors above 0 may b
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the pooled tables tell; None where it is not told, with the reason in `refused`.
+    """What the pooled tables show; numbers are None where there is no result, and `refused` says why.
 
     Attributes:
         patients: estimated number of patients, and `patients_error`, its standard error.

@@ -81,6 +81,15 @@ def private_tables(
 ) -> np.ndarray:
     """`exact_tables` with noise: what may leave once the ledger is charged with `evaluation_event`.
 
+    Args:
+        score: (N, K) class probabilities in [0, 1].
+        label: (N,) class indices.
+        patient: (N,) the patient of each record, 0 .. patients - 1.
+        noise_multiplier: z, noise standard deviation over the sensitivity sqrt(T), above 0.
+
+    Returns:
+        (T, 2, BINS) float64 of `tables_shape`; counts may be negative.
+
     Raises:
         NoiseError: a score is not in [0, 1], or the noise cannot be drawn.
     """

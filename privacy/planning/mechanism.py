@@ -48,12 +48,12 @@ class TrainingPlan:
 
     @property
     def event(self) -> DpSgdEvent:
-        """All steps of the run."""
+        """The event that all steps of the run make up."""
         return DpSgdEvent(self.noise_multiplier, self.sampling_rate, self.steps_per_round * self.rounds)
 
 
 def size_class(patients: int) -> int:
-    """The largest power of two not above `patients`: what a site shows of its size."""
+    """The largest power of two not above `patients`: all that a site's schedule reveals of its size."""
     if patients < 1:
         raise PlanError("The site has no patient to train on.")
     return 1 << (patients.bit_length() - 1)
@@ -91,7 +91,7 @@ def schedule(
 
 
 def delta_is_large(delta: float, patients: int) -> bool:
-    """Whether delta is above a tenth of 1 / patients: the usual bound, by which nobody is refused."""
+    """Whether delta is above 0.1 / patients, the usual bound. This alone refuses nobody."""
     return 10 * delta * patients > 1 + 1e-9
 
 

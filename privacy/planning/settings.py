@@ -41,7 +41,7 @@ class Setting:
         ledger_epsilon: where a ledger's filter stands after it: an empty ledger's, or that of a site (`with_ledger`).
         signal_to_noise: of the whole run, for one coordinate: sqrt(T) q N / (sigma sqrt(1 + spread / k)).
         passes: expected passes over the patients' records, q T k: what it costs in compute.
-        admitted: whether the site's ledger would admit it; None if none was asked.
+        admitted: whether the site's ledger would admit it; None without a ledger.
     """
 
     sampling_rate: float
@@ -56,7 +56,7 @@ class Setting:
 
     @property
     def event(self) -> DpSgdEvent:
-        """The mechanism."""
+        """The mechanism of the whole run, as an accountant takes it."""
         return DpSgdEvent(self.noise_multiplier, self.sampling_rate, self.steps)
 
     @property
@@ -65,12 +65,20 @@ class Setting:
         return int(self.signal_to_noise**2)
 
     def update_signal_to_noise(self, steps: int, parameters: int) -> float:
-        """Length of the signal over that of the noise in an update of so many steps and parameters."""
+        """Length of the signal over length of the noise in an update of `steps` steps and `parameters` parameters."""
         return self.signal_to_noise * math.sqrt(steps / self.steps / parameters)
 
 
 def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, spread: float = 0.0) -> Setting:
-    """Describe one mechanism for a site of so many patients."""
+    """Describe one mechanism for a site.
+
+    Args:
+        event: noise multiplier, sampling rate and steps of the whole run.
+        delta: at which epsilon is computed.
+        patients: N, how many patients the site has.
+        records: k, records of a patient in a step, at most.
+        spread: squared length of what is a record's own over that of what all share; 0 if all records agree.
+    """
     agreeing = 1 / math.sqrt(1 + spread / records)
     signal = math.sqrt(event.steps) * event.sampling_rate * patients / event.noise_multiplier
     return Setting(
@@ -97,9 +105,17 @@ def alternatives(
 ) -> list[Setting]:
     """Settings over a grid of rates, steps and records at the same budget, best signal-to-noise first.
 
-    Of settings that are equal to three digits the one with the fewest passes comes first.
+    Of settings that are equal to three digits the one with the fewest passes comes first. Settings that no noise
+    multiplier makes private enough are left out.
 
-    Settings that no noise multiplier makes private enough are left out.
+    Args:
+        patients: N, how many patients the site has.
+        target_epsilon: of every setting, at most.
+        delta: of the budget, below 1 / patients.
+        rates: sampling rates to try, in (0, 1].
+        steps: steps of the whole run to try.
+        records: records of a patient in a step to try.
+        spread: squared length of what is a record's own over that of what all share.
 
     Raises:
         PlanError: delta is not below 1 / patients.
@@ -133,7 +149,7 @@ def with_ledger(
 
 
 def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent], bool]) -> float | None:
-    """The least noise multiplier, to 1 %, with which a ledger admits so many steps; None if none up to 1000."""
+    """The least noise multiplier, to 1 %, with which a ledger admits `steps` at `rate`; None if none up to 1000."""
     low, high = _FINEST, _NOISIEST
     if not admits(DpSgdEvent(high, rate, steps)):
         return None
@@ -144,7 +160,7 @@ def least_admitted_noise(rate: float, steps: int, admits: Callable[[DpSgdEvent],
 
 
 def to_csv(settings: Sequence[Setting]) -> str:
-    """A table with one row a setting."""
+    """The settings as CSV: a header, then one row a setting."""
     text = io.StringIO()
     rows = [asdict(one) | {"largest_dimension": one.largest_dimension} for one in settings]
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")

@@ -87,7 +87,7 @@ _OPTIONAL, _OPTIONAL_OF_RUN = "pseudonyms", "patients"
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What is asked of a site, as the site itself reads it from the run's configuration; no data were touched.
+    """What a run asks of a site, read by the site from the run's configuration before any data are opened.
 
     Attributes:
         purpose: what the data are used for, "training", "evaluation" or "tuning".
@@ -100,7 +100,7 @@ class RunRequest:
         trainable: the trainable set's name.
         app: digest of the application bundle, or "installed".
         columns: columns of the site's table that are read.
-        metrics: what the run wants to be told, each with the way it would leave.
+        metrics: the metrics that the run asks for, each with the way it would leave.
     """
 
     purpose: str
@@ -118,7 +118,7 @@ class RunRequest:
 
 @dataclass(frozen=True)
 class SitePolicy:
-    """The rules, as in the file. See the module's text."""
+    """The rules of a site's policy file, see the module's text."""
 
     site: str
     expires: datetime.date
@@ -189,11 +189,11 @@ class SitePolicy:
 
     @property
     def largest_delta(self) -> float:
-        """The largest delta that any run may ask: what must be below 1 / patients, whatever a run asks."""
+        """The largest delta that a run may ask for; it must be below 1 / patients, whatever delta a run asks for."""
         return self.run.delta
 
     def large_deltas(self, patients: int) -> dict[str, float]:
-        """The deltas above a tenth of 1 / `patients`, by rule: too large for so many patients, or more."""
+        """Deltas of the policy that are above 0.1 / `patients`, by name of their rule."""
         budgets = {"limit": self.limit, "period": self.period, "run": self.run}
         return {
             f"{name}.delta": each.delta
@@ -213,7 +213,7 @@ class SitePolicy:
                 raise PolicyRefusal(rule, message)
 
     def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
-        """The same for what the site worked out from its own data, before it uses them.
+        """Raise PolicyRefusal if a plan that the site worked out from its own data breaks a rule; before data are used.
 
         Args:
             purpose: what for.
@@ -233,7 +233,7 @@ class SitePolicy:
                 raise PolicyRefusal(rule, f"allowed is at least {least:g}. Found {value:g}.")
 
     def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
-        """The parts of the limit that hold for `purpose` and now. Raises PolicyRefusal if it is not allowed."""
+        """Parts of the limit that plans for `purpose` must keep `now`. Raises PolicyRefusal if it is not allowed."""
         if purpose not in self.purposes:
             raise PolicyRefusal("purposes", _says(sorted(self.purposes), purpose))
         budget = Budget(min(self.purposes[purpose], self.limit.epsilon), self.limit.delta)
@@ -247,7 +247,7 @@ class SitePolicy:
         return self.metrics.get(name, "none")
 
     def widened_by(self, new: SitePolicy) -> tuple[str, ...]:
-        """The rules under which `new` allows something that this policy does not."""
+        """Names of the rules by which `new` allows something that this policy does not."""
         wider = {
             "site": new.site != self.site,
             "expires": new.expires > self.expires,

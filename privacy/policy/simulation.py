@@ -19,19 +19,19 @@ class SimulationPolicy:
 
     @property
     def largest_delta(self) -> float:
-        """The limit's."""
+        """The delta of the limit, which is the largest that a run may ask for."""
         return self.limit.delta
 
     def check(self, request: RunRequest, now: float) -> None:
-        """Allow."""
+        """Allow every request."""
 
     def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
-        """Allow."""
+        """Allow every plan; the ledger still holds it to the limit."""
 
     def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
-        """None."""
+        """No parts of the limit: the limit alone holds."""
         return ()
 
     def metric_rule(self, name: str) -> str:
-        """As it is."""
+        """`SHOWN` for every metric: it leaves unchanged."""
         return SHOWN

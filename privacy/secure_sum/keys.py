@@ -96,7 +96,14 @@ def read_bundle(terms: Terms, content: bytes) -> Bundle:
 
 
 def introduce(terms: Terms, name: str, identity: Ed25519PrivateKey, secret: X25519PrivateKey) -> Introduction:
-    """Sign the run's key under the site's own."""
+    """Sign a site's key of the run under the site's own key.
+
+    Args:
+        terms: of the run; the signature holds for these alone.
+        name: the site's, as on the roster.
+        identity: the site's own key, which the roster names.
+        secret: the site's key of this run.
+    """
     key = secret.public_key().public_bytes_raw()
     return Introduction(name, key.hex(), identity.sign(_signed(terms, name, key)).hex())
 

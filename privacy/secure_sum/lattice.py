@@ -81,12 +81,12 @@ class Lattice:
 
     @property
     def factor(self) -> float:
-        """1 + s sqrt(d) / C: by how much rounding can raise the sensitivity."""
+        """The factor 1 + s sqrt(d) / C by which rounding to the lattice can raise the sensitivity."""
         return 1.0 + self.step * math.sqrt(self.dimension) / self.clip
 
     @cached_property
     def noise(self) -> DiscreteGaussian:
-        """A site's share of the noise, in steps."""
+        """The distribution of one site's share of the noise, in lattice steps."""
         sensitivity = self.clip * self.factor / self.step
         try:
             return DiscreteGaussian(discrete_std(self.noise_multiplier * sensitivity, self.honest))
@@ -98,16 +98,16 @@ class Lattice:
 
     @property
     def clamp(self) -> int:
-        """B: the largest number that a site may send for a coordinate before noise, in steps; negative for none."""
+        """B, the largest number in lattice steps of a coordinate before noise; negative if there is no room."""
         return min(((1 << (self.bits - 2)) - 1) // self.sites - self.noise.bound, _EXACT)
 
     def multiplier(self, honest: int) -> float:
-        """The noise multiplier of a sum in which `honest` sites added their share: the row over colluders."""
+        """The noise multiplier of a sum in which `honest` sites added their share of the noise."""
         return gaussian_std(self.noise.std, honest) * self.step / (self.clip * self.factor)
 
     @property
     def word(self) -> np.dtype:
-        """Unsigned, little-endian."""
+        """The type of a transmitted word: unsigned, little-endian, of `bits` bits."""
         return np.dtype(f"<u{self.bits // 8}")
 
     def encode(self, vector: np.ndarray) -> np.ndarray:

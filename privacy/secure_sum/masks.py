@@ -46,7 +46,16 @@ def degree(sites: int, honest: int) -> int:
 
 
 def neighbours(name: str, cohort: Sequence[str], honest: int, context: bytes) -> list[str]:
-    """The sites of the cohort with which `name` shares a pad, sorted."""
+    """The sites of the cohort with which a site shares a pad, sorted; never the site itself.
+
+    The ring of Bell et al. 2020, see the module's text.
+
+    Args:
+        name: the site, one of the cohort.
+        cohort: names of all sites of the attempt.
+        honest: sites of the cohort that are relied upon not to collude.
+        context: 32 bytes of the attempt (`Request.context`), which fix the order on the ring.
+    """
     k = degree(len(cohort), honest)
     if k == len(cohort) - 1:
         return [other for other in cohort if other != name]

@@ -44,7 +44,7 @@ class Request:
 
     @property
     def place(self) -> tuple[int, int]:
-        """(step, attempt): grows from request to request."""
+        """(step, attempt), which grows from request to request."""
         return self.step, self.attempt
 
     def context(self, terms: bytes, bundle: bytes) -> bytes:

@@ -89,7 +89,7 @@ class Coordinator:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Who of the cohort has not answered this attempt."""
+        """Sites of the cohort that have not answered this attempt, sorted."""
         return tuple(sorted(self._missing))
 
     def total(self) -> np.ndarray:

@@ -82,7 +82,7 @@ class Site:
             return introduce(self._terms, self._name, self._identity, secret)
 
     def meet(self, introductions: Sequence[Introduction]) -> None:
-        """Believe the keys of all sites of the run, once and for all; the same ones again are welcome.
+        """Accept the keys of all sites of the run for good; the same keys may come again.
 
         Raises:
             SecureSumRefusal: a key is not what it should be, this site's own is not among them, the sites are

@@ -23,7 +23,7 @@ _CONTEXT = 32  # bytes
 
 @dataclass(frozen=True)
 class Note:
-    """The last request that was begun: its place and its context."""
+    """Step, attempt and context of the last request that this site began to answer."""
 
     step: int
     attempt: int
@@ -31,12 +31,12 @@ class Note:
 
     @property
     def place(self) -> tuple[int, int]:
-        """(step, attempt)."""
+        """(step, attempt) of the request, which grows from request to request."""
         return self.step, self.attempt
 
 
 class State:
-    """The files of one run in a folder of their own, which is made, readable by its owner alone."""
+    """The files of one run, in a folder of their own that only its owner can read."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,32 +48,32 @@ class State:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes of this site out: two answers at a time could be two under one mask."""
+        """Keep other processes of this site out: two of them could answer under one mask."""
         with os.fdopen(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # falls with the process
             yield
 
     def secret(self) -> X25519PrivateKey | None:
-        """The key of the run, or None where it has not been made."""
+        """The site's key of the run, or None if it has not been made."""
         content = _read(self._secret)
         return None if content is None else X25519PrivateKey.from_private_bytes(content)
 
     def make_secret(self) -> X25519PrivateKey:
-        """A fresh key of the run, kept."""
+        """Make a fresh key of the run and store it."""
         secret = X25519PrivateKey.generate()
         write_durable(self._secret, secret.private_bytes_raw())
         return secret
 
     def bundle(self) -> bytes | None:
-        """The bundle that this site believed first."""
+        """The bundle of keys that this site accepted first, or None."""
         return _read(self._bundle)
 
     def believe(self, content: bytes) -> None:
-        """Keep the bundle, for good."""
+        """Store the bundle of keys that this site accepts for the whole run."""
         write_durable(self._bundle, content)
 
     def note(self) -> Note | None:
-        """The last request that was begun."""
+        """The note of the last request that was begun, or None."""
         content = _read(self._note)
         if content is None:
             return None
@@ -86,17 +86,17 @@ class State:
             ) from None
 
     def begin(self, note: Note) -> None:
-        """Note that a request is begun: its masks are used up from here on."""
+        """Store the note of a request before it is answered: its masks count as used from here on."""
         values = {"step": note.step, "attempt": note.attempt, "context": note.context.hex()}
         write_durable(self._note, json.dumps(values).encode())
 
     def answer(self, context: bytes) -> bytes | None:
-        """The kept answer, if it is one to this very request."""
+        """The stored answer if it belongs to the request of this context, else None."""
         content = _read(self._answer)
         return content[_CONTEXT:] if content is not None and content[:_CONTEXT] == context else None
 
     def keep(self, context: bytes, answer: bytes) -> None:
-        """Keep the answer, in place of the last one."""
+        """Store the answer to the request of this context, in place of the previous answer."""
         write_durable(self._answer, context + answer)
 
     @property
@@ -105,7 +105,7 @@ class State:
         return self._closed.exists()
 
     def close(self) -> None:
-        """End the run: what could open a mask again is deleted; that it has ended stays."""
+        """End the run for good: delete the secret key and the answer, with which a mask could be computed again."""
         write_durable(self._closed, b"")
         for path in (self._secret, self._answer):
             path.unlink(missing_ok=True)

@@ -101,7 +101,7 @@ class Terms:
 
     @cached_property
     def lattice(self) -> Lattice:
-        """The arithmetic that follows from these terms."""
+        """The arithmetic (`Lattice`) that follows from these terms."""
         return Lattice(
             step=self.lattice_step,
             bits=self.word_bits,
@@ -114,7 +114,7 @@ class Terms:
 
     @property
     def most_answers(self) -> int:
-        """The releases that the plan has to be calibrated for: every attempt may be seen, void or not."""
+        """The number of releases that the plan must cover: every attempt may be seen, even one that gives no sum."""
         return self.steps + self.repeats
 
     @cached_property

@@ -9,7 +9,7 @@ Course = Mapping[str, Sequence[tuple[int, float]]]
 
 
 def against_round(courses: Course, label: str, *, limit: float | None = None) -> dict[str, Any]:
-    """One line a site against the round, and a dashed line at the limit."""
+    """A plot with one line for each site against the round, and a dashed line at the limit."""
     data: list[dict[str, Any]] = [
         {
             "type": "scatter",
@@ -35,7 +35,7 @@ def against_round(courses: Course, label: str, *, limit: float | None = None) ->
 
 
 def rows(courses: Course, digits: int = 3) -> list[list[str]]:
-    """The same as a table: a row a round, a column a site in the order of `against_round`."""
+    """A table of values with one row for each round and one column for each site, in the order of `against_round`."""
     numbers = sorted({number for course in courses.values() for number, _ in course})
     values = {site: dict(course) for site, course in courses.items()}
     return [

@@ -22,7 +22,7 @@ AUDIT = Path("report") / "audit.json"
 
 @dataclass(frozen=True)
 class RunView:
-    """One run.
+    """What the dashboard shows of one run.
 
     Attributes:
         name: its folder's name.
@@ -40,12 +40,12 @@ class RunView:
 
     @property
     def progress(self) -> str:
-        """How far it is, in words."""
+        """Finished rounds of all rounds, in words."""
         done = f"{len(self.rounds)} of {self.config.federation.rounds} rounds"
         return f"{done}, complete" if self.complete else done
 
     def course(self, phase: str, read: str, part: str) -> dict[str, list[tuple[int, float]]]:
-        """Values by site against round: ``part`` is "metrics" or "released", ``read`` the value's name."""
+        """Each site's values of ``read`` as (round, value); ``part`` of its record is "metrics" or "released"."""
         found: dict[str, list[tuple[int, float]]] = {}
         for record in self.rounds:
             for line in record[phase]:
@@ -113,7 +113,7 @@ class RunView:
 
     @property
     def reports(self) -> list[str]:
-        """File names of the reports that are there."""
+        """File names of the run's reports that exist."""
         return [name for name in REPORTS if (self.path / "report" / name).is_file()]
 
 
@@ -130,7 +130,7 @@ def read_run(path: Path) -> RunView:
 
 
 def read_runs(root: Path) -> list[RunView]:
-    """All runs below ``root``, newest first; ``root`` may be a run folder itself. Others are passed over."""
+    """All runs below ``root``, newest first, or the run whose folder ``root`` is. Other folders are left out."""
     if (root / "config.toml").is_file():
         return [read_run(root)]
     found = []

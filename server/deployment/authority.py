@@ -24,18 +24,18 @@ _CLOCKS = timedelta(minutes=5)  # sites' clocks may lag
 
 
 class Authority:
-    """The authority whose certificate and key lie in `folder`. Its key is read only when it signs."""
+    """A certificate authority, whose certificate and key lie in `folder`. The key is read only to sign."""
 
     def __init__(self, folder: Path) -> None:
         self.certificate = folder / "ca.crt"
         self._key = folder / "ca.key"
 
     def create(self, name: str) -> None:
-        """Make the authority."""
+        """Make the authority's key and certificate."""
         self._sign_itself(create_key(self._key), name)
 
     def renew(self, name: str) -> None:
-        """A new certificate for the same key and name: what was signed under the old one still holds.
+        """Make a new certificate for the same key and name; certificates signed under the old one stay valid.
 
         Raises:
             DeployError: the authority's key is elsewhere.

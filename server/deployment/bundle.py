@@ -20,7 +20,7 @@ FLOWER = metadata.version("flwr")
 
 @lru_cache(maxsize=1)
 def app_bundle() -> bytes:
-    """The bundle."""
+    """The application bundle (Flower's FAB) that runs are started with; it holds no code."""
     app = {
         "publisher": "mmmed",
         "components": {"serverapp": "server.app:app", "clientapp": "client.app:app"},
@@ -39,5 +39,5 @@ def app_bundle() -> bytes:
 
 
 def app_digest() -> str:
-    """The bundle's digest, as a site's policy names it."""
+    """The application bundle's digest, ``sha256:<hex>``, by which a site's policy names it."""
     return f"sha256:{hashlib.sha256(app_bundle()).hexdigest()}"

@@ -77,7 +77,7 @@ class Control:
         self._client.close()
 
     def nodes(self) -> list[Node]:
-        """The registered nodes."""
+        """The nodes that are registered at the SuperLink."""
         with self._errors():
             reply = self._client.ListNodes(ListNodesRequest())
         return [
@@ -87,7 +87,7 @@ class Control:
         ]
 
     def register(self, public_key: str, name: str) -> bool:
-        """Let the holder of a key connect; False if the key was unregistered before: it cannot come back."""
+        """Let the holder of a key connect. False if the key was unregistered before: it cannot be used again."""
         try:
             self._client.RegisterNode(RegisterNodeRequest(public_key=public_key.encode(), name=name))
         except httpx.HTTPStatusError as error:
@@ -100,7 +100,7 @@ class Control:
         return True
 
     def unregister(self, node: int) -> None:
-        """Refuse a node from now on."""
+        """Refuse connections of a node from now on."""
         with self._errors():
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node))
 
@@ -116,7 +116,7 @@ class Control:
         return int(reply.run_id)
 
     def runs(self) -> dict[int, FlowerRun]:
-        """The newest runs by id."""
+        """The newest 100 runs, by Flower's id."""
         with self._errors():
             reply = self._client.ListRuns(ListRunsRequest(limit=100))
         runs = {}
@@ -126,12 +126,12 @@ class Control:
         return runs
 
     def stop(self, run: int) -> None:
-        """Stop a run."""
+        """Stop the run of this Flower id."""
         with self._errors():
             self._client.StopRun(StopRunRequest(run_id=run))
 
     def log(self, run: int) -> Iterator[str]:
-        """What the run's server app wrote; follows a run until it ends."""
+        """Yield the log of a run's server app until the run ends."""
         with self._errors():
             for part in self._client.StreamLogs(StreamLogsRequest(run_id=run, after_timestamp=0.0)):
                 yield part.log_output

@@ -35,7 +35,7 @@ _HOST = re.compile(
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the federation is.
+    """Addresses and ports of a federation.
 
     Attributes:
         address: host name or IP address under which sites reach it.
@@ -95,11 +95,11 @@ class Folder:
         self.lock = self.path / ".lock"
 
     def certificate(self, name: str) -> Path:
-        """``server`` or ``link``."""
+        """Path of the certificate of ``server`` or ``link``."""
         return self.path / f"{name}.crt"
 
     def key(self, name: str) -> Path:
-        """The private key of `certificate`."""
+        """Path of the private key of the certificate of the same name."""
         return self.path / f"{name}.key"
 
     @property
@@ -141,7 +141,7 @@ class Folder:
         (self.path / "server.toml").write_text(tomli_w.dumps(asdict(settings)), encoding="utf-8")
 
     def environment(self) -> dict[str, str]:
-        """The environment of Flower's processes: their files stay in this folder and they install nothing."""
+        """Environment of Flower's processes: their files stay in this folder and they install nothing."""
         return os.environ | {
             "FLWR_HOME": str(self.flower_home),
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

@@ -95,7 +95,7 @@ def write_configuration(folder: Folder) -> None:
 
 
 def configuration(folder: Folder, settings: Settings, sites: list[SiteEntry]) -> str:
-    """The configuration's text."""
+    """The text of nginx.conf, which lets the sites connect that are not revoked."""
     allowed = [f'        "{site.serial}" "{site.name}";' for site in sites if not site.revoked]
     return _TEMPLATE.substitute(
         root=folder.path,

@@ -22,7 +22,7 @@ _ATTEMPTS = "attempts.json"
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """How far a run has come.
 
     Attributes:
         name: its run folder's name.
@@ -59,7 +59,7 @@ def begin(folder: Folder, config: RunConfig) -> str:
 
 
 def resume(folder: Folder, name: str) -> None:
-    """Go on with a run after its last finished round.
+    """Continue a run after its last finished round.
 
     Raises:
         DeployError: no such run, or it is running.
@@ -86,7 +86,7 @@ def stop(folder: Folder, name: str) -> None:
 
 
 def states(folder: Folder, control: Control) -> list[RunState]:
-    """All runs, oldest first."""
+    """The states of all runs, oldest first."""
     known = control.runs()
     return [_state(folder, path.name, known) for path in sorted(folder.runs.iterdir()) if path.is_dir()]
 

@@ -115,7 +115,7 @@ def admit(folder: Folder, request_file: Path, name: str | None = None) -> tuple[
 
 
 def revoke(folder: Folder, name: str) -> SiteEntry:
-    """Strike a site off the list.
+    """Mark a site as revoked, so that it may not connect any more.
 
     Raises:
         DeployError: no such site may connect.

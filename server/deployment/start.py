@@ -93,7 +93,7 @@ def nginx_command(folder: Folder, nginx: str, *arguments: str) -> list[str]:
 
 
 def apply_sites(folder: Folder) -> bool:
-    """Make nginx and the SuperLink follow sites.json now; returns whether they run.
+    """Make nginx and the SuperLink follow sites.json now; returns whether they are running.
 
     Raises:
         DeployError: the SuperLink refuses.

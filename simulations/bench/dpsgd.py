@@ -264,7 +264,18 @@ def _label(name: str, size: int) -> str:
 
 
 def compare(name: str, case: Case, repeats: int, limit_mb: int, systems: Sequence[str]) -> list[Row]:
-    """One row a system: median CPU-seconds a step, ratio to ordinary, peak memory; or a note why there are none."""
+    """Measure the systems on one case: median CPU-seconds a step, ratio to an ordinary step, peak memory in MB.
+
+    Args:
+        name: of the case, as the table shows it.
+        case: model, losses and units.
+        repeats: turns that are timed, after one that is not.
+        limit_mb: memory that a system may take, 1e6 bytes; one that takes more gets a note instead of numbers.
+        systems: of `SYSTEMS`.
+
+    Returns:
+        One row a system.
+    """
     memory = {system: _memory_of(case, system, limit_mb) for system in systems}
     steps = {system: _stepper(case, system) for system in systems if not isinstance(memory[system], str)}
     for take_step in steps.values():

@@ -77,7 +77,17 @@ class Cell:
 
 
 def run_cell(cell: Cell, config: RunConfig, out: Path, workers: int) -> dict[str, Any]:
-    """The evaluation of a cell; the run is done, continued or found."""
+    """Run a cell to its end, or find what an earlier process did of it, and read its evaluation.
+
+    Args:
+        cell: lever, epsilon and repeat.
+        config: of the run (`Cell.config`).
+        out: folder of all cells.
+        workers: processes for the sites.
+
+    Returns:
+        The section ``auroc`` of the run's evaluation.json.
+    """
     folder = out / cell.folder
     evaluation = folder / "evaluation.json"
     if not evaluation.is_file():

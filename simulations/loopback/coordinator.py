@@ -88,7 +88,7 @@ class RunHandle:
         return finished_rounds(self.folder)
 
     def wait_for_round(self, number: int) -> None:
-        """Wait until so many rounds are finished."""
+        """Wait until `number` rounds are finished."""
         wait_for(lambda: len(self.rounds()) >= number, f"round {number} of run {self.name}")
 
     @property

@@ -24,11 +24,18 @@ TINY = (
 
 
 class Federation:
-    """Hospitals by the name they have here, with whose generated patients each holds; `guests` are admitted too."""
+    """Hospitals on the loopback address, and the coordinator that admits them."""
 
     def __init__(
         self, home: Path, hospitals: Path, patients: Mapping[str, str], guests: Sequence[Path] = ()
     ) -> None:
+        """
+        Args:
+            home: folder of everything.
+            hospitals: generated data set of all hospitals.
+            patients: name of each hospital -> the site in `hospitals` whose patients it has.
+            guests: requests of other sites that are admitted too.
+        """
         self.home = home
         self.sites = [LiveHospital(home, name, hospitals, whose) for name, whose in patients.items()]
         self.coordinator = Coordinator(home, [*(site.request for site in self.sites), *guests])

@@ -100,9 +100,16 @@ class Hospital:
 
 
 class LiveHospital:
-    """A hospital whose node and runner can be started, watched and disturbed. `where` is whose patients it has."""
+    """A hospital whose node and runner can be started, watched and disturbed."""
 
     def __init__(self, home: Path, name: str, hospitals: Path, where: str) -> None:
+        """
+        Args:
+            home: folder of the federation; the hospital's own lies in it.
+            name: of the hospital.
+            hospitals: generated data set of all hospitals.
+            where: the site in `hospitals` whose patients it has.
+        """
         self.name, self.path = name, home / name
         self.folder = Hospital(self.path, hospitals)
         self.folder.write_site(name=name, where={"site": where})

@@ -45,7 +45,7 @@ class Link:
             one.close()
 
     def close(self) -> None:
-        """Cut for ever."""
+        """Cut the link for good."""
         self._target = 0
         self.set("cut")
         self._listener.close()

@@ -45,10 +45,16 @@ def mmmed(*arguments: object, cwd: Path, check: bool = True) -> tuple[int, str]:
 def wait_for(
     condition: Callable[[], bool], what: str, patience: float = PATIENCE, every: float = 0.1
 ) -> None:
-    """Wait until `condition` holds, looking again after `every` seconds.
+    """Wait until a condition holds.
+
+    Args:
+        condition: looked at again and again.
+        what: a name for it, for the error.
+        patience: seconds to wait, at most.
+        every: seconds between two looks.
 
     Raises:
-        AssertionError: it does not within `patience` seconds.
+        AssertionError: it does not hold within `patience` seconds.
     """
     deadline = time.monotonic() + patience
     while not condition():

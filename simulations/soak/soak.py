@@ -36,11 +36,19 @@ _FLAT = 1.1  # memory may grow by so much
 
 
 class Soak:
-    """Runs and faults on a federation that is up, for so many seconds, at a rate that gives more than `faults`."""
+    """Runs and faults on a federation that is up."""
 
     def __init__(
         self, federation: Federation, chance: random.Random, seconds: float, rounds: int, faults: int
     ) -> None:
+        """
+        Args:
+            federation: hospitals and coordinator, started.
+            chance: decides on faults and their times.
+            seconds: how long runs are begun and disturbed.
+            rounds: trained in all, at least.
+            faults: at least; they are made at a rate that gives 1.3 times as many.
+        """
         self._federation = federation
         self._chance = chance
         self._seconds = seconds

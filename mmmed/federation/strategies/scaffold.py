@@ -60,7 +60,16 @@ class ScaffoldServer(FedAvgServer):
 def next_control(
     control: Arrays, updates: Sequence[SiteUpdate], *, asked: int, learning_rate: float
 ) -> Arrays:
-    """c after a round: c - |S|/N (c + mean of update / (K lr)), N the sites asked and S those whose update counts."""
+    """The server's control variate after a round: c - |S|/N (c + mean of update / (K lr)).
+
+    SCAFFOLD (arXiv 1910.06378), algorithm 1, option II; N are the sites asked and S those whose update counts.
+
+    Args:
+        control: c before the round, by tensor.
+        updates: of S, each with its K local steps among its metrics; at least one.
+        asked: N.
+        learning_rate: lr, of the sites' steps.
+    """
     directions = mean([one.scaled(1 / (learning_rate * one.metrics[STEPS])) for one in updates])
     share = np.float32(len(updates) / asked)
     return {key: control[key] - share * (control[key] + directions[key]) for key in control}
