@@ -1,6 +1,6 @@
 """The privacy report of a run: what was spent, by whom, and how anybody can check it."""
 
-from privacy.report.body import RunFacts, build_report
+from privacy.report.build import RunFacts, build_report
 from privacy.report.evaluations import Pooled
 from privacy.report.page import render_report, write_report
 from privacy.report.rounding import mechanism_cells, run_cell, shown

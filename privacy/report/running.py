@@ -13,7 +13,7 @@ from pathlib import Path
 from privacy.disk import write_durable
 from privacy.report.plots import Plot, spending
 from privacy.report.templates import render
-from privacy.report.words import ADJACENCY, UNIT
+from privacy.report.texts import ADJACENCY, UNIT
 
 SCHEMA = "mmmed-epsilon-report/1"
 ACCOUNTANT = f"privacy loss distribution (dp-accounting {version('dp-accounting')}), pessimistic rounding"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privacy.errors import AccountingError, ReportError
-from privacy.report.body import BEFORE, SCHEMA, RunFacts, build_report, digest
+from privacy.report.build import BEFORE, SCHEMA, RunFacts, build_report, digest
 
 _TOLERANCE = 1e-4  # relative, for numbers computed on another machine
 _COMPUTED = ("summary", "risk", "joint", "sites", "evaluations", "results", "accounting", "utility", "tuning")

@@ -20,7 +20,7 @@ from privacy.audit.result import AuditResult, Bound, Check
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
 from privacy.report import Asked, Pooled, RunFacts, build_report, render_report, verify_report
-from privacy.report.body import BEFORE, digest
+from privacy.report.build import BEFORE, digest
 from privacy.report.numbers import COURSE_POINTS, course, joint
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 from tests.privacy.report.test_statement import leaves

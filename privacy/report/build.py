@@ -19,7 +19,7 @@ from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
 from privacy.ledger.links import canonical
 from privacy.planning import delta_is_large
-from privacy.report import words
+from privacy.report import texts
 from privacy.report.evaluations import Pooled, evaluation_row, read_evaluations, results
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility
 from privacy.report.rounding import percent
@@ -89,7 +89,7 @@ class RunFacts:
                 and math.isfinite(facts.target_epsilon)
                 and facts.target_epsilon > 0
                 and isinstance(facts.rounds, int)
-                and facts.tuning in words.TUNING
+                and facts.tuning in texts.TUNING
                 and all(0 < first <= last < 10**6 for runs in answered.values() for first, last in runs)
                 and all(number > 0 and 0 <= value <= 1 for number, value in facts.utility)
             )
@@ -162,19 +162,19 @@ def build_report(
         "not_checked": not_checked(stated),
         "summary": {
             "status": status,
-            "meaning": words.STATUS[status],
+            "meaning": texts.STATUS[status],
             "sentence": _sentence(status, risk),
-            "condition": words.condition(derived) if stated else None,
+            "condition": texts.condition(derived) if stated else None,
             "epsilon": lines[0]["epsilon"] if lines else None,
             "delta": delta,
         },
         "definition": {
             "guarantee": "(epsilon, delta)-differential privacy",
-            "unit": words.UNIT,
-            "adjacency": words.ADJACENCY,
-            "delta": words.DELTA_BY_POLICY if by_policy else words.DELTA_WHY,
-            "mechanism": words.MECHANISM,
-            "claim": words.CLAIM,
+            "unit": texts.UNIT,
+            "adjacency": texts.ADJACENCY,
+            "delta": texts.DELTA_BY_POLICY if by_policy else texts.DELTA_WHY,
+            "mechanism": texts.MECHANISM,
+            "claim": texts.CLAIM,
         },
         "risk": risk,
         "joint": lines,
@@ -186,15 +186,15 @@ def build_report(
         "audits": audited,
         "attack": None if attack is None else _attack(attack, stated, run, risk),
         "utility": utility(run.utility, sites),
-        "data_access": words.data_access(
+        "data_access": texts.data_access(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
-        "not_covered": list(words.not_covered(by_policy)),
+        "not_covered": list(texts.not_covered(by_policy)),
         "tuning": {"method": run.tuning, "epsilon": _tuning_cost(run.tuning, tuned), "sweeps": tuned},
-        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
-        "assumptions": list(words.ASSUMPTIONS),
+        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in texts.THREATS],
+        "assumptions": list(texts.ASSUMPTIONS),
         "checklist": [
-            dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.checklist(audited)
+            dict(zip(("item", "answer", "where"), row, strict=True)) for row in texts.checklist(audited)
         ],
     }  # fmt: skip
     if schema == BEFORE:
@@ -211,7 +211,7 @@ def _as_before(body: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str
         "not_signed_by_sites": ["run", "audits", "attack"],
         "summary": {name: part for name, part in body["summary"].items() if name != "condition"},
         "checklist": [
-            words.FLOATING_POINT_BEFORE if row["item"] == words.FLOATING_POINT_BEFORE["item"] else row
+            texts.FLOATING_POINT_BEFORE if row["item"] == texts.FLOATING_POINT_BEFORE["item"] else row
             for row in body["checklist"]
         ],
         "sites": [
@@ -305,7 +305,7 @@ def _warnings(stated: Statement) -> list[str]:
     if stated.asked is None or not delta_is_large(stated.delta, stated.asked.patients):
         return []
     return [
-        f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {words.LARGE_DELTA}"
+        f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {texts.LARGE_DELTA}"
     ]
 
 
@@ -344,7 +344,7 @@ def _status(run: RunFacts, sites: Sequence[Mapping[str, Any]], missing: Sequence
 
 def _sentence(status: str, risk: Mapping[str, Any] | None) -> str:
     if risk is None:
-        return words.STATUS[status]
+        return texts.STATUS[status]
     rates = dict(risk["true_positive_rate"])
     return (
         ("For the sites whose statement is valid: " if status == "incomplete" else "")

@@ -1,6 +1,6 @@
 """What the report says in words. Fixed by the report's schema version, so that an edited sentence shows.
 
-A text here changes only together with `privacy.report.body.SCHEMA`.
+A text here changes only together with `privacy.report.build.SCHEMA`.
 """
 
 from __future__ import annotations
