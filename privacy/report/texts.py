@@ -34,6 +34,10 @@ CLAIM = (
 STATUS = {
     "complete": "Every update that the server received is covered by a statement that its site signed.",
     "incomplete": "Some updates are not covered by a valid signed statement: nothing is guaranteed for their sites.",
+    "unfinished": (
+        "What the server received so far is covered by statements that its sites signed; that the run has ended is "
+        "not shown for all of them."
+    ),
     "empty": "No site has answered yet: nothing has been spent.",
     "none": "The run was trained without differential privacy: nothing bounds what its model tells of a patient.",
 }
