@@ -1,8 +1,9 @@
-"""The privacy reports of a run, from what the sites stated in its rounds."""
+"""The privacy report of a run, from what the sites stated in its rounds; written after each of them."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -14,56 +15,24 @@ from mmmed.federation.protocol import PRIVACY
 from mmmed.files import write_atomic
 from mmmed.models.names import in_words
 from privacy.accounting import DpSgdEvent
-from privacy.errors import ReportError
+from privacy.errors import AccountingError, ReportError
 from privacy.ledger import evaluation_id
 from privacy.metrics import BINS, EQUAL_BINS, tables_shape
 from privacy.report import (
     MAX_BYTES,
-    EpsilonReport,
     Pooled,
     RunFacts,
-    SiteRound,
-    SiteSpending,
     build_report,
     read_statement,
     versions,
+    write_report,
 )
 from server.run_folder import RunFolder
 
 _STATEMENT = f"{PRIVACY}statement"
 _STATEMENTS = "statements.json"  # in the run folder
-_MECHANISM = ("planned_epsilon", "delta", "noise_multiplier", "sampling_rate", "max_grad_norm")
 
-
-class SpendingLog:
-    """What every site stated after each round, kept as rounds finish: no round is read twice."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
-        self._stated: dict[str, list[tuple[int, dict[str, Any]]]] = {}
-        for record in folder.rounds():
-            self.add(record)
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Take in a finished round, in place of what a lost run of it stated. Who did not answer has no entry."""
-        for rounds in self._stated.values():
-            while rounds and rounds[-1][0] >= record["round"]:
-                rounds.pop()
-        for line in record["train"]:
-            released = line.get("released", {})
-            spent = {key.removeprefix(PRIVACY): v for key, v in released.items() if key.startswith(PRIVACY)}
-            if spent:
-                self._stated.setdefault(line["site"], []).append((record["round"], spent))
-
-    def report(self) -> EpsilonReport:
-        """The report of all rounds so far."""
-        privacy = self._folder.config.privacy
-        sites = tuple(
-            _site(name, privacy.target_epsilon, rounds)
-            for name, rounds in sorted(self._stated.items())
-            if rounds
-        )
-        return EpsilonReport(self._folder.run_id, privacy.enabled, sites)
+log = logging.getLogger(__name__)
 
 
 def keep_statements(folder: RunFolder, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,56 +70,120 @@ def signed_statements(folder: RunFolder) -> dict[str, dict[str, Any]]:
     return kept
 
 
-def privacy_report(
-    folder: RunFolder,
-    *,
-    tuning: str = "unknown",
-    audits: Sequence[Mapping[str, Any]] = (),
-    attack: Mapping[str, Any] | None = None,
-    sweeps: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """The full report of all finished rounds, with the newest valid statement of each site. Takes seconds.
+class RunReport:
+    """The privacy report of a run's finished rounds. `add` takes in the next one: no round is read twice."""
 
-    Args:
-        folder: the run.
-        tuning: "none" if no earlier run on these patients influenced its settings, "public" if runs on public or
-            generated data alone did, "accounted" if `sweeps` did, else "unknown".
-        audits: results of `mmmed privacy audit`.
-        attack: the result of `mmmed privacy attack` on the run's model.
-        sweeps: the statements of sites on their sweeps, as `mmmed privacy tune` writes them.
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._done = 0
+        self._answered: dict[str, list[tuple[int, int]]] = {}
+        self._utility: list[tuple[int, float]] = []
+        self._evaluated: dict[str, tuple[dict[str, Any], Any]] = {}
+        for record in folder.rounds():
+            self.add(record)
 
-    Raises:
-        ReportError: two sites sign with the same key, or an audit or attack does not belong to the run.
-        AccountingError: two accountants disagree.
-    """
-    answered: dict[str, list[tuple[int, int]]] = {}
-    utility = []
-    for record in folder.rounds():
-        shown = [line.get("metrics", {}).get("auroc") for line in record.get("evaluate", [])]
-        if known := [value for value in shown if isinstance(value, float) and 0 <= value <= 1]:
-            utility.append((record["round"], sum(known) / len(known)))
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Take in the round that finished after the newest one."""
+        self._done = number = record["round"]
         for line in record["train"]:
             if "released" in line:
-                runs = answered.setdefault(line["site"], [])
-                first = runs.pop()[0] if runs and runs[-1][1] == record["round"] - 1 else record["round"]
-                runs.append((first, record["round"]))
-    statements = signed_statements(folder)
-    config = folder.config
-    facts = RunFacts(
-        id=folder.run_id,
-        private=config.privacy.enabled,
-        target_epsilon=config.privacy.target_epsilon,
-        rounds=config.federation.rounds,
-        answered=answered,
-        generated=datetime.now(UTC).isoformat(timespec="seconds"),
-        tuning=tuning,
-        software=versions(),
-        utility=utility,
-        subject=_subject(config),
-        pooled=_pooled(folder),
-    )
-    signed = [statements[site] for site in sorted(statements)]
-    return build_report(signed, facts, _evaluations(folder), audits, attack, sweeps)
+                runs = self._answered.setdefault(line["site"], [])
+                first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
+                runs.append((first, number))
+        evaluated = record.get("evaluate", ())
+        shown = [line.get("metrics", {}).get("auroc") for line in evaluated]
+        if known := [value for value in shown if isinstance(value, float) and 0 <= value <= 1]:
+            self._utility.append((number, sum(known) / len(known)))
+        for line in evaluated:
+            text = line.get("released", {}).get(_STATEMENT)
+            statement = _statement(text, line["site"], evaluation_id(self._folder.run_id))
+            if statement is not None:
+                self._evaluated[line["site"]] = (statement, line.get("tables"))
+
+    def body(
+        self,
+        *,
+        tuning: str = "unknown",
+        audits: Sequence[Mapping[str, Any]] | None = None,
+        attack: Mapping[str, Any] | None = None,
+        sweeps: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, Any]:
+        """The report, with the newest valid statement of each site. The first takes seconds, the next a tenth of one.
+
+        Args:
+            tuning: "none" if no earlier run on these patients influenced its settings, "public" if runs on public or
+                generated data alone did, "accounted" if `sweeps` did, else "unknown".
+            audits: results of `mmmed privacy audit`; None takes the one in the run folder, if there is one.
+            attack: the result of `mmmed privacy attack` on the run's model; None as for `audits`.
+            sweeps: the statements of sites on their sweeps, as `mmmed privacy tune` writes them.
+
+        Raises:
+            ReportError: two sites sign with the same key, or an audit or attack does not belong to the run.
+            AccountingError: two accountants disagree.
+        """
+        statements = signed_statements(self._folder)
+        config = self._folder.config
+        facts = RunFacts(
+            id=self._folder.run_id,
+            private=config.privacy.enabled,
+            target_epsilon=config.privacy.target_epsilon,
+            rounds=config.federation.rounds,
+            done=self._done,
+            answered=self._answered,
+            generated=datetime.now(UTC).isoformat(timespec="seconds"),
+            tuning=tuning,
+            software=versions(),
+            utility=self._utility,
+            subject=_subject(config),
+            pooled=self._pooled(),
+        )
+        found = self._beside("audit.json")
+        return build_report(
+            [statements[site] for site in sorted(statements)],
+            facts,
+            [self._evaluated[site][0] for site in sorted(self._evaluated)],
+            ([] if found is None else [found]) if audits is None else audits,
+            self._beside("attack.json") if attack is None else attack,
+            sweeps,
+        )
+
+    def write(self) -> None:
+        """Put the report into the run folder. Where there can be none, the run goes on and the log says why."""
+        try:
+            write_report(self.body(), self._folder.report)
+        except (ReportError, AccountingError) as error:
+            log.error("no privacy report of round %d: %s", self._done, error)
+
+    def write_if_behind(self) -> None:
+        """`write`, if the report that is there is missing or of fewer rounds: a kill came between round and report."""
+        try:
+            there = json.loads((self._folder.report / "privacy.json").read_text(encoding="utf-8"))
+            behind = (
+                there["run"].get("done", self._done) < self._done
+            )  # 0.1.0 did not say, and wrote it on demand
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            behind = True
+        if behind and self._done:
+            self.write()
+
+    def _beside(self, name: str) -> Any:
+        """A result that another command kept beside the report; None if there is none."""
+        path = self._folder.report / name
+        if not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ReportError(f"{path}: not JSON: {error}. Make it again, or remove it.") from error
+
+    def _pooled(self) -> Pooled | None:
+        """The sum of the noised counts, of the sites that stated what they cost."""
+        tables = {site: np.array(table) for site, (_, table) in sorted(self._evaluated.items()) if table}
+        for bins in (BINS, EQUAL_BINS):
+            shape = tables_shape(len(self._folder.config.task.classes), bins)
+            if fitting := {site: table for site, table in tables.items() if table.shape == shape}:
+                return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0))
+        return None
 
 
 def _subject(config: RunConfig) -> dict[str, str]:
@@ -166,33 +199,6 @@ def _subject(config: RunConfig) -> dict[str, str]:
     }
 
 
-def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
-    """The statements of the sites that released noised counts of their held-out patients."""
-    found = _evaluated(folder)
-    return [found[site][0] for site in sorted(found)]
-
-
-def _pooled(folder: RunFolder) -> Pooled | None:
-    """The sum of those counts, of the sites that stated what they cost."""
-    tables = {site: np.array(table) for site, (_, table) in sorted(_evaluated(folder).items()) if table}
-    for bins in (BINS, EQUAL_BINS):
-        shape = tables_shape(len(folder.config.task.classes), bins)
-        if fitting := {site: table for site, table in tables.items() if table.shape == shape}:
-            return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0))
-    return None
-
-
-def _evaluated(folder: RunFolder) -> dict[str, tuple[dict[str, Any], Any]]:
-    """By site, its statement on its evaluation and the noised counts that it released."""
-    found = {}
-    for record in folder.rounds():
-        for line in record.get("evaluate", ()):
-            text = line.get("released", {}).get(_STATEMENT)
-            if (statement := _statement(text, line["site"], evaluation_id(folder.run_id))) is not None:
-                found[line["site"]] = (statement, line.get("tables"))
-    return found
-
-
 def _statement(text: object, site: str, run_id: str) -> dict[str, Any] | None:
     """A site's statement if it is one, of this site and this run; the report tells what is then missing."""
     if not isinstance(text, str) or len(text) > MAX_BYTES:
@@ -204,15 +210,3 @@ def _statement(text: object, site: str, run_id: str) -> dict[str, Any] | None:
         return None
     of_this_run = (stated.site, stated.run_id) == (site, run_id) and isinstance(stated.event, DpSgdEvent)
     return value if of_this_run else None
-
-
-def _site(name: str, target: float, rounds: list[tuple[int, dict[str, Any]]]) -> SiteSpending:
-    latest = rounds[-1][1]
-    return SiteSpending(
-        site=name,
-        target_epsilon=target,
-        rounds=tuple(
-            SiteRound(number, float(spent["epsilon"]), int(spent["steps"])) for number, spent in rounds
-        ),
-        **{key: float(latest[key]) for key in _MECHANISM},
-    )

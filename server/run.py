@@ -14,7 +14,7 @@ from mmmed.files import write_atomic
 from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.loop import Rounds
-from server.privacy_report import SpendingLog
+from server.privacy_report import RunReport
 from server.run_folder import RunFolder
 
 
@@ -37,15 +37,21 @@ def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: On
     _keep_frozen(folder, frozen)
     initial = {key: value.detach().cpu().float().numpy() for key, value in trainable_state(model).items()}
 
-    spending = SpendingLog(folder)
+    report: RunReport | None = None
 
     def watch(event: Event) -> None:
+        nonlocal report
         if isinstance(event, RoundFinished):
-            spending.add(event.record)
-            spending.report().write(folder.report)
+            if report is None:
+                report = RunReport(folder)  # not before: a resumed run may have forgotten a round
+            else:
+                report.add(event.record)
+            report.write()
         on_event(event)
 
     final = Rounds(grid, folder, watch, frozen).run(initial)
+    if report is None:
+        RunReport(folder).write_if_behind()
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in final.items()}, strict=False)
     partial = folder.path / ".model.partial"
     shutil.rmtree(partial, ignore_errors=True)

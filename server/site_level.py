@@ -59,8 +59,10 @@ class SiteLevel:
                 total += torch.as_tensor(one.tensor(key).astype(np.float64))
             PrivateRandom().add_gaussian_(total, std)
             result[key] = np.asarray(total.numpy() / asked, dtype=np.float32)
-        below = sum((one.norm <= self.max_norm) - 0.5 for one in updates)
-        fraction = (below + count_std * float(PrivateRandom().normal(1)[0])) / asked + 0.5
+        # A multiple of 1/2 lies on the noise's lattice, so that rounding to it does not raise the sensitivity.
+        below = torch.tensor([sum((one.norm <= self.max_norm) - 0.5 for one in updates)], dtype=torch.float64)
+        PrivateRandom().add_gaussian_(below, count_std)
+        fraction = below.item() / asked + 0.5
         self.max_norm *= math.exp(-_RATE * (fraction - _QUANTILE))
         return result
 

@@ -131,21 +131,15 @@ def pooled_line(pooled: Mapping[str, Any]) -> str:
 def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, int]) -> None:
     """The closing table: one row a site, and where everything is."""
     console = Console()
-    spent = {}
-    if (run.report / "epsilon.json").is_file():
-        report = json.loads((run.report / "epsilon.json").read_text(encoding="utf-8"))
-        spent = {site["site"]: site for site in report["sites"]}
+    spent = _spent(run)
     table = Table(title="Sites", title_justify="left")
     for heading in ("site", "patients hidden", "epsilon spent of budget", "AUROC"):
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for name, count in patients.items():
-        epsilon = (
-            f"{shown(spent[name]['epsilon'])} of {spent[name]['target_epsilon']:g}"
-            if name in spent
-            else "no privacy"
-        )
-        if run.config.privacy.enabled and name not in spent:
-            epsilon = "0 (took no part)"
+        epsilon = "no privacy"
+        if run.config.privacy.enabled:
+            target = run.config.privacy.target_epsilon
+            epsilon = f"{spent[name]} of {target:g}" if name in spent else "not stated"
         hidden = str(count) if run.config.privacy.enabled else "none"
         table.add_row(name, hidden, epsilon, _number(evaluation.sites.get(name, math.nan)))
     console.print(table)
@@ -168,7 +162,16 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
         )
     console.print(f"run folder: {run.path}", soft_wrap=True)
     if run.config.privacy.enabled:
-        console.print(f"epsilon report: {run.report / 'epsilon.html'}", soft_wrap=True)
+        console.print(f"privacy report: {run.report / 'privacy.html'}", soft_wrap=True)
+
+
+def _spent(run: RunFolder) -> dict[str, str]:
+    """Epsilon that each site was charged, by the run's report."""
+    try:
+        report = json.loads((run.report / "privacy.json").read_text(encoding="utf-8"))
+    except OSError:
+        return {}
+    return {site["site"]: shown(float(site["epsilon_charged"])) for site in report["sites"]}
 
 
 def _from_scratch(config: RunConfig) -> bool:

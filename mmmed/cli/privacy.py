@@ -31,8 +31,11 @@ def verify(
         Path | None, typer.Option(help="JSON file: site name to its public key in hexadecimal.")
     ] = None,
 ) -> None:
-    """Check every signature and recompute every number of a privacy report. Exit 1 on any finding."""
-    from privacy.report import verify_report
+    """Check every signature and recompute every number of a privacy report.
+
+    Exit 1 on any finding; 3 if there is none, but the sites did not sign up to the run's end.
+    """
+    from privacy.report import unfinished, verify_report
     from privacy.report.unchecked import marks
 
     body = read_json(report)
@@ -43,6 +46,9 @@ def verify(
         raise typer.Exit(1)
     print(f"{report}: signed as stated, and every number follows from the signed events")
     print(f"not checked, the coordinator's own word: {', '.join(sorted(marks(body)))}")
+    if opened := unfinished(body):
+        print("not shown to be the report of a whole run:", *opened, sep="\n  ")
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -68,9 +74,12 @@ def report(
         Path | None, typer.Option("--attack", help="Result of an attack.", show_default="the run folder's")
     ] = None,
 ) -> None:
-    """Write a run's privacy report: privacy.json, which `mmmed privacy verify` checks, and privacy.html."""
+    """Write a run's privacy report anew: privacy.json, which `mmmed privacy verify` checks, and privacy.html.
+
+    The run itself writes it after each round; this adds what the options say, and audits and attacks made since.
+    """
     from privacy.report import sweep_statements, write_report
-    from server.privacy_report import privacy_report as build
+    from server.privacy_report import RunReport
     from server.run_folder import RunFolder
 
     tunings = {"none": untuned, "public": tuned_on_public, "accounted": bool(sweep_files)}
@@ -78,17 +87,13 @@ def report(
     if len(chosen) > 1:
         raise typer.BadParameter("--untuned, --tuned-on-public and --tuned-by exclude each other")
     with RunFolder.open(run) as folder:
-        own_audit, own_attack = folder.report / "audit.json", folder.report / "attack.json"
-        files = audit_files or [own_audit] * own_audit.is_file()
-        attacked = attack_file or (own_attack if own_attack.is_file() else None)
-        body = build(
-            folder,
+        body = RunReport(folder).body(
             tuning=chosen[0] if chosen else "unknown",
             sweeps=[
                 statement for file in sweep_files or () for statement in sweep_statements(read_json(file))
             ],
-            audits=[read_json(file) for file in files],
-            attack=None if attacked is None else read_json(attacked),
+            audits=[read_json(file) for file in audit_files] if audit_files else None,
+            attack=None if attack_file is None else read_json(attack_file),
         )
         for path in write_report(body, folder.report):
             print(path)

@@ -28,7 +28,7 @@ def mechanism(event: DpSgdEvent, delta: float) -> dict[str, Any]:
     return copy.deepcopy(_mechanism(event, delta))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=1024)
 def _mechanism(event: DpSgdEvent, delta: float) -> dict[str, Any]:
     deltas = [d for d in 10.0 ** np.arange(-9.0, -0.5) if d >= MIN_DELTA]
     curve = _trade_off((event,))
@@ -76,6 +76,13 @@ def joint(
     A patient in several sites is drawn and noised independently in each: their mechanisms compose. A site tests on
     other patients than it trains on; for several sites both are added, which bounds either.
     """
+    return copy.deepcopy(_joint(tuple(plans), delta, tuple(evaluations)))
+
+
+@lru_cache(maxsize=8)  # the same after every round of a run
+def _joint(
+    plans: tuple[DpSgdEvent, ...], delta: float, evaluations: tuple[DpSgdEvent, ...]
+) -> list[dict[str, Any]]:
     lines: dict[int, list[tuple[DpSgdEvent, ...]]] = {
         1: [(event,) for event in dict.fromkeys([*plans, *evaluations])]
     }
@@ -122,7 +129,7 @@ def _trade_off(events: tuple[DpSgdEvent, ...]) -> TradeOff:
 
 def clear_caches() -> None:
     """Forget every number, so that its cost can be measured."""
-    for cached in (_mechanism, _epsilon, _trade_off):
+    for cached in (_mechanism, _joint, _epsilon, _trade_off):
         cached.cache_clear()
     pld.clear_caches()
 

@@ -31,7 +31,7 @@ def render_report(body: Mapping[str, Any]) -> str:
         for s in sites
     ]
     # Reports of before lack what was not yet told.
-    summary = {"condition": None, **body["summary"]}
+    summary = {"condition": None, "open": [], **body["summary"]}
     rows = [{"size": None, "warnings": [], **site} for site in sites]
     shown_body = {**body, "summary": summary, "sites": rows}
     return render("report.html", body=shown_body, plots=plots, bars=bars, marks=marks(body))

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from privacy.report.rounding import shown
+
 WIDTH, HEIGHT = 720, 320
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 120, 16, 44
 _LABEL_HEIGHT = 14
@@ -75,6 +77,7 @@ class Plot:
         limits: (y, label) of dashed horizontal lines.
         band: (low y, high y, label) of a shaded band.
         marks: (x, y, label) of marked points.
+        points: (x, y, text) of points that show a text while the pointer is on them.
         errors: (x, low y, high y) of vertical error bars.
         marks_above: whether a mark's label is above its point (for a falling line) or below.
     """
@@ -86,6 +89,7 @@ class Plot:
     limits: Sequence[tuple[float, str]] = ()
     band: tuple[float, float, str] | None = None
     marks: Sequence[tuple[float, float, str]] = ()
+    points: Sequence[tuple[float, float, str]] = ()
     errors: Sequence[tuple[float, float, float]] = ()
     marks_above: bool = False
 
@@ -175,5 +179,10 @@ def spending(
         y=Axis("epsilon", 0, 1.1 * max(limit, planned, spent)),
         lines=lines,
         limits=[(limit, f"limit {limit:g}")],
+        points=[
+            (at, value, f"{name}, round {at}: epsilon {shown(value)}")
+            for name, course in courses
+            for at, value in course
+        ],
         band=band,
     )

@@ -13,6 +13,7 @@ from privacy.report.statement import Statement
 
 _ALWAYS = (
     "run/answered",  # more than was charged is found, fewer is not
+    "run/done",  # fewer rounds than were charged are not shown, and that all are done takes what the sites signed
     "run/generated",
     "run/pooled",
     "run/software",

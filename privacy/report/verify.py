@@ -7,7 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from privacy.errors import AccountingError, ReportError
-from privacy.report.body import BEFORE, SCHEMA, RunFacts, build_report, digest
+from privacy.report.build import SCHEMA, RunFacts, build_report, digest
+from privacy.report.earlier import V3, V4
+from privacy.report.progress import open_ends, rounds_done
+from privacy.report.statement import read_statement
 
 _TOLERANCE = 1e-4  # relative, for numbers computed on another machine
 _COMPUTED = ("summary", "risk", "joint", "sites", "evaluations", "results", "accounting", "utility", "tuning")
@@ -16,7 +19,7 @@ _MOST_FINDINGS = 50
 
 
 def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]:
-    """What is wrong with a report; an empty list if nothing is.
+    """What is wrong with a report; an empty list if nothing is. Whether it is of a whole run, `unfinished` says.
 
     The statements' signatures are checked, and the whole report is computed again from the statements and the
     server's facts and compared: exactly, but for what is computed in floating point. What the report lists as
@@ -30,7 +33,7 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
     Returns:
         Findings in words, each naming where.
     """
-    if not isinstance(body, dict) or body.get("schema") not in (SCHEMA, BEFORE):
+    if not isinstance(body, dict) or body.get("schema") not in (SCHEMA, V4, V3):
         return [f"not a report of schema {SCHEMA}"]
     try:
         sealed = digest(body)
@@ -66,6 +69,18 @@ def verify_report(body: Any, keys: Mapping[str, str] | None = None) -> list[str]
             f"site {site}: its key is known, but the report has no statement of it" for site in silent
         ]
     return findings[:_MOST_FINDINGS]
+
+
+def unfinished(body: Mapping[str, Any]) -> list[str]:
+    """Why a report in which `verify_report` finds nothing is not shown to be that of a whole run; empty if it is.
+
+    It goes by what the sites signed, whatever the report says and of whichever schema it says it is: the report of an
+    early round stays one, also if the coordinator says that it is of the last.
+    """
+    facts = RunFacts.from_json(body["run"])
+    stated = [read_statement(value) for value in body["statements"]]
+    done = rounds_done(stated, facts.rounds if facts.done is None else facts.done)
+    return open_ends(stated, private=facts.private, rounds=facts.rounds, done=done)
 
 
 def _listed(body: Mapping[str, Any], name: str) -> list[Any]:

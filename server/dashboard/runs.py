@@ -16,7 +16,7 @@ from privacy.errors import ReportError
 from privacy.report import shown
 from server.run_folder import finished_rounds
 
-REPORTS = {"epsilon.html": "spending, round by round", "privacy.html": "privacy report"}
+REPORTS = {"privacy.html": "privacy report", "epsilon.html": "spending, as version 0.1.0 drew it"}
 AUDIT = Path("report") / "audit.json"
 
 

@@ -59,6 +59,7 @@ def _cost(sites: int, rounds: int) -> list[Row]:
         private=True,
         target_epsilon=_TARGET,
         rounds=rounds,
+        done=rounds,
         answered={statement["site"]: [(1, rounds)] for statement in statements},
         generated="2026-01-01T00:00:00+00:00",
         tuning="none",

@@ -102,5 +102,5 @@ class RunHandle:
 
     def reported(self) -> dict[str, float]:
         """Epsilon of each site so far, by the run's report."""
-        report = json.loads((self.folder / "report" / "epsilon.json").read_text(encoding="utf-8"))
-        return {site["site"]: float(site["epsilon"]) for site in report["sites"]}
+        report = json.loads((self.folder / "report" / "privacy.json").read_text(encoding="utf-8"))
+        return {site["site"]: float(site["epsilon_charged"]) for site in report["sites"]}

@@ -18,6 +18,7 @@ from mmmed.data.manifest import read_manifest
 from mmmed.models import build_model, load_model, trainable_state
 from mmmed.models.fusion import Attention
 from mmmed.tasks import Classification
+from server.dashboard.runs import read_run
 from server.events import ignore
 from server.loop import Rounds
 from server.run_folder import RunFolder
@@ -59,8 +60,11 @@ def test_a_run_folder_opens_and_its_model_is_whole(unpacked: Unpacked) -> None:
 
 def test_a_report_verifies_and_can_be_written_again(unpacked: Unpacked) -> None:
     folder = unpacked("run")
+    assert read_run(folder).reports == ["privacy.html", "epsilon.html"]  # both are shown as they are
     run("privacy", "verify", folder / "report" / "privacy.json")
     run("privacy", "report", folder)
+    run("privacy", "verify", folder / "report" / "privacy.json")
+    assert read_run(folder).reports == ["privacy.html", "epsilon.html"]
     body = json.loads((folder / "report" / "privacy.json").read_text())
     assert {site["site"] for site in body["sites"]} == {"harbour", "meadow", "northgate", "old-mill"}
     assert all(7.9 < site["epsilon_charged"] <= 8 for site in body["sites"])

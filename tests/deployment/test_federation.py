@@ -12,8 +12,8 @@ def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> N
     assert [record["changed"] for record in run.rounds()] == [True, True]
     assert {line["site"] for line in run.rounds()[0]["train"]} == {"north", "south"}
     assert run.refused() == []
-    report = json.loads((run.folder / "report" / "epsilon.json").read_text())
-    spent = {site["site"]: site["rounds"][-1]["epsilon"] for site in report["sites"]}
+    report = json.loads((run.folder / "report" / "privacy.json").read_text())
+    spent = {site["site"]: site["epsilon_charged"] for site in report["sites"]}
     assert set(spent) == {"north", "south"}
     assert all(0 < epsilon <= 2 for epsilon in spent.values())
     for site in federation.sites:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
 from mmmed.federation.strategies.scaffold import next_control
+from privacy.noise import lattice_step
 from server.checkpoint import Arrays
 from server.replies import Answer
 from server.site_level import SiteLevel
@@ -197,6 +198,22 @@ def test_site_level_noise_has_the_stated_size_and_clips_every_site(tmp_path: Pat
     assert np.mean(norms) > 0.5  # all updates are larger than the norm, so it grows
     stated = level.statement(3)["site_level"]
     assert stated["unit"] == "site" and stated["epsilon"] > 0
+
+
+def test_the_count_that_moves_the_norm_is_released_on_the_lattice_of_its_noise(tmp_path: Path) -> None:
+    federation = config(site_noise_multiplier=1.7, site_max_norm=1.0).federation
+    updates = spooled(tmp_path, random(3))
+    std = 1.7 / np.sqrt(0.1) / 2
+    counts = []
+    for _ in range(300):
+        level = SiteLevel(federation)
+        level.combine(updates, asked=3)
+        counts.append(-np.log(level.max_norm) / 0.2 * 3)  # the norm was 1: what it became tells the count
+    steps = np.array(counts) / lattice_step(std)
+    assert np.abs(steps - np.rint(steps)).max() < 1e-3
+    below = sum((one.norm <= 1.0) - 0.5 for one in updates)
+    assert np.mean(counts) == pytest.approx(below, abs=5 * std / np.sqrt(300))
+    assert np.std(counts) == pytest.approx(std, rel=0.2)
 
 
 def test_site_level_runs_state_their_epsilon_and_resume_with_their_norm(tmp_path: Path) -> None:

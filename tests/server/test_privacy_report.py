@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mmmed.config import from_flat
 from privacy.errors import ReportError
 from privacy.report import verify_report
-from server.privacy_report import SpendingLog, keep_statements, privacy_report
+from server.privacy_report import RunReport, keep_statements
 from server.run_folder import RunFolder
 from tests.privacy.report.conftest import state
 
@@ -44,11 +45,12 @@ def test_the_newest_statement_of_each_site_is_reported(tmp_path: Path) -> None:
         for number in (1, 2):
             finish(folder, {"round": number, "train": [reply("north", texts[number])]})
         finish(folder, {"round": 3, "train": [{"site": "north", "seconds": 1.0, "refused": "failed"}]})
-        body = privacy_report(folder, tuning="none")
+        body = RunReport(folder).body(tuning="none")
     assert body["statements"] == [json.loads(texts[2])]
     assert body["run"]["answered"] == {"north": [[1, 2]]}
     assert (body["run"]["id"], body["run"]["target_epsilon"]) == (folder.run_id, 10.0)
-    assert body["summary"]["status"] == "complete" and verify_report(json.loads(json.dumps(body))) == []
+    assert (body["run"]["done"], body["summary"]["status"]) == (3, "unfinished")
+    assert verify_report(json.loads(json.dumps(body))) == []
 
 
 @pytest.mark.parametrize("text", [None, 3, "", "{", "[" * 50_000, "9" * 100_000, "null", "other", "renamed"])
@@ -60,8 +62,7 @@ def test_an_unusable_statement_leaves_its_site_uncovered(tmp_path: Path, text: A
             text = stated(tmp_path, "east", 2, folder.run_id)
         north = stated(tmp_path, "north", 1, folder.run_id)
         finish(folder, {"round": 1, "train": [reply("north", north), reply("south", text)]})
-        body = privacy_report(folder)
-        assert {site.site for site in SpendingLog(folder).report().sites} == {"north", "south"}
+        body = RunReport(folder).body()
     assert body["summary"]["status"] == "incomplete"
     assert body["sites_without_statement"] == ["south"]
 
@@ -71,7 +72,7 @@ def test_an_older_statement_does_not_cover_later_rounds(tmp_path: Path) -> None:
         text = stated(tmp_path, "north", 1, folder.run_id)
         finish(folder, {"round": 1, "train": [reply("north", text)]})
         finish(folder, {"round": 2, "train": [reply("north", "{}")]})
-        body = privacy_report(folder)
+        body = RunReport(folder).body()
     assert body["summary"]["status"] == "incomplete"
     assert "the first in round 2" in body["sites"][0]["problems"][0]
 
@@ -86,13 +87,38 @@ def test_the_log_holds_no_statement_and_a_spoilt_file_of_them_is_refused(tmp_pat
             assert spoilt != whole
             kept.write_text(spoilt)
             with pytest.raises(ReportError):
-                privacy_report(folder)
+                RunReport(folder).body()
 
 
-def test_a_round_that_is_run_again_counts_once(tmp_path: Path) -> None:
+def test_rounds_that_are_added_report_as_those_that_are_read(tmp_path: Path) -> None:
     with RunFolder.create(tmp_path / "run", CONFIG) as folder:
-        log = SpendingLog(folder)
-        for number, sites in ((1, "ab"), (2, "ab"), (2, "b"), (3, "b")):
-            log.add({"round": number, "train": [reply(site) for site in sites]})
-        rounds = {site.site: [one.round for one in site.rounds] for site in log.report().sites}
-    assert rounds == {"a": [1], "b": [1, 2, 3]}
+        text = stated(tmp_path, "north", 3, folder.run_id)
+        growing = RunReport(folder)
+        for number, answers in ((1, True), (2, False), (3, True), (4, True)):
+            line = reply("north", text) if answers else {"site": "north", "refused": "failed"}
+            shown = {"site": "north", "metrics": {"auroc": number / 10}}
+            record = keep_statements(folder, {"round": number, "train": [line], "evaluate": [shown]})
+            folder.append_round(record)
+            growing.add(record)
+            now, read = (each.body()["run"] | {"generated": ""} for each in (growing, RunReport(folder)))
+            assert now == read and now["done"] == number
+    assert now["answered"] == {"north": [[1, 1], [3, 4]]} and len(now["utility"]) == 4
+
+
+def test_a_run_goes_on_where_its_sites_leave_no_report_to_be_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = Ed25519PrivateKey.generate()
+    with RunFolder.create(tmp_path / "run", CONFIG) as folder:
+        for number, sites in ((1, ["north"]), (2, ["north", "south"])):
+            lines = []
+            for site in sites:
+                own = tmp_path / f"{site}-{number}"
+                own.mkdir()
+                signed = state(own, site, run_id=folder.run_id, rounds=number, key=key)
+                lines.append(reply(site, json.dumps(signed)))
+            finish(folder, {"round": number, "train": lines})
+            RunReport(folder).write()
+        body = json.loads((folder.report / "privacy.json").read_text())
+    assert "no privacy report of round 2" in caplog.text and "same key" in caplog.text
+    assert body["run"]["done"] == 1 and verify_report(body) == []

@@ -44,7 +44,7 @@ def ledgers(run: Path) -> dict[str, Ledger]:
 
 
 def report(run: Path) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads((run / "report" / "epsilon.json").read_text())
+    body: dict[str, Any] = json.loads((run / "report" / "privacy.json").read_text())
     return body
 
 
@@ -60,17 +60,18 @@ def test_a_private_run_leaves_everything_that_was_promised(
     assert code == 0, err
     for name in ("config.toml", "environment.json", "rounds.jsonl", "evaluation.json"):
         assert (run / name).is_file()
-    assert list((run / "tensorboard").iterdir()) and (run / "report" / "epsilon.html").is_file()
+    assert list((run / "tensorboard").iterdir()) and (run / "report" / "privacy.html").is_file()
 
     stated = {site["site"]: site for site in report(run)["sites"]}
     assert set(stated) == {"harbour", "meadow", "northgate", "old-mill"}
     for name, ledger in ledgers(run).items():
         ledger.verify()
         spent = epsilon(ledger.events(), ledger.limit.delta)
-        assert stated[name]["epsilon"] == pytest.approx(spent, rel=0.01) and spent <= 8
-        assert [r["round"] for r in stated[name]["rounds"]] == [1, 2, 3]
-        assert sum(r["steps"] for r in stated[name]["rounds"]) == sum(e.steps for e in ledger.events())
-        assert re.search(rf"{name} .* \d+ .* {re.escape(shown(stated[name]['epsilon']))} of 8", out)
+        charged = stated[name]["epsilon_charged"]
+        assert charged == pytest.approx(spent, rel=0.01) and spent <= 8
+        assert [number for number, _ in stated[name]["course"]] == [1, 2, 3]
+        assert stated[name]["steps_charged"] == sum(e.steps for e in ledger.events())
+        assert re.search(rf"{name} .* \d+ .* {re.escape(shown(charged))} of 8", out)
 
     # the printed numbers are those of the saved model
     model, config = load_model(run / "model")
@@ -181,7 +182,7 @@ def test_a_run_that_was_stopped_goes_on_and_epsilon_with_it(
         )
         assert total >= ran
     for site in report(run)["sites"]:
-        values = [r["epsilon"] for r in site["rounds"]]
+        values = [value for _, value in site["course"]]
         assert values == sorted(values) and values[-1] <= 8
 
 

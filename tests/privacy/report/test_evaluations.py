@@ -22,7 +22,7 @@ from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
 from privacy.metrics import BINS, estimate
 from privacy.metrics.release import edges
 from privacy.report import Pooled, build_report, render_report, sign_statement, verify_report
-from privacy.report.body import digest
+from privacy.report.build import digest
 from privacy.report.page import _Plots
 from tests.privacy.report.test_verify import FACTS
 

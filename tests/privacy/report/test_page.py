@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from privacy.accounting import DpSgdEvent
 from privacy.report import build_report, render_report, verify_report, write_report
 from privacy.report.plots import Axis, Bar, Line, Plot, spending
-from privacy.report.rounding import percent
+from privacy.report.rounding import percent, shown
 from tests.privacy.report.conftest import State
 from tests.privacy.report.test_verify import ANSWERED, FACTS
 
@@ -128,6 +128,32 @@ def test_a_line_keeps_its_value_until_the_next_round() -> None:
     assert plot.band is None
     reserved = spending([("a", [(1, 2.0)])], limit=4.0, rounds=4, planned=3.5)
     assert reserved.band == (2.0, 3.5, "reserved")
+
+
+@given(st.floats(0, 1e4))
+def test_a_printed_epsilon_is_never_below_the_true_one(epsilon: float) -> None:
+    assert float(shown(epsilon)) >= epsilon - 1e-9
+    assert float(shown(epsilon)) <= epsilon + 1.0001e-3
+
+
+def test_every_point_of_the_chart_says_its_site_round_and_epsilon(body: dict[str, Any]) -> None:
+    said = [
+        f"{site['site']}, round {number}: epsilon {shown(value)}"
+        for site in body["sites"]
+        for number, value in site["course"]
+    ]
+    words = Page(render_report(body)).words
+    assert len(said) == 6 and [text for text in said if text not in words] == []
+
+
+@pytest.mark.parametrize("target", [0.01, 0.7, 8.0, 1234.0])
+def test_the_chart_of_many_sites_stays_in_its_frame(target: float) -> None:
+    courses = [(f"s{n}", [(1, target / 3), (2, target * (1 + n / 50))]) for n in range(12)]
+    plot = spending(courses, limit=target, rounds=1, planned=target)
+    corners = [tuple(map(float, pair.split(","))) for line in plot.lines for pair in plot.path(line).split()]
+    assert len(plot.lines) == len(plot.labels) == 12
+    for x, y in [*corners, *((plot.at_x(x), plot.at_y(y)) for x, y, _ in plot.points)]:
+        assert 0 <= x <= plot.width and 0 <= y <= plot.height
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))

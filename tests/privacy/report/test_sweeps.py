@@ -18,7 +18,7 @@ from privacy.accounting import DpSgdEvent, SelectionEvent, claimed_epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
 from privacy.report import build_report, render_report, sign_statement, sweep_statements, verify_report
-from privacy.report.body import digest
+from privacy.report.build import digest
 from tests.privacy.report.test_verify import FACTS
 
 Body = dict[str, Any]

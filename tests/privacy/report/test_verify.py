@@ -20,7 +20,8 @@ from privacy.audit.result import AuditResult, Bound, Check
 from privacy.errors import ReportError
 from privacy.ledger import evaluation_id
 from privacy.report import Asked, Pooled, RunFacts, build_report, render_report, verify_report
-from privacy.report.body import BEFORE, digest
+from privacy.report.build import digest
+from privacy.report.earlier import V3
 from privacy.report.numbers import COURSE_POINTS, course, joint
 from tests.privacy.report.conftest import DELTA, EVENT, RUN, State
 from tests.privacy.report.test_statement import leaves
@@ -37,6 +38,7 @@ FACTS = RunFacts(
     "unknown",
     {"mmmed": "1"},
     ((1, 0.5), (3, 0.75)),
+    done=3,
 )
 VALIDATOR = jsonschema.Draft202012Validator(
     json.loads(resources.files("privacy.report").joinpath("schema.json").read_text())
@@ -176,7 +178,7 @@ def test_target_and_rounds_are_bound_by_what_the_sites_signed(body: Body, state_
 
 
 def test_a_report_of_now_does_not_pass_as_one_of_before(body: Body) -> None:
-    assert "newer than it" in verify_report(renewed(put(body, ("schema",), BEFORE)))[0]
+    assert "newer than it" in verify_report(renewed(put(body, ("schema",), V3)))[0]
 
 
 def test_a_site_that_was_dropped_is_found_by_its_key(statements: list[Body]) -> None:
@@ -220,11 +222,11 @@ def test_a_large_delta_is_warned_of_and_no_finding(state_run: State) -> None:
 def test_the_page_marks_what_is_not_checked(rich: Body) -> None:
     page = render_report(rich)
     assert all(f"<code>{path}</code>" in page for path in rich["not_checked"])
-    # Id, rounds and target are signed for here; generated, subject, utility, pooled, audit, attack, tuning,
+    # Id, rounds and target are signed for here; done, generated, subject, utility, pooled, audit, attack, tuning,
     # software, answered.
-    assert page.count(">†</sup>") == 9
+    assert page.count(">†</sup>") == 10
     unsigned = render_report(build_report([], replace(FACTS, private=False, answered={}, utility=())))
-    assert unsigned.count(">†</sup>") == 5  # id, rounds, generated, software, answered
+    assert unsigned.count(">†</sup>") == 6  # done, id, rounds, generated, software, answered
 
 
 def test_a_part_cannot_be_removed_or_added(body: Body) -> None:

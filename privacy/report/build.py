@@ -19,16 +19,17 @@ from privacy.audit.result import AuditResult
 from privacy.errors import ReportError
 from privacy.ledger.links import canonical
 from privacy.planning import delta_is_large
-from privacy.report import words
+from privacy.report import texts
+from privacy.report.earlier import V3, as_before
 from privacy.report.evaluations import Pooled, evaluation_row, read_evaluations, results
 from privacy.report.numbers import charged, course, joint, mechanism, number, utility
+from privacy.report.progress import open_ends, rounds_done
 from privacy.report.rounding import percent
 from privacy.report.statement import Statement, read_statement
 from privacy.report.sweeps import read_sweeps, sweep_row
 from privacy.report.unchecked import not_checked
 
-SCHEMA = "mmmed-privacy-report/4"
-BEFORE = "mmmed-privacy-report/3"  # read and verified still; holds statements that do not say what was asked
+SCHEMA = "mmmed-privacy-report/5"
 _LEAST_ERROR = 2e-4  # relative; of the error that is told: below it two machines do not agree what it is
 _BOUND_TOLERANCE = 1e-3  # relative; between an attack's bound and the report's, computed on two machines
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
@@ -51,6 +52,7 @@ class RunFacts:
         utility: (round, mean AUROC that the sites showed), where they may show it: generated or public data.
         subject: what was trained and on what, in words, by what it is called.
         pooled: the sum of the noised counts that sites released of their held-out patients, if any did.
+        done: rounds that are finished; None in a report of an earlier schema, which does not say.
     """
 
     id: str
@@ -64,6 +66,7 @@ class RunFacts:
     utility: Sequence[tuple[int, float]] = ()
     subject: Mapping[str, str] = field(default_factory=dict)
     pooled: Pooled | None = None
+    done: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object that `from_json` reads."""
@@ -89,7 +92,8 @@ class RunFacts:
                 and math.isfinite(facts.target_epsilon)
                 and facts.target_epsilon > 0
                 and isinstance(facts.rounds, int)
-                and facts.tuning in words.TUNING
+                and (facts.done is None or (type(facts.done) is int and 0 <= facts.done <= facts.rounds))
+                and facts.tuning in texts.TUNING
                 and all(0 < first <= last < 10**6 for runs in answered.values() for first, last in runs)
                 and all(number > 0 and 0 <= value <= 1 for number, value in facts.utility)
             )
@@ -121,15 +125,15 @@ def build_report(
         attack: the result of `mmmed privacy attack` on the run's model. It tells how many patients there are, so
             only a report on data that are shown anyway takes it.
         sweeps: the statements of sites whose patients the settings were found on, for tuning "accounted".
-        schema: as which version: the present one, or the one before, to verify a report of it.
+        schema: as which version: the present one, or one of `privacy.report.earlier`, to verify a report of it.
 
     Returns:
         A JSON object of that schema. A site whose part is missing or does not add up is
-        reported as such, and the status is then "incomplete".
+        reported as such, and the status is then "incomplete"; it is "unfinished" until every site signed for the end.
 
     Raises:
         ReportError: a statement is not signed, is of another run, or two are of one site or key; an audit or attack
-            is not one, or is of another run.
+            is not one, or is of another run; `run` does not say how many rounds are done.
         AccountingError: two accountants disagree.
     """
     stated = [read_statement(value) for value in statements]
@@ -137,7 +141,7 @@ def build_report(
     plans = [(each.mechanism, each.delta) for each in stated]
     distinct = list(dict.fromkeys(plans))
     accounting = [mechanism(event, delta) for event, delta in distinct]
-    if schema == SCHEMA:
+    if schema != V3:
         accounting = [_with_least_error(each) for each in accounting]
     sites = [_site(each, run, distinct.index(plan)) for each, plan in zip(stated, plans, strict=True)]
     missing = sorted(set(run.answered) - {each.site for each in stated}) if run.private else []
@@ -148,7 +152,9 @@ def build_report(
     lines = joint(events, delta, extra) if delta is not None and events else []
     derived = [each.site for each in stated if each.asked is None or not each.asked.stated]
     by_policy = bool(stated) and not derived
-    status = _status(run, sites, missing)
+    done = rounds_done(stated, _done(run, schema))
+    opened = open_ends(stated, private=run.private, rounds=run.rounds, done=done)
+    status = _status(run, sites, missing, opened)
     audited = [_audit(value, stated) for value in audits]
     tuned = [sweep_row(each) for each in read_sweeps(sweeps)]
     if bool(tuned) != (run.tuning == "accounted"):
@@ -162,19 +168,21 @@ def build_report(
         "not_checked": not_checked(stated),
         "summary": {
             "status": status,
-            "meaning": words.STATUS[status],
+            "meaning": texts.STATUS[status],
+            "rounds_done": done,
+            "open": opened,
             "sentence": _sentence(status, risk),
-            "condition": words.condition(derived) if stated else None,
+            "condition": texts.condition(derived) if stated else None,
             "epsilon": lines[0]["epsilon"] if lines else None,
             "delta": delta,
         },
         "definition": {
             "guarantee": "(epsilon, delta)-differential privacy",
-            "unit": words.UNIT,
-            "adjacency": words.ADJACENCY,
-            "delta": words.DELTA_BY_POLICY if by_policy else words.DELTA_WHY,
-            "mechanism": words.MECHANISM,
-            "claim": words.CLAIM,
+            "unit": texts.UNIT,
+            "adjacency": texts.ADJACENCY,
+            "delta": texts.DELTA_BY_POLICY if by_policy else texts.DELTA_WHY,
+            "mechanism": texts.MECHANISM,
+            "claim": texts.CLAIM,
         },
         "risk": risk,
         "joint": lines,
@@ -186,39 +194,29 @@ def build_report(
         "audits": audited,
         "attack": None if attack is None else _attack(attack, stated, run, risk),
         "utility": utility(run.utility, sites),
-        "data_access": words.data_access(
+        "data_access": texts.data_access(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
-        "not_covered": list(words.not_covered(by_policy)),
+        "not_covered": list(texts.not_covered(by_policy)),
         "tuning": {"method": run.tuning, "epsilon": _tuning_cost(run.tuning, tuned), "sweeps": tuned},
-        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in words.THREATS],
-        "assumptions": list(words.ASSUMPTIONS),
+        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in texts.THREATS],
+        "assumptions": list(texts.ASSUMPTIONS),
         "checklist": [
-            dict(zip(("item", "answer", "where"), row, strict=True)) for row in words.checklist(audited)
+            dict(zip(("item", "answer", "where"), row, strict=True)) for row in texts.checklist(audited)
         ],
     }  # fmt: skip
-    if schema == BEFORE:
-        body = _as_before(body, stated)
+    if schema != SCHEMA:
+        body = as_before(body, stated, schema)
     return body | {"digest": digest(body)}
 
 
-def _as_before(body: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:
-    """The same as the schema before had it. Raises ReportError if a statement says more than such a report tells."""
-    if any(each.asked is not None for each in stated):
-        raise ReportError(f"A report of schema {BEFORE} holds a statement that is newer than it.")
-    return {
-        **{name: part for name, part in body.items() if name != "not_checked"},
-        "not_signed_by_sites": ["run", "audits", "attack"],
-        "summary": {name: part for name, part in body["summary"].items() if name != "condition"},
-        "checklist": [
-            words.FLOATING_POINT_BEFORE if row["item"] == words.FLOATING_POINT_BEFORE["item"] else row
-            for row in body["checklist"]
-        ],
-        "sites": [
-            {name: part for name, part in site.items() if name not in ("size", "warnings")}
-            for site in body["sites"]
-        ],
-    }
+def _done(run: RunFacts, schema: str) -> int:
+    """Rounds that the coordinator says are done; reports of before spoke as if all were."""
+    if run.done is not None:
+        return run.done
+    if schema == SCHEMA:
+        raise ReportError("The report's part 'run' does not say how many rounds are done.")
+    return run.rounds
 
 
 def _tuning_cost(tuning: str, sweeps: Sequence[Mapping[str, Any]]) -> float | str | None:
@@ -305,7 +303,7 @@ def _warnings(stated: Statement) -> list[str]:
     if stated.asked is None or not delta_is_large(stated.delta, stated.asked.patients):
         return []
     return [
-        f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {words.LARGE_DELTA}"
+        f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {texts.LARGE_DELTA}"
     ]
 
 
@@ -334,17 +332,21 @@ def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
     return found
 
 
-def _status(run: RunFacts, sites: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+def _status(
+    run: RunFacts, sites: Sequence[Mapping[str, Any]], missing: Sequence[str], opened: Sequence[str]
+) -> str:
     if not run.private:
         return "none"
     if not sites and not missing:
         return "empty"
-    return "incomplete" if missing or any(site["problems"] for site in sites) else "complete"
+    if missing or any(site["problems"] for site in sites):
+        return "incomplete"
+    return "unfinished" if opened else "complete"
 
 
 def _sentence(status: str, risk: Mapping[str, Any] | None) -> str:
     if risk is None:
-        return words.STATUS[status]
+        return texts.STATUS[status]
     rates = dict(risk["true_positive_rate"])
     return (
         ("For the sites whose statement is valid: " if status == "incomplete" else "")

@@ -1,6 +1,6 @@
 """What the report says in words. Fixed by the report's schema version, so that an edited sentence shows.
 
-A text here changes only together with `privacy.report.body.SCHEMA`.
+A text here changes only together with `privacy.report.build.SCHEMA`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ CLAIM = (
 STATUS = {
     "complete": "Every update that the server received is covered by a statement that its site signed.",
     "incomplete": "Some updates are not covered by a valid signed statement: nothing is guaranteed for their sites.",
+    "unfinished": (
+        "What the server received so far is covered by statements that its sites signed; that the run has ended is "
+        "not shown for all of them."
+    ),
     "empty": "No site has answered yet: nothing has been spent.",
     "none": "The run was trained without differential privacy: nothing bounds what its model tells of a patient.",
 }
