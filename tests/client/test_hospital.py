@@ -116,7 +116,8 @@ def test_a_policy_lists_columns_and_encoders_of_every_modality(configured: Confi
     data = {"volume": "ct", "volume_window": [-1000, 400], "numbers": {"age": [0, 90]}}
     request = run_request(configured(data={**data, "categories": {"sex": ["F", "M"]}}), TRAINING, "installed")
     assert request.columns == {"finding", "image", "text", "ct", "age", "sex"}
-    assert request.model == "resnet10+tiny+3d-resnet10"
+    assert request.model == "resnet10+tiny+3d-resnet10+table"
+    assert request.former_model == "resnet10+tiny+3d-resnet10"
 
 
 @pytest.mark.parametrize(
