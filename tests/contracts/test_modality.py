@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
+import pickle
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +85,7 @@ def test_a_run_of_it_alone_is_read_shown_and_saved(name: str, tmp_path: Path) ->
     (tmp_path / "run.toml").write_text(to_toml(config))
     assert resolve(tmp_path / "run.toml").config == config
     assert RunConfig.model_validate(tomllib.loads(to_toml(config))) == config
+    assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)  # noqa: S301
     shown = CliRunner().invoke(app, ["config", "show", "--config", str(tmp_path / "run.toml")])
     keys = [*MODALITIES[name].data_keys.model_fields, *MODALITIES[name].model_keys.model_fields]
     assert shown.exit_code == 0 and all(f".{key}" in shown.output for key in keys)
@@ -259,6 +263,37 @@ def test_where_problems_are_noted_its_value_is_missing(tmp_path: Path) -> None:
     reading = Reading(tmp_path, tmp_path, told.append)
     Signal().check(nowhere, config.data, reading)
     assert "no signals anywhere" in told[-1] and "data.signal" in told[-1]
+
+
+def test_a_whole_run_of_it_trains_and_is_reported(tmp_path: Path) -> None:
+    draw, patients = np.random.default_rng(0), 80
+    samples = {name: draw.normal(size=patients) for name in ("first", "second")}
+    rows = {"patient_id": range(patients), "study_id": range(patients), "site": ["a", "b"] * (patients // 2)}
+    pd.DataFrame({**rows, **samples, "finding": (samples["first"] > 0).astype(int)}).to_csv(
+        tmp_path / "data.csv"
+    )
+    (tmp_path / "run.toml").write_text(
+        to_toml(a_run("signal", privacy={"delta": 1e-2}, federation={"rounds": 1}))
+    )
+    run = tmp_path / "run"
+    simulate = [
+        "simulate",
+        "--data",
+        tmp_path,
+        "--config",
+        tmp_path / "run.toml",
+        "--workers",
+        "0",
+        "--out",
+        run,
+    ]
+    for command in (simulate, ["privacy", "report", run]):
+        result = CliRunner().invoke(app, [str(one) for one in command])
+        assert result.exit_code == 0, result.output
+    assert load_model(run / "model")[0].modalities == ("signal",)
+    subject = json.loads((run / "report" / "privacy.json").read_text())["run"]["subject"]
+    assert subject["reads the columns"] == "first, second"
+    assert subject["model"] == "one layer for signals, attention fusion"
 
 
 def test_a_run_of_it_can_be_audited() -> None:
