@@ -317,3 +317,13 @@ def test_a_modality_that_is_not_registered_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(ConfigError, match=r"unknown key 'data\.signal'"):
         from_flat(flat)
     assert "signal" not in RunConfig().data.model_dump()
+
+
+def test_a_section_from_before_it_was_registered_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as without_it:
+        without_it.delitem(MODALITIES, "signal")
+        before = RunConfig.model_validate({**SMALL, "data": {"image_size": 32}})
+        assert not hasattr(before.data, "signal")
+    now = RunConfig(data=before.data, model=before.model)
+    assert (now.data.signal, now.data.image_size, now.model.signal_width) == ((), 32, 8)
+    assert now.model.fusion == before.model.fusion
