@@ -17,9 +17,9 @@ from client.site_folder import SiteFolder
 from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.image_approvals import waiting_note
+from mmmed.data.loader import open_site_data
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of
-from mmmed.models import open_site_data
 from privacy.errors import PlanError
 from privacy.keys import load_or_create_key
 

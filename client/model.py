@@ -18,7 +18,6 @@ from mmmed.models import (
     build_model,
     check_frozen,
     frozen_digests,
-    run_tokenizer,
 )
 from mmmed.paths import cache_home
 
@@ -32,7 +31,7 @@ class _RunModel:
         self.encoders: FrozenEncoders | None = None
         if config.model.trainable in ("lora", "fusion-head"):
             self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
-        records = made_up_records(config, run_tokenizer(config), _MADE_UP)
+        records = made_up_records(config, _MADE_UP)
         self.made_up = records if self.encoders is None else self.encoders.records(records)
 
 

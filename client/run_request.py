@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mmmed.config import RunConfig
-from mmmed.models.names import policy_name
+from mmmed.models.names import former_policy_name, policy_name
 from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.training does, whatever is asked
@@ -31,6 +31,7 @@ def run_request(config: RunConfig, purpose: str, app: str) -> RunRequest:
         delta=privacy.delta,
         records_per_patient=1 if purpose == EVALUATION else training.records_per_patient,
         model=policy_name(config),
+        former_model=former_policy_name(config),
         trainable=config.model.trainable,
         app=app,
         columns=_columns(config),

@@ -15,10 +15,10 @@ from client.site import Site, split_patients
 from client.site_folder import STATE, StateFolder
 from client.trial import try_run
 from mmmed.config import RunConfig
+from mmmed.data.loader import open_site_data
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.source import locate
 from mmmed.errors import DataError
-from mmmed.models import open_site_data
 from mmmed.paths import image_cache
 from privacy.errors import PlanError, PolicyError
 from privacy.keys import load_or_create_key

@@ -21,6 +21,7 @@ from mmmed.data.loader import Records
 from mmmed.errors import MmmedError, ModelError, WireError
 from mmmed.federation.strategies.base import SiteRound, Tensors
 from mmmed.inference.predict import predict
+from mmmed.modalities import MODALITIES
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, batch_losses, make_optimizer, train
 from mmmed.training.loop import MICROBATCH
@@ -58,9 +59,10 @@ def try_run(config: RunConfig) -> None:
 
 def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> None:
     if not np.isfinite(predict(model, records)).all():
+        given = ", ".join(filter(None, (MODALITIES[name].given(config.model) for name in model.modalities)))
         raise ModelError(
             "The model's outputs on made-up records are not finite: its weights are damaged, or hold values too large "
-            "for float32. Choose other weights (model.text, model.image_weights)"
+            f"for float32. Choose other weights{f' ({given})' if given else ''}"
         )
     optimizer = make_optimizer(model.train(), config.training)
     if config.privacy.enabled:

@@ -105,7 +105,7 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(config.task.classes, 0.0))]
     for name in manifest.sites:
         site = manifest.of_site(name)
-        records = load_records(site, config, models.run_tokenizer(config), image_cache())
+        records = load_records(site, config, image_cache())
         probability = predict_records(network, records)
         columns = dict(zip(config.task.classes, probability.T, strict=True))
         parts.append(site.records.loc[:, named].assign(**columns))

@@ -1,16 +1,18 @@
-"""What the sections of a configuration are made of, and how a part comes in kinds.
+"""What the sections of a configuration are made of, how a part comes in kinds, and how a section is composed.
 
 A part such as the fusion is one of several kinds. Each kind is a section of its own, so that a key belongs to the
 kind that reads it. The kinds of a part are in one `Kinds`, and a configuration looks a kind up there when it is
 validated: what was registered by then is valid. Nothing here imports torch; a kind names its code by a dotted path,
-which is imported when the kind is used.
+which is imported when the kind is used. A `Composed` section has the keys of several sections, which a registry names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, NoReturn, Self, TypeVar
+from types import new_class
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -61,6 +63,66 @@ class Section(BaseModel):
         """As `BaseModel.model_copy`, which checks no value; mappings in `update` are frozen."""
         frozen = {k: FrozenDict(v) if type(v) is dict else v for k, v in (update or {}).items()}
         return super().model_copy(update=frozen, deep=deep)
+
+
+class Composed(Section):
+    """A section with keys of its own and those of further sections, which a registry names.
+
+    A subclass has its own keys, and `further`. What is made of it is an instance of `whole`, which has all keys.
+    """
+
+    _composes: ClassVar[type[Composed] | None] = None  # the section that a whole one is made from
+
+    if TYPE_CHECKING:  # the keys of further sections
+
+        def __init__(self, **values: Any) -> None: ...
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    def __new__(cls, *_: object, **__: object) -> Self:
+        return super().__new__(cls.whole())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self._composes, self.__dict__)
+
+    @classmethod
+    def further(cls) -> tuple[type[Section], ...]:
+        """The further sections that are registered now. No two may have the name of a key or a validator in common."""
+        raise NotImplementedError
+
+    @classmethod
+    def whole(cls) -> type[Self]:
+        """This section with the keys of all further ones, its own first."""
+        return cls if cls._composes else cast(type[Self], _composed(cls, cls.further()))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        if cls._composes:
+            return handler(source)
+
+        def read(given: object) -> Composed:
+            if isinstance(given, cls) and type(given) is not cls.whole():
+                given = dict(given)  # made before something was registered
+            return cls.whole().model_validate(given)
+
+        return core_schema.no_info_plain_validator_function(read)
+
+
+@lru_cache
+def _composed(own: type[Composed], further: tuple[type[Section], ...]) -> type[Composed]:
+    bases = (*reversed(further), own)  # pydantic orders the keys from the last base to the first
+    names = {
+        "__module__": own.__module__,
+        "__doc__": own.__doc__,
+        "__annotations__": {"_composes": ClassVar[type[Composed] | None]},
+        "_composes": own,
+    }
+    return cast(type[Composed], new_class(own.__name__, bases, exec_body=lambda body: body.update(names)))
+
+
+def _restored(own: type[Composed], values: dict[str, Any]) -> Composed:
+    """What was pickled: the class with all keys has no name to be found by."""
+    return own.whole().model_construct(**values)
 
 
 class Kind(Section):

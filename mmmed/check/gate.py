@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmmed.check.measures import further_columns, measure_images, measure_texts, measure_values
-from mmmed.check.recordings import measure_sounds, measure_volumes, measure_waveforms
+from mmmed.check.measures import further_columns, measure_values
+from mmmed.check.recordings import files_of, measure_sounds, measure_waveforms
 from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
 from mmmed.config import DataConfig
-from mmmed.config.schema import FILES
 from mmmed.data.counts import rounded
 from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
+from mmmed.modalities import MODALITIES
 from mmmed.tasks import Classification
 
 MIN_PATIENTS_A_CLASS = 10
@@ -37,19 +37,13 @@ def check(root: Path, data: DataConfig, task: Classification) -> CheckResult:
     records = manifest.records
     table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
     _count(manifest, result)
-    _modalities(records, table, result)
+    _modalities(records, table, data, result)
     _balance(records, task, result)
-    measure_texts(records, result)
-    measure_images(records, root, data, result)
-    files = {
-        name: records[name] if name in FILES and records[name].any() else _texts(table, name)
-        for name in _TABLE_FILES
-    }
-    measure_volumes(files["volume"], root, bool(data.volume), result)
-    measure_sounds(files["audio"], root, result)
-    measure_waveforms(files["waveform"], root, result)
-    named = {getattr(data, name) for name in ("patient", "study", "site", "text", "fold", *FILES)}
-    columns = further_columns(table, {*named, *_TABLE_FILES, task.label})
+    for modality in MODALITIES.values():
+        modality.measure(records, table, root, data, result)
+    measure_sounds(files_of(table, "audio"), root, result)
+    measure_waveforms(files_of(table, "waveform"), root, result)
+    columns = further_columns(table, {*_named(data), *_TABLE_FILES, task.label})
     measure_values(table, columns, records["site"], result)
     _look_for_shortcuts(records, table, result)
     _look_for_telling_columns(records, table, columns, result)
@@ -59,8 +53,13 @@ def check(root: Path, data: DataConfig, task: Classification) -> CheckResult:
 _TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest` names them
 
 
-def _texts(table: pd.DataFrame, column: str) -> pd.Series:
-    return table[column].fillna("").astype(str) if column in table.columns else pd.Series([], dtype=object)
+def _named(data: DataConfig) -> set[str]:
+    """The columns that are more than values to describe."""
+    others = [one for one in MODALITIES.values() if not one.is_values]
+    return {
+        *(data.patient, data.study, data.site, data.fold),
+        *(column for one in others for column in one.columns(data)),
+    }
 
 
 def _count(manifest: Manifest, result: CheckResult) -> None:
@@ -77,9 +76,9 @@ def _count(manifest: Manifest, result: CheckResult) -> None:
     ]
 
 
-def _modalities(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
+def _modalities(records: pd.DataFrame, table: pd.DataFrame, data: DataConfig, result: CheckResult) -> None:
     """What each record has, of what is trained on and of what else the table holds."""
-    shares = {name: (records[name] != "").mean() for name in (*FILES, "text")}
+    shares = {name: MODALITIES[name].has(records, data).mean() for name in data.modalities}
     for name in _TABLE_FILES:
         if name in table.columns and not shares.get(name):
             shares[name] = (table[name].fillna("") != "").mean()

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmmed.check.result import CheckResult
 from mmmed.data.image import read_image
-from mmmed.data.volume import VolumeForm
+from mmmed.data.volume import read_volume
 from mmmed.errors import DataError
 
 _THUMBNAIL = 160
@@ -106,5 +106,5 @@ def _thumbnail(path: Path) -> str:
 
 def _middle_slice(path: Path) -> np.ndarray:
     """(side, side) float32 in [0, 1]: anterior at the top, the patient's right on the left."""
-    volume = VolumeForm(_THUMBNAIL // 2, 0.0, ()).build(path)[0]  # superior, anterior, right
+    volume = read_volume(path, size=_THUMBNAIL // 2, spacing=0.0, window=())[0]  # superior, anterior, right
     return volume[len(volume) // 2, ::-1, ::-1]

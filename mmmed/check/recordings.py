@@ -23,6 +23,11 @@ _FEW_SLICES = 8
 Measured = dict[str, float]
 
 
+def files_of(table: pd.DataFrame, column: str) -> pd.Series:
+    """The files that a column names, "" for none; none at all if there is no such column."""
+    return table[column].fillna("").astype(str) if column in table.columns else pd.Series([], dtype=object)
+
+
 def measure_volumes(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:
     """Slices, spacing, extent, orientation and values of a sample of the volumes, with examples that stand out.
 

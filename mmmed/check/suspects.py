@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mmmed.config.schema import FILES
+from mmmed.modalities import MODALITIES
 
 _PHI = 0.6  # correlation of a word's presence with the label at which it is named
 _RAREST = 0.02
@@ -57,10 +57,8 @@ def shortcut_auroc(records: pd.DataFrame, table: pd.DataFrame) -> tuple[float | 
     little to fit. ``records`` are the manifest's, ``table`` the rows that they come from.
     """
     facts = records[["patient"]].copy()
-    facts["words"] = np.log1p(records["text"].map(lambda text: len(text.split())))
-    facts["has_note"] = (records["text"] != "").astype(float)
-    for name in FILES:
-        facts[f"has_{name}"] = (records[name] != "").astype(float)
+    for modality in MODALITIES.values():
+        facts = facts.assign(**modality.facts(records))
     facts["site"] = records["site"]
     for name in _FACTS:
         if name != "site" and name in table.columns:

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 from pydantic.fields import FieldInfo
 
 from mmmed.config.schema import RunConfig
-from mmmed.section import Kinds, Section, kinds_of
+from mmmed.section import Composed, Kinds, Section, kinds_of
 
 
 def known_keys(values: Mapping[str, Any] | None = None) -> dict[str, FieldInfo]:
@@ -92,6 +92,7 @@ def _sections(key: str, field: FieldInfo, values: Mapping[str, Any] | None) -> l
         if values is None:
             return list(kinds.sections.values())
         return [kinds.of(values.get(f"{key}.kind"))]
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-        return [field.annotation]
-    return None
+    section = field.annotation
+    if isinstance(section, type) and issubclass(section, Composed):
+        return [section.whole()]
+    return [section] if isinstance(section, type) and issubclass(section, Section) else None

@@ -1,7 +1,8 @@
 """The configuration tree. Each section is one frozen pydantic model; unknown keys are refused.
 
 The task, the fusion, the strategy and the aggregation rule come in kinds: their sections are in the registries of
-`mmmed.tasks`, `mmmed.models.fusion`, `mmmed.federation.strategies` and `mmmed.federation.aggregation`.
+`mmmed.tasks`, `mmmed.models.fusion`, `mmmed.federation.strategies` and `mmmed.federation.aggregation`. The keys
+of a modality in ``[data]`` and ``[model]`` are in its file in `mmmed.modalities`.
 
 Defaults are the embedded demonstration on two CPU cores. Optional text values use ``""`` for "not set",
 so that the tree has no nulls and survives TOML and Flower's run config unchanged.
@@ -11,26 +12,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
 from mmmed.federation.strategies import STRATEGIES, FedAvg, Strategy
+from mmmed.modalities import MODALITIES
 from mmmed.models.fusion import FUSIONS, Attention, Fusion
-from mmmed.section import FrozenTable, Positive, PositiveFloat, Section
+from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section
 from mmmed.tasks import TASKS, Classification
 
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
 
-FILES = ("image", "volume")  # modalities that are files below the source folder; keys of DataConfig
-MODALITIES = ("image", "text", "volume", "table")  # all that a record may consist of
 
-
-class DataConfig(Section):
-    """Where a site's studies are, and which columns of its table mean what."""
+class DataConfig(Composed):
+    """Where a site's studies are, which columns of its table mean what, and how each modality is read."""
 
     source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
     table: str = Field(
@@ -39,17 +37,6 @@ class DataConfig(Section):
     patient: str = Field("patient_id", description="column: the patient, the unit of privacy")
     study: str = Field("study_id", description="column: the study")
     site: str = Field("site", description="column: the hospital")
-    image: str = Field("image", description='column: image file below the source folder; "" for no images')
-    volume: str = Field(
-        "", description='column: CT or MR volume (NIfTI) below the source folder; "" for no volumes'
-    )
-    text: str = Field("text", description='column: the clinical note; "" for no text')
-    numbers: FrozenTable[tuple[float, float]] = Field(
-        {}, description="columns of numbers, each with the range it usually lies in: {age = [0, 90]}"
-    )
-    categories: FrozenTable[tuple[str, ...]] = Field(
-        {}, description='columns of categories, each with the values there are: {sex = ["F", "M"]}'
-    )
     where: FrozenTable[Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"
     )
@@ -61,78 +48,27 @@ class DataConfig(Section):
     )
     test_fold: int = Field(0, ge=0, description="the fold held out for testing, if a fold column is named")
     test_fraction: float = Field(0.25, gt=0, lt=1, description="share of patients held out without folds")
-    image_size: int = Field(64, ge=16, le=1024, description="pixels a side after resizing")
-    image_channels: Literal[1, 3] = Field(1, description="1 for films, 3 for colour")
-    volume_size: int = Field(48, ge=16, le=256, description="voxels a side of the cube that volumes become")
-    volume_spacing: float = Field(
-        0.0, ge=0, allow_inf_nan=False,
-        description="mm from voxel to voxel, the middle of a larger volume is kept; 0 fits all of each volume",
-    )  # fmt: skip
-    volume_window: tuple[float, ...] = Field(
-        (),
-        description="values that become 0 and 1, such as [-1000, 400] HU; [] takes each volume's own range",
-    )
-    text_tokens: int = Field(64, ge=8, le=512, description="tokens of a note that are read")
+
+    @classmethod
+    def further(cls) -> tuple[type[Section], ...]:
+        return tuple(one.data_keys for one in MODALITIES.values())
 
     @model_validator(mode="after")
     def _some_modality(self) -> DataConfig:
         if not self.modalities:
-            keys = ", ".join((*FILES, "text", "numbers", "categories"))
+            keys = ", ".join(key for one in MODALITIES.values() for key in one.column_keys)
             raise ValueError(f"{keys} are all empty: name at least one column to learn from")
-        return self
-
-    @model_validator(mode="after")
-    def _window(self) -> DataConfig:
-        window = self.volume_window
-        if window and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
-            raise ValueError(f"volume_window must be [low, high] or []. Found {list(window)}")
-        return self
-
-    @model_validator(mode="after")
-    def _declared(self) -> DataConfig:
-        for column, (low, high) in self.numbers.items():
-            if not -math.inf < low < high < math.inf:
-                raise ValueError(f"numbers.{column} must be [low, high]. Found {[low, high]}")
-        for column, values in self.categories.items():
-            if len(values) < 2 or len(set(values)) != len(values):
-                raise ValueError(
-                    f"categories.{column} must be two or more distinct values. Found {list(values)}"
-                )
-        if both := sorted(set(self.numbers) & set(self.categories)):
-            raise ValueError(f"column '{both[0]}' is in numbers and in categories: leave it in one")
         return self
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Names of the modalities that are learnt from: those of which a column is named."""
-        columns = {name: getattr(self, name) for name in (*FILES, "text")}
-        columns["table"] = self.numbers or self.categories
-        return tuple(name for name in MODALITIES if columns[name])
+        return tuple(name for name, one in MODALITIES.items() if one.columns(self))
 
 
-class ModelConfig(Section):
+class ModelConfig(Composed):
     """One encoder a modality, fusion."""
 
-    image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0", "efficientnet-lite0"] = Field(
-        "resnet10",
-        description='MONAI CNN, built with GroupNorm; or "efficientnet-lite0", pretrained on ImageNet '
-        "(extra `pretrained`)",
-    )
-    image_width: int = Field(
-        16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)"
-    )
-    image_weights: str = Field("", description="local file, or MONAI bundle, of pretrained image weights")
-    image_scaling: Literal["unit", "imagenet"] = Field(
-        "unit", description="pixels that image_weights expect: [0, 1], or standardised as torchvision's"
-    )
-    volume: Literal["resnet10", "resnet18"] = Field(
-        "resnet10", description="MONAI 3D CNN, built with GroupNorm"
-    )
-    volume_width: int = Field(16, ge=8, le=64, description="channels of its first stage")
-    text: str = Field(
-        "tiny", description='"tiny", "minilm" (pretrained; extra `pretrained`) or a local Hugging Face folder'
-    )
-    text_dropout: float = Field(0.0, ge=0, lt=1, description='of the encoder "tiny"')
     fusion: Annotated[Fusion, FUSIONS] = Attention()
     trainable: Literal["full", "norm-bias", "lora", "fusion-head"] = Field(
         "full",
@@ -140,6 +76,10 @@ class ModelConfig(Section):
         "what follows the encoders; only that",
     )
     lora_rank: Positive = Field(4, description='rank of the adapters of trainable = "lora"')
+
+    @classmethod
+    def further(cls) -> tuple[type[Section], ...]:
+        return tuple(one.model_keys for one in MODALITIES.values())
 
 
 class TrainingConfig(Section):
@@ -270,8 +210,8 @@ class RunConfig(Section):
     """The whole tree."""
 
     task: Annotated[Classification, TASKS] = Classification()
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = TrainingConfig()
     privacy: PrivacyConfig = PrivacyConfig()
     federation: FederationConfig = FederationConfig()
@@ -333,14 +273,16 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _adapters(self) -> RunConfig:
-        if self.model.trainable == "lora" and not self.data.text:
-            raise ValueError('model.trainable = "lora" adapts the text encoder, but data.text is empty')
+        adapted = [one for one in MODALITIES.values() if one.adapters]
+        if self.model.trainable == "lora" and not any(one.columns(self.data) for one in adapted):
+            names = ", ".join(one.name for one in adapted)
+            keys = ", ".join(f"data.{key}" for one in adapted for key in one.column_keys)
+            raise ValueError(f'model.trainable = "lora" adapts the {names} encoder, but {keys} is empty')
         return self
 
     @model_validator(mode="after")
     def _labels_are_no_inputs(self) -> RunConfig:
-        data = self.data
-        inputs = {*(getattr(data, name) for name in (*FILES, "text")), *data.numbers, *data.categories}
+        inputs = {column for one in MODALITIES.values() for column in one.columns(self.data)}
         for column in self.task.columns:
             if column in inputs:
                 raise ValueError(

@@ -15,7 +15,6 @@ from torch.nn import functional
 from mmmed.data.batch import Input
 
 VERSION = 3  # raise it whenever the same uniforms give another view
-VIEWED = ("image", "volume")  # modalities that have other views
 
 _MOVED, _CONTRASTED = 0.8, 0.5  # share of the records
 _TRANSLATE = 0.12  # of half the side

@@ -11,21 +11,19 @@ import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from filelock import FileLock
 
-from mmmed.data.augment import VERSION, view
+from mmmed.data.augment import VERSION
 from mmmed.data.batch import Input, fill
 from mmmed.data.chance import uniforms
+from mmmed.data.stored import Stored
 from mmmed.errors import DataError
 
-if TYPE_CHECKING:
-    from mmmed.data.modalities import Modality
-
 Encode = Callable[[Input], torch.Tensor]
+View = Callable[[Input, np.ndarray], Input]  # `mmmed.modalities.Modality.view`
 
 _TOGETHER = 32  # records encoded in one call
 
@@ -113,11 +111,18 @@ class FeatureRows:
     """The features of a modality's N records, and of `views` views of each; computed when they are first asked for.
 
     Row v N + i is view v of record i; view 0 is the record itself, and what the record holds decides the others.
+
+    Args:
+        stored: what the encoder reads.
+        encode: R records to their features (R, *shape), in evaluation mode.
+        file: where features are kept.
+        view: makes the other views.
+        views: of each record.
     """
 
-    def __init__(self, modality: Modality, encode: Encode, file: FeatureFile, *, views: int) -> None:
-        self._modality, self._encode, self._file = modality, encode, file
-        self._records = len(modality.present)
+    def __init__(self, stored: Stored, encode: Encode, file: FeatureFile, *, view: View, views: int) -> None:
+        self._stored, self._encode, self._file, self._view = stored, encode, file, view
+        self._records = len(stored.present)
         self._slots = np.full(self._records * views, -1, dtype=np.int64)
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
@@ -129,7 +134,7 @@ class FeatureRows:
 
     def _settle(self, rows: np.ndarray) -> None:
         """Find or compute some rows."""
-        given = self._modality[rows % self._records]
+        given = self._stored[rows % self._records]
         keys = [_key(given[slice(i, i + 1)], int(row) // self._records) for i, row in enumerate(rows)]
         self._file.refresh()
         missing = {key: i for i, key in enumerate(keys) if self._file.find(key) is None}
@@ -149,7 +154,7 @@ class FeatureRows:
             self._slots[row] = slot
 
     def _viewed(self, given: Input, key: bytes, row: int) -> Input:
-        return given if row < self._records else view(given, uniforms("fixed view", [key]))
+        return given if row < self._records else self._view(given, uniforms("fixed view", [key]))
 
 
 def _key(given: Input, view: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,8 +13,6 @@ from torch.nn import functional
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
-
-VERSION = 1  # raise it whenever `preprocess` or `read_image` gives other values
 
 _DICOM_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}  # tried as DICOM even without the DICOM prefix
 _PILLOW_FORMATS = ("PNG", "JPEG", "TIFF")
@@ -65,26 +62,6 @@ def preprocess(image: np.ndarray, size: int) -> np.ndarray:
     top, left = (size - target[0]) // 2, (size - target[1]) // 2
     margins = (left, size - target[1] - left, top, size - target[0] - top)
     return functional.pad(resized, margins).clamp_(0, 1).numpy()
-
-
-@dataclass(frozen=True)
-class ImageForm:
-    """Images of `size` pixels a side in the cache."""
-
-    size: int
-    channels: Literal[1, 3]
-
-    @property
-    def name(self) -> str:
-        return f"v{VERSION}-{self.channels}x{self.size}x{self.size}"
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.channels, self.size, self.size
-
-    def build(self, path: Path) -> np.ndarray:
-        """(channels, size, size) float32 in [0, 1]. Raises `DataError` as `read_image`."""
-        return preprocess(read_image(path, channels=self.channels), self.size)
 
 
 def _read_with_pillow(path: Path) -> np.ndarray:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from mmmed.config import RunConfig
-from mmmed.data.augment import VIEWED, view
 from mmmed.data.batch import Batch, Input
 from mmmed.data.chance import UNIFORMS, record_key, uniforms
 from mmmed.data.manifest import Manifest
-from mmmed.data.modalities import Modality, Tokenizer, open_modalities
 from mmmed.data.split import held_out
+from mmmed.data.stored import Stored
+from mmmed.modalities import MODALITIES
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Records:
         rows: (N,) int64, where each record stands in the site-wide tensors above.
     """
 
-    modalities: Mapping[str, Modality]
+    modalities: Mapping[str, Stored]
     label: torch.Tensor
     patient: np.ndarray
     names: tuple[str, ...]
@@ -87,27 +87,29 @@ class SiteData:
     test: Records
 
 
-def load_site(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> SiteData:
+def open_site_data(manifest: Manifest, config: RunConfig, cache: Path) -> SiteData:
     """`load_records`, split by patient.
 
     Raises:
         DataError: unreadable files, or a split that leaves a side without patients.
+        ModelError: what an encoder needs to read its modality, such as a tokenizer, is not here.
     """
-    records = load_records(manifest, config, tokenizer, cache)
+    records = load_records(manifest, config, cache)
     test = held_out(manifest, config.data, config.training.seed)
     return SiteData(train=records.part(~test), test=records.part(test))
 
 
-def load_records(manifest: Manifest, config: RunConfig, tokenizer: Tokenizer | None, cache: Path) -> Records:
+def load_records(manifest: Manifest, config: RunConfig, cache: Path) -> Records:
     """All records of one site: preprocess (or find in `cache`) the files, tokenise the notes.
 
     Raises:
-        DataError: unreadable files.
+        DataError: unreadable files, by `Manifest.problem`.
+        ModelError: what an encoder needs to read its modality, such as a tokenizer, is not here.
     """
     table = manifest.records
     names, patient = np.unique(table["patient"].to_numpy().astype(str), return_inverse=True)
     return Records(
-        modalities=open_modalities(manifest, config.data, tokenizer, cache),
+        modalities={name: MODALITIES[name].open(manifest, config, cache) for name in config.data.modalities},
         label=torch.tensor(table["label"].to_numpy()),
         patient=patient.astype(np.int64),
         names=tuple(names.tolist()),
@@ -139,7 +141,7 @@ class PatientBatches:
         self._viewed = [
             name
             for name, modality in records.modalities.items()
-            if augment and name in VIEWED and not modality.fixed_views
+            if augment and MODALITIES[name].viewed and not modality.fixed_views
         ]
         self._views = views
         order = np.argsort(records.patient, kind="stable")
@@ -174,7 +176,7 @@ class PatientBatches:
     def _view(self, step: int, name: str, given: Input, chosen: np.ndarray) -> Input:
         """All views of the chosen records' modality `name`, record by record."""
         drawn = [self._uniforms(step, f"view {number} of {name}", chosen) for number in range(self._views)]
-        return view(given, np.stack(drawn, axis=1).reshape(-1, UNIFORMS))
+        return MODALITIES[name].view(given, np.stack(drawn, axis=1).reshape(-1, UNIFORMS))
 
     def _uniforms(self, step: int, purpose: str, positions: np.ndarray) -> np.ndarray:
         keys = [self._keys[position] for position in positions]

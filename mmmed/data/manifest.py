@@ -12,27 +12,23 @@ problem is noted, and the row is left out, or has the value missing.
 from __future__ import annotations
 
 import difflib
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-import numpy as np
 import pandas as pd
 
 from mmmed.config import DataConfig
-from mmmed.config.schema import FILES
+from mmmed.data.cells import Problem, canonical, rows_of, text_of
 from mmmed.data.image_approvals import check_approved, waiting_note
-from mmmed.data.tabular import PREFIX
 from mmmed.errors import DataError
+from mmmed.modalities import MODALITIES
+from mmmed.modalities.base import Reading
+from mmmed.modalities.columns import Files
 from mmmed.tasks import Classification
 
 TABLES = ("data.parquet", "data.csv")
-_PLURAL = {"image": "images", "text": "notes", "volume": "volumes"}
-LISTED = 5  # so many examples of a problem are named in an error
-
-Problem = Callable[[str], None]
 
 
 def refuse(message: str) -> NoReturn:
@@ -46,10 +42,8 @@ class Manifest:
 
     Attributes:
         root: folder that file paths are relative to.
-        records: columns ``patient``, ``study``, ``site`` (str), those of `FILES` (relative path or ""),
-            ``text`` (str, "" for none), those of `DataConfig.numbers` and `categories` with ``table.`` before
-            their names (float64: the number, or the index of the category; NaN for none), ``label`` (int64
-            index into the task's classes), ``row`` (int64, from 0, in the table) and, if a fold column is
+        records: columns ``patient``, ``study``, ``site`` (str), those of each modality (`Modality.read`), ``label``
+            (int64 index into the task's classes), ``row`` (int64, from 0, in the table) and, if a fold column is
             configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
         waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
@@ -66,6 +60,11 @@ class Manifest:
     def sites(self) -> list[str]:
         """Names of the sites, sorted."""
         return sorted(self.records["site"].unique())
+
+    @property
+    def noted(self) -> Problem | None:
+        """`problem` where a problem is noted, None where it is raised."""
+        return None if self.problem is refuse else self.problem
 
     def of_site(self, site: str) -> Manifest:
         """The records of one site."""
@@ -89,7 +88,7 @@ def read_manifest(root: Path, data: DataConfig, task: Classification, problem: P
     """
     path = table_file(root, data)
     frame = read_table(path)
-    waiting = check_approved(root, frame[data.image].map(_text) if data.image in frame.columns else ())
+    waiting = check_approved(root, _file_names(frame, data))
     try:
         records, unlabelled = _records(frame, root, path, data, task, problem)
     except DataError as error:
@@ -104,33 +103,37 @@ def _records(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
-    columns |= {name: getattr(data, name) for name in (*FILES, "text", "fold") if getattr(data, name)}
+    columns |= {"fold": data.fold} if data.fold else {}
     for name, column in columns.items():
         _require_column(frame, column, path, f"{'task' if name == 'label' else 'data'}.{name}")
-    for key in ("numbers", "categories"):
-        for column in getattr(data, key):
-            _require_column(frame, column, path, f"data.{key}")
+    for modality in MODALITIES.values():
+        for column, key in modality.columns(data).items():
+            _require_column(frame, column, path, key)
     frame = _keep_rows(frame, data, path, problem)
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
         records = _identified(records, name, path, columns[name], problem)
     records, unlabelled = _labelled(records, task, path, problem)
     records = _in_classes(records, task, path, problem)
-    for name in (*FILES, "text"):
-        records[name] = records[name].map(_text) if name in records else ""
-    for column in data.numbers:
-        records[PREFIX + column] = _numbers(frame.loc[records.index, column], path, column, problem)
-    for column, allowed in data.categories.items():
-        values = frame.loc[records.index, column]
-        records[PREFIX + column] = _categories(values, allowed, path, column, problem)
+    reading = Reading(root, path, problem)
+    read = [one.read(frame.loc[records.index], data, reading) for one in MODALITIES.values()]
+    records = pd.concat([records, *read], axis=1)
     if data.fold:
         records = _folds(records, path, data.fold, problem)
     records = _one_site_each(records, data, path, problem)
-    _check_learnable(records, data, task, path, problem)
-    for name in FILES:
-        records[name] = _files(records[name], name, root, path, problem)
+    _check_several_classes(records, task, path, problem)
+    for name in data.modalities:
+        records = MODALITIES[name].check(records, data, reading)
     records["row"] = records.index
     return records.reset_index(drop=True), unlabelled
+
+
+def _file_names(frame: pd.DataFrame, data: DataConfig) -> Iterator[str]:
+    """All files that the table names."""
+    for modality in MODALITIES.values():
+        for column in modality.columns(data) if isinstance(modality, Files) else ():
+            if column in frame.columns:
+                yield from frame[column].map(text_of)
 
 
 def table_file(root: Path, data: DataConfig) -> Path:
@@ -169,42 +172,18 @@ def _require_column(frame: pd.DataFrame, column: str, path: Path, key: str) -> N
 def _keep_rows(frame: pd.DataFrame, data: DataConfig, path: Path, problem: Problem) -> pd.DataFrame:
     for column, wanted in data.where.items():
         _require_column(frame, column, path, f"data.where.{column}")
-        allowed = {_canonical(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
-        frame = frame[frame[column].map(_canonical).isin(allowed)]
+        allowed = {canonical(value) for value in (wanted if isinstance(wanted, tuple) else (wanted,))}
+        frame = frame[frame[column].map(canonical).isin(allowed)]
         if frame.empty:
             problem(f"{path}: no row has {column} = {wanted!r} (data.where): nothing left to train on")
     return frame
 
 
-def _canonical(value: object) -> str:
-    """Text under which 1, 1.0, "1" and True are the same value."""
-    if isinstance(value, bool):
-        return str(int(value))
-    try:
-        number = float(str(value))
-    except ValueError:
-        return str(value).strip()
-    return str(int(number)) if number.is_integer() else str(number)
-
-
-def _text(value: object) -> str:
-    """Whole numbers without a point: one missing value of anybody makes a column of them one of floating point."""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
-
-
-def _rows(mask: pd.Series) -> str:
-    numbers = [str(int(index) + 1) for index in mask.index[mask]]
-    more = f" and {len(numbers) - LISTED} more" if len(numbers) > LISTED else ""
-    return f"row{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:LISTED])}{more}"
-
-
 def _identified(records: pd.DataFrame, name: str, path: Path, column: str, problem: Problem) -> pd.DataFrame:
-    texts = records[name].map(_text)
+    texts = records[name].map(text_of)
     empty = texts == ""
     if empty.any():
-        problem(f"{path}: column '{column}' is empty in {_rows(empty)}. Every record needs one")
+        problem(f"{path}: column '{column}' is empty in {rows_of(empty)}. Every record needs one")
     return records.assign(**{name: texts})[~empty]
 
 
@@ -212,7 +191,7 @@ def _labelled(
     records: pd.DataFrame, task: Classification, path: Path, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without."""
-    empty = records["label"].map(_text) == ""
+    empty = records["label"].map(text_of) == ""
     if records.empty:
         problem(f"{path}: has no row: nothing to learn from")
     elif empty.all():
@@ -225,50 +204,23 @@ def _labelled(
 
 def _in_classes(records: pd.DataFrame, task: Classification, path: Path, problem: Problem) -> pd.DataFrame:
     values = records["label"]
-    classes = {_canonical(name): index for index, name in enumerate(task.classes)}
-    indices = values.map(lambda value: classes.get(_canonical(value)))
+    classes = {canonical(name): index for index, name in enumerate(task.classes)}
+    indices = values.map(lambda value: classes.get(canonical(value)))
     bad = indices.isna()
     if bad.any():
         found = values[bad].iloc[0]
         problem(
-            f"{path}: column '{task.label}' holds {found!r} in {_rows(bad)}, outside task.classes "
+            f"{path}: column '{task.label}' holds {found!r} in {rows_of(bad)}, outside task.classes "
             f"{list(task.classes)}. Add it there, correct it, or leave those rows out with data.where"
         )
     return records[~bad].assign(label=indices[~bad].astype("int64"))
-
-
-def _numbers(values: pd.Series, path: Path, column: str, problem: Problem) -> pd.Series:
-    texts = values.map(_text)
-    numbers = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype("float64")
-    bad = (numbers.isna() & (texts != "")) | np.isinf(numbers)
-    if bad.any():
-        problem(
-            f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, which is no number. "
-            "Leave the cell empty where nothing was measured"
-        )
-    return numbers.mask(bad)
-
-
-def _categories(
-    values: pd.Series, allowed: tuple[str, ...], path: Path, column: str, problem: Problem
-) -> pd.Series:
-    codes = {_canonical(name): float(index) for index, name in enumerate(allowed)}
-    texts = values.map(_text)
-    found = texts.map(lambda text: codes.get(_canonical(text), math.nan)).astype("float64")
-    bad = found.isna() & (texts != "")
-    if bad.any():
-        problem(
-            f"{path}: column '{column}' holds {texts[bad].iloc[0]!r} in {_rows(bad)}, outside data.categories "
-            f"{list(allowed)}. Add it there, correct it, or leave the cell empty where it is not known"
-        )
-    return found
 
 
 def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> pd.DataFrame:
     numbers = pd.to_numeric(records["fold"], errors="coerce").astype("float64")
     bad = ~(numbers.abs() < 2**53) | (numbers != numbers.round())
     if bad.any():
-        problem(f"{path}: column '{column}' is not a whole number in {_rows(bad)}. Expected a fold index")
+        problem(f"{path}: column '{column}' is not a whole number in {rows_of(bad)}. Expected a fold index")
     return records[~bad].assign(fold=numbers[~bad].astype("int64"))
 
 
@@ -277,52 +229,14 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem:
     shared = records["patient"].isin(set(sites.index[sites > 1]))
     if shared.any() and not data.drop_shared_patients:
         problem(
-            f"{path}: {int((sites > 1).sum())} patient(s) appear in more than one site ({_rows(shared)}). A patient's "
-            "privacy budget is kept by one site: give the records to one of them, or leave these patients out with "
-            "data.drop_shared_patients = true"
+            f"{path}: {int((sites > 1).sum())} patient(s) appear in more than one site ({rows_of(shared)}). A "
+            "patient's privacy budget is kept by one site: give the records to one of them, or leave these patients "
+            "out with data.drop_shared_patients = true"
         )
     return records[~shared]
 
 
-def _check_learnable(
-    records: pd.DataFrame, data: DataConfig, task: Classification, path: Path, problem: Problem
-) -> None:
+def _check_several_classes(records: pd.DataFrame, task: Classification, path: Path, problem: Problem) -> None:
     if records["label"].nunique() == 1:
         only = task.classes[int(records["label"].iloc[0])]
         problem(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
-    table = [*data.numbers, *data.categories]
-    if table and records[[PREFIX + column for column in table]].isna().all(axis=None):
-        problem(
-            f"{path}: columns {table} are empty in every row: no values anywhere. "
-            "Name other columns, or leave out data.numbers and data.categories"
-        )
-    for name in _PLURAL:
-        if name in data.modalities and not records[name].any():
-            problem(
-                f"{path}: column '{getattr(data, name)}' is empty in every row: no {_PLURAL[name]} anywhere. "
-                f'Name another column, or set data.{name} = "" to train without'
-            )
-
-
-def _files(files: pd.Series, name: str, root: Path, path: Path, problem: Problem) -> pd.Series:
-    resolved = root.resolve()
-
-    def leaves(file: str) -> bool:
-        try:
-            return bool(file) and not (resolved / file).resolve().is_relative_to(resolved)
-        except (OSError, ValueError):  # no name of a file at all: a run may name any column
-            return False
-
-    def lacks(file: str) -> bool:
-        try:
-            return bool(file) and not (root / file).is_file()
-        except (OSError, ValueError):
-            return True
-
-    outside, missing = (files.map(wrong).astype(bool) for wrong in (leaves, lacks))  # (bool also of no row)
-    if outside.any():
-        problem(f"{path}: {_rows(outside)}: the {name} path leaves {root}. Use paths below the data folder")
-    if missing.any():
-        first = files[missing].iloc[0]
-        problem(f"{path}: {_rows(missing)}: no {name} file such as '{first}' below {root}")
-    return files.mask(outside | missing, "")

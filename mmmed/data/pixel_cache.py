@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 class Form(Protocol):
-    """How a file becomes a row: `mmmed.data.image.ImageForm` and its like."""
+    """How a file becomes a row: `mmmed.modalities.image.ImageForm` and its like."""
 
     @property
     def name(self) -> str:

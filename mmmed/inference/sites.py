@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records
+from mmmed.data.loader import Records, open_site_data
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
-from mmmed.models import FrozenEncoders, MultimodalModel, open_site_data
+from mmmed.models import FrozenEncoders, MultimodalModel
 from mmmed.paths import cache_home, image_cache
 
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmmed.data.cells import LISTED
 from mmmed.data.image_approvals import STATE, Decision, ImageApprovals, Verdict, review_folder
-from mmmed.data.manifest import LISTED
 from mmmed.errors import DataError
 from mmmed.files import exclusive as hold
 from mmmed.files import replacing, sha256_of

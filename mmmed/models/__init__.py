@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from mmmed.models.frozen import check_frozen, frozen_digests
     from mmmed.models.multimodal import MultimodalModel
     from mmmed.models.precomputed import FrozenEncoders
-    from mmmed.models.site_data import open_site_data, run_tokenizer
     from mmmed.models.store import load_model, save_model
     from mmmed.models.tokens import load_tokenizer
 
@@ -24,8 +23,6 @@ __all__ = [
     "frozen_digests",
     "load_model",
     "load_tokenizer",
-    "open_site_data",
-    "run_tokenizer",
     "save_model",
     "set_trainable",
     "trainable_state",
@@ -39,8 +36,6 @@ _MODULES = {
     "frozen_digests": "frozen",
     "load_model": "store",
     "load_tokenizer": "tokens",
-    "open_site_data": "site_data",
-    "run_tokenizer": "site_data",
     "save_model": "store",
     "set_trainable": "build",
     "trainable_state": "build",

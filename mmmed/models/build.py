@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmed.config import RunConfig
-from mmmed.data.tabular import widths
 from mmmed.errors import ModelError
-from mmmed.models.image import build_image_encoder, build_volume_encoder
+from mmmed.modalities import MODALITIES
 from mmmed.models.lora import is_adapter
-from mmmed.models.multimodal import Encoder, MultimodalModel
-from mmmed.models.table import TableEncoder
-from mmmed.models.text import build_text_encoder
+from mmmed.models.multimodal import MultimodalModel
 
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, _BatchNorm)
-
-_ENCODERS: dict[str, Callable[[RunConfig], Encoder]] = {
-    "image": lambda config: build_image_encoder(config.model, config.data.image_channels),
-    "volume": lambda config: build_volume_encoder(config.model),
-    "table": lambda config: TableEncoder(widths(config.data)),
-    "text": lambda config: build_text_encoder(config.model, config.data),
-}
 
 
 def output_count(config: RunConfig) -> int:
@@ -39,11 +27,11 @@ def build_model(config: RunConfig) -> MultimodalModel:
     Every member of a run builds equal parameters. The caller's random state is left as it was.
 
     Raises:
-        ModelError: see `mmmed.models.image` and `mmmed.models.text`; or a weight is not float32 once loaded.
+        ModelError: see `mmmed.modalities.Modality.encoder`; or a weight is not float32 once loaded.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        encoders = {name: _ENCODERS[name](config) for name in config.data.modalities}
+        encoders = {name: MODALITIES[name].encoder(config) for name in config.data.modalities}
         fusion = config.model.fusion
         model: MultimodalModel = fusion.load()(encoders, outputs=output_count(config), **fusion.options())
     _check_types(model)
@@ -64,8 +52,9 @@ def _check_types(model: MultimodalModel) -> None:
 def set_trainable(model: MultimodalModel, trainable: str) -> None:
     """Freeze what is not in the trainable set.
 
-    "full"; "norm-bias" (BitFit, arXiv 2106.10199) and the head; "fusion-head": all but the encoders; "lora": all but
-    the encoders, and the text encoder's low-rank adapters (arXiv 2106.09685).
+    "full"; "norm-bias" (BitFit, arXiv 2106.10199) and the head; "fusion-head": all but the encoders, of
+    which those that `Modality.joins_fusion` says count as fusion; "lora": the same and the text encoder's low-rank
+    adapters (arXiv 2106.09685).
     """
     model.requires_grad_(trainable == "full")
     if trainable == "norm-bias":
@@ -76,8 +65,7 @@ def set_trainable(model: MultimodalModel, trainable: str) -> None:
         model.head.requires_grad_(True)
     elif trainable in ("fusion-head", "lora"):
         for name, module in model.named_children():
-            # a table's encoder is one layer that nobody has trained before: it belongs to the fusion
-            module.requires_grad_(name not in model.modalities or name == "table")
+            module.requires_grad_(name not in model.modalities or MODALITIES[name].joins_fusion)
         for name, parameter in model.named_parameters():
             if is_adapter(name):
                 parameter.requires_grad_(True)

@@ -15,17 +15,16 @@ from torch import nn
 
 from mmmed.config import RunConfig
 from mmmed.errors import WeightsDiffer
+from mmmed.modalities import MODALITIES
 from mmmed.models.multimodal import MultimodalModel
-from mmmed.models.tokens import tokenizer_digest
 
 VERSION = 1  # raise it whenever an encoder of equal weights gives other features
-TOKENIZER = "tokenizer"
 
 
 def frozen_digests(model: MultimodalModel, config: RunConfig) -> dict[str, str]:
     """Hex digests of the tokenizer and of the model's parts ("image", "text", ...) of which anything is not trained."""
     digests = {name: frozen_digest(part) for name, part in model.named_children() if _untrained(part)}
-    return digests | ({TOKENIZER: tokenizer_digest(config.model.text)} if config.data.text else {})
+    return digests | {name: one for further in _further(config).values() for name, one in further.items()}
 
 
 def frozen_digest(part: nn.Module) -> str:
@@ -61,12 +60,13 @@ def check_frozen(own: Mapping[str, str], wanted: Mapping[str, str], config: RunC
         )
 
 
+def _further(config: RunConfig) -> dict[str, dict[str, str]]:
+    """`Modality.further_digests` of the run's modalities, by their names."""
+    return {name: MODALITIES[name].further_digests(config) for name in config.data.modalities}
+
+
 def _given(name: str, config: RunConfig) -> str:
-    """The key that names the part's weights."""
-    model = config.model
-    if name in ("text", TOKENIZER):
-        return f" (model.text = {model.text!r})"
-    if name == "image":
-        weights = f", model.image_weights = {model.image_weights!r}" if model.image_weights else ""
-        return f" (model.image = {model.image!r}{weights})"
-    return ""
+    """The keys that name what a part is made from."""
+    owner = next((one for one, further in _further(config).items() if name == one or name in further), None)
+    given = MODALITIES[owner].given(config.model) if owner else ""
+    return f" ({given})" if given else ""

@@ -1,23 +1,28 @@
-"""What a run's model is called: in a site's policy and, in words, in a report."""
+"""What a run's model is called: in a site's policy and, in words, in a report. Each modality names itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from mmmed.config import RunConfig
+from mmmed.modalities import MODALITIES
 
-from mmmed.config import ModelConfig, RunConfig
-
-_IN_WORDS: dict[str, Callable[[ModelConfig], str]] = {
-    "image": lambda model: f"{model.image} for images",
-    "text": lambda model: f"{model.text} for text",
-    "volume": lambda model: f"3D {model.volume} for volumes",
-    "table": lambda model: "one layer for the table's values",
-}
+_OF_FORMER_NAMES = frozenset({"image", "text", "volume", "table"})  # no other modality ever had a former name
 
 
 def policy_name(config: RunConfig) -> str:
-    """The name by which a site's policy allows the model: image encoder, local weights if any, text encoder, and volume
-    encoder if there is one. Signed policies hold these names, also for runs without images or without notes.
+    """The name by which a site's policy allows the model: what is in it, such as "3d-resnet10+table"."""
+    labels = (MODALITIES[name].label(config.model) for name in config.data.modalities)
+    # a path must not read as one modality more
+    return "+".join(label.replace("%", "%25").replace("+", "%2B") for label in labels)
+
+
+def former_policy_name(config: RunConfig) -> str | None:
+    """What the model was called in policies that were signed before; None for one that there was not.
+
+    Image encoder, local weights if any, text encoder, and volume encoder if there is one: also of runs without images
+    or without notes. A policy that lists it goes on to allow the model.
     """
+    if not _OF_FORMER_NAMES.issuperset(config.data.modalities):
+        return None
     model = config.model
     weights = f":{model.image_weights}" if model.image_weights else ""
     volume = f"+3d-{model.volume}" if config.data.volume else ""
@@ -26,5 +31,5 @@ def policy_name(config: RunConfig) -> str:
 
 def in_words(config: RunConfig) -> str:
     """What is in the model, in words, such as "resnet10 for images, tiny for text, attention fusion"."""
-    encoders = [_IN_WORDS[name](config.model) for name in config.data.modalities]
+    encoders = [MODALITIES[name].in_words(config.model) for name in config.data.modalities]
     return ", ".join([*encoders, f"{config.model.fusion.kind} fusion"])

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.data.augment import VIEWED
 from mmmed.data.batch import Input
 from mmmed.data.features import FeatureFile, FeatureRows
 from mmmed.data.loader import Records, SiteData
-from mmmed.data.modalities import Modality
+from mmmed.data.stored import Stored
+from mmmed.modalities import MODALITIES
 from mmmed.models.frozen import frozen_digest
 from mmmed.models.multimodal import MultimodalModel
 
@@ -66,7 +66,7 @@ class FrozenEncoders:
         """As `site`, for one set of records."""
         return self.site(SiteData(records, records)).train
 
-    def _features(self, name: str, modality: Modality) -> Modality:
+    def _features(self, name: str, stored: Stored) -> Stored:
         encoder, training = self._encoders[name], self._config.training
         device = next(encoder.parameters()).device
 
@@ -76,14 +76,15 @@ class FrozenEncoders:
             return features.float().cpu()
 
         if name not in self._shapes:
-            self._shapes[name] = encode(modality[np.zeros(1, dtype=np.int64)]).shape[1:]
+            self._shapes[name] = encode(stored[np.zeros(1, dtype=np.int64)]).shape[1:]
         shape = self._shapes[name]  # [s, width]
-        views = training.views if training.augment and name in VIEWED else 1
+        modality = MODALITIES[name]
+        views = training.views if training.augment and modality.viewed else 1
         file = FeatureFile(
             self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape
         )
-        present = modality.present
+        present = stored.present
         if shape[0] != present.shape[1]:  # pooled, or one flag for the tokens of an image
             present = present.any(1, keepdim=True)
-        rows = FeatureRows(modality, encode, file, views=views)
-        return Modality(rows, present, fixed_views=views)
+        rows = FeatureRows(stored, encode, file, view=modality.view, views=views)
+        return Stored(rows, present, fixed_views=views)

@@ -29,7 +29,7 @@ the number of patients, since such a refusal would tell it.
     min_patients = 100
     patients = 200                       # public: sampling rate = batch size / this
     max_records_per_patient = 4
-    models = ["resnet10+tiny"]           # image encoder + text encoder
+    models = ["resnet10+tiny"]           # encoders of what is read, here images and text
     trainable = ["full"]
     apps = ["installed"]                 # application bundles; "installed": the site's own code alone
     columns = ["finding", "image", "text"]
@@ -97,6 +97,7 @@ class RunRequest:
         delta: its delta.
         records_per_patient: most records of a patient in a step.
         model: the model's name.
+        former_model: what it was called in policies that were signed before, None if it is new: they go on to allow it.
         trainable: the trainable set's name.
         app: digest of the application bundle, or "installed".
         columns: columns of the site's table that are read.
@@ -114,6 +115,7 @@ class RunRequest:
     app: str
     columns: frozenset[str]
     metrics: Mapping[str, str]
+    former_model: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,8 +298,9 @@ class SitePolicy:
             ("run.max_records_per_patient", request.records_per_patient, self.max_records_per_patient),
         ):
             yield rule, 0 < value <= most, f"allowed is at most {most:g}. Found {value:g}."
+        known = request.model in self.models or request.former_model in self.models
+        yield "run.models", known, _says(sorted(self.models), request.model)
         for rule, name, names in (
-            ("run.models", request.model, self.models),
             ("run.trainable", request.trainable, self.trainable),
             ("run.apps", request.app, self.apps),
         ):

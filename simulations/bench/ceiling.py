@@ -16,11 +16,11 @@ from torch import nn
 
 from client.simulated import simulated_manifest
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import Records
+from mmmed.data.loader import Records, open_site_data
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.predict import Predictions
 from mmmed.inference.sites import class_shares
-from mmmed.models import FrozenEncoders, build_model, open_site_data
+from mmmed.models import FrozenEncoders, build_model
 from mmmed.paths import cache_home, image_cache
 from simulations.bench.measure import parser, publish
 

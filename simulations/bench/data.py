@@ -23,11 +23,12 @@ from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian,
 
 from mmmed.config import ModelConfig
 from mmmed.data.batch import Batch
-from mmmed.data.image import ImageForm, preprocess, read_image
+from mmmed.data.image import preprocess, read_image
 from mmmed.data.loader import PatientBatches, Records
-from mmmed.data.modalities import Modality
 from mmmed.data.pixel_cache import Cache, CachedRows
-from mmmed.data.volume import VolumeForm
+from mmmed.data.stored import Stored
+from mmmed.modalities.image import ImageForm
+from mmmed.modalities.volume import VolumeForm
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from simulations.bench.measure import Row, parser, publish
 
@@ -152,7 +153,7 @@ def _share_of_a_step(
     def batches(augment: bool = False) -> Callable[[], Batch]:
         rows = opened()
         count = len(rows)
-        modality = Modality(rows, torch.ones(count, 1, dtype=torch.bool))
+        modality = Stored(rows, torch.ones(count, 1, dtype=torch.bool))
         labels = torch.zeros(count, dtype=torch.long)
         names = tuple(map(str, range(count)))
         records = Records({name: modality}, labels, np.arange(count), names, np.arange(count))

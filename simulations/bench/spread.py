@@ -15,8 +15,8 @@ import torch
 from client.mechanism import patient_batches
 from client.simulated import simulated_manifest
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import Records
-from mmmed.models import FrozenEncoders, MultimodalModel, build_model, open_site_data
+from mmmed.data.loader import Records, open_site_data
+from mmmed.models import FrozenEncoders, MultimodalModel, build_model
 from mmmed.paths import cache_home, image_cache
 from mmmed.training import PlainStep, make_optimizer, record_losses, train
 from simulations.bench.measure import Row, parser, publish

@@ -116,7 +116,21 @@ def test_a_policy_lists_columns_and_encoders_of_every_modality(configured: Confi
     data = {"volume": "ct", "volume_window": [-1000, 400], "numbers": {"age": [0, 90]}}
     request = run_request(configured(data={**data, "categories": {"sex": ["F", "M"]}}), TRAINING, "installed")
     assert request.columns == {"finding", "image", "text", "ct", "age", "sex"}
-    assert request.model == "resnet10+tiny+3d-resnet10"
+    assert request.model == "resnet10+tiny+3d-resnet10+table"
+    assert request.former_model == "resnet10+tiny+3d-resnet10"
+
+
+@pytest.mark.parametrize("listed", ["tiny", "resnet10+tiny", None])
+def test_a_policy_allows_a_run_of_notes_by_what_it_reads_and_by_what_it_was_called(
+    hospital: Hospital, configured: Configured, listed: str | None
+) -> None:
+    hospital.sign(run__models=[listed or "resnet10"])
+    reply = app(request(configured(data={"image": "", "text_tokens": 16})), node(hospital))
+    if listed:
+        assert not reply.has_error(), refusals(hospital.state)
+    else:
+        assert refused(reply) == Refusal.POLICY
+        assert "run.models" in refusals(hospital.state)[0] and "'tiny'" in refusals(hospital.state)[0]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from client.model import open_model
 from client.simulated import simulated_manifest
 from client.site import Site
 from mmmed.config import RunConfig
-from mmmed.data.loader import SiteData, load_site
+from mmmed.data.loader import SiteData, open_site_data
 from mmmed.inference.predict import predict
-from mmmed.models import MultimodalModel, load_tokenizer
+from mmmed.models import MultimodalModel
 from mmmed.training import make_optimizer, train
 
 RARELY, TOLERANCE = 1e-7, 1e-3
@@ -54,7 +54,7 @@ def opened(site: Site, config: RunConfig, longest: int, tmp_path: Path) -> SiteD
     last = kept["patient"] == kept["patient"].max()
     text = np.where(last, "left " * longest, "left").tolist()
     changed = replace(manifest, records=kept.assign(text=text, image="", label=1).reset_index(drop=True))
-    return load_site(changed, config, load_tokenizer(config.model.text), tmp_path / "images")
+    return open_site_data(changed, config, tmp_path / "images")
 
 
 @pytest.mark.parametrize("name", CHANGES)

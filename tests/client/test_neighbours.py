@@ -27,10 +27,9 @@ from client.site import Site
 from client.training import public_seed
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
-from mmmed.data.loader import SiteData, load_site
+from mmmed.data.loader import SiteData, open_site_data
 from mmmed.data.manifest import Manifest
 from mmmed.data.split import held_out
-from mmmed.models import load_tokenizer
 from mmmed.training import make_optimizer, train
 
 ROUNDS, STEPS, PATIENTS = 2, 2, 9
@@ -55,8 +54,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def opened(manifest: Manifest, config: RunConfig, home: Path) -> SiteData:
-    tokenizer = load_tokenizer(config.model.text) if config.data.text else None
-    return load_site(manifest, config, tokenizer, home / "images")
+    return open_site_data(manifest, config, home / "images")
 
 
 def released_sums(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +19,9 @@ from mmmed.errors import ConfigError
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trainable_state
 from mmmed.models.fusion import FUSIONS
 from mmmed.training import record_losses
-from privacy.dpsgd import PrivateStep
 from tests.contracts.gated import Gated
+from tests.contracts.steps import check_private_step, exact
 from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
-from tests.oracles.clipping import clipped_sum
 
 EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "gated"])
 
@@ -39,15 +37,6 @@ def of_everything(kind: str) -> tuple[MultimodalModel, Batch]:
     model = build_model(configured(data=EVERYTHING, model=small))
     nn.init.normal_(model.head.weight)  # one that starts at zero would hide all before it
     return model, a_batch()
-
-
-def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]:
-    """Both in float64."""
-    inputs = {
-        name: replace(one, values=one.values.double() if one.values.is_floating_point() else one.values)
-        for name, one in batch.inputs.items()
-    }
-    return model.double(), replace(batch, inputs=inputs)
 
 
 @EVERY
@@ -93,30 +82,7 @@ def test_records_are_independent(kind: str) -> None:
 @EVERY
 def test_a_private_step_is_the_definitions(kind: str) -> None:
     model, batch = exact(*of_everything(kind))
-    batch = replace(batch, unit=torch.tensor([0, 1, 0]))
-
-    def one_record(reference: nn.Module, record: int) -> torch.Tensor:
-        row = batch[record : record + 1]
-        return record_losses(reference(row), row.label).sum()
-
-    reference = copy.deepcopy(model)
-    bound = float(clipped_sum(reference, one_record, batch.unit, 1.0).norms.mean())  # one of two is clipped
-    expected = clipped_sum(reference, one_record, batch.unit, bound)
-    assert float(expected.factors.min()) < 1 <= float(expected.factors.max())
-    step = PrivateStep(
-        model,
-        torch.optim.SGD(model.parameters(), lr=1.0),
-        noise_multiplier=1e-9,
-        max_grad_norm=bound,
-        expected_units=2,
-        engine="bookkeeping",
-    )
-    before = {name: value.clone() for name, value in trainable_state(model).items()}
-    step(lambda: record_losses(model(batch), batch.label), batch.unit)
-    for name, value in trainable_state(model).items():
-        torch.testing.assert_close(
-            before[name] - value, expected.sums[name] / 2, rtol=1e-6, atol=1e-7 * bound
-        )
+    check_private_step(model, replace(batch, unit=torch.tensor([0, 1, 0])))
 
 
 @EVERY

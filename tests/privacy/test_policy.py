@@ -101,6 +101,8 @@ def test_a_run_within_every_rule_is_allowed() -> None:
         ({"delta": 1.1e-5}, "run.delta"),
         ({"records_per_patient": 5}, "run.max_records_per_patient"),
         ({"model": "gpt"}, "run.models"),
+        ({"model": "gpt", "former_model": "gpt+tiny"}, "run.models"),
+        ({"model": "", "former_model": None}, "run.models"),
         ({"trainable": "full"}, "run.trainable"),
         ({"app": "sha256:ab"}, "run.apps"),
         ({"columns": frozenset({"finding", "name"})}, "run.columns"),
@@ -114,6 +116,14 @@ def test_every_refusal_names_its_rule(change: dict[str, object], rule: str) -> N
         SitePolicy.parse(TEXT).check(dataclasses.replace(REQUEST, **change), NOW)
     assert refusal.value.rule == rule
     assert str(refusal.value).startswith(rule)
+
+
+def test_a_model_is_allowed_by_either_of_its_names_and_refused_by_its_own() -> None:
+    policy = SitePolicy.parse(TEXT)
+    for names in (("tiny", None), ("tiny", "old"), ("new", "tiny")):
+        policy.check(dataclasses.replace(REQUEST, model=names[0], former_model=names[1]), NOW)
+    with pytest.raises(PolicyRefusal, match="'new'"):
+        policy.check(dataclasses.replace(REQUEST, model="new", former_model="old"), NOW)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +237,7 @@ REQUESTS = st.builds(
     app=st.sampled_from(["a", "b", "c"]),
     columns=NAMES,
     metrics=st.dictionaries(st.sampled_from(["a", "b", "c"]), RULES),
+    former_model=st.sampled_from([None, "a", "b", "c"]),
 )
 
 

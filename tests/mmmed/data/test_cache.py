@@ -16,9 +16,10 @@ from PIL import Image
 
 from mmmed.data import image as image_module
 from mmmed.data import pixel_cache as cache_module
-from mmmed.data.image import ImageForm, preprocess, read_image
+from mmmed.data.image import preprocess, read_image
 from mmmed.data.pixel_cache import Cache
 from mmmed.errors import DataError
+from mmmed.modalities.image import ImageForm
 
 
 def _films(folder: Path, count: int = 6, side: int = 40) -> list[Path]:
@@ -115,7 +116,7 @@ def test_another_preprocessing_version_builds_again(
 ) -> None:
     films = _films(tmp_path / "films", 2)
     Cache(tmp_path / "cache").open(films, ImageForm(32, 1))
-    monkeypatch.setattr(image_module, "VERSION", 999)
+    monkeypatch.setattr(ImageForm, "VERSION", 999)
     Cache(tmp_path / "cache").open(films, ImageForm(32, 1))
     assert len(built) == 4
 

@@ -13,36 +13,37 @@ import numpy as np
 import pytest
 import torch
 
+from mmmed.data.augment import view
 from mmmed.data.batch import Input
 from mmmed.data.features import FeatureFile, FeatureRows, forget_features
-from mmmed.data.modalities import Modality
+from mmmed.data.stored import Stored
 from mmmed.errors import DataError
 
 N, SHAPE = 12, (1, 3)
 
 
 class Encoder:
-    """Three sums of a record's values; counts the records that it encoded."""
+    """Three sums of a record's values; counts the different records that it encoded."""
 
     def __init__(self) -> None:
         self.encoded = 0
 
     def __call__(self, given: Input) -> torch.Tensor:
-        self.encoded += len(given.values)
         flat = given.values.flatten(1).double()
+        self.encoded += len(flat.unique(dim=0))  # a call is filled up with copies
         return torch.stack([flat.sum(1), flat.square().sum(1), flat[:, 0]], 1)[:, None].float()
 
 
-def modality(seed: int = 0) -> Modality:
+def modality(seed: int = 0) -> Stored:
     values = torch.rand(N, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return Modality(values, torch.ones(N, 1, dtype=torch.bool))
+    return Stored(values, torch.ones(N, 1, dtype=torch.bool))
 
 
-def opened(path: Path, encoder: Encoder, given: Modality, views: int = 1) -> FeatureRows:
-    return FeatureRows(given, encoder, FeatureFile(path, SHAPE), views=views)
+def opened(path: Path, encoder: Encoder, given: Stored, views: int = 1) -> FeatureRows:
+    return FeatureRows(given, encoder, FeatureFile(path, SHAPE), view=view, views=views)
 
 
-def expected(given: Modality) -> torch.Tensor:
+def expected(given: Stored) -> torch.Tensor:
     return Encoder()(given[np.arange(N)])
 
 
@@ -95,12 +96,12 @@ def test_a_damaged_row_is_made_again(tmp_path: Path, damage: Callable[[Path], No
 
 def test_views_are_fixed_and_the_first_is_the_record_itself(tmp_path: Path) -> None:
     given, path = modality(), tmp_path / "a.rows"
-    one = Modality(opened(path, Encoder(), given, views=3), given.present, fixed_views=3)
+    one = Stored(opened(path, Encoder(), given, views=3), given.present, fixed_views=3)
     rows = np.array([4, 4, 4, 5])
     found = one.view(rows, np.array([0, 1, 2, 3])).values
     assert torch.equal(found[[0, 3]], expected(given)[[4, 5]])  # view 3 of three is view 0
     assert len(found[:3].unique(dim=0)) == 3
-    again = Modality(opened(path, Encoder(), given, views=3), given.present, fixed_views=3)
+    again = Stored(opened(path, Encoder(), given, views=3), given.present, fixed_views=3)
     assert torch.equal(again.view(rows, np.array([0, 1, 2, 3])).values, found)
 
 

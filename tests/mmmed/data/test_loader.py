@@ -10,7 +10,7 @@ from mmmed.data.augment import view
 from mmmed.data.batch import Input
 from mmmed.data.chance import record_key, uniforms
 from mmmed.data.loader import PatientBatches, Records
-from mmmed.data.modalities import Modality
+from mmmed.data.stored import Stored
 
 
 class Rows:
@@ -30,10 +30,10 @@ def records_of(patients: list[int], *, offset: int = 0, missing: frozenset[int] 
     names, codes = np.unique(patients, return_inverse=True)
     return Records(
         modalities={
-            "image": Modality(
+            "image": Stored(
                 Rows(total), torch.tensor([[row - offset not in missing] for row in range(total)])
             ),
-            "text": Modality(torch.arange(total)[:, None], torch.ones(total, 1, dtype=torch.bool)),
+            "text": Stored(torch.arange(total)[:, None], torch.ones(total, 1, dtype=torch.bool)),
         },
         label=torch.arange(total) % 2,
         patient=codes.astype(np.int64),
@@ -92,7 +92,7 @@ def pictured(records: list[tuple[str, int]], missing: frozenset[int] = frozenset
     there = torch.tensor([[content not in missing] for content in contents])
     names, codes = np.unique([patient for patient, _ in records], return_inverse=True)
     return Records(
-        modalities={name: Modality(pictures(contents, shape), there) for name, shape in shapes.items()},
+        modalities={name: Stored(pictures(contents, shape), there) for name, shape in shapes.items()},
         label=torch.tensor(contents) % 2,
         patient=codes.astype(np.int64),
         names=tuple(names.tolist()),

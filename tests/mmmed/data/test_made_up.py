@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mmmed.config import RunConfig, from_flat
-from mmmed.data.loader import PatientBatches, load_site
+from mmmed.data.loader import PatientBatches, open_site_data
 from mmmed.data.made_up import made_up_records
 from mmmed.data.manifest import read_manifest
 from mmmed.models import build_model, load_tokenizer
@@ -28,7 +28,7 @@ def configured(**more: Any) -> RunConfig:
 
 def test_every_modality_is_there_and_a_model_reads_it() -> None:
     config = configured()
-    records = made_up_records(config, load_tokenizer("tiny"), 12)
+    records = made_up_records(config, 12)
     assert tuple(records.modalities) == config.data.modalities == ("image", "text", "volume", "table")
     assert records.patients == 12 and set(records.labels) == {0, 1, 2}
     batch = records.batch(np.arange(len(records)), records.patient)
@@ -42,8 +42,7 @@ def test_every_modality_is_there_and_a_model_reads_it() -> None:
 
 
 def test_the_same_seed_gives_the_same_records_and_another_gives_others() -> None:
-    tokenizer = load_tokenizer("tiny")
-    first, again, other = (made_up_records(configured(), tokenizer, 5, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (made_up_records(configured(), 5, seed=seed) for seed in (0, 0, 1))
     rows = np.array([4, 0, 3])
     for name, modality in first.modalities.items():
         assert torch.equal(modality[rows].values, again.modalities[name][rows].values)
@@ -52,7 +51,7 @@ def test_the_same_seed_gives_the_same_records_and_another_gives_others() -> None
 
 def test_the_longest_note_holds_the_highest_token_and_all_special_ones() -> None:
     tokenizer = load_tokenizer("tiny")
-    text = made_up_records(configured(), tokenizer, 3).modalities["text"]
+    text = made_up_records(configured(), 3).modalities["text"]
     note = text[np.array([0])]
     assert note.present.all() and note.values.shape == (1, 12)
     wanted = {max(tokenizer.get_vocab().values()), *tokenizer.all_special_ids} - {tokenizer.pad_token_id}
@@ -60,7 +59,7 @@ def test_the_longest_note_holds_the_highest_token_and_all_special_ones() -> None
 
 
 def test_a_patient_may_have_more_records_than_a_batch_takes() -> None:
-    records = made_up_records(configured(training__records_per_patient=2), load_tokenizer("tiny"), 6)
+    records = made_up_records(configured(training__records_per_patient=2), 6)
     assert np.bincount(records.patient).tolist() == [1, 2, 3, 1, 2, 3]
     batches = PatientBatches(records, records_per_patient=2, seed=0)
     assert len(batches(0, np.arange(6))) == 10
@@ -68,10 +67,9 @@ def test_a_patient_may_have_more_records_than_a_batch_takes() -> None:
 
 def test_they_are_shaped_as_a_hospitals(hospitals: Path, tmp_path: Path) -> None:
     config = from_flat({"data.image_size": 32, "data.text_tokens": 16, "data.source": str(hospitals)})
-    tokenizer = load_tokenizer("tiny")
     manifest = read_manifest(hospitals, config.data, config.task)
-    real = load_site(manifest.of_site(manifest.sites[0]), config, tokenizer, tmp_path / "images").train
-    made_up = made_up_records(config, tokenizer, 4)
+    real = open_site_data(manifest.of_site(manifest.sites[0]), config, tmp_path / "images").train
+    made_up = made_up_records(config, 4)
     assert real.modalities.keys() == made_up.modalities.keys()
     for name in real.modalities:
         theirs, ours = (records.modalities[name][np.array([0, 2])] for records in (real, made_up))
@@ -85,5 +83,5 @@ def test_one_modality_alone(names: tuple[str, ...]) -> None:
     if "table" not in names:
         changes |= {"data__numbers": "{}", "data__categories": "{}"}
     config = configured(**changes)
-    records = made_up_records(config, load_tokenizer("tiny") if "text" in names else None, 3)
+    records = made_up_records(config, 3)
     assert tuple(records.modalities) == names

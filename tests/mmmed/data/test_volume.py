@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mmmed.data import volume as volume_module
 from mmmed.data.pixel_cache import Cache
-from mmmed.data.volume import VolumeForm
 from mmmed.errors import DataError
+from mmmed.modalities.volume import VolumeForm
 
 FIT = VolumeForm(size=24, spacing=0.0, window=(0.0, 1.0))
 
@@ -229,7 +229,7 @@ def test_a_changed_file_option_or_version_builds_just_its_rows(
     assert built(FIT) == [paths[1]]
     for other in (VolumeForm(16, 0.0, (0.0, 1.0)), VolumeForm(24, 1.0, (0.0, 1.0)), VolumeForm(24, 0.0, ())):
         assert built(other) == paths
-    monkeypatch.setattr(volume_module, "VERSION", 999)
+    monkeypatch.setattr(VolumeForm, "VERSION", 999)
     assert built(FIT) == paths
 
 

@@ -17,11 +17,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from mmmed.check import check
-from mmmed.config import DataConfig
-from mmmed.data.image import ImageForm
+from mmmed.config import DataConfig, RunConfig
 from mmmed.data.image_approvals import ImageApprovals, review_folder
 from mmmed.data.manifest import Manifest, read_manifest
-from mmmed.data.modalities import open_modalities
 from mmmed.data.pixel_cache import Cache
 from mmmed.deidentify import SiteKey
 from mmmed.errors import DataError
@@ -30,6 +28,8 @@ from mmmed.ingest import review as review_module
 from mmmed.ingest.contact_sheets import masked_picture, waiting_pages
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.review import Review
+from mmmed.modalities import MODALITIES
+from mmmed.modalities.image import ImageForm
 from mmmed.tasks import Classification
 from tests.mmmed.dicom.files import dicom, save
 
@@ -291,8 +291,8 @@ def test_what_was_rejected_never_comes_back(root: Path) -> None:
     form = ImageForm(32, 1)
     manifest = _manifest(root)
     image = root / "data" / "images" / f"{items['A']}.png"
-    data = DATA.model_copy(update={"image_size": 32, "text": ""})
-    open_modalities(manifest, data, None, root / "cache")
+    config = RunConfig(data=DATA.model_copy(update={"image_size": 32, "text": ""}))
+    MODALITIES["image"].open(manifest, config, root / "cache")
     kept = Cache(root / "cache").open([image], form)[np.array([0])].numpy()
     assert kept.any()
     stored = Cache(root / "cache").pixel_file(form).read_bytes()
@@ -301,10 +301,10 @@ def test_what_was_rejected_never_comes_back(root: Path) -> None:
     (root / "features").mkdir()
     features = root / "features" / "image-0.rows"
     features.write_bytes(b"features")
-    open_modalities(_manifest(root), data, None, root / "cache")
+    MODALITIES["image"].open(_manifest(root), config, root / "cache")
     assert features.exists()
     assert _standing(decide(root / "data", [], [items["A"]])) == (0, 2, 1)
-    open_modalities(_manifest(root), data, None, root / "cache")
+    MODALITIES["image"].open(_manifest(root), config, root / "cache")
     assert row not in Cache(root / "cache").pixel_file(form).read_bytes() and not features.exists()
     os.utime(root / "in" / "A.dcm", ns=(1, 1))
     assert _standing(_ingest(root).review) == (0, 2, 1)

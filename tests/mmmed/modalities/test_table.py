@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mmmed.config import DataConfig, RunConfig
 from mmmed.data.manifest import read_manifest
-from mmmed.data.tabular import encode_table, widths
 from mmmed.errors import DataError
+from mmmed.modalities.table import encode_table, widths
 
 NUMBERS = {"crp": [0, 5], "age": [0, 90]}
 CATEGORIES = {"sex": ["F", "M"], "stage": ["1", "2", "3"]}

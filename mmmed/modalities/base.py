@@ -1,0 +1,191 @@
+"""What the rest of the code asks of a modality.
+
+In the shapes N are records of a site, R those of a batch, T flags of one record.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from mmmed.section import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from mmmed.check.result import CheckResult
+    from mmmed.config import DataConfig, ModelConfig, RunConfig
+    from mmmed.data.batch import Input
+    from mmmed.data.manifest import Manifest
+    from mmmed.data.stored import Stored
+    from mmmed.models.multimodal import Encoder
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a site's table is read.
+
+    Attributes:
+        root: the data folder.
+        path: of the table, which messages name.
+        problem: told of rows that do not fit; it raises, or they have the value missing.
+    """
+
+    root: Path
+    path: Path
+    problem: Callable[[str], None]
+
+
+class Modality(ABC):
+    """One modality.
+
+    Attributes:
+        name: in a batch, in the registry and in messages; the encoder's in the model.
+        plural: what many of them are called in a message.
+        data_keys: its keys of ``[data]``.
+        model_keys: its keys of ``[model]``.
+        column_keys: those of `data_keys` that name the columns of a site's table that it is read from: a text, a list
+            or a table by column. A run in which all are empty does not have the modality.
+        viewed: whether training may see other views of a record, made by `view`.
+        adapters: whether ``trainable = "lora"`` adapts its encoder.
+        joins_fusion: whether its encoder is a layer that nobody has trained before, which counts as the fusion's
+            in ``trainable = "fusion-head"`` and ``"lora"``.
+        pretrained: a setting that gives its encoder weights that were learnt elsewhere, "" if there is none.
+        is_values: whether its columns hold values that ``mmmed site check`` describes as those of any other column.
+    """
+
+    name: ClassVar[str]
+    plural: ClassVar[str]
+    data_keys: ClassVar[type[Section]]
+    model_keys: ClassVar[type[Section]]
+    column_keys: ClassVar[tuple[str, ...]]
+    viewed: ClassVar[bool] = False
+    adapters: ClassVar[bool] = False
+    joins_fusion: ClassVar[bool] = False
+    pretrained: ClassVar[str] = ""
+    is_values: ClassVar[bool] = False
+
+    # ---------------------------------------------------------------- columns of a site's table
+
+    def columns(self, data: DataConfig) -> dict[str, str]:
+        """The columns that it is read from, each with the key that names it."""
+        found: dict[str, str] = {}
+        for key in self.column_keys:
+            named = getattr(data, key)
+            names = [named] if isinstance(named, str) else named
+            found |= {name: f"data.{key}" for name in names if name}
+        return found
+
+    @abstractmethod
+    def read(self, frame: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
+        """Its columns of `Manifest.records`; of a run without the modality, too.
+
+        Args:
+            frame: rows of the site's table, which has all of `columns`; N of them.
+            data: the run's.
+            reading: told of cells that do not fit, which are missing then.
+
+        Returns:
+            N rows with the index of `frame`. The names of the columns begin with the modality's.
+        """
+
+    @abstractmethod
+    def has(self, records: pd.DataFrame, data: DataConfig) -> pd.Series:
+        """(N,) bool, whether each of `Manifest.records` has anything of it."""
+
+    def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
+        """Check the records of a run that has the modality; returns them, what cannot be used missing."""
+        if not self.has(records, data).any():
+            columns = self.columns(data)
+            keys = " and ".join(dict.fromkeys(columns.values()))
+            reading.problem(
+                f"{reading.path}: columns {list(columns)} are empty in every row: no {self.plural} anywhere. "
+                f"Name other columns, or leave out {keys}"
+            )
+        return records
+
+    # ---------------------------------------------------------------- what the encoder reads
+
+    @abstractmethod
+    def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
+        """What its encoder reads of all records of a site.
+
+        Raises:
+            DataError: the cache cannot be written; or unreadable files, by `Manifest.problem`.
+            ModelError: what its encoder needs to read it is not on this machine.
+        """
+
+    @abstractmethod
+    def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
+        """The same of records that are made up.
+
+        Args:
+            config: the run's.
+            total: records. The first has everything, as large as it may be, and the second nothing; the others lack
+                this or that (`mmmed.data.stored.some`).
+            rng: public.
+        """
+
+    def view(self, given: Input, uniforms: np.ndarray) -> Input:
+        """Other views of R records of a modality that is `viewed`, each by float64 [9 or more] in [0, 1) of its own.
+
+        What another view is, is of one version for all modalities: `mmmed.data.augment.VERSION`.
+        """
+        from mmmed.data.augment import view
+
+        return view(given, uniforms)
+
+    # ---------------------------------------------------------------- encoder
+
+    @abstractmethod
+    def encoder(self, config: RunConfig) -> Encoder:
+        """A module from what `open` gives to feature tokens. Its parameters are drawn from torch's random state.
+
+        Raises:
+            ModelError: its weights cannot be had here.
+        """
+
+    def from_scratch(self, model: ModelConfig) -> bool:
+        """Whether its encoder has learnt nothing elsewhere."""
+        return True
+
+    def given(self, model: ModelConfig) -> str:
+        """The keys that say what its encoder takes from the machine's disk, and their values; "" if there are none."""
+        return ""
+
+    def further_digests(self, config: RunConfig) -> dict[str, str]:
+        """Digests of what a run takes as given beside its encoder's parameters, by name."""
+        return {}
+
+    # ---------------------------------------------------------------- words
+
+    def label(self, model: ModelConfig) -> str:
+        """Its encoder in the name of a model by which policies allow it. No other modality's may be equal."""
+        return self.name
+
+    @abstractmethod
+    def in_words(self, model: ModelConfig) -> str:
+        """Its encoder in a report, such as "resnet10 for images"."""
+
+    # ---------------------------------------------------------------- check of a data set
+
+    def facts(self, records: pd.DataFrame) -> dict[str, pd.Series]:
+        """Facts of each record that are no medicine, (N,) each: a label that they tell is a shortcut."""
+        return {}
+
+    def measure(  # noqa: B027 - most have nothing to add
+        self, records: pd.DataFrame, table: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult
+    ) -> None:
+        """Add to `result` what there is to say of it.
+
+        Args:
+            records: `Manifest.records`, N of them.
+            table: the rows of the site's table that they come from.
+            root: the data folder.
+            data: the run's.
+            result: added to.
+        """

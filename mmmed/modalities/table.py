@@ -1,0 +1,179 @@
+"""A table's values: numbers and categories of a record (age, sex, laboratory values), between declared bounds.
+
+Nothing is learnt from a site's table. Means and deviations of its patients would be computed from private data
+outside the privacy accounting, would differ from site to site (one patient's value would shift every
+other's features), and so would be released with the model. The run declares instead what is public anyway:
+the range in which a number usually lies, such as a laboratory's reference range, and the categories there are.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from mmmed.modalities.base import Modality, Reading
+from mmmed.section import FrozenTable, Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from mmmed.config import DataConfig, ModelConfig, RunConfig
+    from mmmed.data.manifest import Manifest
+    from mmmed.data.stored import Stored
+    from mmmed.models.multimodal import Encoder
+
+PREFIX = "table."  # of the manifest's columns
+
+
+class TableData(Section):
+    """Which columns are read, and what they may hold."""
+
+    numbers: FrozenTable[tuple[float, float]] = Field(
+        {}, description="columns of numbers, each with the range it usually lies in: {age = [0, 90]}"
+    )
+    categories: FrozenTable[tuple[str, ...]] = Field(
+        {}, description='columns of categories, each with the values there are: {sex = ["F", "M"]}'
+    )
+
+    @model_validator(mode="after")
+    def _declared(self) -> TableData:
+        for column, (low, high) in self.numbers.items():
+            if not -math.inf < low < high < math.inf:
+                raise ValueError(f"numbers.{column} must be [low, high]. Found {[low, high]}")
+        for column, values in self.categories.items():
+            if len(values) < 2 or len(set(values)) != len(values):
+                raise ValueError(
+                    f"categories.{column} must be two or more distinct values. Found {list(values)}"
+                )
+        if both := sorted(set(self.numbers) & set(self.categories)):
+            raise ValueError(f"column '{both[0]}' is in numbers and in categories: leave it in one")
+        return self
+
+
+class TableModel(Section):
+    """The encoder of a table's values has no keys."""
+
+
+class Table(Modality):
+    """Features (R, F) float32 of K columns and (R, K) bool, whether each is present. See `encode_table`."""
+
+    name = "table"
+    plural = "values"
+    data_keys = TableData
+    model_keys = TableModel
+    column_keys = ("numbers", "categories")
+    joins_fusion = True
+    is_values = True
+
+    def read(self, frame: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
+        """A number is itself, a category its index; float64, NaN for none. Of a column `c`, ``table.c``."""
+        import pandas as pd
+
+        read = {PREFIX + column: _numbers(frame[column], reading) for column in data.numbers}
+        for column, allowed in data.categories.items():
+            read[PREFIX + column] = _categories(frame[column], allowed, reading)
+        return pd.DataFrame(read, index=frame.index)
+
+    def has(self, records: pd.DataFrame, data: DataConfig) -> pd.Series:
+        return records[[PREFIX + column for column in self.columns(data)]].notna().any(axis=1)
+
+    def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
+        from mmmed.data.stored import Stored
+
+        return Stored(*encode_table(manifest.records, config.data))
+
+    def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
+        """Numbers in their ranges and beyond, one of them absurd, and every category."""
+        import numpy as np
+        import pandas as pd
+
+        from mmmed.data.stored import Stored, some
+
+        columns: dict[str, Any] = {}
+        for name, (low, high) in config.data.numbers.items():
+            columns[name] = low + (high - low) * rng.uniform(-0.5, 1.5, total)
+            columns[name][2:3] = high + 1e9 * (high - low)
+        for name, values in config.data.categories.items():
+            columns[name] = rng.permutation(np.arange(total) % len(values)).astype(np.float64)
+        for column in columns.values():
+            column[~some(total, rng)] = np.nan
+        return Stored(*encode_table(pd.DataFrame(columns).add_prefix(PREFIX), config.data))
+
+    def encoder(self, config: RunConfig) -> Encoder:
+        from mmmed.models.table import TableEncoder
+
+        return TableEncoder(widths(config.data))
+
+    def in_words(self, model: ModelConfig) -> str:
+        return "one layer for the table's values"
+
+
+def widths(data: DataConfig) -> list[int]:
+    """Features of each column: 1 of a number, one a category. Numbers first, each sorted by name."""
+    return [1] * len(data.numbers) + [len(data.categories[name]) for name in sorted(data.categories)]
+
+
+def encode_table(records: pd.DataFrame, data: DataConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, sum(widths)) float32 features, zero where missing, and (N, columns) bool, whether each is present.
+
+    A number becomes -1 at the low end of its declared range and 1 at the high end; beyond the range it goes on
+    by the logarithm, so that a gross value stays apart without dwarfing the rest. A category is one-hot.
+    """
+    import numpy as np
+    import torch
+
+    def scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
+        position = (np.nan_to_num(values, nan=(low + high) / 2) - low) / (high - low) * 2 - 1
+        beyond = np.sign(position) * (1 + np.log(np.maximum(np.abs(position), 1)))
+        return np.where(np.abs(position) > 1, beyond, position)
+
+    features, present = [], []
+    for name in sorted(data.numbers):
+        values = records[PREFIX + name].to_numpy(dtype=np.float64)
+        features.append(scaled(values, *data.numbers[name])[:, None])
+        present.append(~np.isnan(values))
+    for name in sorted(data.categories):
+        codes = records[PREFIX + name].to_numpy(dtype=np.float64)
+        features.append((codes[:, None] == np.arange(len(data.categories[name]))).astype(np.float64))
+        present.append(~np.isnan(codes))
+    seen = np.stack(present, axis=1)
+    return torch.from_numpy(np.concatenate(features, axis=1)).float(), torch.from_numpy(seen)
+
+
+def _numbers(values: pd.Series, reading: Reading) -> pd.Series:
+    """float64, NaN where a cell is empty or holds no finite number, which is a problem."""
+    import numpy as np
+    import pandas as pd
+
+    from mmmed.data.cells import rows_of, text_of
+
+    texts = values.map(text_of)
+    numbers = pd.to_numeric(texts.where(texts != ""), errors="coerce").astype("float64")
+    bad = (numbers.isna() & (texts != "")) | np.isinf(numbers)
+    if bad.any():
+        reading.problem(
+            f"{reading.path}: column '{values.name}' holds {texts[bad].iloc[0]!r} in {rows_of(bad)}, which is no "
+            "number. Leave the cell empty where nothing was measured"
+        )
+    return numbers.mask(bad)
+
+
+def _categories(values: pd.Series, allowed: tuple[str, ...], reading: Reading) -> pd.Series:
+    """float64 indices into `allowed`, NaN where a cell is empty or holds another value, which is a problem."""
+    from mmmed.data.cells import canonical, rows_of, text_of
+
+    codes = {canonical(name): float(index) for index, name in enumerate(allowed)}
+    texts = values.map(text_of)
+    found = texts.map(lambda text: codes.get(canonical(text), math.nan)).astype("float64")
+    bad = found.isna() & (texts != "")
+    if bad.any():
+        reading.problem(
+            f"{reading.path}: column '{values.name}' holds {texts[bad].iloc[0]!r} in {rows_of(bad)}, outside "
+            f"data.categories {list(allowed)}. Add it there, correct it, or leave the cell empty where it is not known"
+        )
+    return found

@@ -1,0 +1,133 @@
+"""Text: the clinical note of a record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from mmmed.modalities.columns import Column
+from mmmed.section import Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from mmmed.check.result import CheckResult
+    from mmmed.config import DataConfig, ModelConfig, RunConfig
+    from mmmed.data.manifest import Manifest
+    from mmmed.data.stored import Stored
+    from mmmed.models.multimodal import Encoder
+
+_SHIPPED = ("tiny", "minilm")  # any other encoder is a folder
+_WORDS = ("no", "the", "a", "is", "and", "with", "of", "lesion", "left", "right", "small", "large")
+
+
+class TextData(Section):
+    """Which column holds notes, and how they are read."""
+
+    text: str = Field("text", description='column: the clinical note; "" for no text')
+    text_tokens: int = Field(64, ge=8, le=512, description="tokens of a note that are read")
+
+
+class TextModel(Section):
+    """The encoder of notes."""
+
+    text: str = Field(
+        "tiny", description='"tiny", "minilm" (pretrained; extra `pretrained`) or a local Hugging Face folder'
+    )
+    text_dropout: float = Field(0.0, ge=0, lt=1, description='of the encoder "tiny"')
+
+
+class Text(Column):
+    """Tokens (R, text_tokens) int64, each present or padding."""
+
+    name = "text"
+    plural = "notes"
+    data_keys = TextData
+    model_keys = TextModel
+    column_keys = ("text",)
+    adapters = True
+    pretrained = "model.text = 'minilm'"
+
+    def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
+        import torch
+
+        from mmmed.data.stored import Stored
+
+        texts = list(manifest.records["text"])
+        tokens, mask = _tokens(texts, config)
+        written = torch.tensor([bool(text) for text in texts])[:, None]
+        return Stored(tokens, mask & written)
+
+    def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
+        """The first note is as long as one can be and holds every special token and the one of the highest number."""
+        import numpy as np
+        import torch
+
+        from mmmed.data.stored import Stored, some
+        from mmmed.models.tokens import load_tokenizer
+
+        there, length = some(total, rng), config.data.text_tokens
+        words = [" ".join(rng.choice(_WORDS, rng.integers(1, length + 1))) for _ in there]
+        notes = [note if present else "" for note, present in zip(words, there, strict=True)]
+        tokens, mask = _tokens(notes, config)
+        mask &= torch.from_numpy(there)[:, None]
+        tokenizer = load_tokenizer(config.model.text)
+        padding, known = tokenizer.pad_token_id, np.array(sorted(tokenizer.get_vocab().values()))
+        rare = [*(token for token in tokenizer.all_special_ids if token != padding), known[-1]]
+        longest = np.concatenate([rare, rng.choice(known, length)])[:length]
+        tokens[0] = torch.from_numpy(np.where(longest == padding, known[-1], longest))
+        mask[0] = True
+        return Stored(tokens, mask)
+
+    def encoder(self, config: RunConfig) -> Encoder:
+        from mmmed.models.text import build_text_encoder
+
+        return build_text_encoder(config.model, config.data)
+
+    def from_scratch(self, model: ModelConfig) -> bool:
+        return bool(model.text == "tiny")
+
+    def given(self, model: ModelConfig) -> str:
+        return f"model.text = {model.text!r}"
+
+    def further_digests(self, config: RunConfig) -> dict[str, str]:
+        from mmmed.models.tokens import tokenizer_digest
+
+        return {"tokenizer": tokenizer_digest(config.model.text)}
+
+    def label(self, model: ModelConfig) -> str:
+        return model.text if model.text in _SHIPPED else f"text:{model.text}"
+
+    def in_words(self, model: ModelConfig) -> str:
+        return f"{model.text} for text"
+
+    def facts(self, records: pd.DataFrame) -> dict[str, pd.Series]:
+        import numpy as np
+
+        words = np.log1p(records["text"].map(lambda text: len(text.split())))
+        return {"words": words, "has_note": (records["text"] != "").astype(float)}
+
+    def measure(
+        self, records: pd.DataFrame, table: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult
+    ) -> None:
+        from mmmed.check.measures import measure_texts
+
+        measure_texts(records, result)
+
+
+def _tokens(texts: list[str], config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N, text_tokens) int64 tokens and (N, text_tokens) bool, False at padding, by the run's own tokenizer."""
+    from mmmed.models.tokens import load_tokenizer
+
+    encoded = load_tokenizer(config.model.text)(
+        texts,
+        padding="max_length",
+        truncation=True,
+        max_length=config.data.text_tokens,
+        return_tensors="pt",
+    )
+    return encoded["input_ids"], encoded["attention_mask"].bool()

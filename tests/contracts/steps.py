@@ -1,0 +1,56 @@
+"""One private step compared with its definition."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from mmmed.data.batch import Batch
+from mmmed.models import MultimodalModel, trainable_state
+from mmmed.training import record_losses
+from privacy.dpsgd import PrivateStep
+from tests.oracles.clipping import clipped_sum
+
+
+def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]:
+    """Both in float64."""
+    inputs = {
+        name: replace(one, values=one.values.double() if one.values.is_floating_point() else one.values)
+        for name, one in batch.inputs.items()
+    }
+    return model.double(), replace(batch, inputs=inputs)
+
+
+def check_private_step(model: MultimodalModel, batch: Batch) -> None:
+    """A step without noise moves the parameters by the clipped sum that the oracle computes, some patient clipped.
+
+    Args:
+        model: in float64.
+        batch: in float64, of two patients or more.
+    """
+
+    def one_record(reference: nn.Module, record: int) -> torch.Tensor:
+        row = batch[record : record + 1]
+        return record_losses(reference(row), row.label).sum()
+
+    reference, units = copy.deepcopy(model), int(batch.unit.max()) + 1
+    bound = float(clipped_sum(reference, one_record, batch.unit, 1.0).norms.mean())
+    expected = clipped_sum(reference, one_record, batch.unit, bound)
+    assert float(expected.factors.min()) < 1 <= float(expected.factors.max())
+    step = PrivateStep(
+        model,
+        torch.optim.SGD(model.parameters(), lr=1.0),
+        noise_multiplier=1e-9,
+        max_grad_norm=bound,
+        expected_units=units,
+        engine="bookkeeping",
+    )
+    before = {name: value.clone() for name, value in trainable_state(model).items()}
+    step(lambda: record_losses(model(batch), batch.label), batch.unit)
+    for name, value in trainable_state(model).items():
+        torch.testing.assert_close(
+            before[name] - value, expected.sums[name] / units, rtol=1e-6, atol=1e-7 * bound
+        )
