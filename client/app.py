@@ -64,7 +64,7 @@ def evaluate(message: Message, context: Context) -> Message:
         site = _open(context, request, EVALUATION)
         arrays = unpack(request.packed(MODEL))
         found = results(site, request.config, request.run_id, request.round, arrays)
-        return evaluation_reply(message, site.name, site.policy, found)
+        return evaluation_reply(message, site.name, site.policy, found, request.config.task.target().told)
 
     return _or_refuse(message, context, answer)
 

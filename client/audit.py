@@ -49,11 +49,11 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
         ModelError: the model cannot be built.
     """
     model, records = open_model(config).to(device()), made_up(config)
-    batches = patient_batches(records, config, seed=0)
+    batches, target = patient_batches(records, config, seed=0), config.task.target()
 
     def losses(model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
         batch = records.batch(rows.numpy(), np.arange(len(rows))).to(device())
-        return batch_losses(model, batch, config.training.precision)
+        return batch_losses(model, target, batch, config.training.precision)
 
     def draw(drawn: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         chosen, unit = batches.choose(0, drawn)
@@ -90,12 +90,13 @@ def _rounds(records: Records, config: RunConfig) -> Callable[[np.ndarray], Batch
         names = tuple(records.names[one] for one in present)
         some = Records(records.modalities, records.label, patient, names, records.rows[keep])
         make_batch, steps = patient_batches(some, config, seed=0), count()
+        target = config.task.target()
 
         def batch(drawn: np.ndarray) -> Batch:
             made = make_batch(next(steps), np.searchsorted(present, drawn))
 
             def losses(model: nn.Module, part: Part) -> torch.Tensor:
-                return batch_losses(model, made[part].to(device()), config.training.precision)
+                return batch_losses(model, target, made[part].to(device()), config.training.precision)
 
             return losses, made.unit
 

@@ -14,15 +14,14 @@ import torch
 from client.answer_cache import AnswerCache
 from client.model import as_read, device, open_model
 from client.release import PrivateHistograms, Results, Rounded, Shown, one_code
-from client.run_request import METRICS
 from client.site import Site
 from client.site_folder import StateFolder
 from client.training import Parameters, evaluate_round, load_parameters
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
-from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel
+from mmmed.tasks.base import Target
 from privacy.accounting import calibrate_noise_multiplier
 from privacy.errors import PlanError, PolicyRefusal
 from privacy.ledger import evaluation_id
@@ -30,7 +29,7 @@ from privacy.metrics import evaluation_event, private_tables, sensitivity, table
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, SHOWN
 
-_MIN_OF_CLASS = 10  # patients, for a rounded result
+_MIN_OF_GROUP = 10  # patients, for a rounded result
 _TABLES = "tables"
 
 
@@ -47,11 +46,22 @@ def results(site: Site, config: RunConfig, run_id: str, server_round: int, incom
         ConfigError: the incoming parameters are not those of the run's model.
         RoundFailed: anything that happened after the charge, or after the ledger noted that results are told.
     """
-    if all(site.policy.metric_rule(name) == SHOWN for name in METRICS):
+    if all(site.policy.metric_rule(name) == SHOWN for name in config.task.target().told):
         return Shown(evaluate_round(site, config, incoming))
     if config.privacy.metrics == "rounded":
         return _rounded(site, config, run_id, incoming)
     return _private(site, config, run_id, server_round, incoming)
+
+
+def released_shape(config: RunConfig) -> tuple[int, int, int]:
+    """Shape of the noised counts (`privacy.metrics`) that are released of the task's results.
+
+    Raises:
+        PlanError: the task has no private release.
+    """
+    if config.task.release is None:
+        raise PlanError(f"Task {config.task.kind!r} has no release of results under privacy.")
+    return tables_shape(config.task.release.classes)
 
 
 def _private(
@@ -70,16 +80,16 @@ def _private(
     if not patients:
         raise PlanError("The site holds no patient out of training: there is nobody to test on.")
     check_delta(site.policy.largest_delta, site.policy.patients or patients)
-    clip = sensitivity(tables_shape(len(config.task.classes))[0])
+    clip = sensitivity(released_shape(config)[0])
     with site.ledger() as ledger:
         limits = site.policy.sublimits(EVALUATION, ledger.now())
         plan = ledger.plan(site.held_out_identity, name, event, delta, clip, EVALUATION, limits)
         reservation = ledger.reserve(plan, server_round, 1, limits)
         with one_code():
             records = data.test
-            probability = np.nan_to_num(
-                predict(model, records)
-            )  # one patient's value moves one patient's count
+            probability = np.nan_to_num(  # one patient's value moves one patient's count
+                predict(model, config.task.target(), records)
+            )
             tables = private_tables(
                 probability, records.labels, records.patient, plan.mechanism.noise_multiplier
             )
@@ -90,24 +100,21 @@ def _private(
 
 
 def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -> Rounded:
-    model, data = open_model(config), as_read(site.data, config)
+    model, data, target = open_model(config), as_read(site.data, config), config.task.target()
     load_parameters(model, incoming).to(device())
     site.policy.check_plan(EVALUATION, math.inf, len(site.held_out))
     with site.ledger() as ledger:
-        ledger.disclose(run_id, METRICS)  # whatever comes now tells of the labels, also that nothing does
+        ledger.disclose(run_id, target.told)  # whatever comes now tells of the labels, also that nothing does
     with one_code():
-        return _rounded_of(model, data.test, len(config.task.classes))
+        return _rounded_of(model, target, data.test)
 
 
-def _rounded_of(model: MultimodalModel, records: Records, classes: int) -> Rounded:
-    label = records.labels
-    for index in range(classes):
-        if len(np.unique(records.patient[label == index])) < _MIN_OF_CLASS:
+def _rounded_of(model: MultimodalModel, target: Target, records: Records) -> Rounded:
+    group = target.group_of(records.labels)
+    for number in range(len(target.groups)):
+        if len(np.unique(records.patient[group == number])) < _MIN_OF_GROUP:
             raise PolicyRefusal(
-                "metrics", f"fewer than {_MIN_OF_CLASS} patients of a class: nothing is told."
+                "metrics", f"fewer than {_MIN_OF_GROUP} patients of a kind of label: nothing is told."
             )
-    probability = predict(model, records)
-    observed = np.bincount(label, minlength=probability.shape[1]) / len(label)
-    off = observed - probability.mean(axis=0)
-    calibration = off[1] if len(off) == 2 else np.abs(off).mean()
-    return Rounded({"auroc": auroc(probability, label), "calibration": float(calibration)})
+    found = target.scores(predict(model, target, records), records.labels)
+    return Rounded({name: found[name] for name in target.told})

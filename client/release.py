@@ -9,14 +9,13 @@ an exception's text may carry a name. From the charge on there is one code for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import Error, Message
 
-from client.run_request import METRICS
 from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
 from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, Refusal, TrainReply
 from privacy.errors import (
@@ -114,7 +113,9 @@ STEP = 0.05  # of a rounded metric
 _NEEDS = {Shown: (SHOWN,), Rounded: (SHOWN, "rounded"), PrivateHistograms: (SHOWN, "rounded", "private")}
 
 
-def evaluation_reply(request: Message, site: str, policy: Policy | None, results: Results) -> Message:
+def evaluation_reply(
+    request: Message, site: str, policy: Policy | None, results: Results, told: Sequence[str] = ()
+) -> Message:
     """The reply to an evaluation request.
 
     Args:
@@ -122,6 +123,7 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
         site: the site's name.
         policy: the site's; None if there are no results.
         results: what was computed, if anything.
+        told: names of the task's metrics, all of which the policy must allow to leave like this.
 
     Raises:
         PolicyRefusal: the policy's rule for a metric does not let it leave like this.
@@ -129,7 +131,9 @@ def evaluation_reply(request: Message, site: str, policy: Policy | None, results
     metrics: dict[str, float] = {}
     stated: dict[str, str | float | int] = {}
     if results is not None:
-        for name in METRICS:
+        if not told:
+            raise PolicyRefusal("metrics", "the results are of no metric that the policy could name.")
+        for name in told:
             rule = policy.metric_rule(name) if policy else "none"
             if rule not in _NEEDS[type(results)]:
                 raise PolicyRefusal("metrics", f"{name}: allowed is {rule}. Found {type(results).__name__}.")

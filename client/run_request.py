@@ -10,7 +10,6 @@ from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.training does, whatever is asked
 INSTALLED = "installed"  # the site's own code, no bundle
-METRICS = ("auroc", "calibration")
 _SITES_OWN = ("source", "table", "patient", "study", "site")  # a run's words for these are not read
 
 
@@ -35,7 +34,7 @@ def run_request(config: RunConfig, purpose: str, app: str) -> RunRequest:
         trainable=config.model.trainable,
         app=app,
         columns=_columns(config),
-        metrics=dict.fromkeys(METRICS, privacy.metrics) if purpose == EVALUATION else {},
+        metrics=dict.fromkeys(config.task.target().told, privacy.metrics) if purpose == EVALUATION else {},
     )
 
 
@@ -49,7 +48,7 @@ def _epsilon(config: RunConfig, purpose: str) -> float:
 
 def _columns(config: RunConfig) -> frozenset[str]:
     """Every name in the data section that is not the site's to choose: a key that is added later counts as well."""
-    named = [config.task.label]
+    named = [*config.task.columns.values()]
     for key, value in config.data.model_dump().items():
         if key not in _SITES_OWN and not isinstance(value, bool | int | float):
             named += [value] if isinstance(value, str) else [one for one in value if isinstance(one, str)]

@@ -19,7 +19,6 @@ from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
-from mmmed.inference.evaluate import auroc
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
@@ -81,14 +80,13 @@ def train_round(
 
 
 def evaluate_round(site: Site, config: RunConfig, incoming: Parameters) -> dict[str, float]:
-    """AUROC and mean log loss of the `incoming` parameters on the site's held-out records, if it has any."""
+    """The task's scores of the `incoming` parameters on the site's held-out records, if it has any."""
     if len(site.data.test) == 0:
         return {}
     model, data = open_model(config), as_read(site.data, config)
     load_parameters(model, incoming).to(device())
-    probability, label = predict(model, data.test), data.test.labels
-    chosen = probability[np.arange(len(label)), label]
-    return {"auroc": auroc(probability, label), "loss": float(-np.log(np.maximum(chosen, 1e-12)).mean())}
+    target = config.task.target()
+    return target.scores(predict(model, target, data.test), data.test.labels)
 
 
 def load_parameters(model: MultimodalModel, incoming: Parameters) -> MultimodalModel:
@@ -205,7 +203,7 @@ class _Round:
 
     def _shows_metrics(self) -> bool:
         """Whether metrics may leave this site without privacy in this run."""
-        rule = self._site.policy.metric_rule("auroc")
+        rule = self._site.policy.metric_rule(self._config.task.target().score.name)
         return rule == SHOWN or (rule == self._config.privacy.metrics == "rounded")
 
     def plain(self) -> None:
@@ -270,6 +268,7 @@ class _Round:
 
         train(
             self._model,
+            self._config.task.target(),
             step,
             draws,
             batches,

@@ -58,7 +58,7 @@ def try_run(config: RunConfig) -> None:
 
 
 def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> None:
-    if not np.isfinite(predict(model, records)).all():
+    if not np.isfinite(predict(model, config.task.target(), records)).all():
         given = ", ".join(filter(None, (MODALITIES[name].given(config.model) for name in model.modalities)))
         raise ModelError(
             "The model's outputs on made-up records are not finite: its weights are damaged, or hold values too large "
@@ -72,6 +72,7 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
     drawn = [_enough(records, config), np.empty(0, dtype=np.int64)]
     train(
         model,
+        config.task.target(),
         step if config.privacy.enabled else PlainStep(optimizer),
         drawn,
         batches,
@@ -89,7 +90,7 @@ def _check(step: PrivateStep, model: MultimodalModel, records: Records, config: 
 
     def losses(rows: torch.Tensor) -> torch.Tensor:
         batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
-        return batch_losses(model, batch, "float32")
+        return batch_losses(model, config.task.target(), batch, "float32")
 
     step.try_on(losses, units.to(device()))
 

@@ -1,9 +1,9 @@
 """A sweep over settings on a site's own patients, accounted as a whole: only its best trial is ever known.
 
 A trial draws one of the candidates by chance, trains it at this site with DP-SGD on the training patients, and scores
-it on the held-out patients by an AUROC from noised counts. How many trials there are is drawn beforehand, at random,
-and told to nobody. Released is the trial with the best score, its settings and its score; of the others nothing is
-written, printed or kept.
+it on the held-out patients by the AUROC that `privacy.metrics` reads from noised counts. How many trials there are is
+drawn beforehand, at random, and told to nobody. Released is the trial with the best score, its settings and its score;
+of the others nothing is written, printed or kept.
 
 What that costs is the theorem of Papernot and Steinke 2022 (arXiv 2110.03620; `privacy.accounting.rdp`). It bounds what
 the *whole* output of a trial tells, its score included, so the score must be private as well: a training patient's
@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from client.evaluation import released_shape
 from client.hospital import open_hospital
 from client.mechanism import patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
@@ -47,7 +48,7 @@ from privacy.accounting.stopping import draw_number_of_trials
 from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PlanError
 from privacy.ledger import Plan, evaluation_id
-from privacy.metrics import Estimate, estimate, private_tables, sensitivity, tables_shape
+from privacy.metrics import Estimate, estimate, private_tables, sensitivity
 from privacy.planning import check_delta, schedule
 from privacy.policy import EVALUATION, TRAINING, TUNING
 from privacy.report import sign_statement
@@ -162,7 +163,7 @@ def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: 
     scoring = calibrate_selection(privacy.metrics_epsilon, privacy.delta, [(1.0, 1)], mean, shape)
     site.policy.check_plan(TRAINING, min(trial.noise_multiplier for trial in training.trials), patients)
     site.policy.check_plan(EVALUATION, scoring.trials[0].noise_multiplier, held_out)
-    shape_of = tables_shape(len(candidates[0].config.task.classes))
+    shape_of = released_shape(candidates[0].config)
     moved = sensitivity(shape_of[0])
     even = np.full(shape_of, held_out / (shape_of[1] * shape_of[2]))
     expected = estimate(even, scoring.trials[0].noise_multiplier * moved)
@@ -268,9 +269,9 @@ def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Esti
     try:
         for one in range(1, config.federation.rounds + 1):
             _train_round(site, config, model, data.train, event, one, sweep.steps_per_round[number])
-        probability = np.nan_to_num(
-            predict(model, data.test)
-        )  # one patient's value moves one patient's count
+        probability = np.nan_to_num(  # one patient's value moves one patient's count
+            predict(model, config.task.target(), data.test)
+        )
         noise = sweep.scoring.trials[0].noise_multiplier
         tables = private_tables(probability, data.test.labels, data.test.patient, noise)
     except NoiseError:
@@ -291,7 +292,8 @@ def _train_round(
     draws = private_draws(records.patients, event.sampling_rate, steps)
     batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
-    train(model, step, draws, batches, precision=config.training.precision, after_step=pull)
+    precision = config.training.precision
+    train(model, config.task.target(), step, draws, batches, precision=precision, after_step=pull)
 
 
 def _step(model: MultimodalModel, config: RunConfig, event: DpSgdEvent) -> PrivateStep:

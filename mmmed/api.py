@@ -82,7 +82,7 @@ def load_model(folder: str | Path) -> Model:
 
 
 def predict(model: Model, data: str | Path) -> pd.DataFrame:
-    """Class probabilities of every record of a data set that has the columns of the model's configuration.
+    """Predictions of every record of a data set that has the columns of the model's configuration.
 
     Of the hospitals that it was trained on, a model knows the training patients: how good it is say `Run.evaluation`
     and ``mmmed evaluate``, from held-out patients alone. What is wrong with a row is a warning, and the row is left
@@ -94,7 +94,7 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
 
     Returns:
         A row a record, by site: columns ``row`` (its place in the table, from 0), ``site``, ``patient``, ``study``,
-        and a float64 column with the probability of each class, named as the class is.
+        and a float64 column of each number that the task predicts, such as a class's probability, by its name.
 
     Raises:
         DataError: no such folder, or a table or column is missing.
@@ -102,12 +102,13 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     network, config = model
     manifest = read_manifest(locate(str(data)), config.data, config.task, problem=_warn)
     named = ["row", "site", "patient", "study"]
-    parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(config.task.classes, 0.0))]
+    target = config.task.target()
+    parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(target.names, 0.0))]
     for name in manifest.sites:
         site = manifest.of_site(name)
         records = load_records(site, config, image_cache())
-        probability = predict_records(network, records)
-        columns = dict(zip(config.task.classes, probability.T, strict=True))
+        predicted = predict_records(network, target, records)
+        columns = dict(zip(target.names, predicted.T, strict=True))
         parts.append(site.records.loc[:, named].assign(**columns))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 

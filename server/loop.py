@@ -137,7 +137,7 @@ class Rounds:
         self._changed += trained["changed"]
         record = trained | self._combiner.statement(self._changed)
         record["evaluate"] = [self._sites.line(answer) for answer in answers]
-        if (pooled := pooled_results(answers, len(self._folder.config.task.classes))) is not None:
+        if (pooled := pooled_results(answers, self._folder.config.task.release)) is not None:
             record["pooled"] = pooled
         record["evaluate_seconds"] = round(time.monotonic() - started, 3)
         record["finished"] = datetime.now(UTC).isoformat(timespec="seconds")

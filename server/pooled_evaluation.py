@@ -9,17 +9,20 @@ from typing import Any
 import numpy as np
 
 from mmmed.federation.protocol import PRIVACY
+from mmmed.tasks import ClassHistograms
 from privacy.metrics import estimate, sensitivity, tables_shape
 from server.replies import Answer
 
 
-def pooled_results(answers: Sequence[Answer], classes: int) -> dict[str, Any] | None:
+def pooled_results(answers: Sequence[Answer], release: ClassHistograms | None) -> dict[str, Any] | None:
     """Metrics of all sites' pooled histograms, as JSON; None if no site released any.
 
-    Tables of another shape, or whose noise is not stated, are left out; `sites` tells whose were used.
-    The noise of independent sites adds up in variance.
+    `release` is the task's; without one no tables are taken. Tables of another shape, or whose noise is not stated, are
+    left out; `sites` tells whose were used. The noise of independent sites adds up in variance.
     """
-    shape = tables_shape(classes)
+    if release is None:
+        return None
+    shape = tables_shape(release.classes)
     total, variance, sites = np.zeros(shape), 0.0, []
     for answer in answers:
         noise = answer.released.get(f"{PRIVACY}noise_multiplier")

@@ -31,6 +31,7 @@ from privacy.report import (
 from server.run_folder import RunFolder
 
 _STATEMENT = f"{PRIVACY}statement"
+_UTILITY = "auroc"  # the score that a report's format holds as utility; a task without it has none
 _STATEMENTS = "statements.json"  # in the run folder
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class RunReport:
                 first = runs.pop()[0] if runs and runs[-1][1] == number - 1 else number
                 runs.append((first, number))
         evaluated = record.get("evaluate", ())
-        shown = [line.get("metrics", {}).get("auroc") for line in evaluated]
+        shown = [line.get("metrics", {}).get(_UTILITY) for line in evaluated]
         if known := [value for value in shown if isinstance(value, float) and 0 <= value <= 1]:
             self._utility.append((number, sum(known) / len(known)))
         for line in evaluated:
@@ -179,9 +180,12 @@ class RunReport:
 
     def _pooled(self) -> Pooled | None:
         """The sum of the noised counts, of the sites that stated what they cost."""
+        release = self._folder.config.task.release
+        if release is None:
+            return None
         tables = {site: np.array(table) for site, (_, table) in sorted(self._evaluated.items()) if table}
         for bins in (BINS, EQUAL_BINS):
-            shape = tables_shape(len(self._folder.config.task.classes), bins)
+            shape = tables_shape(release.classes, bins)
             if fitting := {site: table for site, table in tables.items() if table.shape == shape}:
                 return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0))
         return None
@@ -192,7 +196,7 @@ def _subject(config: RunConfig) -> dict[str, str]:
     training = config.training
     named = [column for name in config.data.modalities for column in MODALITIES[name].columns(config.data)]
     return {
-        "predicts": f"{config.task.label}: {', '.join(config.task.classes)}",
+        "predicts": config.task.target().words,
         "reads the columns": ", ".join(named),
         "model": in_words(config),
         "trained part": config.model.trainable,

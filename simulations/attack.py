@@ -31,7 +31,6 @@ from server.run_folder import RunFolder
 from simulations.trial import run_trial
 
 _FOLD = "attack_fold"  # column of a shadow model's table: 1 holds the patient out
-_LEAST_PROBABILITY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -131,15 +130,14 @@ def _train_shadow(
 
 
 def _confidences(model_folder: Path, sites: list[_Site]) -> np.ndarray:
-    """A model's log(p / (1 - p)) of each patient's own labels, the mean over records: float64 [patients]."""
-    model, _ = load_model(model_folder)
-    parts = []
+    """How well a model predicts each patient's own labels, the mean over records: float64 [patients]."""
+    model, config = load_model(model_folder)
+    target, parts = config.task.target(), []
     for site in sites:
         for records in site.records:
             if records.patients == 0:
                 continue
-            probability = predict(model, records)[np.arange(len(records)), records.labels]
-            clipped = np.clip(probability, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-            total = np.bincount(records.patient, np.log(clipped / (1 - clipped)), records.patients)
+            confidence = target.confidences(predict(model, target, records), records.labels)
+            total = np.bincount(records.patient, confidence, records.patients)
             parts.append(total / np.bincount(records.patient, minlength=records.patients))
     return np.concatenate(parts)

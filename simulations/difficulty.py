@@ -28,8 +28,10 @@ from mmmed.data.batch import Batch, Input
 from mmmed.data.image import preprocess, read_image
 from mmmed.inference import Evaluation, Predictions, evaluate
 from mmmed.models import build_model, load_tokenizer
-from mmmed.training import make_optimizer, probabilities, record_losses
+from mmmed.tasks import Classification
+from mmmed.training import make_optimizer
 
+TARGET = Classification().target()
 FOLDS = 4
 EPOCHS = 6
 _SIZE, _TOKENS, _BATCH, _RESAMPLES = 64, 64, 32, 300
@@ -126,7 +128,7 @@ def score_network(studies: Studies, *, image: bool, text: bool, epochs: int) -> 
         model = _train(config, studies.records, train if image else train[studies.has_text[train]], epochs)
         model.eval()
         with torch.no_grad():
-            parts = [probabilities(model(studies.records[rows]))[:, 1] for rows in _chunks(test)]
+            parts = [TARGET.predictions(model(studies.records[rows]))[:, 1] for rows in _chunks(test)]
         score[test] = torch.logit(torch.cat(parts).double(), eps=1e-6).numpy()
     return score
 
@@ -149,7 +151,7 @@ def _train(config: RunConfig, records: Batch, rows: np.ndarray, epochs: int) -> 
             }
             batch = replace(batch, inputs=views)
             optimizer.zero_grad(set_to_none=True)
-            record_losses(model(batch), batch.label).mean().backward()
+            TARGET.losses(model(batch), batch.label).mean().backward()
             optimizer.step()
         schedule.step()
     return model
@@ -195,7 +197,7 @@ def assess(studies: Studies, score: np.ndarray, rows: np.ndarray) -> Evaluation:
         patient = pd.factorize(part["patient_id"])[0]
         label = part["finding"].to_numpy()
         sites.append(Predictions(str(site), patient, label, probability, np.array([1 - share, share])))
-    return evaluate(sites, resamples=_RESAMPLES)
+    return evaluate(TARGET, sites, resamples=_RESAMPLES)
 
 
 def measure(folder: Path, epochs: int = EPOCHS) -> list[dict[str, str | float]]:

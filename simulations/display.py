@@ -20,6 +20,7 @@ from mmmed.config import RunConfig
 from mmmed.extras import is_installed
 from mmmed.inference.evaluate import Evaluation
 from mmmed.modalities import MODALITIES
+from mmmed.tasks.base import Score
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder, megabytes
@@ -32,7 +33,7 @@ class Display:
     """Progress bars: one for the rounds, one for each site; also prints one line a finished round."""
 
     def __init__(self, config: RunConfig, states: Mapping[str, Path]) -> None:
-        self._states = states
+        self._states, self._score = states, config.task.target().score
         self._progress = Progress(
             TextColumn("{task.description:<22}"),
             BarColumn(bar_width=30),
@@ -80,7 +81,7 @@ class Display:
                 self._progress.update(bar.id, completed=done, note=note)
             case RoundFinished():
                 self._progress.update(self._rounds, completed=event.round, note="")
-                self._progress.console.print(_round_line(event))
+                self._progress.console.print(_round_line(event, self._score))
                 self._tell_refusals()
 
     def _tell_refusals(self) -> None:
@@ -103,11 +104,11 @@ class Display:
                 self._progress.update(bar.id, completed=seen.step, total=seen.steps, note=_UNDERWAY[1])
 
 
-def _round_line(event: RoundFinished) -> str:
+def _round_line(event: RoundFinished, score: Score) -> str:
     evaluated = [line.get("metrics", {}) for line in event.record["evaluate"]]
-    aurocs = [metrics["auroc"] for metrics in evaluated if "auroc" in metrics]
+    values = [metrics[score.name] for metrics in evaluated if score.name in metrics]
     refused = sum("refused" in line for line in event.record["train"])
-    parts = [f"mean site AUROC {sum(aurocs) / len(aurocs):.3f}"] if aurocs else []
+    parts = [f"mean site {score.title} {sum(values) / len(values):.3f}"] if values else []
     if (pooled := event.record.get("pooled")) is not None:
         parts.append(pooled_line(pooled))
     parts += [f"{refused} site(s) refused"] if refused else []
@@ -132,7 +133,7 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
     console = Console()
     spent = _spent(run)
     table = Table(title="Sites", title_justify="left")
-    for heading in ("site", "patients hidden", "epsilon spent of budget", "AUROC"):
+    for heading in ("site", "patients hidden", "epsilon spent of budget", evaluation.score.title):
         table.add_column(heading, justify="left" if heading == "site" else "right")
     for name, count in patients.items():
         epsilon = "no privacy"
@@ -149,7 +150,8 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
     if run.config.privacy.enabled:
         console.print(
             f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "
-            "AUROC is computed without noise: this is a simulation on data that the researcher holds."
+            f"{evaluation.score.title} is computed without noise: this is a simulation on data that the researcher "
+            "holds."
         )
     if run.config.privacy.enabled and (better := _pretrained_settings(run.config)):
         install = "" if is_installed("pretrained") else "pip install 'mmmed[pretrained]', then "
@@ -180,10 +182,12 @@ def _pretrained_settings(config: RunConfig) -> list[str]:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print the AUROC pooled over sites, within sites, and of a guess from the site alone."""
-    table = Table(title="AUROC on held-out patients [95 % interval]", title_justify="left")
+    """Print the score pooled over sites, within sites, and of a guess from the site alone."""
+    table = Table(
+        title=f"{evaluation.score.title} on held-out patients [95 % interval]", title_justify="left"
+    )
     table.add_column("what")
-    table.add_column("AUROC", justify="right")
+    table.add_column(evaluation.score.title, justify="right")
     table.add_row("model, all sites pooled", str(evaluation.pooled))
     table.add_row("model, within sites", str(evaluation.within_site))
     table.add_row("guess from the site alone", str(evaluation.site_only))

@@ -98,7 +98,7 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
             f"{len(manifest.sites)} site(s). Lower it, or check data.site"
         )
     for site, count in manifest.unlabelled.items():
-        print(f"{site}: {count} rows without {config.task.label} are left out")
+        print(f"{site}: {count} rows without {', '.join(config.task.columns.values())} are left out")
     if manifest.waiting:
         print(waiting_note(manifest.root, manifest.waiting))
     patients = {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
@@ -160,4 +160,4 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
 
 def _evaluate(folder: Path, config: RunConfig, root: Path) -> Evaluation:
     model, _ = load_model(folder)
-    return evaluate(predict_sites(model, config, root), seed=config.training.seed)
+    return evaluate(config.task.target(), predict_sites(model, config, root), seed=config.training.seed)

@@ -22,6 +22,7 @@ from mmmed.files import write_atomic
 from mmmed.inference.evaluate import evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
+from mmmed.tasks.base import Score
 from privacy.planning import check_delta, schedule
 from privacy.report.interactive import Tried, pareto_page
 from simulations.simulate import preflight
@@ -33,16 +34,22 @@ _METRIC = "within_site"  # ranks patients of one site only: knowing the site doe
 
 @dataclass(frozen=True)
 class Outcome:
-    """A setting and how it did: AUROC of held-out patients, within sites, one value a seed."""
+    """A setting and how it did: the main score of held-out patients, within sites, one value a seed."""
 
     settings: Mapping[str, Any]
     epsilon: float
     delta: float
-    auroc: tuple[float, ...]
+    score: Score
+    values: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        return statistics.mean(self.auroc)
+        return statistics.mean(self.values)
+
+    @property
+    def merit(self) -> float:
+        """The mean, its sign turned if less is better."""
+        return self.mean if self.score.higher else -self.mean
 
 
 def sweep(
@@ -72,13 +79,16 @@ def sweep(
         found = []
         for seed in range(seeds):
             config = _with_seed(candidate.config, seed)
-            found.append(_auroc(config, out / "trials" / _name(config), workers))
+            found.append(_score(config, out / "trials" / _name(config), workers))
             done += 1
             progress(
                 f"{done}/{total}  {described(candidate.settings)}, seed {config.training.seed}: {found[-1]:.3f}"
             )
         privacy = candidate.config.privacy
-        outcomes.append(Outcome(candidate.settings, privacy.target_epsilon, privacy.delta, tuple(found)))
+        score = candidate.config.task.target().score
+        outcomes.append(
+            Outcome(candidate.settings, privacy.target_epsilon, privacy.delta, score, tuple(found))
+        )
         write_atomic(out / "sweep.csv", to_csv(outcomes))
         write_atomic(out / "pareto.html", _page(outcomes))
     return outcomes
@@ -106,8 +116,8 @@ def _check(candidates: Sequence[Candidate]) -> None:
 def front(outcomes: Iterable[Outcome]) -> list[Outcome]:
     """Those that no other beats at the same or a smaller epsilon, by ascending epsilon."""
     kept: list[Outcome] = []
-    for one in sorted(outcomes, key=lambda each: (each.epsilon, -each.mean)):
-        if not kept or one.mean > kept[-1].mean:
+    for one in sorted(outcomes, key=lambda each: (each.epsilon, -each.merit)):
+        if not kept or one.merit > kept[-1].merit:
             kept.append(one)
     return kept
 
@@ -122,10 +132,11 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
     text, best = io.StringIO(), front(outcomes)
     writer = csv.writer(text, lineterminator="\n")
     keys = [key for key in outcomes[0].settings if key != EPSILON]
-    writer.writerow(["epsilon", "delta", *keys, "seeds", "auroc_mean", "auroc_low", "auroc_high", "on_front"])
+    columns = [f"{outcomes[0].score.name}_{what}" for what in ("mean", "low", "high")]
+    writer.writerow(["epsilon", "delta", *keys, "seeds", *columns, "on_front"])
     for one in outcomes:
         values = (one.settings[key] for key in keys)
-        numbers = (len(one.auroc), f"{one.mean:.4f}", f"{min(one.auroc):.4f}", f"{max(one.auroc):.4f}")
+        numbers = (len(one.values), f"{one.mean:.4f}", f"{min(one.values):.4f}", f"{max(one.values):.4f}")
         writer.writerow([f"{one.epsilon:g}", f"{one.delta:g}", *values, *numbers, one in best])
     return text.getvalue()
 
@@ -138,36 +149,38 @@ def _page(outcomes: Sequence[Outcome]) -> str:
                 described({key: value for key, value in one.settings.items() if key != EPSILON}),
                 one.epsilon,
                 one.mean,
-                min(one.auroc),
-                max(one.auroc),
+                min(one.values),
+                max(one.values),
                 one in best,
             )
             for one in outcomes
         ],
-        seeds=len(outcomes[0].auroc),
+        score=outcomes[0].score.title,
+        seeds=len(outcomes[0].values),
         delta=outcomes[0].delta,
     )
 
 
-def _auroc(config: RunConfig, folder: Path, workers: int) -> float:
-    """AUROC of a trial; the run is found, continued or done."""
-    kept = folder / "evaluation.json"
+def _score(config: RunConfig, folder: Path, workers: int) -> float:
+    """The main score of a trial; the run is found, continued or done."""
+    kept, target = folder / "evaluation.json", config.task.target()
     if not kept.is_file():
         with contextlib.redirect_stdout(io.StringIO()):  # what is left out is the same in every trial
             model_folder, manifest = run_trial(config, folder, workers)
         model, _ = load_model(model_folder)
-        evaluation = evaluate(
-            predict_sites(model, config, manifest.root), resamples=0
-        )  # seeds show the spread
+        predicted = predict_sites(model, config, manifest.root)
+        evaluation = evaluate(target, predicted, resamples=0)  # seeds show the spread
         write_atomic(kept, json.dumps(evaluation.to_dict(), indent=2) + "\n")
     try:
-        value = json.loads(kept.read_text(encoding="utf-8"))["auroc"][_METRIC]["value"]
+        value = json.loads(kept.read_text(encoding="utf-8"))[target.score.name][_METRIC]["value"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{kept}: not a trial's evaluation: {error!r}. Delete the file to make it anew"
         ) from error
     if not isinstance(value, float):
-        raise RunError(f"{kept}: no AUROC, since no site holds out patients of both classes. Hold out more")
+        raise RunError(
+            f"{kept}: no {target.score.title}, since no site holds out patients of both classes. Hold out more"
+        )
     return value
 
 

@@ -16,15 +16,15 @@ from mmmed.data.image_approvals import waiting_note
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
-from mmmed.tasks import Classification
+from mmmed.tasks import Task
 
-MIN_PATIENTS_A_CLASS = 10
+MIN_PATIENTS_A_GROUP = 10
 SHORTCUT_AUROC = 0.65
 TELLING_AUROC = 0.9
 _SHOWN_COLUMNS = 8
 
 
-def check(root: Path, data: DataConfig, task: Classification) -> CheckResult:
+def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
     """Read the table of ``root`` as training would and measure it; problems are reported, not raised."""
     result = CheckResult()
     try:
@@ -34,16 +34,16 @@ def check(root: Path, data: DataConfig, task: Classification) -> CheckResult:
         return result
     if manifest.waiting:
         result.warnings.append(waiting_note(root, manifest.waiting))
-    records = manifest.records
+    records, groups = _grouped(manifest.records, task)
     table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
     _count(manifest, result)
     _modalities(records, table, data, result)
-    _balance(records, task, result)
+    _balance(records, groups, result)
     for modality in MODALITIES.values():
         modality.measure(records, table, root, data, result)
     measure_sounds(files_of(table, "audio"), root, result)
     measure_waveforms(files_of(table, "waveform"), root, result)
-    columns = further_columns(table, {*_named(data), *_TABLE_FILES, task.label})
+    columns = further_columns(table, {*_named(data), *_TABLE_FILES, *task.columns.values()})
     measure_values(table, columns, records["site"], result)
     _look_for_shortcuts(records, table, result)
     _look_for_telling_columns(records, table, columns, result)
@@ -90,23 +90,27 @@ def _modalities(records: pd.DataFrame, table: pd.DataFrame, data: DataConfig, re
         result.facts["Modalities"] += [(str(kind), f"{share:.0%}") for kind, share in kinds.head(12).items()]
 
 
-def _balance(records: pd.DataFrame, task: Classification, result: CheckResult) -> None:
+def _grouped(records: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """The records with the number of their label's group as label, and what the groups are."""
+    target = task.target()
+    return records.assign(label=target.group_of(records["label"].to_numpy())), target.groups
+
+
+def _balance(records: pd.DataFrame, groups: tuple[str, ...], result: CheckResult) -> None:
     balance = []
-    for index, name in enumerate(task.classes):
+    for index, name in enumerate(groups):
         chosen = records["label"] == index
         patients = int(records.loc[chosen, "patient"].nunique())
-        balance.append(
-            (f"{task.label} = {name}", f"{chosen.mean():.0%} of records, {rounded(patients)} patients")
-        )
-        if patients < MIN_PATIENTS_A_CLASS:
+        balance.append((name, f"{chosen.mean():.0%} of records, {rounded(patients)} patients"))
+        if patients < MIN_PATIENTS_A_GROUP:
             result.problems.append(
-                f"{task.label} = {name}: fewer than {MIN_PATIENTS_A_CLASS} patients; nothing can be learnt or tested"
+                f"{name}: fewer than {MIN_PATIENTS_A_GROUP} patients; nothing can be learnt or tested"
             )
     result.facts["Label balance"] = balance
-    for index, name in enumerate(task.classes[1:], start=1):
+    for index, name in enumerate(groups[1:], start=1):
         shares = (records["label"] == index).groupby(records["site"]).mean()
         bars = tuple((str(site), float(share)) for site, share in shares.items())
-        result.plots.setdefault("Label balance", []).append(Plot(f"{task.label} = {name}, by site", bars))
+        result.plots.setdefault("Label balance", []).append(Plot(f"{name}, by site", bars))
 
 
 def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:

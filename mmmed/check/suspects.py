@@ -1,4 +1,7 @@
-"""Leakage suspects: words that are the label, and facts that are no medicine but tell it."""
+"""Leakage suspects: words that are the label, and facts that are no medicine but tell it.
+
+The label here is the number of its group (`mmmed.tasks.base.Target.groups`), whatever the task.
+"""
 
 from __future__ import annotations
 

@@ -87,11 +87,12 @@ def _free(candidates: Sequence[Candidate], public: bool, seeds: int, workers: in
     outcomes = sweep(candidates, seeds=seeds, out=out, workers=processes, progress=print)
     kept = front(outcomes)
     print(
-        f"\nBest at each epsilon (AUROC within sites: mean and range of {seeds} seeds; * beats every smaller epsilon)"
+        f"\nBest at each epsilon ({kept[0].score.title} within sites: mean and range of {seeds} seeds; * beats every "
+        "smaller epsilon)"
     )
     for level in sorted({one.epsilon for one in outcomes}):
-        best = max((one for one in outcomes if one.epsilon == level), key=lambda one: one.mean)
-        spread, mark = f"[{min(best.auroc):.3f}, {max(best.auroc):.3f}]", "*" if best in kept else " "
+        best = max((one for one in outcomes if one.epsilon == level), key=lambda one: one.merit)
+        spread, mark = f"[{min(best.values):.3f}, {max(best.values):.3f}]", "*" if best in kept else " "
         others = {key: value for key, value in best.settings.items() if key != EPSILON}
         print(f"{mark} epsilon {level:g}: {best.mean:.3f} {spread}  {described(others)}")
     print(f"{out / 'sweep.csv'}\n{out / 'pareto.html'}")

@@ -21,7 +21,7 @@ from mmmed.federation.strategies import STRATEGIES, FedAvg, Strategy
 from mmmed.modalities import MODALITIES
 from mmmed.models.fusion import FUSIONS, Attention, Fusion
 from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section
-from mmmed.tasks import TASKS, Classification
+from mmmed.tasks import TASKS, Classification, Task
 
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
@@ -209,7 +209,7 @@ class FederationConfig(Section):
 class RunConfig(Section):
     """The whole tree."""
 
-    task: Annotated[Classification, TASKS] = Classification()
+    task: Annotated[Task, TASKS] = Classification()
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     training: TrainingConfig = TrainingConfig()
@@ -283,11 +283,20 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _labels_are_no_inputs(self) -> RunConfig:
         inputs = {column for one in MODALITIES.values() for column in one.columns(self.data)}
-        for column in self.task.columns:
+        for column in self.task.columns.values():
             if column in inputs:
                 raise ValueError(
                     f"column '{column}' is what the task predicts: it cannot be an input as well"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _results_can_leave_as_asked(self) -> RunConfig:
+        if self.privacy.metrics == "private" and self.task.release is None:
+            raise ValueError(
+                f"task {self.task.kind!r} has no release of results under privacy: set privacy.metrics = 'none', or "
+                "'rounded', which is not private"
+            )
         return self
 
     @model_validator(mode="after")

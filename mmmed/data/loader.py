@@ -50,7 +50,7 @@ class Records:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) int64 labels, in order."""
+        """(N,) labels, in order."""
         return self.label[torch.from_numpy(self.rows)].numpy()
 
     def part(self, mask: np.ndarray) -> Records:

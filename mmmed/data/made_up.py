@@ -6,7 +6,6 @@ They are never written. The same configuration and seed give the same records ev
 from __future__ import annotations
 
 import numpy as np
-import torch
 
 from mmmed.config import RunConfig
 from mmmed.data.loader import Records
@@ -16,8 +15,9 @@ from mmmed.modalities import MODALITIES
 def made_up_records(config: RunConfig, patients: int, *, seed: int = 0) -> Records:
     """Records of so many patients, of every modality that `config` names, for training.
 
-    Patients have one record up to one more than a batch takes of them, and every label is there. The first record has
-    everything, the second lacks everything; the others lack this or that (`mmmed.modalities.Modality.make_up`).
+    Patients have one record up to one more than a batch takes of them, and every kind of label is there. The first
+    record has everything, the second lacks everything; the others lack this or that
+    (`mmmed.modalities.Modality.make_up`).
 
     Args:
         config: the run's.
@@ -32,7 +32,7 @@ def made_up_records(config: RunConfig, patients: int, *, seed: int = 0) -> Recor
     total, rng = len(owner), np.random.default_rng(seed)
     return Records(
         modalities={name: MODALITIES[name].make_up(config, total, rng) for name in config.data.modalities},
-        label=torch.arange(total) % len(config.task.classes),
+        label=config.task.target().made_up(total),
         patient=owner,
         names=tuple(map(str, range(patients))),
         rows=np.arange(total),

@@ -5,7 +5,7 @@ are several rows). Columns are renamed from what `DataConfig` says to the fixed 
 the code never meets a hospital's own spelling.
 
 What is wrong with a row is a *problem*. Where a person is to mend it, it is raised. A hospital that answers others
-must not: a refusal would tell of one row that it does not fit what a run asks (its classes, columns, folds). There a
+must not: a refusal would tell of one row that it does not fit what a run asks (its labels, columns, folds). There a
 problem is noted, and the row is left out, or has the value missing.
 """
 
@@ -26,7 +26,7 @@ from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.base import Reading
 from mmmed.modalities.columns import Files
-from mmmed.tasks import Classification
+from mmmed.tasks import Task
 
 TABLES = ("data.parquet", "data.csv")
 
@@ -43,8 +43,8 @@ class Manifest:
     Attributes:
         root: folder that file paths are relative to.
         records: columns ``patient``, ``study``, ``site`` (str), those of each modality (`Modality.read`), ``label``
-            (int64 index into the task's classes), ``row`` (int64, from 0, in the table) and, if a fold column is
-            configured, ``fold`` (int64). The index is 0 .. N - 1.
+            (a number, see `mmmed.tasks.base.Target.labels`), ``row`` (int64, from 0, in the table) and, if a fold
+            column is configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
         waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
         problem: what is done about a row that does not fit: raised, or noted.
@@ -76,10 +76,10 @@ class Manifest:
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 
-def read_manifest(root: Path, data: DataConfig, task: Classification, problem: Problem = refuse) -> Manifest:
+def read_manifest(root: Path, data: DataConfig, task: Task, problem: Problem = refuse) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
-    A problem is a row that is malformed or none left, a label outside the classes, one class only, a patient in two
+    A problem is a row that is malformed or none left, no valid label, one label only, a patient in two
     sites, a file missing, or a named modality nowhere. Its message names the file, the column or the row (1 is the
     first row under the header). If `problem` returns, the row is left out, or has the value missing.
 
@@ -99,13 +99,15 @@ def read_manifest(root: Path, data: DataConfig, task: Classification, problem: P
 
 
 def _records(
-    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Classification, problem: Problem
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Task, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
-    columns = {"patient": data.patient, "study": data.study, "site": data.site, "label": task.label}
+    columns = {"patient": data.patient, "study": data.study, "site": data.site}
     columns |= {"fold": data.fold} if data.fold else {}
     for name, column in columns.items():
-        _require_column(frame, column, path, f"{'task' if name == 'label' else 'data'}.{name}")
+        _require_column(frame, column, path, f"data.{name}")
+    for key, column in task.columns.items():
+        _require_column(frame, column, path, f"task.{key}")
     for modality in MODALITIES.values():
         for column, key in modality.columns(data).items():
             _require_column(frame, column, path, key)
@@ -113,15 +115,15 @@ def _records(
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
         records = _identified(records, name, path, columns[name], problem)
-    records, unlabelled = _labelled(records, task, path, problem)
-    records = _in_classes(records, task, path, problem)
+    cells = frame[list(dict.fromkeys(task.columns.values()))]
+    records, unlabelled = _labelled(records, cells, task, path, problem)
     reading = Reading(root, path, problem)
     read = [one.read(frame.loc[records.index], data, reading) for one in MODALITIES.values()]
     records = pd.concat([records, *read], axis=1)
     if data.fold:
         records = _folds(records, path, data.fold, problem)
     records = _one_site_each(records, data, path, problem)
-    _check_several_classes(records, task, path, problem)
+    _check_several_labels(records, task, path, problem)
     for name in data.modalities:
         records = MODALITIES[name].check(records, data, reading)
     records["row"] = records.index
@@ -188,32 +190,20 @@ def _identified(records: pd.DataFrame, name: str, path: Path, column: str, probl
 
 
 def _labelled(
-    records: pd.DataFrame, task: Classification, path: Path, problem: Problem
+    records: pd.DataFrame, cells: pd.DataFrame, task: Task, path: Path, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The records with a label, and how many each site has without."""
-    empty = records["label"].map(text_of) == ""
+    """The records with a label, and how many each site has without. `cells` are the task's columns of all rows."""
+    cells = cells.loc[records.index]
+    empty = (cells.map(text_of) == "").any(axis=1)
     if records.empty:
         problem(f"{path}: has no row: nothing to learn from")
     elif empty.all():
-        problem(
-            f"{path}: column '{task.label}' is empty in every row: no labels. Name another with task.label"
-        )
+        columns, keys = (", ".join(map(str, part)) for part in (task.columns.values(), task.columns))
+        problem(f"{path}: column '{columns}' is empty in every row: no labels. Name another with task.{keys}")
     counts = records.loc[empty, "site"].value_counts()
-    return records[~empty].copy(), {str(site): int(count) for site, count in counts.items()}
-
-
-def _in_classes(records: pd.DataFrame, task: Classification, path: Path, problem: Problem) -> pd.DataFrame:
-    values = records["label"]
-    classes = {canonical(name): index for index, name in enumerate(task.classes)}
-    indices = values.map(lambda value: classes.get(canonical(value)))
-    bad = indices.isna()
-    if bad.any():
-        found = values[bad].iloc[0]
-        problem(
-            f"{path}: column '{task.label}' holds {found!r} in {rows_of(bad)}, outside task.classes "
-            f"{list(task.classes)}. Add it there, correct it, or leave those rows out with data.where"
-        )
-    return records[~bad].assign(label=indices[~bad].astype("int64"))
+    labels = task.target().labels(cells[~empty], path, problem)
+    labelled = records.loc[labels.index].assign(label=labels)
+    return labelled, {str(site): int(count) for site, count in counts.items()}
 
 
 def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> pd.DataFrame:
@@ -236,7 +226,8 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem:
     return records[~shared]
 
 
-def _check_several_classes(records: pd.DataFrame, task: Classification, path: Path, problem: Problem) -> None:
+def _check_several_labels(records: pd.DataFrame, task: Task, path: Path, problem: Problem) -> None:
     if records["label"].nunique() == 1:
-        only = task.classes[int(records["label"].iloc[0])]
-        problem(f"{path}: every record has {task.label} = {only!r}: one class only, nothing to learn")
+        target = task.target()
+        only = target.groups[int(target.group_of(records["label"].to_numpy())[0])]
+        problem(f"{path}: every record has the same label ({only}): nothing to learn")

@@ -1,7 +1,7 @@
-"""AUROC over sites with what keeps it honest: the site-only guess, within-site ranking, and intervals.
+"""The main score over sites with what keeps it honest: the site-only guess, the score within sites, and intervals.
 
-When sites differ in prevalence, knowing the site alone ranks patients well; a pooled AUROC above that says
-little. The within-site AUROC ranks only pairs of the same site.
+When sites differ in their labels, knowing the site alone predicts patients well; a pooled score above that says
+little. To the score within sites, knowing the site adds nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
 from mmmed.inference.predict import Predictions
+from mmmed.tasks.base import Score, Target
 
 RESAMPLES = 1000
 _COVERAGE = (2.5, 97.5)
@@ -34,8 +34,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """AUROC pooled over sites, of the site-only guess, within sites, and at each site."""
+    """The main score pooled over sites, of the site-only guess, within sites, and at each site."""
 
+    score: Score
     pooled: Interval
     site_only: Interval
     within_site: Interval
@@ -48,7 +49,7 @@ class Evaluation:
             return {key: _finite(value) for key, value in vars(interval).items()}
 
         return {
-            "auroc": {
+            self.score.name: {
                 "pooled": shown(self.pooled),
                 "site_only": shown(self.site_only),
                 "within_site": shown(self.within_site),
@@ -61,45 +62,20 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def auroc(score: np.ndarray, label: np.ndarray) -> float:
-    """Area under the ROC curve of (N, K) class scores: of class 1 if K = 2, else the mean one-versus-rest.
-
-    The Mann-Whitney statistic with ties counted half (Hanley & McNeil 1982). NaN if a class needed is absent.
-    """
-    classes = (1,) if score.shape[1] == 2 else tuple(range(score.shape[1]))
-    return float(np.mean([_binary(score[:, k], label == k)[0] for k in classes]))
-
-
-def _binary(score: np.ndarray, positive: np.ndarray) -> tuple[float, int]:
-    """AUROC and the number of (positive, negative) pairs it averages over."""
-    n_positive = int(positive.sum())
-    pairs = n_positive * (len(positive) - n_positive)
-    if pairs == 0:
-        return float("nan"), 0
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / pairs), pairs
-
-
-def _within(score: np.ndarray, label: np.ndarray, site: np.ndarray) -> float:
-    """Mean over sites of the site's AUROC, weighted by its pairs; sites of one class have none."""
-    classes = (1,) if score.shape[1] == 2 else tuple(range(score.shape[1]))
-    values = []
-    for k in classes:
-        parts = [_binary(score[site == s, k], label[site == s] == k) for s in np.unique(site)]
-        pairs = sum(count for _, count in parts)
-        weighted = sum(value * count for value, count in parts if count)
-        values.append(weighted / pairs if pairs else float("nan"))
-    return float(np.mean(values))
-
-
-def evaluate(predictions: Sequence[Predictions], *, seed: int = 0, resamples: int = RESAMPLES) -> Evaluation:
+def evaluate(
+    target: Target, predictions: Sequence[Predictions], *, seed: int = 0, resamples: int = RESAMPLES
+) -> Evaluation:
     """Evaluate held-out predictions of several sites.
 
-    Patients, not records, are resampled for the intervals, within their site.
+    Args:
+        target: the task.
+        predictions: of each site, one or more.
+        seed: of the intervals.
+        resamples: for the intervals. Patients, not records, are resampled, within their site.
     """
     label = np.concatenate([p.label for p in predictions])
-    score = np.concatenate([p.probability for p in predictions])
-    guess = np.concatenate([np.tile(p.prevalence, (len(p.label), 1)) for p in predictions])
+    predicted = np.concatenate([p.prediction for p in predictions])
+    guess = np.concatenate([np.tile(p.guess, (len(p.label), 1)) for p in predictions])
     site = np.concatenate([np.full(len(p.label), i) for i, p in enumerate(predictions)])
     draws = list(_resample([p.patient for p in predictions], seed, resamples))
 
@@ -109,11 +85,15 @@ def evaluate(predictions: Sequence[Predictions], *, seed: int = 0, resamples: in
         low, high = np.percentile(values, _COVERAGE) if len(values) else (float("nan"),) * 2
         return Interval(statistic(np.arange(len(label))), float(low), float(high))
 
+    def score(values: np.ndarray, labels: np.ndarray) -> float:
+        return target.scores(values, labels)[target.score.name]
+
     return Evaluation(
-        pooled=interval(lambda rows: auroc(score[rows], label[rows])),
-        site_only=interval(lambda rows: auroc(guess[rows], label[rows])),
-        within_site=interval(lambda rows: _within(score[rows], label[rows], site[rows])),
-        sites={p.site: auroc(p.probability, p.label) for p in predictions},
+        score=target.score,
+        pooled=interval(lambda rows: score(predicted[rows], label[rows])),
+        site_only=interval(lambda rows: score(guess[rows], label[rows])),
+        within_site=interval(lambda rows: target.within_sites(predicted[rows], label[rows], site[rows])),
+        sites={p.site: score(p.prediction, p.label) for p in predictions},
     )
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records, open_site_data
+from mmmed.data.loader import open_site_data
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
 from mmmed.models import FrozenEncoders, MultimodalModel
@@ -27,16 +25,11 @@ def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list
     """
     manifest = read_manifest(root, config.data, config.task)
     encoders = FrozenEncoders(model, config, cache_home() / "features")
-    predictions = []
+    target, predictions = config.task.target(), []
     for name in manifest.sites:
         site = open_site_data(manifest.of_site(name), config, image_cache())
         if len(site.test):
-            shares = class_shares(site.train, len(config.task.classes))
-            probability = predict(model, encoders.records(site.test))
-            predictions.append(Predictions(name, site.test.patient, site.test.labels, probability, shares))
+            guess = target.guess(site.train.labels)
+            prediction = predict(model, target, encoders.records(site.test))
+            predictions.append(Predictions(name, site.test.patient, site.test.labels, prediction, guess))
     return predictions
-
-
-def class_shares(records: Records, classes: int) -> np.ndarray:
-    """(K,) float64 share of each class among the records."""
-    return np.bincount(records.labels, minlength=classes) / len(records)

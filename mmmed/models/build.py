@@ -15,12 +15,6 @@ from mmmed.models.multimodal import MultimodalModel
 _NORMALISATIONS = (nn.GroupNorm, nn.LayerNorm, _BatchNorm)
 
 
-def output_count(config: RunConfig) -> int:
-    """Logits of the head: one for two classes, else one a class."""
-    classes = len(config.task.classes)
-    return 1 if classes == 2 else classes
-
-
 def build_model(config: RunConfig) -> MultimodalModel:
     """Build the model; parameters that no weight file gives are drawn from `training.seed`.
 
@@ -33,7 +27,9 @@ def build_model(config: RunConfig) -> MultimodalModel:
         torch.manual_seed(config.training.seed)
         encoders = {name: MODALITIES[name].encoder(config) for name in config.data.modalities}
         fusion = config.model.fusion
-        model: MultimodalModel = fusion.load()(encoders, outputs=output_count(config), **fusion.options())
+        model: MultimodalModel = fusion.load()(
+            encoders, outputs=config.task.target().outputs, **fusion.options()
+        )
     _check_types(model)
     set_trainable(model, config.model.trainable)
     return model.train()

@@ -1,7 +1,7 @@
 """Local training and evaluation of one model on one site's records."""
 
 from mmmed.training.loop import PlainStep, Step, train
-from mmmed.training.losses import batch_losses, probabilities, record_losses
+from mmmed.training.losses import batch_losses
 from mmmed.training.optimizer import make_optimizer
 
-__all__ = ["PlainStep", "Step", "batch_losses", "make_optimizer", "probabilities", "record_losses", "train"]
+__all__ = ["PlainStep", "Step", "batch_losses", "make_optimizer", "train"]

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmmed.config.schema import Precision
 from mmmed.data.batch import Batch, parts
+from mmmed.tasks.base import Target
 from mmmed.training.losses import batch_losses
 
 MICROBATCH = (
@@ -66,6 +67,7 @@ class PlainStep:
 
 def train(
     model: nn.Module,
+    target: Target,
     step: Step,
     draws: Iterable[np.ndarray],
     make_batch: Callable[[int, np.ndarray], Batch],
@@ -77,7 +79,9 @@ def train(
     """Take one step for each draw of patients.
 
     Args:
-        model: maps a Batch to logits; put into training mode.
+        model: maps a Batch to (R, outputs); put into training mode.
+        target: the task.
+        step: is given the losses of each batch, part by part.
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
         precision: of the forward and backward pass.
@@ -93,7 +97,7 @@ def train(
     for patients in draws:
         batch = make_batch(steps, patients)
         for rows, unit in parts(batch.unit, MICROBATCH, filled=filled):
-            losses = partial(batch_losses, model, batch[rows].to(device), precision)
+            losses = partial(batch_losses, model, target, batch[rows].to(device), precision)
             step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()
         steps += 1

@@ -78,7 +78,7 @@ class Tried:
     on_front: bool
 
 
-def pareto_page(tried: Sequence[Tried], *, seeds: int, delta: float) -> str:
+def pareto_page(tried: Sequence[Tried], *, score: str, seeds: int, delta: float) -> str:
     """Utility against epsilon: a trace a setting with the range over seeds, and the front that none beats."""
     from plotly.graph_objects import Figure, Scatter
 
@@ -129,7 +129,7 @@ def pareto_page(tried: Sequence[Tried], *, seeds: int, delta: float) -> str:
         tickvals=levels,
         ticktext=[f"{level:g}" for level in levels],
     )
-    figure.update_yaxes(title=f"AUROC within sites: mean and range of {seeds} seeds")
+    figure.update_yaxes(title=f"{score} within sites: mean and range of {seeds} seeds")
     return page(
         figure,
         "Utility against epsilon",

@@ -70,9 +70,10 @@ def consortium_section(root: Path, online: SitesOnline | None = None) -> Section
         found = one(name)
         return against_round(found.epsilon, "epsilon", limit=found.config.privacy.target_epsilon)
 
-    @router.get("/{name}/auroc.json")
-    def auroc(name: str) -> dict[str, Any]:
-        return against_round(one(name).course("evaluate", "auroc", "metrics"), "AUROC")
+    @router.get("/{name}/score.json")
+    def score(name: str) -> dict[str, Any]:
+        found = one(name)
+        return against_round(found.scored, found.score.title)
 
     @router.get("/{name}/report/{file}")
     def report(name: str, file: str) -> Response:
@@ -100,11 +101,11 @@ def _codes(runs: list[RunView]) -> list[list[str]]:
 
 
 def _numbers(run: RunView) -> dict[str, Any]:
-    epsilon, auroc = run.epsilon, run.course("evaluate", "auroc", "metrics")
+    epsilon, scored = run.epsilon, run.scored
     refusals = [[str(n), phase, site, code, meaning(code)] for n, phase, site, code in run.refusals]
     return {
         "epsilon": (["round", *sorted(epsilon)], rows(epsilon)),
-        "auroc": (["round", *sorted(auroc)], rows(auroc)),
+        "scored": (["round", *sorted(scored)], rows(scored)),
         "refusals": refusals,
         "reports": [(name, REPORTS[name]) for name in run.reports],
         **_audited(run),

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import MmmedError, RunError
+from mmmed.tasks.base import Score
 from privacy.audit import AuditResult
 from privacy.errors import ReportError
 from privacy.report import shown
@@ -60,6 +61,16 @@ class RunView:
         return self.course("train", "privacy.epsilon", "released")
 
     @property
+    def score(self) -> Score:
+        """The task's main score."""
+        return self.config.task.target().score
+
+    @property
+    def scored(self) -> dict[str, list[tuple[int, float]]]:
+        """The main score on held-out patients, by site against round, of the sites that show it."""
+        return self.course("evaluate", self.score.name, "metrics")
+
+    @property
     def worst_epsilon(self) -> float:
         """The largest of the sites' newest statements; NaN before the first."""
         return max((course[-1][1] for course in self.epsilon.values()), default=math.nan)
@@ -77,21 +88,21 @@ class RunView:
 
     @property
     def sites(self) -> list[tuple[str, str, str, str, str]]:
-        """Per site: name, updates used, epsilon of target, newest AUROC, megabytes sent by it."""
+        """Per site: name, updates used, epsilon of target, newest main score, megabytes sent by it."""
         used, sent = Counter[str](), Counter[str]()
         for record in self.rounds:
             for phase in ("train", "evaluate"):
                 for line in record[phase]:
                     used[line["site"]] += phase == "train" and "refused" not in line
                     sent[line["site"]] += line.get("bytes_up", 0)
-        epsilon, auroc = self.epsilon, self.course("evaluate", "auroc", "metrics")
+        epsilon, scored = self.epsilon, self.scored
         target = self.config.privacy.target_epsilon
         return [
             (
                 site,
                 f"{used[site]} of {len(self.rounds)}",
                 f"{shown(epsilon[site][-1][1])} of {target:g}" if site in epsilon else "-",
-                f"{auroc[site][-1][1]:.3f}" if site in auroc else "not shown",
+                f"{scored[site][-1][1]:.3f}" if site in scored else "not shown",
                 f"{sent[site] / 1e6:.1f}",
             )
             for site in sorted(used)

@@ -19,7 +19,6 @@ from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import Records, open_site_data
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.predict import Predictions
-from mmmed.inference.sites import class_shares
 from mmmed.models import FrozenEncoders, build_model
 from mmmed.paths import cache_home, image_cache
 from simulations.bench.measure import parser, publish
@@ -58,21 +57,22 @@ def _evaluations(config: RunConfig) -> list[Evaluation]:
     train = np.concatenate([_features(model, site.train) for site in sites])
     scaler = StandardScaler().fit(train)
     label = np.concatenate([site.train.labels for site in sites])
-    found = []
+    target, found = config.task.target(), []
     for strength in _REGULARISATION:
         learner = LogisticRegression(C=strength, max_iter=500).fit(scaler.transform(train), label)
         found.append(
             evaluate(
+                target,
                 [
                     Predictions(
                         name,
                         site.test.patient,
                         site.test.labels,
                         learner.predict_proba(scaler.transform(_features(model, site.test))),
-                        class_shares(site.train, len(config.task.classes)),
+                        target.guess(site.train.labels),
                     )
                     for name, site in zip(manifest.sites, sites, strict=True)
-                ]
+                ],
             )
         )
     return found

@@ -18,7 +18,8 @@ from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import Records, open_site_data
 from mmmed.models import FrozenEncoders, MultimodalModel, build_model
 from mmmed.paths import cache_home, image_cache
-from mmmed.training import PlainStep, make_optimizer, record_losses, train
+from mmmed.tasks.base import Target
+from mmmed.training import PlainStep, make_optimizer, train
 from simulations.bench.measure import Row, parser, publish
 
 _BATCH = 64
@@ -36,13 +37,14 @@ def main(arguments: list[str]) -> int:
     config = resolve(asked.config, asked.set).config
     model = build_model(config)
     records = _records(config, model, asked.site)
+    target = config.task.target()
     optimizer, rng = make_optimizer(model, config.training), np.random.default_rng(0)
     found: list[Row] = []
     for number in range(asked.repeats):
-        found.append({"steps": number * asked.steps, **_measured(model, records, asked.patients)})
+        found.append({"steps": number * asked.steps, **_measured(model, target, records, asked.patients)})
         size = min(_BATCH, records.patients)
         draws = [rng.choice(records.patients, size, replace=False) for _ in range(asked.steps)]
-        train(model, PlainStep(optimizer), draws, patient_batches(records, config, 0))
+        train(model, target, PlainStep(optimizer), draws, patient_batches(records, config, 0))
     publish("Squared length of what is a record's own over what all share", found, asked.json)
     return 0
 
@@ -56,10 +58,10 @@ def _records(config: RunConfig, model: MultimodalModel, site: str | None) -> Rec
     return data.train
 
 
-def _measured(model: MultimodalModel, records: Records, patients: int) -> Row:
+def _measured(model: MultimodalModel, target: Target, records: Records, patients: int) -> Row:
     pairs = [np.flatnonzero(records.patient == patient)[:2] for patient in range(records.patients)]
     pairs = [pair for pair in pairs if len(pair) == 2][:patients]
-    one, two = (torch.stack([_gradient(model, records, pair[i]) for pair in pairs]) for i in (0, 1))
+    one, two = (torch.stack([_gradient(model, target, records, pair[i]) for pair in pairs]) for i in (0, 1))
     mean, count = (one + two) / 2, len(pairs)
     # Inner products of two patients' means: unbiased for the squared length of what all share.
     shared = float((mean.sum(0).square().sum() - mean.square().sum()) / (count * (count - 1)))
@@ -75,10 +77,10 @@ def _measured(model: MultimodalModel, records: Records, patients: int) -> Row:
     }
 
 
-def _gradient(model: MultimodalModel, records: Records, row: int) -> torch.Tensor:
+def _gradient(model: MultimodalModel, target: Target, records: Records, row: int) -> torch.Tensor:
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     batch = records.batch(np.array([row]), np.array([0]))
-    loss = record_losses(model(batch), batch.label).sum()
+    loss = target.losses(model(batch), batch.label).sum()
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
     return torch.cat([gradient.flatten() for gradient in gradients]).double()

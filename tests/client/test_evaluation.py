@@ -14,7 +14,6 @@ import client.evaluation
 from client.app import app
 from client.refusal_log import refusals
 from client.release import Refusal, Rounded, Shown, evaluation_reply
-from client.run_request import METRICS
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier
@@ -29,7 +28,8 @@ if TYPE_CHECKING:
     from simulations.loopback.hospital import Hospital
 
 Configured = Callable[..., RunConfig]
-ROUNDED = {"auroc": "rounded", "calibration": "rounded"}
+METRICS = ("auroc", "calibration")
+ROUNDED = dict.fromkeys(METRICS, "rounded")
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_rounded_results_leave_once_in_coarse_steps(
     # fewer than 10 of a class: that nothing is told tells of the labels, so it is noted, once, and has no code
     for code in (Refusal.FAILED, Refusal.BUDGET):
         assert ask(hospital, config, **{"run-id": "small"}).error.reason == code
-    monkeypatch.setattr(client.evaluation, "_MIN_OF_CLASS", 1)
+    monkeypatch.setattr(client.evaluation, "_MIN_OF_GROUP", 1)
     reply = ask(hospital, config)
     assert told(reply) == {"auroc", "calibration"}, refusals(hospital.state)
     for name in METRICS:
@@ -164,11 +164,15 @@ def test_the_gate_itself_holds_to_the_policy(hospital: Hospital, config: RunConf
     policy = SiteFolder(hospital.path).policy().policy
     for found in (Shown({"auroc": 0.9}), Rounded({"auroc": 0.9})):
         with pytest.raises(PolicyRefusal, match="metrics"):
-            evaluation_reply(message, "north", policy, found)
+            evaluation_reply(message, "north", policy, found, METRICS)
         with pytest.raises(PolicyRefusal, match="metrics"):
-            evaluation_reply(message, "north", None, found)
+            evaluation_reply(message, "north", None, found, METRICS)
     simulated = SimulationPolicy(Budget(1.0, 1e-5))
-    shown = evaluation_reply(message, "north", simulated, Shown({"auroc": 0.91, "loss": float("nan")}))
+    shown = evaluation_reply(
+        message, "north", simulated, Shown({"auroc": 0.91, "loss": float("nan")}), METRICS
+    )
     assert dict(shown.content["metrics"]) == {"weight": 1.0, "auroc": 0.91}
-    rounded = evaluation_reply(message, "north", simulated, Rounded({"auroc": 0.91}))
+    rounded = evaluation_reply(message, "north", simulated, Rounded({"auroc": 0.91}), METRICS)
     assert rounded.content["metrics"]["auroc"] == 0.9
+    with pytest.raises(PolicyRefusal, match="no metric"):  # nothing that a rule could be for
+        evaluation_reply(message, "north", simulated, Shown({"auroc": 0.91}), ())

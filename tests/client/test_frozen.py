@@ -39,7 +39,7 @@ def test_a_step_on_features_is_the_step_with_the_encoder(
     for model, data in ((whole, site.data), (head, encoders.site(site.data))):
         batches = PatientBatches(data.train, records_per_patient=2, seed=0)
         step = PlainStep(make_optimizer(model, config.training))
-        train(model, step, [np.arange(6), np.arange(4, 12)], batches)
+        train(model, config.task.target(), step, [np.arange(6), np.arange(4, 12)], batches)
     assert sum(p.numel() for p in head.parameters()) == sum(
         v.numel() for v in trainable_state(whole).values()
     )
@@ -57,7 +57,7 @@ def test_a_private_round_on_features(
     start = {name: value.clone() for name, value in trainable_state(build_model(config)).items()}
     parameters, spending = train_round(site, config, "run", 1, start)
     assert spending is not None and parameters.keys() == start.keys()
-    assert set(evaluate_round(site, config, parameters)) == {"auroc", "loss"}
+    assert set(evaluate_round(site, config, parameters)) == {"auroc", "loss", "calibration"}
     kept = {path.name.split("-")[0] for path in (own_home / "features").glob("*.rows")}
     assert kept == ({"image", "text"} if trainable == "fusion-head" else {"image"})
 

@@ -74,7 +74,13 @@ def test_a_long_note_moves_only_its_own_patients_part(
                 torch.cat([p.grad.flatten().double() * scale for p in o.params])
             )
         )
-        train(model, step, [np.arange(records.patients)], patient_batches(records, config, 0))
+        train(
+            model,
+            config.task.target(),
+            step,
+            [np.arange(records.patients)],
+            patient_batches(records, config, 0),
+        )
     moved = float((sums[0] - sums[1]).norm())  # one patient's part taken out, another put in
     assert moved <= 2 * (1 + TOLERANCE), moved
 
@@ -88,5 +94,5 @@ def test_a_long_note_changes_only_its_own_patients_prediction(
     for longest in (1, 12):
         model = open_model(config)
         CHANGES[name](model)
-        found.append(predict(model, opened(site, config, longest, tmp_path).train)[:-1])
+        found.append(predict(model, config.task.target(), opened(site, config, longest, tmp_path).train)[:-1])
     np.testing.assert_allclose(found[0], found[1], rtol=1e-3)

@@ -85,7 +85,7 @@ def released_sums(
             for n in range(STEPS)
         ]
         batches = patient_batches(data.train, config, public_seed(config, site, number, "augmentation"))
-        train(model, step, draws, batches, after_step=go_on)
+        train(model, config.task.target(), step, draws, batches, after_step=go_on)
     return sums
 
 

@@ -17,10 +17,12 @@ from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
 from mmmed.data.loader import Records
 from mmmed.inference.predict import predict
+from mmmed.tasks import Classification
 from mmmed.training.loop import MICROBATCH, train
 from privacy.accounting import DpSgdEvent
 from privacy.dpsgd import PrivateStep
 
+CLASSES = Classification().target()
 CONFIGS: dict[str, dict[str, Any]] = {
     "images and notes": {},
     "frozen encoders": {"model": {"trainable": "fusion-head"}},
@@ -96,7 +98,7 @@ def clipped_sum(model: nn.Module, records: Records, patients: np.ndarray, *, fil
     def make_batch(_: int, drawn: np.ndarray) -> Batch:
         return records.batch(first_records(records, drawn), np.arange(len(drawn)))
 
-    train(model, step, [patients], make_batch, filled=filled)
+    train(model, CLASSES, step, [patients], make_batch, filled=filled)
     return sums[0].astype(np.float64)
 
 
@@ -125,7 +127,7 @@ def test_predictions_are_the_same_bits_in_any_company(config: RunConfig) -> None
     model = amplified(config, records, rows, seed=0)
     own = np.zeros(len(records), dtype=bool)
     own[rows] = True
-    alone, together = predict(model, records.part(own)), predict(model, records)
+    alone, together = predict(model, CLASSES, records.part(own)), predict(model, CLASSES, records)
     assert (alone == together[own]).all()
 
 

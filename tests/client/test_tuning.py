@@ -196,7 +196,9 @@ def test_a_broken_model_has_no_score_and_stops_nothing(
     monkeypatch.setattr(client.tuning, "_train_round", breaks)
     assert client.tuning._best(site, sweep)[2] is None
     monkeypatch.setattr(client.tuning, "_train_round", lambda *arguments: None)
-    monkeypatch.setattr(client.tuning, "predict", lambda model, records: np.full((len(records), 2), np.nan))
+    monkeypatch.setattr(
+        client.tuning, "predict", lambda model, target, records: np.full((len(records), 2), np.nan)
+    )
     assert client.tuning._trial(site, sweep, 0)[1] is not None  # a score of noise alone, and no error
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmmed.data.batch import Batch
 from mmmed.models import MultimodalModel, trainable_state
-from mmmed.training import record_losses
+from mmmed.tasks.base import Target
 from privacy.dpsgd import PrivateStep
 from tests.oracles.clipping import clipped_sum
 
@@ -24,17 +24,18 @@ def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]
     return model.double(), replace(batch, inputs=inputs)
 
 
-def check_private_step(model: MultimodalModel, batch: Batch) -> None:
+def check_private_step(model: MultimodalModel, target: Target, batch: Batch) -> None:
     """A step without noise moves the parameters by the clipped sum that the oracle computes, some patient clipped.
 
     Args:
         model: in float64.
+        target: the task.
         batch: in float64, of two patients or more.
     """
 
     def one_record(reference: nn.Module, record: int) -> torch.Tensor:
         row = batch[record : record + 1]
-        return record_losses(reference(row), row.label).sum()
+        return target.losses(reference(row), row.label).sum()
 
     reference, units = copy.deepcopy(model), int(batch.unit.max()) + 1
     bound = float(clipped_sum(reference, one_record, batch.unit, 1.0).norms.mean())
@@ -49,7 +50,7 @@ def check_private_step(model: MultimodalModel, batch: Batch) -> None:
         engine="bookkeeping",
     )
     before = {name: value.clone() for name, value in trainable_state(model).items()}
-    step(lambda: record_losses(model(batch), batch.label), batch.unit)
+    step(lambda: target.losses(model(batch), batch.label), batch.unit)
     for name, value in trainable_state(model).items():
         torch.testing.assert_close(
             before[name] - value, expected.sums[name] / units, rtol=1e-6, atol=1e-7 * bound

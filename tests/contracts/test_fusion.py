@@ -18,11 +18,12 @@ from mmmed.data.batch import Batch
 from mmmed.errors import ConfigError
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trainable_state
 from mmmed.models.fusion import FUSIONS
-from mmmed.training import record_losses
+from mmmed.tasks import Classification
 from tests.contracts.gated import Gated
 from tests.contracts.steps import check_private_step, exact
 from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
 
+CLASSES = Classification().target()
 EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "gated"])
 
 
@@ -62,7 +63,7 @@ def test_a_missing_modality_has_no_gradient(kind: str) -> None:
     for name, given in batch.inputs.items():
         model.zero_grad()
         absent = changed(batch, name, present=torch.zeros_like(given.present))
-        record_losses(model(absent), batch.label).sum().backward()
+        CLASSES.losses(model(absent), batch.label).sum().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         assert all(torch.isfinite(g).all() for g in gradients.values())
         own = [g for n, g in gradients.items() if n.startswith(f"{name}.")]
@@ -82,7 +83,7 @@ def test_records_are_independent(kind: str) -> None:
 @EVERY
 def test_a_private_step_is_the_definitions(kind: str) -> None:
     model, batch = exact(*of_everything(kind))
-    check_private_step(model, replace(batch, unit=torch.tensor([0, 1, 0])))
+    check_private_step(model, CLASSES, replace(batch, unit=torch.tensor([0, 1, 0])))
 
 
 @EVERY

@@ -32,7 +32,7 @@ from mmmed.modalities import MODALITIES
 from mmmed.modalities.base import Reading
 from mmmed.models import MultimodalModel, build_model, load_model, save_model
 from mmmed.models.names import former_policy_name, in_words, policy_name
-from mmmed.training import record_losses
+from mmmed.tasks import Classification
 from privacy.accounting import DpSgdEvent
 from privacy.audit.neighbours import neighbour_check
 from privacy.audit.static import static_checks
@@ -42,6 +42,7 @@ from tests.contracts.signal import Signal
 from tests.contracts.steps import check_private_step, exact
 from tests.mmmed.models.test_models import changed, set_row, without
 
+CLASSES = Classification().target()
 SMALL = {
     "data": {"image_size": 16, "text_tokens": 8, "volume_size": 16},
     "model": {"image_width": 8, "volume_width": 8, "fusion": {"width": 8, "heads": 2}},
@@ -167,7 +168,7 @@ def test_what_a_record_lacks_reaches_no_output(name: str) -> None:
         torch.testing.assert_close(model(changed(missing, name, values=garbage)), expected)
     model.zero_grad()
     absent = changed(batch, name, present=torch.zeros_like(given.present))
-    record_losses(model(absent), batch.label).sum().backward()
+    CLASSES.losses(model(absent), batch.label).sum().backward()
     assert all(
         p.grad is None or not p.grad.any() for n, p in model.named_parameters() if n.startswith(f"{name}.")
     )
@@ -185,7 +186,8 @@ def test_records_are_independent(name: str) -> None:
 
 @EVERY
 def test_a_private_step_is_the_definitions(name: str) -> None:
-    check_private_step(*exact(*made_up(a_run(name))))
+    model, batch = exact(*made_up(a_run(name)))
+    check_private_step(model, CLASSES, batch)
 
 
 @EVERY
@@ -237,7 +239,7 @@ def test_its_records_are_loaded_and_shaped_as_those_that_are_made_up(tmp_path: P
     ("change", "words"),
     [
         ({"signal": ["first", "third"]}, r"no column 'third' \(asked for by data\.signal\)"),
-        ({"signal": ["first", "study_id"], "where": {"study_id": 2}}, "one class only"),
+        ({"signal": ["first", "study_id"], "where": {"study_id": 2}}, "the same label"),
         ({}, "'first' holds no number in row 4"),
     ],
 )

@@ -80,8 +80,8 @@ def test_predictions_are_those_of_the_evaluation_and_cover_every_record(
     assert all(value.equal(before[name]) for name, value in model.network.state_dict().items())
     for site in predict_sites(*mmmed.load_model(run.folder), hospitals):
         mine = table.loc[table["site"] == site.site, classes].to_numpy()
-        nearest = np.abs(mine[None] - site.probability[:, None]).max(axis=2).min(axis=1)
-        assert len(site.probability) < len(mine) and nearest.max() < 1e-6
+        nearest = np.abs(mine[None] - site.prediction[:, None]).max(axis=2).min(axis=1)
+        assert len(site.prediction) < len(mine) and nearest.max() < 1e-6
 
 
 def test_one_patient_is_enough_and_what_is_wrong_with_a_row_is_a_warning(
@@ -92,7 +92,7 @@ def test_one_patient_is_enough_and_what_is_wrong_with_a_row_is_a_warning(
     rows = pd.read_csv(hospitals / "data.csv", dtype=str)
     rows.head(1).to_csv(data / "data.csv", index=False)
     model = mmmed.load_model(run.folder)
-    with pytest.warns(UserWarning, match="one class only"):
+    with pytest.warns(UserWarning, match="the same label"):
         assert len(mmmed.predict(model, data)) == 1
     rows.head(1).drop(columns="text").to_csv(data / "data.csv", index=False)
     with pytest.raises(DataError, match="text"):

@@ -10,11 +10,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, Met
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.supercore.task_identity import TaskIdentity
 
+from mmmed.tasks import ClassHistograms
 from privacy.metrics import BINS, estimate
 from server.pooled_evaluation import pooled_results
 from server.replies import Answer, read_reply
 
 TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 1, 1, SUPERLINK_NODE_ID
+
+TWO = ClassHistograms(2)
 
 
 def answer(site: str, tables: np.ndarray | None, noise: float = 2.0) -> Answer:
@@ -29,7 +32,7 @@ def tables() -> np.ndarray:
 
 
 def test_sites_are_pooled_and_their_noise_adds_up(tables: np.ndarray) -> None:
-    pooled = pooled_results([answer("a", tables, 2.0), answer("b", tables, 1.0), answer("c", None)], 2)
+    pooled = pooled_results([answer("a", tables, 2.0), answer("b", tables, 1.0), answer("c", None)], TWO)
     assert pooled is not None and pooled["sites"] == ["a", "b"]
     expected = estimate(2 * tables, math.sqrt(5.0))
     assert pooled["auroc"] == pytest.approx(expected.auroc) and 0.8 < pooled["auroc"] < 1
@@ -44,11 +47,11 @@ def test_what_does_not_fit_the_run_is_left_out(tables: np.ndarray) -> None:
         Answer(1, 0.0, "unstated", histograms=tables),
         answer("none", None),
     ]
-    assert pooled_results(bad, 2) is None
-    assert pooled_results([], 2) is None
-    pooled = pooled_results([*bad, answer("good", tables)], 2)
+    assert pooled_results(bad, TWO) is None
+    assert pooled_results([], TWO) is None
+    pooled = pooled_results([*bad, answer("good", tables)], TWO)
     assert pooled is not None and pooled["sites"] == ["good"]
-    assert pooled_results([answer("a", tables / 10)], 2)["refused"] == "few-patients"  # type: ignore[index]
+    assert pooled_results([answer("a", tables / 10)], TWO)["refused"] == "few-patients"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

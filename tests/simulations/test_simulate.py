@@ -209,7 +209,7 @@ def edited(hospitals: Path, folder: Path, change: Callable[[pd.DataFrame], pd.Da
     ("change", "words"),
     [
         (lambda t: t.drop(columns="finding"), ["data.csv", "no column 'finding'"]),
-        (lambda t: t.assign(finding="1"), ["one class only"]),
+        (lambda t: t.assign(finding="1"), ["the same label"]),
         (lambda t: t.assign(finding=["2", *t["finding"][1:]]), ["'2'", "row 1", "task.classes"]),
         (lambda t: t.assign(text=""), ["no notes anywhere"]),
         (lambda t: t.assign(patient_id=[*t["patient_id"][:-1], t["patient_id"][0]]), ["more than one site"]),

@@ -45,13 +45,16 @@ def config(hospitals: Path, *, private: bool = False, rate: float = 1.0, **chang
 def pooled(run: RunConfig, absent: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Gradient descent in one place, on the sum over patients of the mean loss of each one's records."""
     model, manifest = copy.deepcopy(open_model(run)).train(), simulated_manifest(run)
+    target = run.task.target()
     present = [name for name in manifest.sites if name not in absent]
     sites = [open_site_data(manifest.of_site(name), run, image_cache()).train for name in present]
     parameters = [p for p in model.parameters() if p.requires_grad]
     for _ in range(STEPS):
         for site in sites:
             batch = site.batch(np.arange(len(site)), site.patient)
-            (batch_losses(model, batch, "float32") / torch.bincount(batch.unit)[batch.unit]).sum().backward()
+            (
+                batch_losses(model, target, batch, "float32") / torch.bincount(batch.unit)[batch.unit]
+            ).sum().backward()
         with torch.no_grad():
             for p in parameters:
                 p -= run.training.learning_rate * p.grad / (run.training.batch_size * len(sites))

@@ -12,6 +12,7 @@ import pytest
 import simulations.tune
 from mmmed.config import combinations, parse_vary
 from mmmed.errors import ConfigError
+from mmmed.tasks.base import Score
 from simulations.tune import Outcome, front, to_csv
 from tests.client.conftest import Hospital
 from tests.client.test_tuning import SETTINGS, charged, clinic  # noqa: F401 (a fixture)
@@ -178,8 +179,10 @@ def test_every_combination_is_a_setting() -> None:
 
 
 def test_the_front_holds_what_nothing_beats_at_its_epsilon_or_below() -> None:
-    def outcome(epsilon: float, *auroc: float) -> Outcome:
-        return Outcome({"privacy.target_epsilon": epsilon}, epsilon, 1e-5, auroc)
+    score = Score("auroc", "AUROC", higher=True)
+
+    def outcome(epsilon: float, *values: float, score: Score = score) -> Outcome:
+        return Outcome({"privacy.target_epsilon": epsilon}, epsilon, 1e-5, score, values)
 
     points = [
         outcome(4, 0.7), outcome(1, 0.5, 0.75), outcome(1, 0.6), outcome(2, 0.62), outcome(8, 0.71), outcome(8, 0.7),
@@ -187,3 +190,7 @@ def test_the_front_holds_what_nothing_beats_at_its_epsilon_or_below() -> None:
     assert [(one.epsilon, one.mean) for one in front(points)] == [(1, 0.625), (4, 0.7), (8, 0.71)]
     rows = list(csv.DictReader(to_csv(points).splitlines()))
     assert [row["on_front"] for row in rows] == ["True", "True", "False", "False", "True", "False"]
+    error = Score("mae", "mean absolute error", higher=False)
+    points = [outcome(epsilon, value, score=error) for epsilon, value in ((1, 0.3), (2, 0.31), (2, 0.2))]
+    assert [one.mean for one in front(points)] == [0.3, 0.2]
+    assert "mae_mean" in to_csv(points).splitlines()[0]

@@ -125,7 +125,7 @@ def test_an_audit_is_shown_with_its_bounds_and_an_edited_one_is_not_believed(
 
 
 def test_figures_are_the_rounds(dashboard: str, cookie: str, run_folder: Path) -> None:
-    figure = json.load(ask(f"{dashboard}/runs/first-run/auroc.json", cookie=cookie))
+    figure = json.load(ask(f"{dashboard}/runs/first-run/score.json", cookie=cookie))
     assert figure["data"] == []  # the stand-in reports a loss, and no AUROC
     assert ask(f"{dashboard}/runs/first-run/epsilon.json", cookie=cookie).status == 200
 

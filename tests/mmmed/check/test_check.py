@@ -79,7 +79,7 @@ def test_what_cannot_be_trained_on_is_a_problem(tmp_path: Path) -> None:
     few = _data(tmp_path / "few", finding=[int(n < 6) for n in range(120)])
     assert any("fewer than 10 patients" in p for p in _check(few).problems)
     one = _data(tmp_path / "one", finding=1)
-    assert any("one class only" in p for p in _check(one).problems)
+    assert any("the same label" in p for p in _check(one).problems)
     broken = _data(tmp_path / "broken")
     (broken / "images" / "3.png").write_text("no image")
     assert any("unreadable" in p and "3.png" in p for p in _check(broken).problems)

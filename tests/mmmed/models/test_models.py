@@ -31,9 +31,11 @@ from mmmed.models import build_model, load_model, load_tokenizer, save_model, tr
 from mmmed.models.image import build_image_encoder, build_volume_encoder
 from mmmed.models.table import TableEncoder
 from mmmed.models.tokens import VOCABULARY
-from mmmed.training import make_optimizer, record_losses
+from mmmed.tasks import Classification
+from mmmed.training import make_optimizer
 from privacy.dpsgd import PrivateStep
 
+CLASSES = Classification().target()
 SIZE, TOKENS, SIDE = 32, 12, 16
 TABLE = {"numbers": {"age": [0, 90], "crp": [0, 5]}, "categories": {"sex": ["F", "M"]}}
 EVERYTHING = {"volume": "volume", "volume_size": SIDE, **TABLE}
@@ -250,7 +252,7 @@ def trained_by_a_private_step(
     optimizer = make_optimizer(model, config.training)
     step = PrivateStep(model, optimizer, noise_multiplier=1, max_grad_norm=1, expected_units=3, engine=engine)
     before = {name: value.clone() for name, value in trainable_state(model).items()}
-    step(lambda: record_losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
+    step(lambda: CLASSES.losses(model(batch), batch.label), torch.tensor([0, 0, 1, 2]))
     assert all(not torch.equal(before[name], value) for name, value in trainable_state(model).items())
     return list(before)
 

@@ -27,10 +27,12 @@ from mmmed.models import (
 )
 from mmmed.models.fusion import FUSIONS
 from mmmed.models.image import build_image_encoder
-from mmmed.training import make_optimizer, record_losses
+from mmmed.tasks import Classification
+from mmmed.training import make_optimizer
 from privacy.dpsgd import PrivateStep
 from tests.mmmed.models.test_models import SIZES, local_folder
 
+CLASSES = Classification().target()
 SIZE, TOKENS = 64, 12
 PRETRAINED = {
     "image": "efficientnet-lite0",
@@ -72,7 +74,7 @@ def take_private_step(model: nn.Module, config: RunConfig, batch: Batch) -> None
         expected_units=4,
         engine="bookkeeping",
     )
-    step(lambda: record_losses(model(batch), batch.label), batch.unit)
+    step(lambda: CLASSES.losses(model(batch), batch.label), batch.unit)
 
 
 def test_packaged_encoders_train_only_what_follows_them() -> None:

@@ -12,27 +12,11 @@ from torch import nn
 
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input, parts
-from mmmed.training import PlainStep, make_optimizer, probabilities, record_losses, train
+from mmmed.tasks import Classification
+from mmmed.training import PlainStep, make_optimizer, train
 from privacy.dpsgd import PrivateStep
 
-
-def test_losses_are_the_cross_entropy_of_each_record() -> None:
-    label = torch.tensor([0, 1, 1])
-    one, three = torch.randn(3, 1), torch.randn(3, 3)
-    expected = [-torch.log(torch.sigmoid(z if y else -z)) for z, y in zip(one[:, 0], label, strict=True)]
-    torch.testing.assert_close(record_losses(one, label), torch.stack(expected))
-    expected = [-torch.log_softmax(z, 0)[y] for z, y in zip(three, label, strict=True)]
-    torch.testing.assert_close(record_losses(three, label), torch.stack(expected))
-
-
-@pytest.mark.parametrize("outputs", [1, 4])
-def test_probabilities_sum_to_one_and_follow_the_logits(outputs: int) -> None:
-    logits = torch.randn(5, outputs)
-    probability = probabilities(logits)
-    assert probability.shape == (5, max(2, outputs))
-    torch.testing.assert_close(probability.sum(1), torch.ones(5))
-    if outputs == 1:
-        torch.testing.assert_close(probability[:, 1], torch.sigmoid(logits[:, 0]))
+CLASSES = Classification().target()
 
 
 class Scale(nn.Module):
@@ -60,9 +44,9 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     model = Scale()
     step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
     w = torch.tensor(0.5, requires_grad=True)
-    loss = record_losses(w * batch.inputs["image"].values, batch.label)
+    loss = CLASSES.losses(w * batch.inputs["image"].values, batch.label)
     ((loss[0] + loss[1]) / 2 / 2 + loss[2] / 2).backward()
-    steps = train(model, step, [np.array([0, 1])], lambda *_: batch)
+    steps = train(model, CLASSES, step, [np.array([0, 1])], lambda *_: batch)
     assert steps == 1
     torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
 
@@ -101,7 +85,8 @@ def test_in_bfloat16_the_model_runs_and_float32_is_what_is_kept(private: bool) -
             if private
             else PlainStep(optimizer)
         )
-        train(model, step, [np.array([0, 1])], lambda *_: batch, precision=precision)  # type: ignore[arg-type]
+        draws = [np.array([0, 1])]
+        train(model, CLASSES, step, draws, lambda *_: batch, precision=precision)  # type: ignore[arg-type]
         assert model.seen == {dtype}
         assert model.linear.weight.dtype == torch.float32
         moved[precision] = model.linear.weight.detach() - start
@@ -132,6 +117,7 @@ def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
     after: list[int] = []
     steps = train(
         Scale(),
+        CLASSES,
         step,
         draws,
         lambda _, patients: full if len(patients) else empty,
@@ -170,6 +156,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatc
         model = Scale()
         train(
             model,
+            CLASSES,
             PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)),
             [np.arange(4)] * 3,
             lambda *_: batch,
@@ -185,9 +172,8 @@ def test_training_learns() -> None:
     x = torch.randn(64)
     batch = batch_of(x.tolist(), (x > 0).long().tolist(), list(range(64)))
     before = F.softplus(-model.w * x.abs()).mean()
-    train(
-        model, PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)), [np.arange(64)] * 20, lambda *_: batch
-    )
+    step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
+    train(model, CLASSES, step, [np.arange(64)] * 20, lambda *_: batch)
     assert F.softplus(-model.w * x.abs()).mean() < 0.6 * before
 
 

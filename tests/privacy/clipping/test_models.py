@@ -415,10 +415,12 @@ def test_a_deep_model_under_autocast_is_the_ordinary_one() -> None:
         label=torch.arange(R) % 2,
         unit=torch.arange(R),
     )
-    batch_losses(model, batch, "bfloat16").sum().backward()
+    batch_losses(model, config.task.target(), batch, "bfloat16").sum().backward()
     expected = {key: p.grad.clone() for key, p in model.named_parameters() if p.grad is not None}
     found = BookkeepingEngine(model).clipped(
-        lambda: batch_losses(model, batch, "bfloat16"), Units.of(batch.unit), torch.ones_like
+        lambda: batch_losses(model, config.task.target(), batch, "bfloat16"),
+        Units.of(batch.unit),
+        torch.ones_like,
     )
     error = torch.stack([(found.sums[key] - expected[key]).norm() for key in expected]).norm()
     assert error < 0.01 * torch.stack([value.norm() for value in expected.values()]).norm()

@@ -1,0 +1,135 @@
+"""What the code of a task says, from the cells of a table to the scores of a prediction.
+
+In the shapes N are records of one or more sites, R those of a batch, K the numbers that are predicted for a record.
+Nothing is averaged over a batch: each patient's gradient stays its own.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmmed.data.cells import Problem
+
+
+class Score(NamedTuple):
+    """A number that says how good predictions are.
+
+    Attributes:
+        name: as policies, run folders and reports hold it.
+        title: as a person reads it.
+        higher: whether more is better.
+    """
+
+    name: str
+    title: str
+    higher: bool
+
+
+class Target(ABC):
+    """A task; it is made from its section.
+
+    Attributes:
+        score: the main score, by which models are compared.
+        also_told: other names in `scores` that a site's policy can let out.
+    """
+
+    score: ClassVar[Score]
+    also_told: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """Names of the scores that a site's policy can let out, never none. Their values lie in [-1, 1]."""
+        return (self.score.name, *self.also_told)
+
+    # ---------------------------------------------------------------- words
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What is predicted, for a report."""
+
+    @property
+    @abstractmethod
+    def names(self) -> tuple[str, ...]:
+        """What each of the K numbers that are predicted is called."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> tuple[str, ...]:
+        """Kinds of label, in words: of each, enough patients are needed to learn, to test and to tell a result."""
+
+    # ---------------------------------------------------------------- labels
+
+    @abstractmethod
+    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
+        """Read the labels.
+
+        Args:
+            cells: the columns of the section, no cell of them empty; the index is the row in the table, from 0.
+            path: of the table.
+            problem: told of rows that hold no valid label; it raises, or they are left out.
+
+        Returns:
+            One number a row, int64 or float32, with the index of the rows that are kept.
+        """
+
+    @abstractmethod
+    def made_up(self, count: int) -> torch.Tensor:
+        """(count,) labels as `labels` may give them, of every group if there are enough."""
+
+    @abstractmethod
+    def group_of(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) labels -> (N,) int64, where in `groups` each belongs."""
+
+    # ---------------------------------------------------------------- model
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Numbers that the model's head gives for a record."""
+
+    @abstractmethod
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """(R, outputs) outputs and (R,) labels -> (R,) losses, each of its record alone."""
+
+    @abstractmethod
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        """(R, outputs) outputs -> (R, K) predictions, each of its record alone."""
+
+    # ---------------------------------------------------------------- results
+
+    @abstractmethod
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """(N, K) predictions and (N,) labels, N at least 1 -> all scores by name; NaN where one is undefined."""
+
+    @abstractmethod
+    def guess(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) labels of a site -> (K,) float64, the prediction of who knows them and nothing of a record."""
+
+    @abstractmethod
+    def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, K) predictions and (N,) labels -> (N,), how well each record is predicted, about normal over models.
+
+        A membership attack compares them (Carlini et al. 2022, arXiv 2112.03570).
+        """
+
+    def within_sites(self, predictions: np.ndarray, labels: np.ndarray, site: np.ndarray) -> float:
+        """The main score within sites, to which knowing a record's site adds nothing. NaN if it is undefined.
+
+        Here the mean over sites, weighted by their records.
+
+        Args:
+            predictions: (N, K).
+            labels: (N,).
+            site: (N,) whose record each is.
+        """
+        rows = [site == one for one in np.unique(site)]
+        values = np.array([self.scores(predictions[own], labels[own])[self.score.name] for own in rows])
+        weights = np.array([own.sum() for own in rows]) * ~np.isnan(values)
+        return float(np.nansum(values * weights) / weights.sum()) if weights.any() else float("nan")
