@@ -179,7 +179,7 @@ def _score(config: RunConfig, folder: Path, workers: int) -> float:
         ) from error
     if not isinstance(value, float):
         raise RunError(
-            f"{kept}: no {target.score.title}, since no site holds out patients of both classes. Hold out more"
+            f"{kept}: no {target.score.title}, since no site holds out patients of every kind of label. Hold out more"
         )
     return value
 

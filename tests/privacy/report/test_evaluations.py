@@ -132,7 +132,7 @@ def test_results_of_too_few_patients_are_not_told(
     page = render_report(body)
     assert "Not told: too few patients" in page and "Not drawn: the results that were released" in page
     silent = build_report([state_run("north")], replace(facts, pooled=None))
-    assert "Not drawn: no result on held-out patients has left a site" in render_report(silent)
+    assert "Not drawn: no AUROC on held-out patients has left a site" in render_report(silent)
 
 
 def test_an_edit_or_an_uncharged_release_is_found(
