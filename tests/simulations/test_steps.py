@@ -18,8 +18,8 @@ from client.model import open_model
 from client.simulated import open_simulated, simulated_manifest
 from client.training import local_plan, train_round
 from mmmed.config import RunConfig
+from mmmed.data.loader import open_site_data
 from mmmed.models import trainable_state
-from mmmed.models.site_data import open_site_data
 from mmmed.paths import image_cache
 from mmmed.training import batch_losses
 from privacy.accounting import DpSgdEvent, epsilon
