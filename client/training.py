@@ -191,12 +191,11 @@ class _Round:
             self._train(step, draws, reservation.steps)
         finally:  # an interrupted round has used the draws it took, and no more
             reservation.commit(draws.taken)
-        asked = Asked.of(
-            self._config.privacy.target_epsilon,
-            self._config.federation.rounds,
-            patients,
-            self._site.policy.patients,
-        )
+        target, rounds = self._config.privacy.target_epsilon, self._config.federation.rounds
+        if self._config.step_rate is None:
+            asked = Asked.of(target, rounds, patients, self._site.policy.patients)
+        else:
+            asked = Asked(target, rounds, patients=None, stated=False)
         return self._site.spending(
             ledger, plan, reservation.steps, metrics_shown=self._shows_metrics(), asked=asked
         )

@@ -150,8 +150,8 @@ def build_report(
     delta = max((each.delta for each in [*stated, *tested]), default=None)
     events, extra = [each.mechanism for each in stated], [each.mechanism for each in tested]
     lines = joint(events, delta, extra) if delta is not None and events else []
-    derived = [each.site for each in stated if each.asked is None or not each.asked.stated]
-    by_policy = bool(stated) and not derived
+    derived = [each.site for each in stated if each.asked is None or each.asked.derived]
+    by_policy = bool(stated) and all(each.asked is not None and each.asked.stated for each in stated)
     done = rounds_done(stated, _done(run, schema))
     opened = open_ends(stated, private=run.private, rounds=run.rounds, done=done)
     status = _status(run, sites, missing, opened)
@@ -172,7 +172,7 @@ def build_report(
             "rounds_done": done,
             "open": opened,
             "sentence": _sentence(status, risk),
-            "condition": texts.condition(derived) if stated else None,
+            "condition": texts.condition(derived, by_policy) if stated else None,
             "epsilon": lines[0]["epsilon"] if lines else None,
             "delta": delta,
         },
@@ -300,7 +300,8 @@ def _site(stated: Statement, run: RunFacts, index: int) -> dict[str, Any]:
 
 def _warnings(stated: Statement) -> list[str]:
     """What does not invalidate the site's part and should be known."""
-    if stated.asked is None or not delta_is_large(stated.delta, stated.asked.patients):
+    patients = None if stated.asked is None else stated.asked.patients
+    if patients is None or not delta_is_large(stated.delta, patients):
         return []
     return [
         f"its delta, {stated.delta:g}, is above a tenth of 1 / its number of patients: {texts.LARGE_DELTA}"

@@ -50,15 +50,20 @@ class Asked:
     Attributes:
         target_epsilon: epsilon of the whole run.
         rounds: rounds of the run.
-        patients: the sampling rate is the batch size over this.
+        patients: the sampling rate is the batch size over this; None where the run names the rate itself.
         stated: whether the site's policy states that number; else it is the largest power of two not above the
             site's number of patients.
     """
 
     target_epsilon: float
     rounds: int
-    patients: int
+    patients: int | None
     stated: bool
+
+    @property
+    def derived(self) -> bool:
+        """Whether the sampling rate follows from how many patients the site has."""
+        return self.patients is not None and not self.stated
 
     @staticmethod
     def of(target_epsilon: float, rounds: int, patients: int, stated: int | None) -> Asked:
@@ -237,8 +242,12 @@ def _asked(value: Any) -> Asked | None:
         return None
     _expect(isinstance(value, dict) and set(value) == set(Asked.__dataclass_fields__), "asked", value)
     _expect(isinstance(value["stated"], bool), "asked", value)
-    rounds, patients = _whole(value["rounds"]), _whole(value["patients"])
-    _expect(0 < rounds <= _MOST_ROUNDS and patients > 0, "asked", value)
+    rounds, patients = _whole(value["rounds"]), value["patients"]
+    _expect(0 < rounds <= _MOST_ROUNDS, "asked", value)
+    if patients is None:
+        _expect(not value["stated"], "asked", value)
+    else:
+        _expect(_whole(patients) > 0, "asked", value)
     return Asked(_number(value, "target_epsilon"), rounds, patients, value["stated"])
 
 

@@ -114,8 +114,18 @@ def not_covered(by_policy: bool) -> tuple[str, ...]:
     return tuple(_PARTICIPATION if "size class" in item else item for item in NOT_COVERED)
 
 
-def condition(derived: Sequence[str]) -> str:
-    """What epsilon rests on: the number from which the sites' sampling rates follow."""
+def condition(derived: Sequence[str], by_policy: bool) -> str:
+    """What epsilon rests on: the number from which the sites' sampling rates follow.
+
+    Args:
+        derived: the sites whose rate follows from how many patients they have.
+        by_policy: whether each site's follows from a number in its policy.
+    """
+    if not derived and not by_policy:
+        return (
+            "The run names the sampling rate of a step, the same at every site: nothing in it or in the noise was "
+            "derived from how many patients a site has."
+        )
     if not derived:
         return (
             "Each site's sampling rate and noise follow from a number of patients that its policy states: nothing in "

@@ -24,6 +24,7 @@ from mmmed.paths import image_cache
 from mmmed.training import batch_losses
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import PolicyRefusal
+from privacy.report import verify_report
 from simulations.simulate import resume_run, start_run
 
 STEPS = 3
@@ -122,6 +123,10 @@ def test_each_step_is_charged_and_a_run_goes_on(hospitals: Path, tmp_path: Path)
     noise = stated[0]["privacy.noise_multiplier"]
     spent = epsilon([DpSgdEvent(noise, 0.5, STEPS)], run.privacy.delta)
     assert stated[-1]["privacy.epsilon"] == pytest.approx(spent, rel=1e-6)
+    report = json.loads((folder / "report" / "privacy.json").read_text())
+    assert {json.dumps(one["asked"]["patients"]) for one in report["statements"]} == {"null"}
+    assert "The run names the sampling rate" in report["summary"]["condition"]
+    assert verify_report(report) == []
     resume_run(folder, engine="inprocess", workers=0)  # nothing is left to do, and nobody is charged again
     assert len(lines(folder)) == STEPS
 
