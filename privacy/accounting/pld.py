@@ -38,6 +38,7 @@ _COARSEST = (
     20.0  # interval; where more would be needed, losses are in the millions and epsilon is called infinite
 )
 _ROUGHER = 4
+_SMALLER, _TRIES = 0.8, 8  # deltas that are tried where epsilon overflows
 
 
 class Adjacency(Enum):
@@ -232,7 +233,13 @@ def _epsilon(
     left = delta - slack(segments)
     if distribution is None or left <= 0:
         return math.inf
-    return float(distribution.get_epsilon_for_delta(left))
+    # dp-accounting divides by what underflows at some deltas where epsilon is about 700, and calls it infinite. Epsilon
+    # falls as delta grows, so that of a smaller delta is an upper bound as well.
+    for smaller in range(_TRIES):
+        found = float(distribution.get_epsilon_for_delta(left * _SMALLER**smaller))
+        if found < math.inf:
+            return found
+    return math.inf
 
 
 def _loss_variance(event: DpSgdEvent) -> float:

@@ -135,6 +135,12 @@ def test_it_moves_the_right_way(sigma: float, rate: float, steps: int, at: float
     assert epsilon([DpSgdEvent(sigma, rate, steps)], at, group_size=1) == base
 
 
+@pytest.mark.parametrize("at", [0.002, 0.005, 0.01, 0.02])
+def test_an_epsilon_of_hundreds_is_finite_and_falls_as_delta_grows(at: float) -> None:
+    event = DpSgdEvent(0.5, 0.875, 390)
+    assert 600 < epsilon([event], at) <= epsilon([event], 0.001) < 800
+
+
 @pytest.mark.parametrize("group_size", [2, 3])
 def test_a_group_costs_what_sensitivity_k_costs_without_sampling(group_size: int) -> None:
     events = [DpSgdEvent(4.0, 1.0, 3)]
