@@ -129,7 +129,7 @@ def _search(
     for attempt in count(1):
         value = spent(ticks)
         low, high = (ticks, high) if value > target else (low, ticks)
-        if abs(value - target) <= near * target:
+        if near and abs(value - target) <= near * target:
             return ticks, slope
         if high == _MIN_TICKS or (low and high - low == 1):
             return high, slope

@@ -98,6 +98,9 @@ def test_a_loss_beyond_the_largest_double_is_told_too() -> None:
     infinite_below=st.integers(0, _MAX_TICKS),
     flat_above=st.integers(_MIN_TICKS, _MAX_TICKS),
 )
+@example(
+    target=1.0, slope=1.0, scale=10.0, infinite_below=28283, flat_above=100_000
+)  # the target itself, and flat
 def test_the_search_ends_soon_whatever_falls(
     target: float, slope: float, scale: float, infinite_below: int, flat_above: int
 ) -> None:
