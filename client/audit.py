@@ -23,7 +23,7 @@ from mmmed.data.batch import parts
 from mmmed.data.loader import Records
 from mmmed.models import trainable_state
 from mmmed.training import batch_losses, make_optimizer
-from mmmed.training.loop import MICROBATCH
+from mmmed.training.loop import part_size
 from privacy.accounting import DpSgdEvent
 from privacy.audit import Batch, Batches, Part, PartLosses, Step, Subject
 from privacy.dpsgd import PrivateStep
@@ -32,11 +32,11 @@ from privacy.dpsgd import PrivateStep
 class _InParts:
     """The private step, given a batch part by part as `mmmed.training.train` gives it."""
 
-    def __init__(self, step: PrivateStep) -> None:
-        self._step = step
+    def __init__(self, step: PrivateStep, together: int) -> None:
+        self._step, self._together = step, together
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
-        for rows, unit in parts(units, MICROBATCH, filled=True):
+        for rows, unit in parts(units, self._together, filled=True):
             self._step.accumulate(partial(losses, rows), unit, len(rows) - len(unit))
         self._step.finish()
 
@@ -61,7 +61,8 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
 
     def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
         try_run(config)  # once, as a site does before it trains
-        return _InParts(private_step(model, optimizer, config, noise_multiplier, tried=True))
+        step = private_step(model, optimizer, config, noise_multiplier, tried=True)
+        return _InParts(step, part_size(config))
 
     yield Subject(
         make_model=lambda: copy.deepcopy(model).train(),

@@ -22,6 +22,7 @@ from mmmed.errors import ConfigError
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
+from mmmed.training.loop import part_size
 from privacy.accounting import DpSgdEvent
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Reservation
@@ -272,6 +273,7 @@ class _Round:
             draws,
             batches,
             precision=training.precision,
+            together=part_size(self._config),
             filled=self._config.privacy.enabled,
             after_step=after_step,
         )

@@ -24,7 +24,7 @@ from mmmed.inference.predict import predict
 from mmmed.modalities import MODALITIES
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, batch_losses, make_optimizer, train
-from mmmed.training.loop import MICROBATCH
+from mmmed.training.loop import part_size
 from mmmed.wire import unpack
 from privacy.dpsgd import PrivateStep
 from privacy.errors import PrivacyError
@@ -77,6 +77,7 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
         drawn,
         batches,
         precision=config.training.precision,
+        together=part_size(config),
         filled=config.privacy.enabled,
     )
 
@@ -99,7 +100,7 @@ def _enough(records: Records, config: RunConfig) -> np.ndarray:
     """Patients whose records fill one part of a batch and begin another."""
     training = config.training
     taken = np.minimum(np.bincount(records.patient), training.records_per_patient) * training.views
-    return np.arange(min(records.patients, 1 + int(np.searchsorted(np.cumsum(taken), MICROBATCH + 1))))
+    return np.arange(min(records.patients, 1 + int(np.searchsorted(np.cumsum(taken), part_size(config) + 1))))
 
 
 def _send(model: MultimodalModel, incoming: dict[str, torch.Tensor], config: RunConfig) -> None:

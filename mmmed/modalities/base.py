@@ -50,6 +50,7 @@ class Modality(ABC):
         model_keys: its keys of ``[model]``.
         column_keys: those of `data_keys` that name the columns of a site's table that it is read from: a text, a list
             or a table by column. A run in which all are empty does not have the modality.
+        together: how many records' activations training may hold at once. Private steps are filled up to it.
         viewed: whether training may see other views of a record, made by `view`.
         adapters: whether ``trainable = "lora"`` adapts its encoder.
         joins_fusion: whether its encoder is a layer that nobody has trained before, which counts as the fusion's
@@ -63,6 +64,7 @@ class Modality(ABC):
     data_keys: ClassVar[type[Section]]
     model_keys: ClassVar[type[Section]]
     column_keys: ClassVar[tuple[str, ...]]
+    together: ClassVar[int] = 32
     viewed: ClassVar[bool] = False
     adapters: ClassVar[bool] = False
     joins_fusion: ClassVar[bool] = False

@@ -85,6 +85,7 @@ class Volume(Files):
 
     name = "volume"
     plural = "volumes"
+    together = 4
     data_keys = VolumeData
     model_keys = VolumeModel
     column_keys = ("volume",)

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmmed.config import RunConfig
 from mmmed.config.schema import Precision
 from mmmed.data.batch import Batch, parts
+from mmmed.modalities import MODALITIES
 from mmmed.tasks.base import Target
 from mmmed.training.losses import batch_losses
 
-MICROBATCH = (
-    24  # records whose activations are held at once; the step is the same whatever it is, but for rounding
-)
+
+def part_size(config: RunConfig) -> int:
+    """How many records of a run are computed together in training: as few as its largest modality asks for."""
+    return min(MODALITIES[name].together for name in config.data.modalities)
 
 
 class Step(Protocol):
@@ -73,6 +76,7 @@ def train(
     make_batch: Callable[[int, np.ndarray], Batch],
     *,
     precision: Precision = "float32",
+    together: int = 32,
     filled: bool = False,
     after_step: Callable[[], None] = lambda: None,
 ) -> int:
@@ -85,6 +89,7 @@ def train(
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
         precision: of the forward and backward pass.
+        together: records whose activations are held at once, `part_size`; the step is the same but for rounding.
         filled: whether all parts that `step` is given have one shape (`mmmed.data.batch.parts`), as private ones must.
         after_step: called after each step (progress, proximal pull).
 
@@ -96,7 +101,7 @@ def train(
     steps = 0
     for patients in draws:
         batch = make_batch(steps, patients)
-        for rows, unit in parts(batch.unit, MICROBATCH, filled=filled):
+        for rows, unit in parts(batch.unit, together, filled=filled):
             losses = partial(batch_losses, model, target, batch[rows].to(device), precision)
             step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()

@@ -151,7 +151,7 @@ def test_a_patient_moves_each_sum_of_a_round_by_its_own_part_alone(
 ) -> None:
     config = configured(**CONFIGS[name], data=SMALL)
     if config.model.text_dropout:
-        monkeypatch.setattr("mmmed.training.loop.MICROBATCH", 1)
+        monkeypatch.setattr("client.training.part_size", lambda _: 1)
     manifest = some(site, config)
     counts = training_patients(manifest, config)
     patients = sorted(counts)

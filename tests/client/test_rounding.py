@@ -18,7 +18,7 @@ from mmmed.data.batch import Batch
 from mmmed.data.loader import Records
 from mmmed.inference.predict import predict
 from mmmed.tasks import Classification
-from mmmed.training.loop import MICROBATCH, train
+from mmmed.training.loop import part_size, train
 from privacy.accounting import DpSgdEvent
 from privacy.dpsgd import PrivateStep
 
@@ -143,4 +143,8 @@ def test_the_audit_gives_the_step_what_training_gives_it() -> None:
             return subject.losses(model, rows[part])
 
         step(losses, units)
-    assert len(shapes) > 1 and {shape for shape, _ in shapes} == {MICROBATCH} and shapes[0][1] > MICROBATCH
+    assert (
+        len(shapes) > 1
+        and {shape for shape, _ in shapes} == {32}
+        and shapes[0][1] > 32 == part_size(RunConfig())
+    )

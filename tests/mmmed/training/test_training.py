@@ -147,12 +147,11 @@ def test_parts_hold_every_record_once_and_no_patient_in_two(sizes: list[int], li
         assert set(more.tolist()) == set(rows.tolist())
 
 
-def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_in_parts_is_the_step_of_the_whole() -> None:
     units = [0, 0, 1, 2, 2, 2, 3]
     batch = batch_of([1.0, -2.0, 3.0, 0.5, 0.1, -1.0, 2.0], [1, 0, 1, 1, 0, 0, 1], units)
     results = []
     for size in (1, 3, 100):
-        monkeypatch.setattr("mmmed.training.loop.MICROBATCH", size)
         model = Scale()
         train(
             model,
@@ -160,6 +159,7 @@ def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatc
             PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)),
             [np.arange(4)] * 3,
             lambda *_: batch,
+            together=size,
         )
         results.append(model.w.detach())
     torch.testing.assert_close(results[0], results[2])
