@@ -28,6 +28,19 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 1.0, 30.0, 60.0  # seconds
 _GRACE = 10.0  # seconds between asking a process to end and killing it
 _LOG_BYTES, _LOGS = 10_000_000, 3
 _TICK = 0.2
+
+
+def flower_environment(home: Path) -> dict[str, str]:
+    """This process's environment for Flower's processes: they keep their files in `home` and install nothing."""
+    return os.environ | {
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
 # Asks the kernel to signal the process when its supervisor dies (prctl PR_SET_PDEATHSIG = 1), then becomes it.
 _TIED = """
 import ctypes, os, sys

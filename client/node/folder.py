@@ -11,7 +11,6 @@ flwr/, log/         Flower's own files, logs
 
 from __future__ import annotations
 
-import os
 import secrets
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -37,6 +36,7 @@ from mmmed.pki.certificates import (
     write_secret,
 )
 from mmmed.pki.kit import Kit
+from mmmed.processes import flower_environment
 
 
 def alone(folder: NodeFolder) -> AbstractContextManager[None]:
@@ -160,10 +160,4 @@ class NodeFolder:
 
     def environment(self) -> dict[str, str]:
         """Environment of the node and the runner: Flower keeps its files in this folder and installs nothing."""
-        return os.environ | {
-            "FLWR_HOME": str(self.flower_home),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "HF_HUB_OFFLINE": "1",
-        }
+        return flower_environment(self.flower_home)

@@ -15,7 +15,6 @@ nginx/, log/, flwr/ configuration, logs, Flower's own files
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
 import secrets
 import tomllib
@@ -27,6 +26,7 @@ import tomli_w
 from mmmed.errors import DeployError
 from mmmed.pki import require_linux
 from mmmed.pki.certificates import write_secret
+from mmmed.processes import flower_environment
 
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -142,11 +142,4 @@ class Folder:
 
     def environment(self) -> dict[str, str]:
         """Environment of Flower's processes: their files stay in this folder and they install nothing."""
-        return os.environ | {
-            "FLWR_HOME": str(self.flower_home),
-            "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-            "FLWR_DISABLE_UPDATE_CHECK": "1",
-            "FLWR_TELEMETRY_ENABLED": "0",
-            "HF_HUB_OFFLINE": "1",
-            "MMMED_RUNS": str(self.runs),
-        }
+        return flower_environment(self.flower_home) | {"MMMED_RUNS": str(self.runs)}
