@@ -1,4 +1,4 @@
-"""One private step compared with its definition."""
+"""What every part of a model must keep: records are independent, and a private step is the definition's."""
 
 from __future__ import annotations
 
@@ -22,6 +22,15 @@ def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]
         for name, one in batch.inputs.items()
     }
     return model.double(), replace(batch, inputs=inputs)
+
+
+def check_independence(model: MultimodalModel, batch: Batch) -> None:
+    """Each record's outputs are those that it has alone. Both are in float64."""
+    model.eval()
+    with torch.no_grad():
+        together = model(batch)
+        for row in range(len(batch)):
+            torch.testing.assert_close(model(batch[row : row + 1]), together[row : row + 1])
 
 
 def check_private_step(model: MultimodalModel, target: Target, batch: Batch) -> None:

@@ -20,7 +20,7 @@ from mmmed.models import MultimodalModel, build_model, load_model, save_model, t
 from mmmed.models.fusion import FUSIONS
 from mmmed.tasks import Classification
 from tests.contracts.gated import Gated
-from tests.contracts.steps import check_private_step, exact
+from tests.contracts.steps import check_independence, check_private_step, exact
 from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
 
 CLASSES = Classification().target()
@@ -72,12 +72,7 @@ def test_a_missing_modality_has_no_gradient(kind: str) -> None:
 
 @EVERY
 def test_records_are_independent(kind: str) -> None:
-    model, batch = exact(*of_everything(kind))
-    model.eval()
-    with torch.no_grad():
-        together = model(batch)
-        for row in range(len(batch)):
-            torch.testing.assert_close(model(batch[row : row + 1]), together[row : row + 1])
+    check_independence(*exact(*of_everything(kind)))
 
 
 @EVERY
