@@ -12,6 +12,7 @@ from mmmed.config import RunConfig
 from mmmed.data.loader import PatientBatches, Records
 from privacy.dpsgd import PrivateStep
 from privacy.noise import PrivateRandom, noise_std
+from privacy.planning import schedule
 from privacy.sampling import PoissonSampler
 
 
@@ -47,6 +48,21 @@ def private_step(
         clipping=config.privacy.clipping,
         engine=config.privacy.engine,
         tried=tried,
+    )
+
+
+def local_schedule(config: RunConfig, patients: int, stated: int | None = None) -> tuple[float, int]:
+    """Sampling rate and steps a round of a run at a site of so many `patients`, whose policy states a number or none.
+
+    Raises:
+        PlanError: as `privacy.planning.schedule`.
+    """
+    return schedule(
+        patients=patients,
+        batch_size=config.training.batch_size,
+        local_epochs=config.training.local_epochs,
+        stated=stated,
+        rate=config.step_rate,
     )
 
 

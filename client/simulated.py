@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from client.mechanism import local_schedule
 from client.model import check_weights
 from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
@@ -23,7 +24,7 @@ from mmmed.paths import image_cache
 from privacy.errors import PlanError, PolicyError
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget
-from privacy.planning import check_delta, schedule
+from privacy.planning import check_delta
 from privacy.policy import Policy, SimulationPolicy, SitePolicy
 
 STATE_DIR = "MMMED_STATE_DIR"
@@ -73,12 +74,7 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
     try:
         if config.privacy.enabled:
             check_delta(config.privacy.delta, patients)
-        schedule(
-            patients=patients,
-            batch_size=config.training.batch_size,
-            local_epochs=config.training.local_epochs,
-            rate=config.step_rate,
-        )
+        local_schedule(config, patients)
     except PlanError as error:
         raise PlanError(f"site {manifest.sites[0]} ({patients} patients to train on): {error}") from error
     return patients

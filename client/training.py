@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from client.answer_cache import AnswerCache
-from client.mechanism import patient_batches, private_draws, private_step
+from client.mechanism import local_schedule, patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
 from client.progress import Progress
 from client.release import Spending, one_code
@@ -22,11 +22,10 @@ from mmmed.errors import ConfigError
 from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, trainable_state
 from mmmed.training import PlainStep, Step, make_optimizer, train
-from mmmed.training.loop import part_size
 from privacy.accounting import DpSgdEvent
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Reservation
-from privacy.planning import TrainingPlan, plan_training, schedule
+from privacy.planning import TrainingPlan, plan_training
 from privacy.policy import SHOWN, TRAINING
 from privacy.report import Asked
 
@@ -136,13 +135,7 @@ def local_steps(site: Site, config: RunConfig, spending: Spending | None) -> int
 
 
 def _schedule(site: Site, config: RunConfig) -> tuple[float, int]:
-    return schedule(
-        patients=site.data.train.patients,
-        batch_size=config.training.batch_size,
-        local_epochs=config.training.local_epochs,
-        stated=site.policy.patients,
-        rate=config.step_rate,
-    )
+    return local_schedule(config, site.data.train.patients, site.policy.patients)
 
 
 class _Round:
@@ -192,11 +185,12 @@ class _Round:
             self._train(step, draws, reservation.steps)
         finally:  # an interrupted round has used the draws it took, and no more
             reservation.commit(draws.taken)
-        target, rounds = self._config.privacy.target_epsilon, self._config.federation.rounds
-        if self._config.step_rate is None:
-            asked = Asked.of(target, rounds, patients, self._site.policy.patients)
-        else:
-            asked = Asked(target, rounds, patients=None, stated=False)
+        asked = Asked.of(
+            self._config.privacy.target_epsilon,
+            self._config.federation.rounds,
+            patients if self._config.step_rate is None else None,
+            self._site.policy.patients,
+        )
         return self._site.spending(
             ledger, plan, reservation.steps, metrics_shown=self._shows_metrics(), asked=asked
         )
@@ -266,17 +260,7 @@ class _Round:
                     self._correct(parameters)
             Progress(self._run_id, self._round, done, steps).write(self._site.state)
 
-        train(
-            self._model,
-            self._config.task.target(),
-            step,
-            draws,
-            batches,
-            precision=training.precision,
-            together=part_size(self._config),
-            filled=self._config.privacy.enabled,
-            after_step=after_step,
-        )
+        train(self._model, self._config, step, draws, batches, after_step=after_step)
 
     def _shuffled(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(self._seed("order"))

@@ -70,16 +70,7 @@ def _one_round(model: MultimodalModel, records: Records, config: RunConfig) -> N
         _check(step, model, records, config)
     batches = patient_batches(records, config, seed=0)
     drawn = [_enough(records, config), np.empty(0, dtype=np.int64)]
-    train(
-        model,
-        config.task.target(),
-        step if config.privacy.enabled else PlainStep(optimizer),
-        drawn,
-        batches,
-        precision=config.training.precision,
-        together=part_size(config),
-        filled=config.privacy.enabled,
-    )
+    train(model, config, step if config.privacy.enabled else PlainStep(optimizer), drawn, batches)
 
 
 def _check(step: PrivateStep, model: MultimodalModel, records: Records, config: RunConfig) -> None:

@@ -31,7 +31,7 @@ import numpy as np
 
 from client.evaluation import released_shape
 from client.hospital import open_hospital
-from client.mechanism import patient_batches, private_draws, private_step
+from client.mechanism import local_schedule, patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
 from client.run_request import INSTALLED, run_request
 from client.site import Site
@@ -49,7 +49,7 @@ from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PlanError
 from privacy.ledger import Plan, evaluation_id
 from privacy.metrics import Estimate, estimate, private_tables, sensitivity
-from privacy.planning import check_delta, schedule
+from privacy.planning import check_delta
 from privacy.policy import EVALUATION, TRAINING, TUNING
 from privacy.report import sign_statement
 
@@ -140,16 +140,7 @@ def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: 
     privacy = candidates[0].config.privacy
     patients, held_out = site.data.train.patients, len(site.held_out)
     check_delta(privacy.delta, max(patients, held_out))
-    plans = [
-        schedule(
-            patients=patients,
-            batch_size=each.config.training.batch_size,
-            local_epochs=each.config.training.local_epochs,
-            stated=site.policy.patients,
-            rate=each.config.step_rate,
-        )
-        for each in candidates
-    ]
+    plans = [local_schedule(each.config, patients, site.policy.patients) for each in candidates]
     training = calibrate_selection(
         privacy.target_epsilon,
         privacy.delta,
@@ -292,8 +283,7 @@ def _train_round(
     draws = private_draws(records.patients, event.sampling_rate, steps)
     batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
     pull = proximal_pull(model, config.training.learning_rate * config.training.proximal_mu)
-    precision = config.training.precision
-    train(model, config.task.target(), step, draws, batches, precision=precision, after_step=pull)
+    train(model, config, step, draws, batches, after_step=pull)
 
 
 def _step(model: MultimodalModel, config: RunConfig, event: DpSgdEvent) -> PrivateStep:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from client.mechanism import local_schedule
 from mmmed.config import Candidate, RunConfig
 from mmmed.errors import RunError
 from mmmed.files import write_atomic
@@ -23,7 +24,7 @@ from mmmed.inference.evaluate import evaluate
 from mmmed.inference.sites import predict_sites
 from mmmed.models import load_model
 from mmmed.tasks.base import Score
-from privacy.planning import check_delta, schedule
+from privacy.planning import check_delta
 from privacy.report.interactive import Tried, pareto_page
 from simulations.simulate import preflight
 from simulations.trial import run_trial
@@ -105,12 +106,7 @@ def _check(candidates: Sequence[Candidate]) -> None:
         for count in patients[data].values():
             if config.privacy.enabled:
                 check_delta(config.privacy.delta, count)
-            schedule(
-                patients=count,
-                batch_size=config.training.batch_size,
-                local_epochs=config.training.local_epochs,
-                rate=config.step_rate,
-            )
+            local_schedule(config, count)
 
 
 def front(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -11,10 +11,8 @@ import torch
 from torch import nn
 
 from mmmed.config import RunConfig
-from mmmed.config.schema import Precision
 from mmmed.data.batch import Batch, parts
 from mmmed.modalities import MODALITIES
-from mmmed.tasks.base import Target
 from mmmed.training.losses import batch_losses
 
 
@@ -70,27 +68,24 @@ class PlainStep:
 
 def train(
     model: nn.Module,
-    target: Target,
+    config: RunConfig,
     step: Step,
     draws: Iterable[np.ndarray],
     make_batch: Callable[[int, np.ndarray], Batch],
     *,
-    precision: Precision = "float32",
-    together: int = 32,
-    filled: bool = False,
     after_step: Callable[[], None] = lambda: None,
 ) -> int:
     """Take one step for each draw of patients.
 
+    Parts have one shape (`mmmed.data.batch.parts`), unless the step is a `PlainStep`: what another step releases must
+    not depend on how many others are there, not by rounding either.
+
     Args:
         model: maps a Batch to (R, outputs); put into training mode.
-        target: the task.
+        config: the run's: its task, its precision, and how many records are computed together (`part_size`).
         step: is given the losses of each batch, part by part.
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
-        precision: of the forward and backward pass.
-        together: records whose activations are held at once, `part_size`; the step is the same but for rounding.
-        filled: whether all parts that `step` is given have one shape (`mmmed.data.batch.parts`), as private ones must.
         after_step: called after each step (progress, proximal pull).
 
     Returns:
@@ -98,11 +93,12 @@ def train(
     """
     model.train()
     device = next(model.parameters()).device
+    target, together, filled = config.task.target(), part_size(config), not isinstance(step, PlainStep)
     steps = 0
     for patients in draws:
         batch = make_batch(steps, patients)
         for rows, unit in parts(batch.unit, together, filled=filled):
-            losses = partial(batch_losses, model, target, batch[rows].to(device), precision)
+            losses = partial(batch_losses, model, target, batch[rows].to(device), config.training.precision)
             step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()
         steps += 1

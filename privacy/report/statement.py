@@ -66,8 +66,17 @@ class Asked:
         return self.patients is not None and not self.stated
 
     @staticmethod
-    def of(target_epsilon: float, rounds: int, patients: int, stated: int | None) -> Asked:
-        """For a site of so many patients, which do not show, whose policy states a number or none."""
+    def of(target_epsilon: float, rounds: int, patients: int | None, stated: int | None) -> Asked:
+        """For a site of so many patients, which do not show, whose policy states a number or none.
+
+        Args:
+            target_epsilon: of the run.
+            rounds: of the run.
+            patients: the site's number; None where the run names the sampling rate itself.
+            stated: the number that the site's policy states, if it does.
+        """
+        if patients is None:
+            return Asked(target_epsilon, rounds, patients=None, stated=False)
         return Asked(target_epsilon, rounds, stated or size_class(patients), stated is not None)
 
 

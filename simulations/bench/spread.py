@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
         found.append({"steps": number * asked.steps, **_measured(model, target, records, asked.patients)})
         size = min(_BATCH, records.patients)
         draws = [rng.choice(records.patients, size, replace=False) for _ in range(asked.steps)]
-        train(model, target, PlainStep(optimizer), draws, patient_batches(records, config, 0))
+        train(model, config, PlainStep(optimizer), draws, patient_batches(records, config, 0))
     publish("Squared length of what is a record's own over what all share", found, asked.json)
     return 0
 

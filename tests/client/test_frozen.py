@@ -39,7 +39,7 @@ def test_a_step_on_features_is_the_step_with_the_encoder(
     for model, data in ((whole, site.data), (head, encoders.site(site.data))):
         batches = PatientBatches(data.train, records_per_patient=2, seed=0)
         step = PlainStep(make_optimizer(model, config.training))
-        train(model, config.task.target(), step, [np.arange(6), np.arange(4, 12)], batches)
+        train(model, config, step, [np.arange(6), np.arange(4, 12)], batches)
     assert sum(p.numel() for p in head.parameters()) == sum(
         v.numel() for v in trainable_state(whole).values()
     )

@@ -74,13 +74,7 @@ def test_a_long_note_moves_only_its_own_patients_part(
                 torch.cat([p.grad.flatten().double() * scale for p in o.params])
             )
         )
-        train(
-            model,
-            config.task.target(),
-            step,
-            [np.arange(records.patients)],
-            patient_batches(records, config, 0),
-        )
+        train(model, config, step, [np.arange(records.patients)], patient_batches(records, config, 0))
     moved = float((sums[0] - sums[1]).norm())  # one patient's part taken out, another put in
     assert moved <= 2 * (1 + TOLERANCE), moved
 

@@ -46,7 +46,7 @@ def test_a_plain_step_weighs_patients_alike_however_many_records_they_have() -> 
     w = torch.tensor(0.5, requires_grad=True)
     loss = CLASSES.losses(w * batch.inputs["image"].values, batch.label)
     ((loss[0] + loss[1]) / 2 / 2 + loss[2] / 2).backward()
-    steps = train(model, CLASSES, step, [np.array([0, 1])], lambda *_: batch)
+    steps = train(model, RunConfig(), step, [np.array([0, 1])], lambda *_: batch)
     assert steps == 1
     torch.testing.assert_close(model.w.detach(), 0.5 - w.grad)
 
@@ -86,7 +86,8 @@ def test_in_bfloat16_the_model_runs_and_float32_is_what_is_kept(private: bool) -
             else PlainStep(optimizer)
         )
         draws = [np.array([0, 1])]
-        train(model, CLASSES, step, draws, lambda *_: batch, precision=precision)  # type: ignore[arg-type]
+        config = RunConfig.model_validate({"training": {"precision": precision}})
+        train(model, config, step, draws, lambda *_: batch)
         assert model.seen == {dtype}
         assert model.linear.weight.dtype == torch.float32
         moved[precision] = model.linear.weight.detach() - start
@@ -99,12 +100,14 @@ class Recorded:
 
     def __init__(self) -> None:
         self.parts: list[list[int]] = []
+        self.shapes: list[int] = []
         self.steps: list[int] = []
 
     def accumulate(
         self, record_losses: Callable[[], torch.Tensor], units: torch.Tensor, copies: int = 0
     ) -> None:
-        assert record_losses().shape == units.shape
+        assert record_losses().shape == (len(units) + copies,)
+        self.shapes.append(len(units) + copies)
         self.parts.append(units.tolist())
 
     def finish(self) -> None:
@@ -117,13 +120,37 @@ def test_empty_draws_are_steps_and_the_private_step_sees_them() -> None:
     after: list[int] = []
     steps = train(
         Scale(),
-        CLASSES,
+        RunConfig(),
         step,
         draws,
         lambda _, patients: full if len(patients) else empty,
         after_step=lambda: after.append(len(step.steps)),
     )
     assert (steps, step.steps, step.parts, after) == (2, [0, 1], [[0]], [1, 2])
+
+
+@pytest.mark.parametrize("volume", ["", "volume"])
+def test_every_step_but_a_plain_one_is_given_parts_of_one_shape(volume: str) -> None:
+    config, step = RunConfig.model_validate({"data": {"volume": volume}}), Recorded()
+    for patients in (1, 3, 40):
+        batch = batch_of([1.0] * patients, [1] * patients, list(range(patients)))
+        train(Scale(), config, step, [np.arange(patients)], lambda *_, batch=batch: batch)
+    assert set(step.shapes) == {4 if volume else 32} and sum(map(len, step.parts)) == 44
+
+
+def test_a_plain_step_is_given_no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    accumulate = PlainStep.accumulate
+
+    def noted(self: PlainStep, losses: Callable[[], torch.Tensor], units: torch.Tensor, copies: int) -> None:
+        given.append(copies)
+        accumulate(self, losses, units, copies)
+
+    monkeypatch.setattr(PlainStep, "accumulate", noted)
+    model, batch = Scale(), batch_of([1.0] * 3, [1] * 3, [0, 1, 2])
+    step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
+    train(model, RunConfig(), step, [np.arange(3)], lambda *_: batch)
+    assert given == [0]
 
 
 @given(st.lists(st.integers(1, 9), max_size=30), st.integers(1, 12))
@@ -147,19 +174,19 @@ def test_parts_hold_every_record_once_and_no_patient_in_two(sizes: list[int], li
         assert set(more.tolist()) == set(rows.tolist())
 
 
-def test_a_step_in_parts_is_the_step_of_the_whole() -> None:
+def test_a_step_in_parts_is_the_step_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     units = [0, 0, 1, 2, 2, 2, 3]
     batch = batch_of([1.0, -2.0, 3.0, 0.5, 0.1, -1.0, 2.0], [1, 0, 1, 1, 0, 0, 1], units)
     results = []
     for size in (1, 3, 100):
+        monkeypatch.setattr("mmmed.training.loop.part_size", lambda _, size=size: size)
         model = Scale()
         train(
             model,
-            CLASSES,
+            RunConfig(),
             PlainStep(torch.optim.SGD(model.parameters(), lr=1.0)),
             [np.arange(4)] * 3,
             lambda *_: batch,
-            together=size,
         )
         results.append(model.w.detach())
     torch.testing.assert_close(results[0], results[2])
@@ -173,7 +200,7 @@ def test_training_learns() -> None:
     batch = batch_of(x.tolist(), (x > 0).long().tolist(), list(range(64)))
     before = F.softplus(-model.w * x.abs()).mean()
     step = PlainStep(torch.optim.SGD(model.parameters(), lr=1.0))
-    train(model, CLASSES, step, [np.arange(64)] * 20, lambda *_: batch)
+    train(model, RunConfig(), step, [np.arange(64)] * 20, lambda *_: batch)
     assert F.softplus(-model.w * x.abs()).mean() < 0.6 * before
 
 
