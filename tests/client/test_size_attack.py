@@ -41,7 +41,8 @@ def answer(clinic: Hospital, run: str, kind: str = MessageType.TRAIN, **changes:
     if reply.has_error():
         return (reply.error.reason,)
     stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))
-    return (stated.event, stated.epsilon, stated.delta, stated.charged, stated.rule, stated.max_grad_norm)
+    told = (stated.event, stated.epsilon, stated.delta, stated.charged, stated.rule, stated.max_grad_norm)
+    return (*told, stated.asked)
 
 
 def bisect(ask: Callable[[float], Answer], low: float, high: float, steps: int) -> list[Answer]:
@@ -129,3 +130,18 @@ def test_a_delta_that_may_be_asked_is_below_one_over_the_patients() -> None:
     plan_training(**ask, delta=1e-6, largest_delta=0.019)
     with pytest.raises(PlanError, match="1 / patients"):
         plan_training(**ask, delta=1e-6, largest_delta=0.02)
+
+
+def test_single_steps_are_answered_alike_by_sites_of_any_size(tmp_path: Path) -> None:
+    """Of other classes, without a stated number: rate, noise and signed statement follow from the run alone."""
+    clinics = [make_clinic(tmp_path / str(size), size) for size in (500, 1100, 1900)]
+    steps = {
+        "federation__release": "'steps'",
+        "federation__sampling_rate": 0.05,
+        "training__optimizer": "'sgd'",
+        "training__local_epochs": 4.0,
+    }
+    for changes in ({}, {"training__batch_size": 4000}, {"federation__rounds": 5}):
+        answers = [answer(own, f"s{changes}", **steps, **changes) for own in clinics]
+        assert answers[0] == answers[1] == answers[2] and len(answers[0]) > 1
+        assert answers[0][-1].patients is None  # type: ignore[attr-defined]

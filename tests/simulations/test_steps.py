@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from client.model import open_model
 from client.simulated import open_simulated, simulated_manifest
 from client.training import local_plan, train_round
-from mmmed.config import RunConfig
+from mmmed.config import RunConfig, to_toml
 from mmmed.data.loader import open_site_data
 from mmmed.models import trainable_state
 from mmmed.paths import image_cache
@@ -26,6 +26,7 @@ from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import PolicyRefusal
 from privacy.report import verify_report
 from simulations.simulate import resume_run, start_run
+from tests.simulations.test_simulate import ledgers, start, wait_for
 
 STEPS = 3
 
@@ -151,3 +152,42 @@ def test_what_cannot_go_with_single_steps_is_refused_by_name(
     with pytest.raises(ValidationError, match=key.replace(".", r"\.")) as refused:
         config(hospitals, **changes)
     assert "steps" in str(refused.value)
+
+
+def test_a_run_that_is_killed_between_steps_goes_on_and_charges_no_more_than_planned(
+    hospitals: Path, tmp_path: Path
+) -> None:
+    run, folder = config(hospitals, private=True, rate=0.5, rounds=6), tmp_path / "run"
+    (tmp_path / "steps.toml").write_text(to_toml(run), encoding="utf-8")
+    process = start(
+        hospitals,
+        folder,
+        "simulate",
+        "--config",
+        str(tmp_path / "steps.toml"),
+        "--out",
+        str(folder),
+        "--workers",
+        "0",
+    )
+    log = folder / "rounds.jsonl"
+    try:
+        wait_for(process, lambda: log.exists() and log.read_text().count("\n") >= 2)
+        process.kill()  # SIGKILL
+        process.wait(60)
+    finally:
+        process.kill()
+        process.wait()
+    assert 2 <= len(lines(folder)) < 6
+    before = {name: sum(one.steps for one in ledger.events()) for name, ledger in ledgers(folder).items()}
+    resume_run(folder, engine="inprocess", workers=0)
+    assert [one["round"] for one in lines(folder)] == [1, 2, 3, 4, 5, 6]
+    for name, ledger in ledgers(folder).items():
+        ledger.verify()
+        spent = sum(one.steps for one in ledger.events())
+        assert before[name] <= spent <= 6 and spent >= sum(
+            line["released"]["privacy.steps"]
+            for one in lines(folder)
+            for line in one["train"]
+            if line["site"] == name and "released" in line
+        )
