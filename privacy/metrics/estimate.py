@@ -34,8 +34,8 @@ class Estimate:
         calibration: observed less predicted share of the class, scores taken at the middle of their bin; for more than
             two classes the mean size of it.
         calibration_error: half the width of its 95 % interval, of noise and of scores anywhere in their bins.
-        reliability: for each table and bin [middle, observed share, its standard error from the noise]; bins with
-            too few are left out.
+        reliability: for each table and bin [middle, observed share, its standard error from the noise at the share
+            where that is largest]; bins with too few are left out.
         refused: why there is no result: "few-patients" or "noise".
     """
 
@@ -133,7 +133,8 @@ def _reliability(table: np.ndarray, std: float) -> tuple[tuple[float, float, flo
         count = negative + positive
         if count < max(1.0, _SURE * std * math.sqrt(2)):
             continue
-        share = positive / count
-        error = std * math.hypot(1 - share, share) / count
+        # With s the true share, positive - s count is noise alone, of std hypot(1 - s, s): at most std. The share
+        # that was found must not stand in for s: noise that pulls it to the middle would shrink its own error.
+        share, error = positive / count, std / count
         rows.append((float(low + high) / 2, float(min(1.0, max(0.0, share))), float(error)))
     return tuple(rows)

@@ -105,6 +105,17 @@ def test_the_stated_error_covers_the_truth(classes: int) -> None:
                 assert abs(observed - true_share) < 5 * error
 
 
+def test_noise_that_moves_a_share_to_the_middle_does_not_shrink_its_error() -> None:
+    table = np.zeros((1, 2, BINS))
+    table[0, :, 0] = 500.0
+    table[0, :, 4] = 4.3, 6.0  # a bin where all are positive, as it looks when the noise adds negatives
+    middle = edges(BINS)[4:6].mean()
+    ((share, error),) = [
+        row[1:] for row in estimate(table, 1.0).reliability[0] if row[0] == pytest.approx(middle)
+    ]
+    assert share < 0.6 and abs(share - 1) < 4.31 * error
+
+
 @pytest.mark.parametrize("centre", [-1.6, -0.4, 1.0])
 def test_scores_that_crowd_are_told_apart_better_than_by_equal_bins(centre: float) -> None:
     """As a model has them that has learnt little: within a logit around the log-odds of the finding."""
