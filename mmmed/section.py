@@ -30,6 +30,7 @@ from mmmed.errors import ConfigError
 
 K = TypeVar("K")
 V = TypeVar("V")
+S = TypeVar("S", bound="Section")
 
 Positive = PositiveInt
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -73,11 +74,9 @@ class Composed(Section):
 
     _composes: ClassVar[type[Composed] | None] = None  # the section that a whole one is made from
 
-    if TYPE_CHECKING:  # the keys of further sections
+    if TYPE_CHECKING:  # it takes the keys of further sections as well
 
         def __init__(self, **values: Any) -> None: ...
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __new__(cls, *_: object, **__: object) -> Self:
         return super().__new__(cls.whole())
@@ -89,6 +88,17 @@ class Composed(Section):
     def further(cls) -> tuple[type[Section], ...]:
         """The further sections that are registered now. No two may have the name of a key or a validator in common."""
         raise NotImplementedError
+
+    def of(self, keys: type[S]) -> S:
+        """This section as one of the further sections that it is composed of, so that a type checker knows its keys.
+
+        Raises:
+            TypeError: it is not composed of that section.
+        """
+        if not isinstance(self, keys):
+            names = ", ".join(one.__name__ for one in self.further())
+            raise TypeError(f"{type(self).__name__} is composed of {names}. Found {keys.__name__}")
+        return self
 
     @classmethod
     def whole(cls) -> type[Self]:

@@ -13,6 +13,7 @@ from mmmed.check.suspects import telling_words
 from mmmed.config import DataConfig
 from mmmed.data.image import read_image
 from mmmed.errors import DataError
+from mmmed.modalities.image import ImageData
 
 ODD_VALUES = 0.02
 _SAMPLED_IMAGES = 400
@@ -61,7 +62,7 @@ def measure_images(records: pd.DataFrame, root: Path, data: DataConfig, result: 
     measured, unreadable = [], []
     for name in sample:
         try:
-            pixels = read_image(root / name, channels=data.image_channels)
+            pixels = read_image(root / name, channels=data.of(ImageData).image_channels)
         except DataError as error:
             unreadable.append(str(error))
             continue

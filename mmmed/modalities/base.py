@@ -46,8 +46,8 @@ class Modality(ABC):
     Attributes:
         name: in a batch, in the registry and in messages; the encoder's in the model.
         plural: what many of them are called in a message.
-        data_keys: its keys of ``[data]``.
-        model_keys: its keys of ``[model]``.
+        data_keys: its keys of ``[data]``; methods read them through `Composed.of`.
+        model_keys: its keys of ``[model]``, read in the same way.
         column_keys: those of `data_keys` that name the columns of a site's table that it is read from: a text, a list
             or a table by column. A run in which all are empty does not have the modality.
         together: how many records' activations training may hold at once. Private steps are filled up to it.

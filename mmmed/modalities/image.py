@@ -82,7 +82,8 @@ class Image(Files):
     pretrained = "model.image = 'efficientnet-lite0'"
 
     def form(self, data: DataConfig) -> ImageForm:
-        return ImageForm(data.image_size, data.image_channels)
+        keys = data.of(ImageData)
+        return ImageForm(keys.image_size, keys.image_channels)
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         """Images that were approved once and rejected later are erased from the cache, and all features beside it."""
@@ -98,20 +99,23 @@ class Image(Files):
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_image_encoder
 
-        return build_image_encoder(config.model, config.data.image_channels)
+        return build_image_encoder(config.model, config.data.of(ImageData).image_channels)
 
     def from_scratch(self, model: ModelConfig) -> bool:
-        return model.image != "efficientnet-lite0" and not model.image_weights
+        keys = model.of(ImageModel)
+        return keys.image != "efficientnet-lite0" and not keys.image_weights
 
     def given(self, model: ModelConfig) -> str:
-        weights = f", model.image_weights = {model.image_weights!r}" if model.image_weights else ""
-        return f"model.image = {model.image!r}{weights}"
+        keys = model.of(ImageModel)
+        weights = f", model.image_weights = {keys.image_weights!r}" if keys.image_weights else ""
+        return f"model.image = {keys.image!r}{weights}"
 
     def label(self, model: ModelConfig) -> str:
-        return f"{model.image}:{model.image_weights}" if model.image_weights else str(model.image)
+        keys = model.of(ImageModel)
+        return f"{keys.image}:{keys.image_weights}" if keys.image_weights else keys.image
 
     def in_words(self, model: ModelConfig) -> str:
-        return f"{model.image} for images"
+        return f"{model.of(ImageModel).image} for images"
 
     def measure(
         self, records: pd.DataFrame, table: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult

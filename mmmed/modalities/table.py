@@ -74,8 +74,9 @@ class Table(Modality):
         """A number is itself, a category its index; float64, NaN for none. Of a column `c`, ``table.c``."""
         import pandas as pd
 
-        read = {PREFIX + column: _numbers(frame[column], reading) for column in data.numbers}
-        for column, allowed in data.categories.items():
+        keys = data.of(TableData)
+        read = {PREFIX + column: _numbers(frame[column], reading) for column in keys.numbers}
+        for column, allowed in keys.categories.items():
             read[PREFIX + column] = _categories(frame[column], allowed, reading)
         return pd.DataFrame(read, index=frame.index)
 
@@ -85,7 +86,7 @@ class Table(Modality):
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         from mmmed.data.stored import Stored
 
-        return Stored(*encode_table(manifest.records, config.data))
+        return Stored(*encode_table(manifest.records, config.data.of(TableData)))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """Numbers in their ranges and beyond, one of them absurd, and every category."""
@@ -94,31 +95,32 @@ class Table(Modality):
 
         from mmmed.data.stored import Stored, some
 
+        keys = config.data.of(TableData)
         columns: dict[str, Any] = {}
-        for name, (low, high) in config.data.numbers.items():
+        for name, (low, high) in keys.numbers.items():
             columns[name] = low + (high - low) * rng.uniform(-0.5, 1.5, total)
             columns[name][2:3] = high + 1e9 * (high - low)
-        for name, values in config.data.categories.items():
+        for name, values in keys.categories.items():
             columns[name] = rng.permutation(np.arange(total) % len(values)).astype(np.float64)
         for column in columns.values():
             column[~some(total, rng)] = np.nan
-        return Stored(*encode_table(pd.DataFrame(columns).add_prefix(PREFIX), config.data))
+        return Stored(*encode_table(pd.DataFrame(columns).add_prefix(PREFIX), keys))
 
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.table import TableEncoder
 
-        return TableEncoder(widths(config.data))
+        return TableEncoder(widths(config.data.of(TableData)))
 
     def in_words(self, model: ModelConfig) -> str:
         return "one layer for the table's values"
 
 
-def widths(data: DataConfig) -> list[int]:
+def widths(data: TableData) -> list[int]:
     """Features of each column: 1 of a number, one a category. Numbers first, each sorted by name."""
     return [1] * len(data.numbers) + [len(data.categories[name]) for name in sorted(data.categories)]
 
 
-def encode_table(records: pd.DataFrame, data: DataConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_table(records: pd.DataFrame, data: TableData) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, sum(widths)) float32 features, zero where missing, and (N, columns) bool, whether each is present.
 
     A number becomes -1 at the low end of its declared range and 1 at the high end; beyond the range it goes on

@@ -70,12 +70,12 @@ class Text(Column):
         from mmmed.data.stored import Stored, some
         from mmmed.models.tokens import load_tokenizer
 
-        there, length = some(total, rng), config.data.text_tokens
+        there, length = some(total, rng), config.data.of(TextData).text_tokens
         words = [" ".join(rng.choice(_WORDS, rng.integers(1, length + 1))) for _ in there]
         notes = [note if present else "" for note, present in zip(words, there, strict=True)]
         tokens, mask = _tokens(notes, config)
         mask &= torch.from_numpy(there)[:, None]
-        tokenizer = load_tokenizer(config.model.text)
+        tokenizer = load_tokenizer(config.model.of(TextModel).text)
         padding, known = tokenizer.pad_token_id, np.array(sorted(tokenizer.get_vocab().values()))
         rare = [*(token for token in tokenizer.all_special_ids if token != padding), known[-1]]
         longest = np.concatenate([rare, rng.choice(known, length)])[:length]
@@ -89,21 +89,22 @@ class Text(Column):
         return build_text_encoder(config.model, config.data)
 
     def from_scratch(self, model: ModelConfig) -> bool:
-        return bool(model.text == "tiny")
+        return model.of(TextModel).text == "tiny"
 
     def given(self, model: ModelConfig) -> str:
-        return f"model.text = {model.text!r}"
+        return f"model.text = {model.of(TextModel).text!r}"
 
     def further_digests(self, config: RunConfig) -> dict[str, str]:
         from mmmed.models.tokens import tokenizer_digest
 
-        return {"tokenizer": tokenizer_digest(config.model.text)}
+        return {"tokenizer": tokenizer_digest(config.model.of(TextModel).text)}
 
     def label(self, model: ModelConfig) -> str:
-        return model.text if model.text in _SHIPPED else f"text:{model.text}"
+        text = model.of(TextModel).text
+        return text if text in _SHIPPED else f"text:{text}"
 
     def in_words(self, model: ModelConfig) -> str:
-        return f"{model.text} for text"
+        return f"{model.of(TextModel).text} for text"
 
     def facts(self, records: pd.DataFrame) -> dict[str, pd.Series]:
         import numpy as np
@@ -123,11 +124,11 @@ def _tokens(texts: list[str], config: RunConfig) -> tuple[torch.Tensor, torch.Te
     """(N, text_tokens) int64 tokens and (N, text_tokens) bool, False at padding, by the run's own tokenizer."""
     from mmmed.models.tokens import load_tokenizer
 
-    encoded = load_tokenizer(config.model.text)(
+    encoded = load_tokenizer(config.model.of(TextModel).text)(
         texts,
         padding="max_length",
         truncation=True,
-        max_length=config.data.text_tokens,
+        max_length=config.data.of(TextData).text_tokens,
         return_tensors="pt",
     )
     return encoded["input_ids"], encoded["attention_mask"].bool()

@@ -91,7 +91,8 @@ class Volume(Files):
     column_keys = ("volume",)
 
     def form(self, data: DataConfig) -> VolumeForm:
-        return VolumeForm(data.volume_size, data.volume_spacing, data.volume_window)
+        keys = data.of(VolumeData)
+        return VolumeForm(keys.volume_size, keys.volume_spacing, keys.volume_window)
 
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_volume_encoder
@@ -99,10 +100,10 @@ class Volume(Files):
         return build_volume_encoder(config.model)
 
     def label(self, model: ModelConfig) -> str:
-        return f"3d-{model.volume}"
+        return f"3d-{model.of(VolumeModel).volume}"
 
     def in_words(self, model: ModelConfig) -> str:
-        return f"3D {model.volume} for volumes"
+        return f"3D {model.of(VolumeModel).volume} for volumes"
 
     def measure(
         self, records: pd.DataFrame, table: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult
@@ -111,4 +112,4 @@ class Volume(Files):
         from mmmed.check.recordings import files_of, measure_volumes
 
         files = records[self.name] if self.has(records, data).any() else files_of(table, self.name)
-        measure_volumes(files, root, bool(data.volume), result)
+        measure_volumes(files, root, bool(data.of(VolumeData).volume), result)

@@ -15,6 +15,8 @@ from torch import nn
 
 from mmmed.config import ModelConfig
 from mmmed.data.batch import Input
+from mmmed.modalities.image import ImageModel
+from mmmed.modalities.volume import VolumeModel
 from mmmed.models.pretrained import LITE0, LITE0_WIDTH, Lite0
 from mmmed.models.weights import has_batch_statistics, input_channels, put, read_weights
 
@@ -84,24 +86,25 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
     Raises:
         ModelError: the weight file is missing or is for another network, or the encoder's package is.
     """
-    if config.image == LITE0:
+    keys = config.of(ImageModel)
+    if keys.image == LITE0:
         return ImageEncoder(Lite0(), LITE0_WIDTH, channels)
-    state = read_weights(Path(config.image_weights)) if config.image_weights else {}
+    state = read_weights(Path(keys.image_weights)) if keys.image_weights else {}
     channels = max(channels, input_channels(state, channels))
     from mmmed.models.trunks import image_trunk  # MONAI, which is slow to import, only where it is used
 
-    trunk, width = image_trunk(config, channels)
+    trunk, width = image_trunk(keys, channels)
     if not has_batch_statistics(state):
         _group_norm_throughout(trunk)
     if state:
-        put(trunk, state, config.image_weights, config.image)
-    return ImageEncoder(_without_overwriting(trunk), width, channels, config.image_scaling)
+        put(trunk, state, keys.image_weights, keys.image)
+    return ImageEncoder(_without_overwriting(trunk), width, channels, keys.image_scaling)
 
 
 def build_volume_encoder(config: ModelConfig) -> ImageEncoder:
     """Build the 3D encoder that `config.volume` names, of one input channel."""
     from mmmed.models.trunks import volume_trunk
 
-    trunk, width = volume_trunk(config)
+    trunk, width = volume_trunk(config.of(VolumeModel))
     _group_norm_throughout(trunk)
     return ImageEncoder(_without_overwriting(trunk), width)

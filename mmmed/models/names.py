@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mmmed.config import RunConfig
 from mmmed.modalities import MODALITIES
+from mmmed.modalities.image import ImageModel
+from mmmed.modalities.text import TextModel
+from mmmed.modalities.volume import VolumeModel
 
 _OF_FORMER_NAMES = frozenset({"image", "text", "volume", "table"})  # no other modality ever had a former name
 
@@ -23,10 +26,10 @@ def former_policy_name(config: RunConfig) -> str | None:
     """
     if not _OF_FORMER_NAMES.issuperset(config.data.modalities):
         return None
-    model = config.model
-    weights = f":{model.image_weights}" if model.image_weights else ""
-    volume = f"+3d-{model.volume}" if config.data.volume else ""
-    return f"{model.image}{weights}+{model.text}{volume}"
+    image, text = config.model.of(ImageModel), config.model.of(TextModel)
+    weights = f":{image.image_weights}" if image.image_weights else ""
+    volume = f"+3d-{config.model.of(VolumeModel).volume}" if "volume" in config.data.modalities else ""
+    return f"{image.image}{weights}+{text.text}{volume}"
 
 
 def in_words(config: RunConfig) -> str:

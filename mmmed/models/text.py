@@ -11,6 +11,7 @@ from mmmed._transformers import AutoModel, BertConfig, BertModel, PreTrainedMode
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError
+from mmmed.modalities.text import TextData, TextModel
 from mmmed.models.lora import add_adapters
 from mmmed.models.tokens import TINY, load_tokenizer, model_folder
 
@@ -41,13 +42,13 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
     Raises:
         ModelError: the local folder cannot be loaded, or reads fewer tokens than `data.text_tokens`.
     """
-    encoder = _build(config, data)
+    encoder = _build(config.of(TextModel), data.of(TextData).text_tokens)
     if config.trainable == "lora":
         add_adapters(encoder.encoder, config.lora_rank)
     return encoder
 
 
-def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
+def _build(config: TextModel, tokens: int) -> TextEncoder:
     if config.text == TINY:
         bert = BertConfig(
             vocab_size=len(load_tokenizer(TINY)),
@@ -55,7 +56,7 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
             num_hidden_layers=1,
             num_attention_heads=2,
             intermediate_size=64,
-            max_position_embeddings=data.text_tokens,
+            max_position_embeddings=tokens,
             type_vocab_size=1,
             hidden_dropout_prob=config.text_dropout,
             attention_probs_dropout_prob=config.text_dropout,
@@ -71,19 +72,17 @@ def _build(config: ModelConfig, data: DataConfig) -> TextEncoder:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
     if getattr(encoder.config, "is_encoder_decoder", False):
         encoder = encoder.get_encoder()
-    longest = getattr(encoder.config, "max_position_embeddings", data.text_tokens)
-    if longest < data.text_tokens:
-        raise ModelError(
-            f"data.text_tokens is {data.text_tokens}, but {config.text} reads at most {longest}: lower it"
-        )
+    longest = getattr(encoder.config, "max_position_embeddings", tokens)
+    if longest < tokens:
+        raise ModelError(f"data.text_tokens is {tokens}, but {config.text} reads at most {longest}: lower it")
     if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
         encoder.pooler = None
-    _try(encoder, config, data)
+    _try(encoder, config, tokens)
     _check_vocabulary(encoder, config)
     return TextEncoder(encoder, encoder.config.hidden_size)
 
 
-def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> None:
+def _try(encoder: PreTrainedModel, config: TextModel, tokens: int) -> None:
     """Encode made-up notes: one as long as they may be, and a short one without and with padding behind it.
 
     Raises:
@@ -91,14 +90,14 @@ def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> Non
     """
     padding = getattr(encoder.config, "pad_token_id", None) or 0
     words = getattr(encoder.config, "vocab_size", 2 + padding) - padding - 1
-    note = (padding + 1 + torch.arange(data.text_tokens) % max(1, words))[None]
+    note = (padding + 1 + torch.arange(tokens) % max(1, words))[None]
     whole = _encoded(encoder, config, note, torch.ones_like(note))
-    if whole.shape != (1, data.text_tokens, encoder.config.hidden_size):
+    if whole.shape != (1, tokens, encoder.config.hidden_size):
         raise ModelError(
             f"model.text: {config.text} gives {tuple(whole.shape)} and not one vector for each token"
         )
-    length = data.text_tokens // 2
-    there = torch.arange(data.text_tokens)[None] < length
+    length = tokens // 2
+    there = torch.arange(tokens)[None] < length
     alone = _encoded(encoder, config, note[:, :length], torch.ones_like(note[:, :length]))
     padded = _encoded(encoder, config, note.where(there, padding), there.long())[:, :length]
     if float((alone - padded).abs().max()) > _ROUNDING * float(alone.abs().max()):
@@ -109,7 +108,7 @@ def _try(encoder: PreTrainedModel, config: ModelConfig, data: DataConfig) -> Non
 
 
 def _encoded(
-    encoder: PreTrainedModel, config: ModelConfig, note: torch.Tensor, mask: torch.Tensor
+    encoder: PreTrainedModel, config: TextModel, note: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     try:
         with torch.no_grad():
@@ -122,7 +121,7 @@ def _encoded(
         ) from error
 
 
-def _check_vocabulary(encoder: PreTrainedModel, config: ModelConfig) -> None:
+def _check_vocabulary(encoder: PreTrainedModel, config: TextModel) -> None:
     """Every token of the folder's tokenizer must have a row in the embedding: which of them a note holds is private.
 
     Raises:

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from mmmed._monai import DenseNet121, EfficientNetBN, ResNet
-from mmmed.config import ModelConfig
+from mmmed.modalities.image import ImageModel
+from mmmed.modalities.volume import VolumeModel
 
 _RELU = ("relu", {"inplace": False})
 
@@ -33,7 +34,7 @@ def _resnet(layers: list[int], channels: int, first: int, dimensions: int = 2) -
     return nn.Sequential(OrderedDict((name, getattr(net, name)) for name in kept)), stages[-1]
 
 
-def _densenet121(channels: int, config: ModelConfig) -> tuple[nn.Module, int]:
+def _densenet121(channels: int, config: ImageModel) -> tuple[nn.Module, int]:
     net = DenseNet121(spatial_dims=2, in_channels=channels, out_channels=1, act=_RELU)
     trunk = nn.Sequential(OrderedDict(features=net.features, relu=nn.ReLU()))
     return trunk, cast(nn.Linear, net.class_layers.out).in_features
@@ -46,7 +47,7 @@ class _EfficientNetTrunk(EfficientNetBN):
         return self._swish(self._bn1(x))
 
 
-def _efficientnet_b0(channels: int, config: ModelConfig) -> tuple[nn.Module, int]:
+def _efficientnet_b0(channels: int, config: ImageModel) -> tuple[nn.Module, int]:
     net = _EfficientNetTrunk("efficientnet-b0", pretrained=False, spatial_dims=2, in_channels=channels)
     width = net._fc.in_features
     del net._fc, net._avg_pooling, net._dropout
@@ -54,7 +55,7 @@ def _efficientnet_b0(channels: int, config: ModelConfig) -> tuple[nn.Module, int
 
 
 _RESNETS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2]}
-_TRUNKS: dict[str, Callable[[int, ModelConfig], tuple[nn.Module, int]]] = {
+_TRUNKS: dict[str, Callable[[int, ImageModel], tuple[nn.Module, int]]] = {
     "resnet10": lambda channels, config: _resnet(_RESNETS["resnet10"], channels, config.image_width),
     "resnet18": lambda channels, config: _resnet(_RESNETS["resnet18"], channels, config.image_width),
     "densenet121": _densenet121,
@@ -62,11 +63,11 @@ _TRUNKS: dict[str, Callable[[int, ModelConfig], tuple[nn.Module, int]]] = {
 }
 
 
-def image_trunk(config: ModelConfig, channels: int) -> tuple[nn.Module, int]:
+def image_trunk(config: ImageModel, channels: int) -> tuple[nn.Module, int]:
     """The network that `config.image` names: (R, channels, H, W) -> (R, width, h, w); and its width."""
     return _TRUNKS[config.image](channels, config)
 
 
-def volume_trunk(config: ModelConfig) -> tuple[nn.Module, int]:
+def volume_trunk(config: VolumeModel) -> tuple[nn.Module, int]:
     """The network that `config.volume` names: (R, 1, D, H, W) -> (R, width, d, h, w); and its width."""
     return _resnet(_RESNETS[config.volume], 1, config.volume_width, dimensions=3)

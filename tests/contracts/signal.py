@@ -49,7 +49,7 @@ class Signal(Modality):
         from mmmed.data.cells import rows_of, text_of
 
         read = pd.DataFrame(index=frame.index, columns=SAMPLES, dtype="float64")
-        for sample, column in zip(SAMPLES, data.signal, strict=False):
+        for sample, column in zip(SAMPLES, data.of(SignalData).signal, strict=False):
             texts = frame[column].map(text_of)
             read[sample] = pd.to_numeric(texts, errors="coerce")
             if (bad := read[sample].isna() & (texts != "")).any():
@@ -79,10 +79,10 @@ class Signal(Modality):
     def encoder(self, config: RunConfig) -> Encoder:
         from tests.contracts.signal_encoder import SignalEncoder
 
-        return SignalEncoder(config.model.signal_width)
+        return SignalEncoder(config.model.of(SignalModel).signal_width)
 
     def label(self, model: ModelConfig) -> str:
-        return f"signal{model.signal_width}"
+        return f"signal{model.of(SignalModel).signal_width}"
 
     def in_words(self, model: ModelConfig) -> str:
         return "one layer for signals"

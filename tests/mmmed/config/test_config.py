@@ -20,6 +20,8 @@ from mmmed.config.sources import flat_from_json, to_json
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import MultiKrum, TrimmedMean
 from mmmed.federation.strategies import FedAdam
+from mmmed.modalities.image import ImageData
+from mmmed.modalities.text import TextData, TextModel
 from mmmed.models.fusion import Attention, Linear
 
 changed = st.builds(
@@ -265,6 +267,14 @@ def test_the_mappings_in_the_tree_are_frozen_in_copies_as_well() -> None:
     for change in (lambda: data.where.update(b=2), lambda: data.where.__setitem__("a", 2), data.where.clear):
         with pytest.raises(TypeError, match="cannot be changed"):
             change()
+
+
+def test_a_composed_section_is_each_of_its_parts_and_no_other() -> None:
+    config = RunConfig()
+    assert config.data.of(TextData) is config.data and config.model.of(TextModel) is config.model
+    assert config.model_copy(update={"data": copy.deepcopy(config.data)}).data.of(ImageData).image_size == 64
+    with pytest.raises(TypeError, match="ModelConfig is composed of .*TextModel.* Found TextData"):
+        config.model.of(TextData)
 
 
 def test_the_configuration_needs_no_torch() -> None:
