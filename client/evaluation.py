@@ -41,6 +41,13 @@ def results_due(config: RunConfig, server_round: int) -> bool:
 def results(site: Site, config: RunConfig, run_id: str, server_round: int, incoming: Parameters) -> Results:
     """The results of the `incoming` parameters that may leave. The policy has allowed the request.
 
+    Args:
+        site: whose held-out patients are predicted.
+        config: the run's configuration.
+        run_id: the run, under which the ledger charges its only private release or notes that results are told.
+        server_round: number of the round, from 1.
+        incoming: trainable parameters by name, as the run's model has them.
+
     Raises:
         BudgetExceeded, PlanError, LedgerError, PolicyRefusal: the site's privacy does not permit it.
         ConfigError: the incoming parameters are not those of the run's model.

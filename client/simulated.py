@@ -34,7 +34,22 @@ POLICY = "policy"  # of the node's configuration: a policy file to try
 def open_partition(
     node: Mapping[str, object], config: RunConfig, purpose: str, frozen: Mapping[str, str]
 ) -> Site:
-    """Open the site that ``partition-id`` numbers. See `client.gate.open_site`."""
+    """Open the site that ``partition-id`` numbers, for one request.
+
+    Args:
+        node: the node's configuration: ``partition-id`` and ``num-partitions``; perhaps ``state-dir``, and a
+            ``policy`` file or ``limit-epsilon`` and ``limit-delta``.
+        config: the run's configuration.
+        purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
+        frozen: the server's digests of what is not trained, `mmmed.models.frozen_digests`.
+
+    Raises:
+        PolicyError: the trial policy cannot be read, or does not allow the request.
+        WeightsDiffer: what is not trained is not the same here as at the server.
+        ModelError: the model cannot be built, run or trained here.
+        PrivacyError: the model cannot be trained privately.
+        DataError: the configuration names no site, or the site's data cannot be used as the run asks.
+    """
     policy = _policy(node, config)
     policy.check(run_request(config, purpose, INSTALLED), time.time())
     check_weights(config, frozen)
@@ -81,7 +96,19 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
 
 
 def open_simulated(manifest: Manifest, config: RunConfig, state: Path, policy: Policy | None = None) -> Site:
-    """Open one site, whose records are `manifest`; by default everything within the run's target is allowed."""
+    """Open one site of a simulation.
+
+    Args:
+        manifest: the site's records, and no other's.
+        config: the run's configuration.
+        state: folder of the site's key, ledger and answers; it is made if it is not there.
+        policy: what the site allows; None allows everything within the run's target.
+
+    Raises:
+        DataError: unreadable files, or a split that leaves a side without patients.
+        ModelError: what an encoder needs to read its modality, such as a tokenizer, is not here.
+        SigningKeyError: the file of the site's key does not hold one.
+    """
     state.mkdir(parents=True, exist_ok=True)
     patients, others = split_patients(manifest, config)
     return Site(

@@ -147,8 +147,18 @@ class PrivacyEngine:
     ) -> tuple[nn.Module, PrivateOptimizer, UnitLoader]:
         """`make_private` with the least noise that keeps the target after `epochs` passes, earlier steps included.
 
+        Args:
+            target_epsilon: epsilon of all steps together, those already charged included; add/remove of one unit.
+            target_delta: the delta at which that epsilon holds.
+            epochs: passes over the units.
+            options: what `make_private` takes, without `noise_multiplier`.
+
+        Returns:
+            What `make_private` returns.
+
         Raises:
             AccountingError: no noise keeps the target.
+            StepError, UnsupportedModel, SamplingError: as `make_private`.
         """
         loader = options["data_loader"]
         n_units = int(_codes(loader, options.get("units")).max()) + 1

@@ -111,7 +111,14 @@ def score_words(studies: Studies) -> np.ndarray:
 
 
 def score_network(studies: Studies, *, image: bool, text: bool, epochs: int) -> np.ndarray:
-    """(N,) log-odds by the default model on one modality or both, trained without privacy."""
+    """(N,) log-odds by the default model on one modality or both, trained without privacy.
+
+    Args:
+        studies: the N records, each scored by a model that was trained on the other folds.
+        image: whether the model reads the film.
+        text: whether it reads the note. Without the film it learns from records with a note alone.
+        epochs: passes over a fold's training records.
+    """
     config = RunConfig(
         data=DataConfig.model_validate(
             {

@@ -83,6 +83,12 @@ def read_manifest(root: Path, data: DataConfig, task: Task, problem: Problem = r
     sites, a file missing, or a named modality nowhere. Its message names the file, the column or the row (1 is the
     first row under the header). If `problem` returns, the row is left out, or has the value missing.
 
+    Args:
+        root: the data folder; paths in the table are below it.
+        data: which table and which of its columns are read, and which rows are kept.
+        task: which columns hold the labels, and what may stand there.
+        problem: is told of each problem; by default it raises.
+
     Raises:
         DataError: table or column missing, an image with masked text that is not approved, or a problem.
     """

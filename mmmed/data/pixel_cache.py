@@ -89,11 +89,18 @@ class Cache:
         progress: Progress | None = None,
         problem: Callable[[str], None] | None = None,
     ) -> CachedRows:
-        """Open the rows of ``paths``, building those that are missing; ``None`` is an absent file.
+        """Open the rows of files, building those that are missing.
 
-        ``progress(done, total)`` is called while rows are built. Raises `DataError` naming the files that are
-        missing or unreadable (the rows of the others are kept), or the cache folder if it cannot be written. If
-        ``problem`` is given, it takes the former, and those files count as absent.
+        Args:
+            paths: the n files; ``None`` is an absent one.
+            form: what a file becomes.
+            workers: threads that hash and decode.
+            progress: called with the rows built so far and those to build.
+            problem: is told of missing or unreadable files, which then count as absent; ``None`` raises instead.
+
+        Raises:
+            DataError: files are missing or unreadable and there is no ``problem`` (the rows of the others are kept), or
+                the cache folder cannot be written. The message names them.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -253,7 +260,14 @@ class Cache:
 
 
 class CachedRows:
-    """The files of one column of a table, read from the cache on demand."""
+    """The files of one column of a table, read from the cache on demand. `Cache.open` makes it.
+
+    Args:
+        cache: what holds the rows.
+        form: what a file becomes.
+        paths: the n files; ``None`` is an absent one.
+        rows: (n, 2) int64, the slot (-1 of an absent file) and the CRC-32 of each file's row.
+    """
 
     def __init__(self, cache: Cache, form: Form, paths: Sequence[Path | None], rows: np.ndarray) -> None:
         self._cache, self._form, self._paths = cache, form, tuple(paths)

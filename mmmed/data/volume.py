@@ -34,8 +34,9 @@ def read_volume(path: Path, *, size: int, spacing: float, window: tuple[float, .
         window: (low, high), the values that become 0 and 1 (Hounsfield units of CT); () takes the 0.5th and
             99.5th percentile of each volume by itself (MR, whose values have no unit).
 
-    Raises `DataError` naming the file: missing, unreadable, not three dimensions, too large, without
-    usable voxel sizes, or without a finite value.
+    Raises:
+        DataError: the file is missing, unreadable, not of three dimensions, too large, without usable voxel sizes, or
+            without a finite value. The message names it.
     """
     try:
         image = open_volume(path)

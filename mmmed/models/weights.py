@@ -64,10 +64,16 @@ def input_channels(state: State, default: int) -> int:
 
 
 def put(trunk: nn.Module, state: State, path: str, name: str) -> None:
-    """Load `state` into `trunk`.
+    """Load pretrained weights into a network.
+
+    Args:
+        trunk: the network, whose parameters and buffers are overwritten.
+        state: its tensors by name, as `read_weights` gives them.
+        path: the file that they come from, for the message.
+        name: the network's name in the configuration, for the message.
 
     Raises:
-        ModelError: they do not fit.
+        ModelError: a name, shape or dtype differs from the network's.
     """
     own = trunk.state_dict()
     different = sorted(own.keys() ^ state.keys()) or [

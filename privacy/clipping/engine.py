@@ -54,7 +54,8 @@ class ClippingEngine(Protocol):
             groups: parts of the model that are clipped apart.
 
         Raises:
-            StepError: the engine cannot clip groups.
+            StepError: the engine cannot clip groups or units of several records, or `record_losses` does not return R
+                differentiable losses.
             UnsupportedModel: the per-unit gradients of this model are not known. No gradient is left behind.
         """
         ...

@@ -104,7 +104,17 @@ def beside(book: Book, parameter: torch.Tensor, other: torch.Tensor) -> torch.Te
 
 
 def broadcast(function: Any, book: Book, *args: Any, **kwargs: Any) -> Any:
-    """`x * scale`, `x + positions`: x has the records first, and the parameter broadcasts against it."""
+    """`x * scale`, `x + positions`: x has the records first, and the parameter broadcasts against it.
+
+    Args:
+        function: the elementwise operator, which is called with copies of the parameter for each record.
+        book: of the batch, whose R records x has first.
+        args: the operator's own arguments, tensors and numbers.
+        kwargs: the operator's keywords, none of which is covered.
+
+    Returns:
+        What the operator gives, or `NotImplemented` for what this rule does not cover.
+    """
     tensors = [argument for argument in args if isinstance(argument, torch.Tensor)]
     others = [tensor for tensor in tensors if not book.wants(tensor)]
     if kwargs or not others:

@@ -79,7 +79,17 @@ class Tried:
 
 
 def pareto_page(tried: Sequence[Tried], *, score: str, seeds: int, delta: float) -> str:
-    """Utility against epsilon: a trace a setting with the range over seeds, and the front that none beats."""
+    """Utility against epsilon: a trace for each setting with the range over seeds, and the front that none beats.
+
+    Args:
+        tried: the settings of a sweep, one mark each.
+        score: the name of the score, as the axis shows it.
+        seeds: runs of each setting.
+        delta: the delta at which every epsilon holds.
+
+    Returns:
+        The page, HTML.
+    """
     from plotly.graph_objects import Figure, Scatter
 
     figure = Figure()

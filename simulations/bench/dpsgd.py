@@ -247,7 +247,20 @@ def _status(key: str, pid: int | str | None = "self") -> int:
 
 
 def compare_anew(name: str, batch: int, size: int, *arguments: Any) -> list[Row]:
-    """`compare` in a new process, for a case of `CASES` and the other arguments of it."""
+    """`compare` in a new process, whose memory no earlier case has touched.
+
+    Args:
+        name: of the case, a key of `CASES`.
+        batch: records of a batch.
+        size: pixels or voxels a side, or tokens.
+        arguments: `repeats`, `limit_mb` and `systems`, as `compare` takes them.
+
+    Returns:
+        One row a system.
+
+    Raises:
+        MeasurementError: a process that measures memory died.
+    """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
         return pool.submit(_compare_here, name, batch, size, *arguments).result()
