@@ -1,4 +1,4 @@
-"""What a program calls: run a simulation, read the model that it gave, predict with it. On top, as `mmmed.cli` is."""
+"""The public functions: run a simulation, load the model that it trained, predict. On top, as `mmmed.cli` is."""
 
 from __future__ import annotations
 

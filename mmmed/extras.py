@@ -35,7 +35,7 @@ def require(extra: str, purpose: str) -> None:
 
 
 def sentence(purpose: str, extra: str, module: str) -> str:
-    """What is said where `purpose` needs an extra's module that is missing."""
+    """The message that `purpose` needs an extra, of which `module` is missing."""
     return (
         f"{purpose} needs the extra `{extra}`, which is not installed here ({module.replace('_', '-')} is missing): "
         f"pip install 'mmmed[{extra}]'"

@@ -61,7 +61,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """As `BaseModel.model_copy`, which checks no value; mappings in `update` are frozen."""
+        """A copy with other values, which are not validated; mappings in `update` are frozen. As in pydantic."""
         frozen = {k: FrozenDict(v) if type(v) is dict else v for k, v in (update or {}).items()}
         return super().model_copy(update=frozen, deep=deep)
 
@@ -131,7 +131,7 @@ def _composed(own: type[Composed], further: tuple[type[Section], ...]) -> type[C
 
 
 def _restored(own: type[Composed], values: dict[str, Any]) -> Composed:
-    """What was pickled: the class with all keys has no name to be found by."""
+    """A pickled section, made anew: its class, which has all keys, cannot be imported by a name."""
     return own.whole().model_construct(**values)
 
 

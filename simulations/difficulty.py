@@ -48,12 +48,12 @@ class Studies:
 
     @property
     def label(self) -> np.ndarray:
-        """(N,) int64."""
+        """(N,) int64, the finding of each record."""
         return self.table["finding"].to_numpy()
 
     @property
     def has_text(self) -> np.ndarray:
-        """(N,) bool."""
+        """(N,) bool, whether each record has a note."""
         return (self.table["text"] != "").to_numpy()
 
     def splits(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -87,7 +87,7 @@ def read_studies(folder: Path) -> Studies:
 
 
 def score_site(studies: Studies) -> np.ndarray:
-    """(N,) share of findings among the site's other folds: all that knowing the site gives away."""
+    """(N,) share of findings among the site's other folds: all that the name of the site tells."""
     score = np.zeros(len(studies.table))
     for train, test in studies.splits():
         shares = studies.table.iloc[train].groupby("site")["finding"].mean()

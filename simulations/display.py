@@ -119,7 +119,7 @@ def _round_line(event: RoundFinished, score: Score) -> str:
 
 
 def pooled_line(pooled: Mapping[str, Any]) -> str:
-    """What the noised counts of all sites tell, with its error."""
+    """The score by the noised counts of all sites together, in words, with its 95 % interval."""
     if pooled["auroc"] is None:
         return f"results not told ({pooled['refused']})"
     return (

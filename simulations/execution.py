@@ -85,7 +85,7 @@ def failure(job: Job, code: int, reason: str) -> Outcome:
 
 
 def copy_content(content: RecordDict) -> RecordDict:
-    """Records of their own; the arrays' bytes, which nobody can change, are shared."""
+    """A copy of the records; the arrays' immutable bytes are shared."""
     fresh = RecordDict()
     for name, record in content.items():
         values: dict[str, Any] = {key: copy.copy(value) for key, value in record.items()}

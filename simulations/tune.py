@@ -49,7 +49,7 @@ class Outcome:
 
     @property
     def merit(self) -> float:
-        """The mean, its sign turned if less is better."""
+        """The mean score, negated if a lower score is better."""
         return self.mean if self.score.higher else -self.mean
 
 
@@ -110,7 +110,7 @@ def _check(candidates: Sequence[Candidate]) -> None:
 
 
 def front(outcomes: Iterable[Outcome]) -> list[Outcome]:
-    """Those that no other beats at the same or a smaller epsilon, by ascending epsilon."""
+    """Outcomes that no other one beats at the same or a smaller epsilon, by ascending epsilon."""
     kept: list[Outcome] = []
     for one in sorted(outcomes, key=lambda each: (each.epsilon, -each.merit)):
         if not kept or one.merit > kept[-1].merit:
@@ -119,7 +119,7 @@ def front(outcomes: Iterable[Outcome]) -> list[Outcome]:
 
 
 def described(settings: Mapping[str, Any]) -> str:
-    """Settings in one line; keys without their section."""
+    """Settings as one line of text, each key without its section."""
     return ", ".join(f"{key.split('.', 1)[1]} {value}" for key, value in settings.items()) or "as configured"
 
 

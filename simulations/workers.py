@@ -47,7 +47,7 @@ class _Worker:
         return self.ready and self.job is None and self.kill_at is None
 
     def interrupt(self) -> None:
-        """Ask it to stop; see `kill_at`."""
+        """Ask the worker to stop what it does; after `GRACE` seconds it is killed."""
         self.job, self.kill_at = None, time.monotonic() + GRACE
         if not _GROUPS:
             return

@@ -54,7 +54,7 @@ _TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest
 
 
 def _named(data: DataConfig) -> set[str]:
-    """The columns that are more than values to describe."""
+    """Columns that identify a record or hold files and text, so that they are not described as values."""
     others = [one for one in MODALITIES.values() if not one.is_values]
     return {
         *(data.patient, data.study, data.site, data.fold),
@@ -77,7 +77,7 @@ def _count(manifest: Manifest, result: CheckResult) -> None:
 
 
 def _modalities(records: pd.DataFrame, table: pd.DataFrame, data: DataConfig, result: CheckResult) -> None:
-    """What each record has, of what is trained on and of what else the table holds."""
+    """Shares of records that have each modality, whether the run trains on it or the table only holds it."""
     shares = {name: MODALITIES[name].has(records, data).mean() for name in data.modalities}
     for name in _TABLE_FILES:
         if name in table.columns and not shares.get(name):
@@ -114,7 +114,7 @@ def _balance(records: pd.DataFrame, groups: tuple[str, ...], result: CheckResult
 
 
 def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
-    """Can the label be told from facts that are no medicine?"""
+    """Measure how well facts without medical meaning predict the label, and warn if they do."""
     auroc, columns = shortcut_auroc(records, table)
     if auroc is None:
         return
@@ -132,7 +132,7 @@ def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: Chec
 def _look_for_telling_columns(
     records: pd.DataFrame, table: pd.DataFrame, columns: list[str], result: CheckResult
 ) -> None:
-    """Does a single column of the table tell the label?"""
+    """Measure how well each single column predicts the label, and warn of those that do."""
     told = telling_columns(records, table, columns)
     if told:
         shown = ", ".join(f"{column} {auroc:.2f}" for column, auroc in told[:_SHOWN_COLUMNS])

@@ -87,7 +87,7 @@ def measure_images(records: pd.DataFrame, root: Path, data: DataConfig, result: 
 
 
 def further_columns(table: pd.DataFrame, used: set[str]) -> list[str]:
-    """Columns that are neither ``used`` nor names of somebody or something."""
+    """Columns that are neither in ``used`` nor among those that never hold a value to describe."""
     return [str(name) for name in table.columns if name not in used | _FACTS]
 
 
@@ -138,7 +138,7 @@ def _sites_differ(numbers: pd.Series, sites: pd.Series) -> str | None:
 
 
 def _categories(cells: pd.Series) -> str:
-    """The most frequent values with their shares of those that are there."""
+    """The most frequent values, each with its share of the cells that are not empty."""
     shares = cells.dropna().map(lambda cell: f"{cell:g}" if isinstance(cell, float) else str(cell))
     top = shares.value_counts(normalize=True).head(_SHOWN_CATEGORIES)
     more = f" and {shares.nunique() - len(top)} more" if shares.nunique() > len(top) else ""

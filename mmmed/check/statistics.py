@@ -62,7 +62,7 @@ def histogram(title: str, values: pd.Series) -> Plot:
 
 
 def is_outlier(values: pd.Series) -> pd.Series:
-    """Beyond the quartiles by more than 3 interquartile ranges (Tukey 1977), at least a third of the median."""
+    """(n,) bool: more than 3 interquartile ranges (Tukey 1977), and a third of the median, beyond a quartile."""
     low, middle, high = values.quantile([0.25, 0.5, 0.75])
     fence = max(_FAR_OUT * (high - low), abs(middle) / 3, 1e-9)
     return (values < low - fence) | (values > high + fence)

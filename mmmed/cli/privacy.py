@@ -243,7 +243,7 @@ def _mechanism_of(run: Path, site: str | None) -> tuple[RunConfig, DpSgdEvent]:
 
 
 def _planned(config: RunConfig, patients: int | None) -> DpSgdEvent:
-    """The mechanism that a site of so many patients would plan."""
+    """The mechanism that a site with this number of patients would plan."""
     from mmmed.errors import ConfigError
     from privacy.planning import plan_training
 

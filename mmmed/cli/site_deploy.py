@@ -124,7 +124,7 @@ def log(site: Site = HERE) -> None:
 
 @app.command(hidden=True)
 def audit(site: Site = HERE) -> None:
-    """What `mmmed site log` was called."""
+    """The former name of `mmmed site log`."""
     sys.stderr.write("note: `mmmed site audit` is now `mmmed site log`\n")
     log(site)
 

@@ -46,7 +46,7 @@ def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `flatten`."""
+    """Nested tables from a mapping with dotted keys; the inverse of `flatten`."""
     tree: dict[str, Any] = {}
     for dotted, value in flat.items():
         *sections, key = dotted.split(".")

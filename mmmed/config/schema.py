@@ -67,7 +67,7 @@ class DataConfig(Composed):
 
 
 class ModelConfig(Composed):
-    """One encoder a modality, fusion."""
+    """The encoder of each modality, how they are fused, and which parameters are trained."""
 
     fusion: Annotated[Fusion, FUSIONS] = Attention()
     trainable: Literal["full", "norm-bias", "lora", "fusion-head"] = Field(
@@ -142,7 +142,7 @@ class PrivacyConfig(Section):
 
 
 class FederationConfig(Section):
-    """Rounds and who must take part."""
+    """Rounds, how sites' updates are combined and sent, and how many sites must take part."""
 
     rounds: Positive = Field(3, description='rounds; with release = "steps" steps of the whole federation')
     release: Literal["rounds", "steps"] = Field(
@@ -207,7 +207,7 @@ class FederationConfig(Section):
 
 
 class RunConfig(Section):
-    """The whole tree."""
+    """The whole configuration of a run, on which the server and all sites agree before it starts."""
 
     task: Annotated[Task, TASKS] = Classification()
     data: DataConfig = Field(default_factory=DataConfig)
@@ -229,7 +229,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _steps(self) -> RunConfig:
-        """One plain sum a step: what needs several local steps, or more than the sum, cannot go with it."""
+        """Refuse what does not go with one sum a step: several local steps, or a need for more than the sum."""
         federation, training = self.federation, self.training
         if federation.release != "steps":
             return self

@@ -25,7 +25,7 @@ class Input:
         return Input(self.values[rows], self.present[rows])
 
     def to(self, device: torch.device) -> Input:
-        """The same on another device."""
+        """This input on another device."""
         return Input(self.values.to(device), self.present.to(device))
 
 
@@ -52,7 +52,7 @@ class Batch:
         return Batch(inputs, self.label[rows], self.unit[rows])
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
+        """This batch on another device."""
         inputs = {name: one.to(device) for name, one in self.inputs.items()}
         return Batch(inputs, self.label.to(device), self.unit.to(device))
 

@@ -48,7 +48,7 @@ class FeatureFile:
             raise self._unusable(error) from error
 
     def find(self, key: bytes) -> int | None:
-        """The slot of a row that is there and undamaged."""
+        """The slot of the row with this key; None if there is none or it is damaged."""
         slot = self._slots.get(key)
         if slot is None:
             return None
@@ -80,7 +80,7 @@ class FeatureFile:
         return found
 
     def refresh(self) -> None:
-        """See the rows that were appended since, by whomever."""
+        """Take in the rows that this or another process has appended since the last call."""
         stat = self.path.stat() if self.path.exists() else None
         rows, known = stat.st_size // self._row.itemsize if stat else 0, len(self._map)
         if known and (stat is None or stat.st_ino != self._inode or rows < known):
@@ -133,7 +133,7 @@ class FeatureRows:
         return torch.from_numpy(self._file.read(self._slots[rows]))
 
     def _settle(self, rows: np.ndarray) -> None:
-        """Find or compute some rows."""
+        """Find the features of some rows in the file; compute and append those that are missing."""
         given = self._stored[rows % self._records]
         keys = [_key(given[slice(i, i + 1)], int(row) // self._records) for i, row in enumerate(rows)]
         self._file.refresh()
@@ -158,7 +158,7 @@ class FeatureRows:
 
 
 def _key(given: Input, view: int) -> bytes:
-    """Of one view of one record."""
+    """The key of one view of one record: a digest of what the encoder reads."""
     name = f"view {view} of augmentation {VERSION}" if view else "view 0"
     digest = hashlib.sha256(f"{given.values.dtype} {tuple(given.values.shape)} {name}\0".encode())
     digest.update(given.values.contiguous().numpy().tobytes())

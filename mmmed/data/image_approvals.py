@@ -70,11 +70,11 @@ class ImageApprovals:
 
     @functools.cached_property
     def _latest(self) -> dict[str, Verdict]:
-        """SHA-256 -> what was decided last."""
+        """SHA-256 of an image -> the latest decision about it."""
         return {one.sha256: one.verdict for one in self.decisions}
 
     def status(self, file: str) -> Status:
-        """Of one of the masked images: the latest decision about its content counts."""
+        """The status of a masked image, by the latest decision about its content."""
         return self._latest.get(self.masked[file], "waiting")
 
     def of_status(self, status: Status) -> list[str]:

@@ -161,13 +161,13 @@ class PatientBatches:
         return replace(batch, inputs={**batch.inputs, **views})
 
     def choose(self, step: int, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (R,) int64 of the records that stand for the drawn patients, and whose each is, 0 .. P - 1."""
+        """Positions (R,) int64 of the chosen records, and the drawn patient, 0 .. P - 1, of each."""
         drawn = [self._choose(step, self._of_patient[patient]) for patient in patients]
         chosen = np.concatenate([np.empty(0, dtype=np.int64), *drawn])
         return chosen, np.repeat(np.arange(len(drawn)), [len(one) for one in drawn])
 
     def _choose(self, step: int, own: np.ndarray) -> np.ndarray:
-        """The k of a patient's records of which the lots are least."""
+        """At most `limit` of a patient's records: those with the smallest random numbers."""
         if len(own) <= self._limit:
             return own
         lots = self._uniforms(step, "choice", own)[:, 0]

@@ -63,7 +63,7 @@ class Manifest:
 
     @property
     def noted(self) -> Problem | None:
-        """`problem` where a problem is noted, None where it is raised."""
+        """`problem` if it only notes problems; None if it raises them."""
         return None if self.problem is refuse else self.problem
 
     def of_site(self, site: str) -> Manifest:
@@ -145,7 +145,7 @@ def _file_names(frame: pd.DataFrame, data: DataConfig) -> Iterator[str]:
 
 
 def table_file(root: Path, data: DataConfig) -> Path:
-    """The table that is named, or else data.parquet if it is there, or data.csv."""
+    """Path of the table: the one that `data.table` names, else data.parquet if it exists, else data.csv."""
     if data.table:
         return root / data.table
     return next((path for name in TABLES if (path := root / name).is_file()), root / TABLES[-1])

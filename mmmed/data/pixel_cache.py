@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 
 class Form(Protocol):
-    """How a file becomes a row: `mmmed.modalities.image.ImageForm` and its like."""
+    """How a file becomes a row of the cache, such as `mmmed.modalities.image.ImageForm`."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Form(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a row."""
+        """The shape of a row."""
 
     def build(self, path: Path) -> np.ndarray:
         """The file as float32 of `shape` in [0, 1]. Raises `DataError` naming the file if it cannot be used."""

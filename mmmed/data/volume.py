@@ -81,7 +81,7 @@ def _resampled(image: Any, path: Path, size: int, spacing: float, window: tuple[
 
 
 def _finite(slab: np.ndarray, window: tuple[float, ...]) -> np.ndarray:
-    """No infinities, no values beyond the window, no NaN unless there is nothing else."""
+    """The slab clipped to the window, its least finite value for infinity and NaN; all NaN if none is finite."""
     finite = np.isfinite(slab)
     if not finite.any():
         return np.full_like(slab, np.nan)
@@ -118,7 +118,7 @@ def _voxel_sizes(image: Any, path: Path) -> tuple[float, ...]:
 
 
 def _resized(planes: np.ndarray, target: list[int] | tuple[int, ...]) -> np.ndarray:
-    """(N, A, B) -> (N, *target)."""
+    """Planes resized linearly with antialiasing: (N, A, B) -> (N, *target)."""
     values = torch.from_numpy(np.ascontiguousarray(planes))[None]
     resized = functional.interpolate(
         values, size=tuple(target), mode="bilinear", antialias=True, align_corners=False

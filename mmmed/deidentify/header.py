@@ -66,12 +66,12 @@ def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
 
 
 def is_copy(dataset: Dataset) -> bool:
-    """Whether it says that it is a copy of ours."""
+    """Whether the header says that mmmed made this object as a de-identified copy."""
     return METHOD in _methods(dataset)
 
 
 def was_masked(dataset: Dataset) -> bool:
-    """Whether it is a copy that says that text was masked in it, which a human has to approve before it is used."""
+    """Whether the header says that text was masked in the copy, which a human has to approve before it is used."""
     return MASKED in _methods(dataset)
 
 
@@ -119,7 +119,7 @@ def _actions() -> dict[tuple[int, int], str]:
 
 
 def _dropped(tag: BaseTag) -> bool:
-    """Private, group length, curve, overlay and padding elements, and what no dictionary knows."""
+    """Whether an element goes in any case: private, group length, curve, overlay, padding, or in no dictionary."""
     group = tag.group
     if tag.is_private or tag.element == 0 or group in (0xFFFC, 0xFFFA) or 0x5000 <= group <= 0x60FF:
         return True
@@ -206,7 +206,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _remove_survivors(dataset: Dataset, known: set[str]) -> None:
-    """The last look: empty every text that still holds a name part, id or address of the original."""
+    """Empty every text that still holds a name part, id or address of the original; the last step."""
     words = {
         word.casefold()
         for value in known

@@ -22,7 +22,7 @@ _MARK = "pseudonyms.json"  # in a data set: which key named its patients
 
 
 class SiteKey:
-    """The site's secret; it never leaves the site and is part of no data set."""
+    """The secret from which a site derives its pseudonyms; it never leaves the site and is in no data set."""
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < _KEY_BYTES:

@@ -77,7 +77,7 @@ def clear_frames(frames: Iterable[np.ndarray]) -> tuple[tuple[Box, ...], bool]:
 
 
 def _unseen(shown: np.ndarray, seen: np.ndarray | None) -> Box:
-    """What of a frame has to be looked at, and as much around it as a few letters take; empty if nothing."""
+    """The part of a frame that has changed since it was searched for text, with a margin; empty if none has."""
     height, width = shown.shape[1:]
     if seen is None:
         return 0, 0, width, height
@@ -92,7 +92,7 @@ def _unseen(shown: np.ndarray, seen: np.ndarray | None) -> Box:
 
 
 def _seen(seen: np.ndarray | None, shown: np.ndarray, region: Box) -> np.ndarray:
-    """What was looked at last of each pixel, so that slow changes add up."""
+    """The pixels as they were when last searched, so that slow changes from frame to frame add up."""
     left, top, right, bottom = region
     now = shown.copy() if seen is None else seen
     now[:, top:bottom, left:right] = shown[:, top:bottom, left:right]

@@ -131,7 +131,7 @@ def _grayscale(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
 
 
 def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Where the scanner filled up: Pixel Padding Value, or the range to Pixel Padding Range Limit."""
+    """Bool, where the scanner padded the image: Pixel Padding Value, or the range to Pixel Padding Range Limit."""
     value = dataset.get("PixelPaddingValue")
     if value is None or not np.issubdtype(stored.dtype, np.integer):
         return np.zeros(stored.shape, dtype=bool)
@@ -178,7 +178,7 @@ def _voi(values: np.ndarray, padded: np.ndarray, dataset: Dataset, index: int) -
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
-    """PS3.3 C.11.2.1.2 and C.11.2.1.3, with the output range [0, 1]."""
+    """Apply a window to modality values, PS3.3 C.11.2.1.2 and C.11.2.1.3, with the output range [0, 1]."""
     if function == "SIGMOID":
         return (1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -80, 80)))).astype(np.float32)
     if function == "LINEAR_EXACT":
@@ -187,7 +187,7 @@ def _window(values: np.ndarray, centre: float, width: float, function: str) -> n
 
 
 def _look_up(values: np.ndarray, item: Dataset, dataset: Dataset) -> np.ndarray:
-    """PS3.3 C.11.2.1.1: values below and above the table take its first and last entry."""
+    """Apply a VOI LUT, PS3.3 C.11.2.1.1: values below and above the table take its first and last entry."""
     _, first, bits = (int(number) for number in item.LUTDescriptor)
     table = item.LUTData
     if isinstance(table, bytes):  # OW

@@ -148,7 +148,7 @@ class Request:
     receipt: str = ""
 
     def to_record(self) -> RecordDict:
-        """As Flower carries it."""
+        """The request as a Flower record."""
         fields: dict[str, int | str] = {
             "server-round": self.round,
             "run-id": self.run_id,
@@ -220,7 +220,7 @@ class _Reply:
     weight: float = 1.0
 
     def to_record(self) -> RecordDict:
-        """As Flower carries it."""
+        """The reply as a Flower record."""
         return RecordDict(
             {
                 "metrics": MetricRecord({"weight": self.weight, **self.metrics}),
@@ -230,7 +230,7 @@ class _Reply:
 
     @staticmethod
     def _common(record: RecordDict) -> dict[str, Any]:
-        """What every reply holds, from what arrived, by the names of the attributes."""
+        """The fields that every reply has, read from a Flower record, by attribute name."""
         site, stated = site_of(record)
         weight, metrics = _metrics(record)
         return {"site": site, "stated": stated, "metrics": metrics, "weight": weight}

@@ -19,13 +19,13 @@ _KEPT = 2
 
 
 class RoundStore:
-    """The tensors of one kind of one run, in ``folder``."""
+    """Tensors of one kind that a run keeps from round to round, in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def before(self, server_round: int, like: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """What the last earlier round left, float32; zeros of the shapes of ``like`` if that is nothing readable."""
+        """Tensors of the last earlier round, float32; zeros in the shapes of ``like`` if none can be read."""
         earlier = [path for path in self._files() if _round(path) < server_round]
         try:
             found = load_file(earlier[-1]) if earlier else {}
@@ -36,7 +36,7 @@ class RoundStore:
         return {name: torch.zeros(value.shape) for name, value in like.items()}
 
     def write(self, server_round: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Leave the tensors for later rounds, whole or not at all."""
+        """Keep the tensors of a round for later rounds; a crash leaves the file as it was or whole."""
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / f"round-{server_round:05d}.safetensors"
         with replacing(target) as partial:

@@ -1,4 +1,4 @@
-"""What a site's update is to the rules and strategies that combine updates."""
+"""A site's update, as the rules and strategies that combine updates see it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SiteUpdate(Protocol):
     def metrics(self) -> Mapping[str, float]: ...
 
     def tensor(self, key: str) -> npt.NDArray[np.float32]:
-        """One tensor."""
+        """The tensor with this key."""
 
     def scaled(self, factor: float) -> Self:
-        """The same update, ``factor`` times as large."""
+        """This update, multiplied by ``factor``."""

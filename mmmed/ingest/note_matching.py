@@ -101,7 +101,7 @@ def attach(scan: Scan, options: IngestOptions) -> Notes:
 
 
 class _Reader:
-    """Takes over what one report after another says of its study."""
+    """Adds what reports say, one after another, to the studies that they belong to."""
 
     def __init__(self, scan: Scan, options: IngestOptions, notes: Notes) -> None:
         self._scan, self._options, self._notes = scan, options, notes
@@ -115,7 +115,7 @@ class _Reader:
         self._columns = {code: column for column, value in options.values.items() for code in value.codes}
 
     def read(self, report: Report, patient: str, study: str) -> None:
-        """Note text, values, measures and findings."""
+        """Add a report's note, values, measures and findings to its study."""
         entry = self._notes.studies[study]
         entry.findings |= report.findings
         if report.text.strip():

@@ -26,7 +26,7 @@ class _Stated(BaseModel):
 
 
 class ColumnOptions(_Stated):
-    """Where a table has a value."""
+    """Which column of a table holds a value, and in which unit."""
 
     column: str = Field(min_length=1, description="column of the table")
     unit: str = Field("", description='its unit (UCUM); "" if it is that of the value')
@@ -75,7 +75,7 @@ class TableOptions(_Stated):
 
 
 class ValueOptions(_Stated):
-    """A number in the table of studies."""
+    """A number in the table of studies: its unit, its codes in the sources, and its plausible range."""
 
     unit: str = Field(description='unit in the table of studies (UCUM), e.g. mg/L, 10*9/L, /min; "1" without')
     codes: tuple[Code, ...] = Field(

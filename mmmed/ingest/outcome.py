@@ -1,4 +1,4 @@
-"""What came of the sources, for the engineer's eyes: it names files of the hospital and stays there."""
+"""The result of an ingest, for the site's engineer: it names files of the hospital and stays there."""
 
 from __future__ import annotations
 
@@ -125,11 +125,11 @@ class IngestReport:
 
 
 def _once(several: list[Skipped]) -> list[Skipped]:
-    """The first that is told of each."""
+    """The entries without repetition: the first of each origin."""
     return list({one.origin: one for one in reversed(several)}.values())[::-1]
 
 
 def _counted(what: str, several: list[Skipped]) -> list[str]:
-    """How many for each reason, numbers in it aside."""
+    """A line for each reason with how often it occurs; reasons that differ in numbers alone are one."""
     reasons = Counter(re.sub(r"\d+", "N", one.reason) for one in several)
     return [f"  {what} {count:5}  {reason}" for reason, count in reasons.most_common()]

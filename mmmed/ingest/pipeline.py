@@ -140,7 +140,7 @@ def _write_all(
     report: IngestReport,
     progress: Progress | None,
 ) -> None:
-    """Write what the journal does not have; one item's failure is its own."""
+    """Write the items that are not yet written; one that fails does not stop the others."""
     with ThreadPoolExecutor(workers) as pool:
         there = list(pool.map(lambda one: _is_written(one, journal.done.get(one.name), out, decided), items))
     pending = [item for item, whole in zip(items, there, strict=True) if not whole]
@@ -149,7 +149,7 @@ def _write_all(
         report.warnings.append(f"{lost} files of the data set were damaged or gone and had to be made again")
 
     def attempt(item: Item) -> str:
-        """Why it failed, or ""."""
+        """Write one item; returns the reason if that fails, else ""."""
         if journal.is_deadly(item.name):
             return "the decoder died on it, twice: convert the image"
         journal.begin(item.name)
@@ -180,7 +180,7 @@ def _write_all(
 
 
 def _is_written(item: Item, written: Written | None, out: Path, decided: ImageApprovals) -> bool:
-    """Whether what was made of an item is still there and undamaged, as far as it has to be."""
+    """Whether an item's file is where its approval puts it and undamaged, so that it need not be written again."""
     if written is None or not written.file:
         return written is not None
     place = written.place(item.name, out)

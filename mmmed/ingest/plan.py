@@ -101,7 +101,7 @@ def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped])
 
 
 def _state(file: Found) -> str:
-    """What changes when the content of a file does; see `find_files` for members of archives. "" if it is gone."""
+    """Size and time of a file, which change with its content; "" if it is gone. For archives see `find_files`."""
     try:
         stat = file.path.stat()
     except OSError:

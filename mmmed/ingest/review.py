@@ -175,7 +175,7 @@ def remove_strangers(dataset: Path, table: pd.DataFrame, waiting: Collection[str
 
 
 def _place(dataset: Path, file: str, digest: str, status: str) -> None:
-    """Put one image where it belongs."""
+    """Move one image into the data set, move it out to wait for approval, or delete it, by its status."""
     item = _item(file)
     used, waits, pair = dataset / file, masked_picture(dataset, item), pair_picture(dataset, item)
     if status == "approved":

@@ -174,7 +174,7 @@ def _unpack(archive: Path, workspace: Path) -> Iterator[Found | Skipped]:
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether it is the disk that is to blame, not the archive."""
+    """Whether an error means that the disk is full, rather than that the archive is damaged."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -62,7 +62,7 @@ def _csv_lines(path: Path) -> Iterator[list[str]]:
 
 
 def _csv_rows(path: Path, wanted: list[str]) -> list[Row]:
-    """A row with more or fewer cells than columns is not taken: its cells may stand in columns of others."""
+    """Rows of a CSV file; a row with another number of cells than the header becomes a reason to skip it."""
     lines = _csv_lines(path)
     names = next(lines)
     places = {column: names.index(column) for column in wanted}
@@ -140,5 +140,5 @@ def _report(
 
 
 def _beside(found: Found, name: str) -> str:
-    """Origin of a file that a row names by its path from the table."""
+    """Origin of a file that a table names by a path relative to its own folder; "" for no name."""
     return os.path.normpath(Path(found.origin).parent / name) if name else ""

@@ -77,7 +77,7 @@ def convert(value: float, unit: str, wanted: str, molar_mass: float = 0.0) -> fl
 
 @functools.lru_cache(maxsize=4096)
 def _unit(text: str) -> tuple[float, Any]:
-    """A factor and pint's unit."""
+    """A unit as text -> a factor and pint's unit. Raises `NotUsable` if it is not known."""
     unit = text.strip().replace("µ", "u").replace("μ", "u")
     if not unit:
         raise NotUsable("without a unit")

@@ -74,7 +74,7 @@ class Modality(ABC):
     # ---------------------------------------------------------------- columns of a site's table
 
     def columns(self, data: DataConfig) -> dict[str, str]:
-        """The columns that it is read from, each with the key that names it."""
+        """The columns of a site's table that the modality is read from, each with the key that names it."""
         found: dict[str, str] = {}
         for key in self.column_keys:
             named = getattr(data, key)
@@ -97,7 +97,7 @@ class Modality(ABC):
 
     @abstractmethod
     def has(self, records: pd.DataFrame, data: DataConfig) -> pd.Series:
-        """(N,) bool, whether each of `Manifest.records` has anything of it."""
+        """(N,) bool, whether each of `Manifest.records` has anything of the modality."""
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         """Check the records of a run that has the modality; returns them, what cannot be used missing."""
@@ -152,7 +152,7 @@ class Modality(ABC):
         """
 
     def from_scratch(self, model: ModelConfig) -> bool:
-        """Whether its encoder has learnt nothing elsewhere."""
+        """Whether the encoder starts from random parameters rather than from pretrained ones."""
         return True
 
     def given(self, model: ModelConfig) -> str:
@@ -160,23 +160,23 @@ class Modality(ABC):
         return ""
 
     def further_digests(self, config: RunConfig) -> dict[str, str]:
-        """Digests of what a run takes as given beside its encoder's parameters, by name."""
+        """Digests, by name, of what the encoder needs beside its parameters, such as a tokenizer."""
         return {}
 
     # ---------------------------------------------------------------- words
 
     def label(self, model: ModelConfig) -> str:
-        """Its encoder in the name of a model by which policies allow it. No other modality's may be equal."""
+        """The encoder in the name by which a site's policy allows a model. No two modalities may share a label."""
         return self.name
 
     @abstractmethod
     def in_words(self, model: ModelConfig) -> str:
-        """Its encoder in a report, such as "resnet10 for images"."""
+        """The encoder as a report names it, such as "resnet10 for images"."""
 
     # ---------------------------------------------------------------- check of a data set
 
     def facts(self, records: pd.DataFrame) -> dict[str, pd.Series]:
-        """Facts of each record that are no medicine, (N,) each: a label that they tell is a shortcut."""
+        """Facts of each record without medical meaning, (N,) each: to learn the label from them is a shortcut."""
         return {}
 
     def measure(  # noqa: B027 - most have nothing to add

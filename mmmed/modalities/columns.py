@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Column(Modality):
-    """One column, which the key of the modality's name names; in the manifest it has that name, and "" is nothing."""
+    """One column of text, which the key of the modality's own name names; empty cells are "" in the manifest."""
 
     def read(self, frame: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         import pandas as pd
@@ -52,7 +52,7 @@ class Files(Column):
 
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
-        """How a file becomes a row."""
+        """How a file becomes a row of the cache."""
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         from mmmed.data.cells import rows_of

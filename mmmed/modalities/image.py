@@ -86,7 +86,7 @@ class Image(Files):
         return ImageForm(keys.image_size, keys.image_channels)
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
-        """Images that were approved once and rejected later are erased from the cache, and all features beside it."""
+        """Open the images, once those that were rejected after approval are erased from the caches."""
         from mmmed.data.features import forget_features
         from mmmed.data.image_approvals import ImageApprovals
         from mmmed.data.pixel_cache import Cache

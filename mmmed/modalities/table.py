@@ -71,7 +71,7 @@ class Table(Modality):
     is_values = True
 
     def read(self, frame: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
-        """A number is itself, a category its index; float64, NaN for none. Of a column `c`, ``table.c``."""
+        """Columns ``table.c``, float64: the number, or the index of the category; NaN where a cell holds none."""
         import pandas as pd
 
         keys = data.of(TableData)
@@ -89,7 +89,7 @@ class Table(Modality):
         return Stored(*encode_table(manifest.records, config.data.of(TableData)))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
-        """Numbers in their ranges and beyond, one of them absurd, and every category."""
+        """Numbers within and beyond their ranges, one far outside, and every category."""
         import numpy as np
         import pandas as pd
 
@@ -116,7 +116,7 @@ class Table(Modality):
 
 
 def widths(data: TableData) -> list[int]:
-    """Features of each column: 1 of a number, one a category. Numbers first, each sorted by name."""
+    """Number of features of each column: 1 of a number, one for each category. Numbers first, each sorted by name."""
     return [1] * len(data.numbers) + [len(data.categories[name]) for name in sorted(data.categories)]
 
 

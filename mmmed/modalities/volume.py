@@ -108,7 +108,7 @@ class Volume(Files):
     def measure(
         self, records: pd.DataFrame, table: pd.DataFrame, root: Path, data: DataConfig, result: CheckResult
     ) -> None:
-        """Also of volumes that the table has and the run does not read."""
+        """Describe volumes, also those that the table has and the run does not read."""
         from mmmed.check.recordings import files_of, measure_volumes
 
         files = records[self.name] if self.has(records, data).any() else files_of(table, self.name)

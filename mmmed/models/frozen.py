@@ -37,7 +37,7 @@ def frozen_digest(part: nn.Module) -> str:
 
 
 def _untrained(part: nn.Module) -> dict[str, torch.Tensor]:
-    """Buffers (BatchNorm's statistics), and parameters that are not trained."""
+    """Buffers (BatchNorm's statistics) and parameters that are not trained, by name."""
     trained = {name for name, p in part.named_parameters(remove_duplicate=False) if p.requires_grad}
     return {name: value for name, value in part.state_dict().items() if name not in trained}
 
@@ -66,7 +66,7 @@ def _further(config: RunConfig) -> dict[str, dict[str, str]]:
 
 
 def _given(name: str, config: RunConfig) -> str:
-    """The keys that name what a part is made from."""
+    """The settings that name the source of a part, in brackets, for a message; "" if there are none."""
     owner = next((one for one, further in _further(config).items() if name == one or name in further), None)
     given = MODALITIES[owner].given(config.model) if owner else ""
     return f" ({given})" if given else ""

@@ -72,7 +72,7 @@ def _without_overwriting(module: nn.Module) -> nn.Module:
 
 
 def _group_norm_throughout(module: nn.Module) -> None:
-    """Replace every BatchNorm."""
+    """Replace every BatchNorm in a module by a GroupNorm, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             setattr(module, name, nn.GroupNorm(NORM_GROUPS, child.num_features))

@@ -1,4 +1,4 @@
-"""What all models have in common: one encoder a modality, and the rest, which reads what the encoders give."""
+"""The base of all models: an encoder for each modality, and a fusion that reads what the encoders give."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from mmmed.models.multimodal import MultimodalModel
 
 
 class Precomputed(nn.Module):
-    """Stands in for an encoder: what it is given are the features already."""
+    """Takes the place of a frozen encoder; its input already holds the encoder's features."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class FrozenEncoders:
         return SiteData(replace(data.train, modalities=modalities), replace(data.test, modalities=modalities))
 
     def records(self, records: Records) -> Records:
-        """As `site`, for one set of records."""
+        """One set of records, with features in place of what the frozen encoders read. See `site`."""
         return self.site(SiteData(records, records)).train
 
     def _features(self, name: str, stored: Stored) -> Stored:

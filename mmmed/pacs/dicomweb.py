@@ -30,7 +30,7 @@ _ACCEPT = 'multipart/related; type="application/dicom"; transfer-syntax=*'  # as
 
 
 class DicomwebArchive:
-    """See `Archive`."""
+    """A PACS that speaks DICOMweb. See `Archive` for the methods."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class DicomwebArchive:
 
     @staticmethod
     def _read_bounded(response: requests.Response, *_: object, **__: object) -> None:
-        """Read the body here, where it can be stopped: the client itself would take it whole."""
+        """Read a response's body in pieces, so that one that is too long can be stopped."""
         question = "json" in str(response.request.headers.get("Accept"))
         limit = _MAX_ANSWER_BYTES if question else MAX_FILE_BYTES + _CHUNK
         deadline, body = time.monotonic() + _LONGEST_RESPONSE, bytearray()

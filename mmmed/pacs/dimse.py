@@ -76,7 +76,7 @@ class DimsePeer:
 
 
 class _Silent(Refused):
-    """No answer came."""
+    """The PACS gave no answer, or ended the association instead."""
 
 
 class DimseArchive:

@@ -118,7 +118,7 @@ def _fetch(
 
 
 def _matching(archive: Archive, query: Query, report: FetchReport) -> list[str]:
-    """Study instance UIDs in the order of their days."""
+    """UIDs of the matching studies, in the order of their days."""
     named: dict[str, bool] = {}
     answered = False
     for day in query.days():

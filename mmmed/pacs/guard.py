@@ -32,7 +32,7 @@ class Guard:
         self.opened = False
 
     def handlers(self) -> list[tuple[Any, Callable[[Any], Any]]]:
-        """For ``evt_handlers`` of an association or a server."""
+        """The event handlers that an association or a server takes as ``evt_handlers``."""
         return [
             (evt.EVT_CONN_OPEN, self._open),
             (evt.EVT_CONN_CLOSE, lambda event: self._closed.add(event.assoc)),
@@ -48,7 +48,7 @@ class Guard:
         association.dimse.get_msg = lambda block=False: self._message(association, block)
 
     def _read(self, connection: Any, count: int) -> bytearray:
-        """A PDU, or its head; what comes before the connection is closed."""
+        """Up to `count` bytes of a PDU from a connection; fewer if it is closed before."""
         if count > 2 * MAX_PDU_BYTES:
             raise OSError("a PDU longer than agreed")
         deadline = time.monotonic() + self._timeout
@@ -63,7 +63,7 @@ class Guard:
         return data
 
     def _message(self, association: Any, block: bool) -> tuple[int | None, Any]:
-        """The next message; (None, None) if there is none, or none will come."""
+        """The next message of an association; (None, None) if there is none or the association has ended."""
         deadline = time.monotonic() + self._timeout
         while True:
             try:

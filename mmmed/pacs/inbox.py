@@ -44,7 +44,7 @@ class Inbox:
         return self._folder / study / f"{sop}.dcm"
 
     def lacks(self, study: str, objects: Collection[str]) -> list[str]:
-        """Those SOP instance UIDs of which there is no file, in their order."""
+        """The SOP instance UIDs that have no file yet, in the order given."""
         return [sop for sop in objects if not _is_file(self.path(study, sop))]
 
     def expect(self, study: str, series: str, objects: Collection[str]) -> None:
@@ -91,7 +91,7 @@ class Inbox:
             os.fsync(file.fileno())
 
     def _check(self, part: Path, sop: str) -> None:
-        """Whether the file is the object that it is said to be, to its end."""
+        """Raise `DataError` unless the file is a complete DICOM object with this SOP instance UID."""
         dataset = open_dicom(part)
         named = (
             dataset.get("StudyInstanceUID"),

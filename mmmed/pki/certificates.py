@@ -82,7 +82,7 @@ def subject(name: str) -> x509.Name:
 
 
 def common_name(owner: x509.Certificate | x509.CertificateSigningRequest) -> str:
-    """The CN that it bears, or an empty text."""
+    """The common name (CN) of a certificate or request; "" if it has none."""
     names = owner.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value) if names else ""
 
@@ -149,5 +149,5 @@ def fingerprint(owner: x509.Certificate | x509.CertificateSigningRequest) -> str
 
 
 def days_left(certificate: x509.Certificate) -> float:
-    """Days until it expires; negative once it has."""
+    """Days until a certificate expires; negative once it has expired."""
     return (certificate.not_valid_after_utc - datetime.now(UTC)).total_seconds() / 86400

@@ -31,7 +31,7 @@ class ClassHistograms:
 
 
 class Task(Kind):
-    """What is predicted."""
+    """The section of a task, which says what is predicted."""
 
     @property
     def columns(self) -> Mapping[str, str]:

@@ -44,7 +44,7 @@ class Target(ABC):
 
     @property
     def told(self) -> tuple[str, ...]:
-        """Names of the scores that a site's policy can let out, never none. Their values lie in [-1, 1]."""
+        """Names of the scores that a site's policy may let out, at least one. Their values lie in [-1, 1]."""
         return (self.score.name, *self.also_told)
 
     # ---------------------------------------------------------------- words
@@ -52,12 +52,12 @@ class Target(ABC):
     @property
     @abstractmethod
     def words(self) -> str:
-        """What is predicted, for a report."""
+        """What is predicted, in words, for a report."""
 
     @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
-        """What each of the K numbers that are predicted is called."""
+        """The names of the K numbers of a prediction."""
 
     @property
     @abstractmethod
@@ -110,7 +110,7 @@ class Target(ABC):
 
     @abstractmethod
     def guess(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) labels of a site -> (K,) float64, the prediction of who knows them and nothing of a record."""
+        """(N,) labels of a site -> (K,) float64, the prediction of one who knows only these labels."""
 
     @abstractmethod
     def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -66,7 +66,7 @@ class ClassTarget(Target):
         return 1 if len(self._classes) == 2 else len(self._classes)
 
     def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropies."""
+        """Cross-entropy of each record: (R, outputs) and (R,) int64 -> (R,)."""
         if self.outputs == 1:
             target = labels.to(outputs.dtype)
             return F.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
@@ -93,7 +93,7 @@ class ClassTarget(Target):
         }
 
     def guess(self, labels: np.ndarray) -> np.ndarray:
-        """The share of each class."""
+        """(N,) labels of a site -> (K,) float64, the share of each class."""
         return np.bincount(labels, minlength=len(self._classes)) / len(labels)
 
     def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -104,7 +104,7 @@ class ClassTarget(Target):
         return logits
 
     def within_sites(self, predictions: np.ndarray, labels: np.ndarray, site: np.ndarray) -> float:
-        """Mean over sites of the site's area, weighted by its pairs; sites of one class have none."""
+        """Mean of the sites' areas, each weighted by its pairs; a site with one class has no pair."""
         values = []
         for score, positive in _one_versus_rest(predictions, labels):
             parts = [_area(score[site == s], positive[site == s]) for s in np.unique(site)]
@@ -123,14 +123,14 @@ def auroc(probability: np.ndarray, label: np.ndarray) -> float:
 
 
 def _one_versus_rest(probability: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of each class that counts, the (N,) score and whether each record is of it, (N,) bool."""
+    """For each class (of two, the second alone): the (N,) score, and (N,) bool, who is of the class."""
     classes = (1,) if probability.shape[1] == 2 else range(probability.shape[1])
     for k in classes:
         yield probability[:, k], label == k
 
 
 def _area(score: np.ndarray, positive: np.ndarray) -> tuple[float, int]:
-    """The area and the number of (positive, negative) pairs it averages over."""
+    """The area under the ROC curve, and the number of (positive, negative) pairs that it averages over."""
     n_positive = int(positive.sum())
     pairs = n_positive * (len(positive) - n_positive)
     if pairs == 0:

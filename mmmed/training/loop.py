@@ -33,7 +33,7 @@ class Step(Protocol):
         """
 
     def finish(self) -> None:
-        """Take the step; without any part it is the step of an empty batch."""
+        """Take the step with what was accumulated; without any part, as for an empty batch."""
 
 
 class PlainStep:

@@ -27,14 +27,14 @@ _MOST_POINTS = 1 << 26
 
 @dataclass(frozen=True)
 class Bracket:
-    """Bounds on epsilon, and the truth as nearly as rounding to the nearest multiple of h tells it."""
+    """Bounds on epsilon, and an estimate between them."""
 
     lower: float
     upper: float
 
     @property
     def middle(self) -> float:
-        """Errors of rounding to the nearest cancel: their mean is of second order in h."""
+        """The estimate: errors of rounding losses to the nearest multiple of h cancel to second order in h."""
         return (self.lower + self.upper) / 2
 
 

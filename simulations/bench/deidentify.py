@@ -75,7 +75,7 @@ class Tally:
 
 @dataclass
 class Films:
-    """What became of films: ``masked`` of ``clean`` pixels are masked outside the boxes of the truth."""
+    """Results over films. ``clean`` counts pixels outside all burned-in text, ``masked`` those masked nevertheless."""
 
     tallies: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     films: int = 0

@@ -132,7 +132,7 @@ def _fusion_case(batch: int, size: int, per_patient: int = 1, trainable: str = "
 
 
 def _bfloat16(case: Case) -> Case:
-    """The same under autocast, also the ordinary step."""
+    """The same case under bfloat16 autocast, for every system including the ordinary step."""
 
     def losses(model: nn.Module) -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16):

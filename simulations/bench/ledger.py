@@ -85,7 +85,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 class _Probe:
-    """What one durable write of 4 KiB costs on this disk."""
+    """Times a durable write of 4 KiB on this disk, in place and at the end of a growing file."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_CREAT | os.O_WRONLY)

@@ -111,7 +111,7 @@ class _Tree:
                 self._charged += usage.ru_utime + usage.ru_stime
 
     def end(self) -> None:
-        """Terminate, then kill, what is still there."""
+        """Terminate, then kill, the descendants that still run."""
         for stop in (signal.SIGTERM, signal.SIGKILL):
             for pid in self._pids():
                 with contextlib.suppress(ProcessLookupError):

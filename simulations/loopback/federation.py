@@ -41,7 +41,7 @@ class Federation:
         self.coordinator = Coordinator(home, [*(site.request for site in self.sites), *guests])
 
     def start(self) -> None:
-        """Start all, the sites with their kits."""
+        """Start the coordinator, and every site with its kit; wait until all are ready."""
         self.coordinator.start()
         for site in self.sites:
             site.link = Link(self.coordinator.port)
@@ -50,7 +50,7 @@ class Federation:
             site.wait_until_ready()
 
     def end(self) -> None:
-        """End all."""
+        """End the sites, the coordinator and the links."""
         for site in self.sites:
             site.end()
         self.coordinator.end()
@@ -59,6 +59,6 @@ class Federation:
                 site.link.close()
 
     def begin(self, *changes: str) -> RunHandle:
-        """Start a run of a tiny model with these settings changed."""
+        """Start a run of a tiny model with these settings changed, each as ``key=value``."""
         settings = [part for change in (*TINY, *changes) for part in ("--set", change)]
         return RunHandle(self.coordinator, self.coordinator("run", *settings).strip())

@@ -130,7 +130,7 @@ class LiveHospital:
         return mmmed("site", *arguments, "--site", self.path, cwd=self.path, check=check)[1]
 
     def start(self, kit: Path | None = None, wait: bool = True) -> None:
-        """Start; with `wait`, until it is connected and its runner is ready."""
+        """Start the hospital's processes; with `wait`, return once it is connected and its runner is ready."""
         log = self.path / "site.out"
         log.unlink(missing_ok=True)
         for old in self.node.log.glob("*"):
@@ -145,44 +145,44 @@ class LiveHospital:
             self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Wait until it has connected since its start and its runner is ready."""
+        """Wait until the hospital has connected since its last start and its runner is ready."""
         wait_for(lambda: "SuperNode ID" in self.said("node"), f"{self.name} to connect")
         wait_for(lambda: "runner: ready" in self.said("runner"), f"the runner of {self.name}")
 
     def end(self, how: int = signal.SIGTERM) -> None:
-        """End it, if it runs."""
+        """End the hospital's processes, if they run."""
         if self._running is not None:
             self._running.end(how)
             self._running = None
 
     def said(self, process: str) -> str:
-        """What its ``node`` or ``runner`` has printed."""
+        """What the process ``node`` or ``runner`` has printed since the last start."""
         try:
             return (self.node.log / f"{process}.log").read_text(errors="replace")
         except OSError:
             return ""
 
     def node_process(self) -> int | None:
-        """The node, if it runs now."""
+        """Id of the node's process; None if it does not run."""
         found = processes("client.node.supernode", str(self.path))
         return found[0] if found else None
 
     def runner_process(self) -> int | None:
-        """The runner itself, not the fork that does a task; None if it is just being started again."""
+        """Id of the runner, not of the fork that does a task; None while it is being started again."""
         found = processes("client.node.runner", str(self.path))
         return found[0] if found else None
 
     def task_process(self) -> int | None:
-        """The fork that does a task now, if there is one."""
+        """Id of the fork that does a task now; None if there is none."""
         found = processes("client.node.runner", str(self.path))
         return found[-1] if len(found) > 1 else None
 
     def training(self) -> Progress | None:
-        """How far it is in its round."""
+        """The hospital's progress in its current round, if it trains."""
         return Progress.read(self.folder.state)
 
     def wait_until_training(self, run: RunHandle, server_round: int) -> None:
-        """Wait until it is in the midst of a round."""
+        """Wait until the hospital has taken some steps of a round, but not all."""
 
         def there() -> bool:
             now = self.training()
@@ -195,12 +195,12 @@ class LiveHospital:
         wait_for(there, f"{self.name} to train in round {server_round}", 2 * PATIENCE)
 
     def charged(self, run_id: str) -> int:
-        """Steps charged to a run."""
+        """Number of steps that the ledger has charged to a run."""
         with self._ledger() as ledger:
             return sum(event.steps for event in ledger.events(run_id))
 
     def spent(self, run_id: str) -> float:
-        """Epsilon charged to a run."""
+        """Epsilon that the ledger has charged to a run."""
         with self._ledger() as ledger:
             return ledger.spent(ROOMY["delta"], run_id=run_id)
 
@@ -208,9 +208,9 @@ class LiveHospital:
         return StateFolder(self.folder.state).inspect()
 
     def refusals(self) -> list[str]:
-        """Its log of what it refused."""
+        """The lines of the hospital's log of refused requests."""
         return refusals(self.folder.state)
 
     def audit(self) -> list[dict[str, Any]]:
-        """The entries of its audit log, whose chain was checked."""
+        """The entries of the hospital's log of requests and decisions, once its chain is verified."""
         return SiteLog(self.node.audit).entries()

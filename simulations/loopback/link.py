@@ -29,7 +29,7 @@ class Link:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def set(self, mode: Mode) -> None:
-        """Change the link; what is connected is cut."""
+        """Change how the link behaves; open connections are cut."""
         if mode == "cut" != self.mode:
             with contextlib.suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)

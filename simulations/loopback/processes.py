@@ -64,7 +64,7 @@ def wait_for(
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port of the loopback address that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -85,7 +85,7 @@ class Background:
             )
 
     def wait_until_says(self, text: str) -> None:
-        """Wait for `text` in its output."""
+        """Wait until the command's output holds `text`."""
 
         def said() -> bool:
             if self._process.poll() is not None:
@@ -98,11 +98,11 @@ class Background:
             raise AssertionError(f"{error}\n{self.output()}") from None
 
     def output(self) -> str:
-        """All it has printed."""
+        """All that the command has printed so far."""
         return self.log.read_text(errors="replace")
 
     def end(self, how: int = signal.SIGTERM) -> int:
-        """End it; returns its exit code."""
+        """End the command by the signal `how`; returns its exit code."""
         if self._process.poll() is None:
             self._process.send_signal(how)
         return self._process.wait(PATIENCE)

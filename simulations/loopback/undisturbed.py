@@ -29,11 +29,11 @@ from simulations.loopback.hospital import LiveHospital
 
 
 class _AllRounds(Exception):
-    """As many rounds are done as the run had."""
+    """Ends the repeated run once it has as many rounds as the original."""
 
 
 class _WhoTookPart(InProcessGrid):
-    """The hospitals, each there in those rounds alone whose update of it was used."""
+    """A grid in which a hospital is present only in the rounds in which its update was used."""
 
     def __init__(self, sites: Sequence[LiveHospital], records: Sequence[Mapping[str, Any]]) -> None:
         super().__init__("client.app:app", [{SITE_DIR: str(site.path)} for site in sites])
@@ -61,7 +61,7 @@ class _WhoTookPart(InProcessGrid):
 def undisturbed(
     run: RunHandle, sites: Sequence[LiveHospital], records: Sequence[Mapping[str, Any]]
 ) -> Arrays:
-    """The trainable parameters, by name, after an undisturbed run of the same updates; `records` are its rounds."""
+    """The trainable parameters, by name, after the same rounds (`records`) run again without a fault."""
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "runs" / run.name
         path.mkdir(parents=True)
@@ -79,7 +79,7 @@ def undisturbed(
 
 
 def equals_undisturbed(run: RunHandle, sites: Sequence[LiveHospital]) -> bool:
-    """Whether an ended run's model is that of an undisturbed one, bit by bit, and asking so charged nobody."""
+    """Whether an ended run's model equals, bit by bit, that of `undisturbed`, which must charge no ledger."""
     before = [site.charged(run.run_id) for site in sites]
     last = load_checkpoint(run.folder / "checkpoints")
     if last is None:

@@ -1,4 +1,4 @@
-"""What can break, how it is broken, and when it is whole again."""
+"""The faults that a soak injects: what breaks, how, and when it is mended."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Faults:
         return None
 
     def mend(self, now: float) -> None:
-        """Make whole what was broken long enough; all of it if `now` is infinite."""
+        """End the faults that have lasted long enough; all of them if `now` is infinite."""
         due = [undo for until, undo in self._undo if until <= now]
         self._undo = [(until, undo) for until, undo in self._undo if until > now]
         for undo in due:

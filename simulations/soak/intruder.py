@@ -1,4 +1,4 @@
-"""Who tries to get in while everything breaks. Each intrusion returns whether it was let in."""
+"""Attempts to break into a federation during a soak. Each returns whether it was let in."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _ask(
     path: str = _PULL,
     headers: Mapping[str, str] | None = None,
 ) -> bool:
-    """POST to the published port; whether the answer is anything but a refusal. A back end that is down refuses."""
+    """POST to the published port; returns whether the answer is no refusal. A back end that is down counts as one."""
     coordinator = federation.coordinator
     context = ssl.create_default_context(cafile=str(coordinator.folder / "server-ca.crt"))
     if shows is not None:
@@ -46,7 +46,7 @@ def _ask(
 
 
 def _with(federation: Federation, authority: Authority | None, days: float) -> bool:
-    """With a certificate for a known site's name and a key of one's own, by `authority` or one that was made up."""
+    """Connect with a certificate for a site's name and another key, issued by `authority` or by an invented one."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         key = create_key(folder / "key")
@@ -59,7 +59,7 @@ def _with(federation: Federation, authority: Authority | None, days: float) -> b
 
 
 def _replay(federation: Federation) -> bool:
-    """A request that a site signed ten minutes ago, sent again by somebody who has stolen its certificate as well."""
+    """Send again, with the site's own certificate, a request that the site signed ten minutes ago."""
     node = federation.sites[0].node
     key = load_key(node.key)
     stamp = (now() - timedelta(minutes=10)).isoformat()

@@ -65,7 +65,7 @@ class Soak:
         self._resumed = 0
 
     def run(self) -> None:
-        """Start runs, break things, let the last runs end."""
+        """Start runs and inject faults for the set time, then mend everything and let the last runs end."""
         started = time.monotonic()
         operator = threading.Thread(target=self._operate, args=(started + self._seconds,), daemon=True)
         operator.start()  # who asks a SuperLink that hangs waits; what is broken must be mended all the same
@@ -140,7 +140,7 @@ class Soak:
         return sum(len(run.rounds()) for run in self._runs)
 
     def _operate(self, until: float) -> None:
-        """What a coordinator does: start a run when one has ended, resume one that was broken off."""
+        """Act as the coordinator: start a run when one has ended, resume one that was broken off."""
         while (more := time.monotonic() < until) or self._active:
             with contextlib.suppress(MmmedError):  # no SuperLink, or the last attempt is still ending: later
                 for run in list(self._active):

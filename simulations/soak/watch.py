@@ -33,12 +33,12 @@ class Steps:
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join()
 
     def taken(self, site: str, run_id: str) -> int:
-        """Steps of a site in a run."""
+        """Number of steps that a site was seen to take in a run."""
         return sum(self._taken[site, run_id])
 
     def _watch(self) -> None:
@@ -66,7 +66,7 @@ class Memory:
         self._samples: dict[str, list[float]] = defaultdict(list)
 
     def sample(self) -> None:
-        """Read all of them; one that is being started again is left out."""
+        """Read the memory of every service; a service with a process that is being started again is left out."""
         coordinator = self._federation.coordinator
         services = {
             "SuperLink": [coordinator.process("flower-superlink")],

@@ -11,5 +11,5 @@ from mmmed.federation.updates import Arrays, SiteUpdate
 
 
 def median(updates: Sequence[SiteUpdate]) -> Arrays:
-    """The median of each coordinate."""
+    """The coordinate-wise median of the updates."""
     return by_tensor(FedMedian(weighted_by_key=WEIGHT), updates)

@@ -45,12 +45,12 @@ class Strategy(Kind):
     )
 
     def halves(self) -> Halves:
-        """What it does at the server and at a site."""
+        """The strategy's code for the server and for a site."""
         halves: Halves = self.load()
         return halves
 
     def at_server(self, run: RunConfig, initial: Arrays) -> AtServer:
-        """Its half at the server of a run that begins with the parameters ``initial``."""
+        """The strategy's part at the server, for a run that begins with the parameters ``initial``."""
         return self.halves().server(self, run, initial)
 
 

@@ -124,7 +124,7 @@ class AtSite:
 
 
 class Halves(NamedTuple):
-    """The code of a strategy."""
+    """The code of a strategy for the server and for a site."""
 
     server: type[AtServer]
     site: type[AtSite] = AtSite

@@ -42,7 +42,7 @@ class FedAvgServer(AtServer):
 
 
 class FedAvgMServer(FedAvgServer):
-    """The same with momentum."""
+    """FedAvg with momentum at the server."""
 
     def __init__(self, section: Any, run: RunConfig, initial: Arrays) -> None:
         self.momentum = section.momentum

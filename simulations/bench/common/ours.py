@@ -84,7 +84,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Release nothing."""
+    """Answer an evaluation request without results."""
     site = ConfigRecord({"name": f"client {context.node_config['partition-id']}"})
     return Message(RecordDict({"metrics": MetricRecord({"weight": 1.0}), "site": site}), reply_to=message)
 

@@ -273,7 +273,7 @@ def test_a_composed_section_is_each_of_its_parts_and_no_other() -> None:
     config = RunConfig()
     assert config.data.of(TextData) is config.data and config.model.of(TextModel) is config.model
     assert config.model_copy(update={"data": copy.deepcopy(config.data)}).data.of(ImageData).image_size == 64
-    with pytest.raises(TypeError, match="ModelConfig is composed of .*TextModel.* Found TextData"):
+    with pytest.raises(TypeError, match=r"ModelConfig is composed of .*TextModel.* Found TextData"):
         config.model.of(TextData)
 
 
