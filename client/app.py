@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
-from client.error_feedback import pack_update
 from client.evaluation import results, results_due
+from client.exchange import Exchange
 from client.gate import open_site, place_of
 from client.refusal_log import record_refusal
 from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
 from client.site_folder import StateFolder
-from client.training import Parameters, local_steps, train_round
+from client.training import local_steps, train_round
 from mmmed.federation.protocol import MODEL, Request
-from mmmed.federation.strategies.base import AtSite, SiteRound
 from mmmed.wire import unpack
 from privacy.policy import EVALUATION, TRAINING
 
@@ -39,21 +36,12 @@ def train(message: Message, context: Context) -> Message:
     """Train one round privately."""
     request = Request.read(message.content)
     site, config = open_site(place_of(context.node_config), request, TRAINING), request.config
-    incoming = unpack(request.packed(MODEL))
-    kept = StateFolder(site.state).carried(request.run_id)
-    strategy = _strategy(request, kept, incoming)
+    exchange = Exchange.read(request, StateFolder(site.state).carried(request.run_id))
     parameters, spending = train_round(
-        site, config, request.run_id, request.round, incoming, strategy.correct
+        site, config, request.run_id, request.round, exchange.incoming, exchange.correct
     )
     with one_code():
-        update = pack_update(
-            parameters,
-            incoming,
-            config.federation.wire,
-            residual=kept / "rounded",
-            server_round=request.round,
-        )
-        told = strategy.finish(unpack(update), local_steps(site, config, spending))
+        update, told = exchange.finish(parameters, local_steps(site, config, spending))
         return training_reply(message, site.name, update, spending, told)
 
 
@@ -68,11 +56,3 @@ def evaluate(message: Message, context: Context) -> Message:
     arrays = unpack(request.packed(MODEL))
     found = results(site, config, request.run_id, request.round, arrays)
     return evaluation_reply(message, site.name, site.policy, found, config.task.target().told)
-
-
-def _strategy(request: Request, folder: Path, incoming: Parameters) -> AtSite:
-    """The site's half of the run's strategy, with the tensors that it wants of the request."""
-    section = request.config.federation.strategy
-    half = section.halves().site
-    extras = {name: unpack(request.packed(name)) for name in half.wants}
-    return half(section, SiteRound(request.config, request.round, folder, incoming, extras))

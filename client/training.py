@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from privacy.planning import TrainingPlan, plan_training
 from privacy.policy import SHOWN, TRAINING
 from privacy.report import Asked
 
-Parameters = dict[str, torch.Tensor]
+Parameters = Mapping[str, torch.Tensor]
 
 
 def train_round(
