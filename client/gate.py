@@ -8,19 +8,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from client.hospital import Hospital
 from client.model import check_weights
 from client.run_request import INSTALLED
 from client.simulated import Partition
-from client.site import Place, Site
+from client.site import Site
 from client.trial import try_run
+from mmmed.config import RunConfig
 from mmmed.errors import DataError
 from mmmed.federation.protocol import Request
 from privacy.ledger import Receipt
+from privacy.policy import Policy
 
 SITE_DIR = "site-dir"
 APP = "app"  # names of the bundle that brought the run, by which the policy may know it; set by the runner
+
+
+class Place(Protocol):
+    """Where a site lies, before it is opened: `client.hospital.Hospital` or `client.simulated.Partition`."""
+
+    @property
+    def state(self) -> Path:
+        """The folder of the site's state and log, found even if the site cannot be opened."""
+
+    @property
+    def shows_everything(self) -> bool:
+        """Whether the site is simulated and has no policy, so that it shows its metrics in every round."""
+
+    def name(self, config: RunConfig) -> str:
+        """The site's name, found without opening a hospital's data."""
+
+    def judge(self, config: RunConfig, purpose: str) -> Policy:
+        """The site's policy, which allows the request. No record is read.
+
+        Args:
+            config: the run's configuration.
+            purpose: what the data are wanted for, `privacy.policy.TRAINING`, `EVALUATION` or `TUNING`.
+
+        Raises:
+            PolicyError: the policy is missing or not signed as it must be.
+            LedgerError: the ledger cannot be trusted.
+            PolicyRefusal: the policy does not allow the request.
+        """
+
+    def open(self, config: RunConfig, policy: Policy) -> Site:
+        """The site, its records read for a request that `policy` allows.
+
+        Raises:
+            DataError, ConfigError: the data cannot be used as the run asks.
+            PlanError: no patient is left to train on.
+        """
 
 
 def place_of(node: Mapping[str, object]) -> Place:

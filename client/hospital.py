@@ -41,7 +41,7 @@ def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
 
 
 class Hospital:
-    """The place of a deployed site: its folder. See `client.site.Place`.
+    """The place of a deployed site: its folder. See `client.gate.Place`.
 
     Args:
         path: the site's folder.

@@ -32,7 +32,7 @@ POLICY = "policy"  # of the node's configuration: a policy file to try
 class Partition:
     """The place of a simulated site: the rows of a common table that a node's ``partition-id`` numbers.
 
-    See `client.site.Place`.
+    See `client.gate.Place`.
     """
 
     def __init__(self, node: Mapping[str, object]) -> None:

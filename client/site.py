@@ -1,11 +1,10 @@
-"""A site, opened: its data, its state folder, its key, its ledger and its policy; and the place where it lies."""
+"""An opened site: its data, its state folder, its key, its ledger and its policy."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -94,42 +93,6 @@ class Site:
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
         return dataset_identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
-
-
-class Place(Protocol):
-    """Where a site lies, before it is opened: `client.hospital.Hospital` or `client.simulated.Partition`."""
-
-    @property
-    def state(self) -> Path:
-        """The folder of the site's state and log, found even if the site cannot be opened."""
-
-    @property
-    def shows_everything(self) -> bool:
-        """Whether the site is simulated and has no policy, so that it shows its metrics in every round."""
-
-    def name(self, config: RunConfig) -> str:
-        """The site's name, found without opening a hospital's data."""
-
-    def judge(self, config: RunConfig, purpose: str) -> Policy:
-        """The site's policy, which allows the request. No record is read.
-
-        Args:
-            config: the run's configuration.
-            purpose: what the data are wanted for, `privacy.policy.TRAINING`, `EVALUATION` or `TUNING`.
-
-        Raises:
-            PolicyError: the policy is missing or not signed as it must be.
-            LedgerError: the ledger cannot be trusted.
-            PolicyRefusal: the policy does not allow the request.
-        """
-
-    def open(self, config: RunConfig, policy: Policy) -> Site:
-        """The site, its records read for a request that `policy` allows.
-
-        Raises:
-            DataError, ConfigError: the data cannot be used as the run asks.
-            PlanError: no patient is left to train on.
-        """
 
 
 def split_patients(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
