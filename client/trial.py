@@ -52,8 +52,9 @@ def try_run(config: RunConfig) -> None:
                 exchange.correct(trainable_state(model))
             _, told = exchange.finish(trainable_state(model), steps=1)
             if not server.accepts(told):
-                kind = section.kind
-                raise ModelError(f"federation.strategy {kind!r}: its server does not accept its site's reply")
+                raise ModelError(
+                    f"federation.strategy {section.kind!r}: its server does not accept its site's reply"
+                )
     except WireError as error:
         raise ModelError(
             f"The update of one step on made-up records cannot be sent: {error}. "
@@ -69,9 +70,10 @@ def try_run(config: RunConfig) -> None:
 
 
 def _train(model: MultimodalModel, records: Records, config: RunConfig) -> None:
-    """The step is compared with its definition in float32, and then taken in the run's own precision.
+    """Predict, compare a step with its definition, and take it on a batch and on an empty one.
 
-    Of gradients that nearly cancel, bfloat16 keeps too few bits to tell anything.
+    It is compared in float32, and then taken in the run's own precision: of gradients that nearly cancel, bfloat16
+    keeps too few bits to tell anything.
     """
     target, training = config.task.target(), config.training
     if not np.isfinite(predict(model, target, records)).all():
@@ -91,9 +93,7 @@ def _train(model: MultimodalModel, records: Records, config: RunConfig) -> None:
     )
     step.try_on(losses, torch.from_numpy(records.patient[:_PROBED]).to(device()))
     taken = np.minimum(np.bincount(records.patient), training.records_per_patient) * training.views
-    part = int(np.searchsorted(np.cumsum(taken), part_size(config) + 1))
-    drawn = np.arange(
-        min(records.patients, part + 1)
-    )  # their records fill one part of a batch and begin another
+    needed = 1 + int(np.searchsorted(np.cumsum(taken), part_size(config) + 1))
+    enough = np.arange(min(records.patients, needed))  # to fill one part of a batch and begin another
     nobody = np.empty(0, dtype=np.int64)
-    train(model, config, step, [drawn, nobody], patient_batches(records, config, seed=0))
+    train(model, config, step, [enough, nobody], patient_batches(records, config, seed=0))
