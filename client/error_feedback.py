@@ -21,8 +21,8 @@ def pack_update(
     *,
     residual: Path,
     server_round: int,
-) -> bytes:
-    """The update as `mmmed.wire` bytes; with int8, what earlier rounds rounded away is added first.
+) -> tuple[bytes, dict[str, torch.Tensor]]:
+    """The update as `mmmed.wire` bytes and as these are read; with int8, what was rounded away before is added first.
 
     Args:
         trained: the released parameters, after training.
@@ -36,11 +36,12 @@ def pack_update(
     """
     update = {name: value.detach().float().cpu() - incoming[name].float() for name, value in trained.items()}
     if encoding != "int8":
-        return pack(update, encoding)
+        payload = pack(update, encoding)
+        return payload, unpack(payload)
     rest = RoundStore(residual)
     before = rest.before(server_round, update)
     wanted = {name: value + before[name] for name, value in update.items()}
     payload = pack(wanted, encoding)
-    sent = unpack(payload, {name: tuple(value.shape) for name, value in wanted.items()})
+    sent = unpack(payload)
     rest.write(server_round, {name: wanted[name] - sent[name] for name in wanted})
-    return payload
+    return payload, sent

@@ -10,11 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from client.mechanism import local_schedule
-from client.model import check_weights
 from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
 from client.site_folder import STATE, StateFolder
-from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.data.loader import open_site_data
 from mmmed.data.manifest import Manifest, read_manifest
@@ -31,44 +29,55 @@ STATE_DIR = "MMMED_STATE_DIR"
 POLICY = "policy"  # of the node's configuration: a policy file to try
 
 
-def open_partition(
-    node: Mapping[str, object], config: RunConfig, purpose: str, frozen: Mapping[str, str]
-) -> Site:
-    """Open the site that ``partition-id`` numbers, for one request.
+class Partition:
+    """The place of a simulated site: the rows of a common table that a node's ``partition-id`` numbers.
 
-    Args:
-        node: the node's configuration: ``partition-id`` and ``num-partitions``; perhaps ``state-dir``, and a
-            ``policy`` file or ``limit-epsilon`` and ``limit-delta``.
-        config: the run's configuration.
-        purpose: what the data are wanted for, `privacy.policy.TRAINING` or `EVALUATION`.
-        frozen: the server's digests of what is not trained, `mmmed.models.frozen_digests`.
-
-    Raises:
-        PolicyError: the trial policy cannot be read, or does not allow the request.
-        WeightsDiffer: what is not trained is not the same here as at the server.
-        ModelError: the model cannot be built, run or trained here.
-        PrivacyError: the model cannot be trained privately.
-        DataError: the configuration names no site, or the site's data cannot be used as the run asks.
+    See `client.gate.Place`.
     """
-    policy = _policy(node, config)
-    policy.check(run_request(config, purpose, INSTALLED), time.time())
-    check_weights(config, frozen)
-    try_run(config)
-    return replace(_partition(node, config), policy=policy)
 
+    def __init__(self, node: Mapping[str, object]) -> None:
+        self._node = node
 
-def partition_name(node: Mapping[str, object], config: RunConfig) -> str:
-    """The name of the site that ``partition-id`` numbers."""
-    return _partition(node, config).name
+    @property
+    def state(self) -> Path:
+        """The node's own ``state-dir``, else a folder below `$MMMED_STATE_DIR` or the home."""
+        own = self._node.get("state-dir")
+        if isinstance(own, str) and own:
+            return Path(own)
+        root = os.environ.get(STATE_DIR)
+        home = Path(root) if root else Path.home() / ".mmmed" / STATE
+        return home / f"site-{self._node.get('partition-id')}"
 
+    @property
+    def shows_everything(self) -> bool:
+        return POLICY not in self._node
 
-def state_of(node: Mapping[str, object]) -> Path:
-    """The node's own ``state-dir``, else a folder below `$MMMED_STATE_DIR` or the home."""
-    own = node.get("state-dir")
-    if isinstance(own, str) and own:
-        return Path(own)
-    root = os.environ.get(STATE_DIR)
-    return (Path(root) if root else Path.home() / ".mmmed" / STATE) / f"site-{node.get('partition-id')}"
+    def name(self, config: RunConfig) -> str:
+        return self._site(config).name
+
+    def judge(self, config: RunConfig, purpose: str) -> Policy:
+        policy = self._policy(config)
+        policy.check(run_request(config, purpose, INSTALLED), time.time())
+        return policy
+
+    def open(self, config: RunConfig, policy: Policy) -> Site:
+        return replace(self._site(config), policy=policy)
+
+    def _policy(self, config: RunConfig) -> Policy:
+        path, epsilon, delta = (self._node.get(key) for key in (POLICY, "limit-epsilon", "limit-delta"))
+        if isinstance(path, str):
+            return read_trial_policy(Path(path))
+        if isinstance(epsilon, float) and isinstance(delta, float):
+            return SimulationPolicy(Budget(epsilon, delta))
+        return _permissive(config)
+
+    def _site(self, config: RunConfig) -> Site:
+        partition, count = self._node.get("partition-id"), self._node.get("num-partitions")
+        if not isinstance(partition, int) or not isinstance(count, int):
+            raise DataError(
+                "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
+            )
+        return _open(config, partition, count, self.state)
 
 
 def simulated_manifest(config: RunConfig) -> Manifest:
@@ -135,26 +144,8 @@ def read_trial_policy(path: Path) -> SitePolicy:
         raise PolicyError(f"{path}: cannot be read: {error}") from error
 
 
-def _policy(node: Mapping[str, object], config: RunConfig) -> Policy:
-    path, epsilon, delta = node.get(POLICY), node.get("limit-epsilon"), node.get("limit-delta")
-    if isinstance(path, str):
-        return read_trial_policy(Path(path))
-    if isinstance(epsilon, float) and isinstance(delta, float):
-        return SimulationPolicy(Budget(epsilon, delta))
-    return _permissive(config)
-
-
 def _permissive(config: RunConfig) -> SimulationPolicy:
     return SimulationPolicy(Budget(config.privacy.target_epsilon, config.privacy.delta))
-
-
-def _partition(node: Mapping[str, object], config: RunConfig) -> Site:
-    partition, count = node.get("partition-id"), node.get("num-partitions")
-    if not isinstance(partition, int) or not isinstance(count, int):
-        raise DataError(
-            "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
-        )
-    return _open(config, partition, count, state_of(node))
 
 
 @lru_cache(maxsize=64)

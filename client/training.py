@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from privacy.planning import TrainingPlan, plan_training
 from privacy.policy import SHOWN, TRAINING
 from privacy.report import Asked
 
-Parameters = dict[str, torch.Tensor]
+Parameters = Mapping[str, torch.Tensor]
 
 
 def train_round(
@@ -131,11 +131,9 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
 
 def local_steps(site: Site, config: RunConfig, spending: Spending | None) -> int:
     """Steps of a round: those charged, or for a run without privacy those of the schedule."""
-    return spending.steps if spending is not None else _schedule(site, config)[1]
-
-
-def _schedule(site: Site, config: RunConfig) -> tuple[float, int]:
-    return local_schedule(config, site.data.train.patients, site.policy.patients)
+    if spending is not None:
+        return spending.steps
+    return local_schedule(config, site.data.train.patients, site.policy.patients)[1]
 
 
 class _Round:
@@ -153,26 +151,30 @@ class _Round:
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
         self._model, self._records, self._correct = model, records, correct
-        self._rate, self._steps = _schedule(site, config)
+        self._rate, self._steps = local_schedule(config, site.data.train.patients, site.policy.patients)
 
     def private(self) -> Spending:
         """DP-SGD: tried on made-up records, then charged to the ledger, then taken on the site's own."""
-        try_run(self._config)
-        with self._site.ledger() as ledger:
+        site, config = self._site, self._config
+        try_run(config)
+        with site.ledger() as ledger:
             known = ledger.find_plan(self._run_id)
-            event = local_plan(self._site, self._config).event if known is None else self._unchanged(known)
-            self._site.policy.check_plan(  # of a known plan as well: it may have become stricter
-                TRAINING, event.noise_multiplier, self._site.data.train.patients
+            event = local_plan(site, config).event if known is None else self._unchanged(known)
+            site.policy.check_plan(  # of a known plan as well: it may have become stricter
+                TRAINING, event.noise_multiplier, site.data.train.patients
             )
-            step = private_step(
-                self._model,
-                make_optimizer(self._model, self._config.training),
-                self._config,
-                event.noise_multiplier,
-                tried=True,
+            optimizer = make_optimizer(self._model, config.training)
+            step = private_step(self._model, optimizer, config, event.noise_multiplier, tried=True)
+            limits = site.policy.sublimits(TRAINING, ledger.now())
+            plan = known or ledger.plan(
+                site.identity,
+                self._run_id,
+                event,
+                config.privacy.delta,
+                max_grad_norm=config.privacy.max_grad_norm,
+                purpose=TRAINING,
+                sublimits=limits,
             )
-            plan = self._planned(ledger, event) if known is None else known
-            limits = self._site.policy.sublimits(TRAINING, ledger.now())
             reservation = ledger.reserve(plan, self._round, self._steps, limits)
             with one_code():
                 return self._charged(ledger, plan, step, reservation)
@@ -209,18 +211,6 @@ class _Round:
             else:  # as the private step: whoever is drawn, and a public divisor
                 step = PlainStep(optimizer, divisor=self._config.training.batch_size)
                 self._train(step, [self._sampled(rate)], self._steps)
-
-    def _planned(self, ledger: Ledger, event: DpSgdEvent) -> Plan:
-        """The run's new plan, if the limit admits it."""
-        return ledger.plan(
-            self._site.identity,
-            self._run_id,
-            event,
-            self._config.privacy.delta,
-            max_grad_norm=self._config.privacy.max_grad_norm,
-            purpose=TRAINING,
-            sublimits=self._site.policy.sublimits(TRAINING, ledger.now()),
-        )
 
     def _unchanged(self, plan: Plan) -> DpSgdEvent:
         """The mechanism of the run's plan, if it is what the run still asks for."""

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from client.evaluation import released_shape
-from client.hospital import open_hospital
+from client.hospital import Hospital
 from client.mechanism import local_schedule, patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
 from client.run_request import INSTALLED, run_request
@@ -115,7 +115,10 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     base = candidates[0].config
     if not base.privacy.enabled:
         raise ConfigError("privacy.enabled is false: a sweep on patients' data must be private")
-    site = open_hospital(folder, base, TUNING, [INSTALLED], frozen=None)
+    hospital = Hospital(folder)
+    policy = hospital.judge(base, TUNING)
+    try_run(base)
+    site = hospital.open(base, policy)
     with site.ledger() as ledger:
         for candidate in candidates:
             site.policy.check(run_request(candidate.config, TUNING, INSTALLED), ledger.now())

@@ -27,8 +27,8 @@ from privacy.clipping.rules import Clipping, Groups, clip_factors, group_factors
 from privacy.clipping.trial import RowLosses, try_on
 from privacy.clipping.units import Units
 from privacy.clipping.use import wide
-from privacy.clipping.validate import BufferGuard, trainable, validate_model
-from privacy.errors import StepError, UnsupportedModel
+from privacy.clipping.validate import BufferGuard, trainable, validate_model, validate_optimizer
+from privacy.errors import StepError
 from privacy.noise import PrivateRandom, noise_std
 from privacy.unseeded import unseeded
 
@@ -164,7 +164,7 @@ class PrivateStep:
         validate_model(model)
         self._model = model
         self._parameters = trainable(model)
-        self._check_optimizer(optimizer)
+        validate_optimizer(optimizer, self._parameters)
         self._engine = _ENGINES[engine](model)
         self._clipping = clipping
         self._groups = Groups(self._parameters, group_shares) if clipping == "per-group" else None
@@ -306,16 +306,6 @@ class PrivateStep:
         for parameter in self._parameters.values():
             parameter.summed_grad = None  # type: ignore[attr-defined]
             parameter.grad = None
-
-    def _check_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
-        missing = [name for name, p in self._parameters.items() if id(p) not in held]
-        if missing:
-            raise StepError(
-                f"{missing[0]} is trainable but the optimizer does not hold it. Give it all of them."
-            )
-        if len(held) > len(self._parameters):
-            raise UnsupportedModel("The optimizer holds a trainable parameter that is not the model's.")
 
 
 def _positive(name: str, value: float) -> None:

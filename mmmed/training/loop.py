@@ -35,6 +35,14 @@ class Step(Protocol):
     def finish(self) -> None:
         """Take the step with what was accumulated; without any part, as for an empty batch."""
 
+    def try_on(self, losses: Callable[[torch.Tensor], torch.Tensor], units: torch.Tensor) -> None:
+        """Find out, on made-up records, whatever a batch could be refused for. Nothing is moved.
+
+        Args:
+            losses: from rows int64 (r,) of the made-up records to their losses (r,).
+            units: int64 (records,), whose each is.
+        """
+
 
 class PlainStep:
     """An ordinary step on the mean over patients of the mean over a patient's records.
@@ -64,6 +72,9 @@ class PlainStep:
             self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._patients = 0
+
+    def try_on(self, losses: Callable[[torch.Tensor], torch.Tensor], units: torch.Tensor) -> None:
+        """Nothing to find out: it refuses no batch."""
 
 
 def train(

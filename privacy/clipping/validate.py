@@ -1,13 +1,15 @@
-"""What a model may not contain, because one record would then reach another's gradient or a public buffer."""
+"""What a model and its optimiser may not be, as one record would then reach another's gradient or a public buffer."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from privacy.errors import UnsupportedModel
+from privacy.errors import StepError, UnsupportedModel
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -54,6 +56,21 @@ def _reason_against(module: nn.Module) -> str | None:
     if getattr(module, "mode", None) == "batch" and type(module).__name__ == "StochasticDepth":
         return "it drops a layer for the whole batch at once. Use mode='row'."
     return None
+
+
+def validate_optimizer(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuse an optimiser that does not hold the `parameters`, or another trainable one as well.
+
+    Raises:
+        StepError: it lacks one; its name is told.
+        UnsupportedModel: it holds another.
+    """
+    held = {id(p) for group in optimizer.param_groups for p in group["params"] if p.requires_grad}
+    missing = [name for name, p in parameters.items() if id(p) not in held]
+    if missing:
+        raise StepError(f"{missing[0]} is trainable but the optimizer does not hold it. Give it all of them.")
+    if len(held) > len(parameters):
+        raise UnsupportedModel("The optimizer holds a trainable parameter that is not the model's.")
 
 
 class BufferGuard:

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
-from client.hospital import open_hospital
+from client.hospital import Hospital as Place
 from client.refusal_log import refusals
 from client.release import Refusal
 from client.run_request import run_request
+from client.site import Site
 from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.deidentify import SiteKey
-from mmmed.models.tokens import tokenizer_digest
 from privacy.errors import LedgerError, PolicyRefusal
 from privacy.keys import load_key, public_pem
 from privacy.ledger import Ledger
@@ -35,12 +35,16 @@ if TYPE_CHECKING:
     from simulations.loopback.hospital import Hospital
 
 Configured = Callable[..., RunConfig]
-FROZEN = {"tokenizer": tokenizer_digest("tiny")}  # all of the default model is trained
 
 
 def node(hospital: Hospital, **more: Any) -> Context:
     own = {"site-dir": str(hospital.path)} | more
     return Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={})
+
+
+def opened(hospital: Hospital, config: RunConfig, apps: list[str]) -> Site:
+    place = Place(hospital.path, apps)
+    return place.open(config, place.judge(config, TRAINING))
 
 
 def refused(reply: Message) -> str:
@@ -353,25 +357,23 @@ def test_a_policy_may_name_the_bundles_by_digest_or_by_signer(
 ) -> None:
     config = configured()
     hospital.sign(run__apps=["sha256:aa", "ed25519:cc"])
-    assert open_hospital(hospital.path, config, TRAINING, ["sha256:aa"], FROZEN).name == "north"
-    assert open_hospital(hospital.path, config, TRAINING, ["sha256:bb", "ed25519:cc"], FROZEN).name == "north"
+    assert opened(hospital, config, ["sha256:aa"]).name == "north"
+    assert opened(hospital, config, ["sha256:bb", "ed25519:cc"]).name == "north"
     for names in (["sha256:bb"], ["sha256:bb", "ed25519:dd"]):
         with pytest.raises(PolicyRefusal, match=r"run\.apps"):
-            open_hospital(hospital.path, config, TRAINING, names, FROZEN)
+            opened(hospital, config, names)
 
 
 def test_opening_raises_what_is_wrong(hospital: Hospital, configured: Configured) -> None:
     config = configured()
-    assert open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN).name == "north"
-    assert (
-        open_hospital(hospital.path, config, TRAINING, ["sha256:bb"], FROZEN).name == "north"
-    )  # its code never runs
+    assert opened(hospital, config, ["installed"]).name == "north"
+    assert opened(hospital, config, ["sha256:bb"]).name == "north"  # its code never runs
     (hospital.state / "ledger.db").write_bytes(b"no ledger")
     with pytest.raises(LedgerError):
-        open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN)
+        opened(hospital, config, ["installed"])
     (hospital.path / "officer.pub").write_text("no key")
     with pytest.raises(Exception, match=r"officer\.pub"):
-        open_hospital(hospital.path, config, TRAINING, ["installed"], FROZEN)
+        opened(hospital, config, ["installed"])
 
 
 @pytest.mark.parametrize("runs", [30, pytest.param(1000, marks=pytest.mark.slow)])
