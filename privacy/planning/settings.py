@@ -24,7 +24,7 @@ from privacy.ledger.admission import ORDERS
 from privacy.planning.mechanism import check_delta
 
 RATES, STEPS = (0.02, 0.1, 0.25, 0.5, 1.0), (10, 30, 100, 300)
-FEW_RATES, FEW_STEPS = (0.1, 0.5, 1.0), (30, 300)  # what a screen holds, in a few seconds
+FEW_RATES, FEW_STEPS = (0.1, 0.5, 1.0), (100,)  # what a screen holds, in a few seconds
 RECORDS = (1, 2, 4)
 SPREAD = 9.0  # what is a record's own is three times as long as what all share
 _FINEST, _NOISIEST = 1e-4, 1000.0
