@@ -24,6 +24,7 @@ from mmmed.inference.sites import predict_sites
 from mmmed.models import MultimodalModel, build_model, load_model
 from server.run import federate
 from server.run_folder import RunFolder
+from simulations.advice import advice
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid
 from simulations.ray_engine import run_on_ray
@@ -102,6 +103,8 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
     if manifest.waiting:
         print(waiting_note(manifest.root, manifest.waiting))
     patients = {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
+    if warning := advice(config, model, patients):
+        print(warning)
     return Prepared(model, manifest, patients)
 
 

@@ -9,18 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmed.config import ModelConfig, RunConfig
-from mmmed.models import build_model
-from privacy.accounting import DpSgdEvent, epsilon
+from privacy.accounting import DpSgdEvent, epsilon, shown
 from privacy.ledger import Budget
 from privacy.planning import TrainingPlan, delta_is_large
 from privacy.planning.settings import Setting
-from privacy.report import shown
 
 _SHOWN = 15
 
 
 def trainable_sizes(config: RunConfig) -> dict[str, int]:
-    """Trained parameters of the configured model by trainable set, fewest first."""
+    """Trained parameters of the configured model by trainable set, fewest first. Builds it, which is slow."""
+    from mmmed.models import build_model
+
     sizes = {}
     for name in get_args(ModelConfig.model_fields["trainable"].annotation):
         model = build_model(
@@ -44,11 +44,11 @@ def show_plan(
         config: the run's configuration.
         solved: the plan that it gives.
         settings: what that is worth, then the alternatives, best first.
-        sizes: trained parameters by trainable set.
+        sizes: trained parameters by trainable set; empty if the model was not built.
         patients: the site's number of patients to train on, or the number that its policy states.
         allowed: a ledger's limit, and the least noise multiplier that it admits as asked, if any; None without ledger.
     """
-    console, privacy = Console(), config.privacy
+    console, privacy = Console(highlight=False), config.privacy
     title = f"Ways to spend epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g}"
     table = Table(title=title, title_justify="left", box=None, padding=(0, 1, 0, 0))  # fits 80 columns
     headings = [
@@ -64,7 +64,7 @@ def show_plan(
     ]
     headings += [""] * (allowed is not None)
     for heading in headings:
-        table.add_column(heading, justify="left" if not heading else "right")
+        table.add_column(heading, justify="left" if not heading else "right", overflow="fold")
     for number, one in enumerate(settings[: _SHOWN + 1]):
         table.add_row(
             "" if number else "as asked",
@@ -80,12 +80,16 @@ def show_plan(
         )
     console.print(table)
     worth, best = settings[0], max(settings, key=lambda one: one.signal_to_noise)
-    trained = sizes[config.model.trainable]
-    update = worth.update_signal_to_noise(solved.steps_per_round, trained)
+    update = ""
+    if sizes:
+        trained = sizes[config.model.trainable]
+        update = (
+            f"; the signal of a round's update of {trained:,} parameters is expected to be "
+            f"{worth.update_signal_to_noise(solved.steps_per_round, trained):.2g} times as long as its noise, at most"
+        )
     console.print(
         f"As asked: {solved.steps_per_round} steps in each of {solved.rounds} rounds, noise multiplier "
-        f"{worth.noise_multiplier:.4f}; the signal of a round's update of {trained:,} parameters is expected to be "
-        f"{update:.2g} times as long as its noise, at most.{_more(len(settings))}"
+        f"{worth.noise_multiplier:.4f}{update}. More in --csv, --json and --html."
     )
     if delta_is_large(privacy.delta, patients):
         console.print(
@@ -98,16 +102,18 @@ def show_plan(
         "a step, at most; they cost compute and no budget. Passes: over the patients' records. Signal / noise: of the "
         "whole run, for one coordinate, at most."
     )
-    carried = Table(title="What can be trained", title_justify="left")
-    for heading in ("trainable set", "parameters", "as asked", "best setting"):
-        carried.add_column(heading, justify="left" if heading == "trainable set" else "right")
-    for name, size in sizes.items():
-        carried.add_row(name, f"{size:,}", _verdict(size, worth), _verdict(size, best))
-    console.print(carried)
+    if sizes:
+        carried = Table(title="What can be trained", title_justify="left")
+        for heading in ("trainable set", "parameters", "as asked", "best setting"):
+            carried.add_column(heading, justify="left" if heading == "trainable set" else "right")
+        for name, size in sizes.items():
+            carried.add_row(name, f"{size:,}", _verdict(size, worth), _verdict(size, best))
+        console.print(carried)
     console.print(
         f"Beyond {worth.largest_dimension:,} trained parameters (best setting: {best.largest_dimension:,}) the noise "
         "of the whole run is longer than its signal. Training then still moves the right way, but slowly: prefer fewer "
         "trained parameters on pretrained features."
+        + ("" if sizes else " --model counts those of the configured model.")
     )
     if allowed is not None:
         console.print(_left(worth, privacy.delta, allowed[1]))
@@ -116,10 +122,6 @@ def show_plan(
 def _verdict(size: int, one: Setting) -> str:
     ratio = one.signal_to_noise / size**0.5
     return f"{'fits' if ratio >= 1 else 'too large'} ({ratio:.2g})"
-
-
-def _more(count: int) -> str:
-    return f" {count - _SHOWN - 1} more in --csv, --json and --html." if count > _SHOWN + 1 else ""
 
 
 def _left(worth: Setting, delta: float, noise: float | None) -> str:

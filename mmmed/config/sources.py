@@ -22,8 +22,10 @@ from mmmed.config.keys import flatten, holds_many, known_keys, nest, parts
 from mmmed.config.renamed import RENAMED, renew
 from mmmed.config.schema import RunConfig, Scalar
 from mmmed.errors import ConfigError
+from mmmed.modalities import MODALITIES
 
 DEFAULT = "default"
+_OF_VALUES = "default of a table alone"
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def resolve(
 ) -> ResolvedConfig:
     """Merge defaults, a TOML file, command-line options and ``--set`` assignments.
 
-    A later source that chooses another kind of a part drops what earlier sources said for the kind before.
+    A later source that chooses another kind of a part drops what earlier sources said for the kind before. The fusion
+    of a run that learns from a table alone is linear by default.
 
     Args:
         toml: configuration file, or None.
@@ -174,6 +177,20 @@ def resolve(
         merged.put(_read_toml(toml), str(toml))
     merged.put({key: value for key, value in (options or {}).items() if value is not None}, origin)
     merged.put(dict(parse_assignment(text) for text in assignments), "--set")
+    return _suited(merged)
+
+
+def _suited(merged: _Merge) -> ResolvedConfig:
+    """What was given, with a linear fusion where only values of a table are learnt from and nothing is said of it.
+
+    Attention has tens of thousands of parameters that need noise, for a dozen of values (docs/results.md).
+    """
+    resolved = merged.resolved()
+    if any(key.startswith("model.fusion.") for key in merged.values):
+        return resolved
+    if not all(MODALITIES[name].joins_fusion for name in resolved.config.data.modalities):
+        return resolved
+    merged.put({"model.fusion.kind": "linear"}, _OF_VALUES)
     return merged.resolved()
 
 

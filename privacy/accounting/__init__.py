@@ -5,8 +5,12 @@ holds when mechanisms were chosen after seeing earlier results; `account` puts e
 the accountants disagree.
 """
 
-from privacy.accounting.calibrate import calibrate_noise_multiplier, calibrate_selection
-from privacy.accounting.claim import claimed_epsilon
+from privacy.accounting.calibrate import (
+    calibrate_noise_multiplier,
+    calibrate_selection,
+    near_noise_multiplier,
+)
+from privacy.accounting.claim import claimed_epsilon, shown
 from privacy.accounting.crosscheck import CrossCheck, cross_check
 from privacy.accounting.events import DpSgdEvent, Event, SelectionEvent, event_from_json, merge
 from privacy.accounting.pld import Adjacency, delta, discretisation_error, epsilon
@@ -33,6 +37,8 @@ __all__ = [
     "epsilon",
     "event_from_json",
     "merge",
+    "near_noise_multiplier",
     "rdp",
+    "shown",
     "trade_off",
 ]

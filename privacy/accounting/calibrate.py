@@ -15,6 +15,7 @@ from privacy.errors import AccountingError
 
 RESOLUTION = 10_000  # noise multipliers are whole multiples of 1 / RESOLUTION
 _MIN_TICKS, _MAX_TICKS = RESOLUTION // 16, 16_384 * RESOLUTION
+_SLOPE = 1.5  # of a first guess: epsilon is about sigma to the power of minus this
 
 
 def calibrate_noise_multiplier(
@@ -40,9 +41,25 @@ def calibrate_noise_multiplier(
         AccountingError: a value is out of range, or no noise multiplier up to 16,384 keeps the target.
     """
     _check_target(target_epsilon)
-    if steps < 1:
-        raise AccountingError(f"steps must be 1 or more. Found {steps!r}.")
+    _check_steps(steps)
     return _calibrate(target_epsilon, delta, sampling_rate, steps, merge(prior))
+
+
+def near_noise_multiplier(target_epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
+    """A noise multiplier that keeps the target, and spends 98 % of it or more: to compare many mechanisms by.
+
+    It is found by a quick upper bound on epsilon alone; what it costs is `epsilon`. Raises as
+    `calibrate_noise_multiplier`, of whose arguments it takes the first four.
+    """
+    _check_target(target_epsilon)
+    _check_steps(steps)
+    aim, near = 0.99 * target_epsilon, 0.01 - 1e-9
+
+    def rough(ticks: int) -> float:
+        return rough_epsilon([DpSgdEvent(ticks / RESOLUTION, sampling_rate, steps)], delta)
+
+    ticks, _ = _search(rough, aim, _start(aim, delta, sampling_rate, steps), _SLOPE, near)
+    return ticks / RESOLUTION
 
 
 @lru_cache(maxsize=1024)
@@ -53,12 +70,30 @@ def _calibrate(target: float, delta: float, rate: float, steps: int, before: tup
     def events(ticks: int) -> list[DpSgdEvent]:
         return [*before, DpSgdEvent(ticks / RESOLUTION, rate, steps)]
 
-    found = _least(
-        lambda ticks: epsilon(events(ticks), delta),
-        target,
-        rough=lambda ticks: rough_epsilon(events(ticks), delta),
-    )
-    return found / RESOLUTION
+    def spent(ticks: int) -> float:
+        return epsilon(events(ticks), delta)
+
+    if not before:
+        return _least(spent, target, start=_start(target, delta, rate, steps)) / RESOLUTION
+    return _least(spent, target, rough=lambda ticks: rough_epsilon(events(ticks), delta)) / RESOLUTION
+
+
+def _start(target: float, delta: float, rate: float, steps: int) -> int:
+    """Ticks to look at first: by the central limit (Bu et al. 2020, arXiv 1911.11607), which bounds nothing."""
+    if not 0 < delta < 1:
+        return RESOLUTION
+    low, high = 1e-6, 1e6  # mu of the Gaussian mechanism that has this epsilon at delta
+    while high > 1.001 * low:
+        mu = math.sqrt(low * high)
+        far, near = _normal(-target / mu - mu / 2), _normal(mu / 2 - target / mu)
+        spent = near - math.exp(target + math.log(far)) if far > 0 else near
+        low, high = (mu, high) if spent < delta else (low, mu)
+    noise = 1 / math.sqrt(math.log1p((low / rate) ** 2 / steps) if rate < 1 else low**2 / steps)
+    return min(max(math.ceil(noise * RESOLUTION), _MIN_TICKS), _MAX_TICKS)
+
+
+def _normal(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
 
 
 def calibrate_selection(
@@ -96,6 +131,11 @@ def _check_target(target_epsilon: float) -> None:
         raise AccountingError(f"target_epsilon must be a finite number above 0. Found {target_epsilon!r}.")
 
 
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise AccountingError(f"steps must be 1 or more. Found {steps!r}.")
+
+
 def _trial(goal: float, delta: float, schedule: tuple[float, int], mean: float, shape: float) -> DpSgdEvent:
     one = DpSgdEvent(1.0, *schedule)
 
@@ -106,12 +146,17 @@ def _trial(goal: float, delta: float, schedule: tuple[float, int], mean: float, 
     return replace(one, noise_multiplier=_least(spent, goal) / RESOLUTION)
 
 
-def _least(spent: Callable[[int], float], target: float, rough: Callable[[int], float] | None = None) -> int:
+def _least(
+    spent: Callable[[int], float],
+    target: float,
+    rough: Callable[[int], float] | None = None,
+    start: int = RESOLUTION,
+) -> int:
     """The least whole number of ticks that `spent`, which falls with them, maps to `target` or less.
 
-    `rough`, a cheaper function that is nearly as large, finds where to look.
+    `rough`, a cheaper function that is nearly as large, finds where to look, from `start` on.
     """
-    ticks, slope = RESOLUTION, 1.5
+    ticks, slope = start, _SLOPE
     if rough is not None:
         ticks, slope = _search(rough, target, ticks, slope, near=2e-3)
     return _search(spent, target, ticks, slope)[0]

@@ -26,3 +26,10 @@ def claimed_epsilon(events: Iterable[Event], delta: float) -> float:
     return min(
         rdp_to_epsilon(math.fsum(rdp(event, order) for event in segments), order, delta) for order in ORDERS
     )
+
+
+def shown(epsilon: float) -> str:
+    """An epsilon with three digits, rounded up: what is printed is never below what was spent."""
+    if math.isinf(epsilon):
+        return "infinity"
+    return f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"

@@ -1,4 +1,6 @@
-"""Planning before any record is read: the mechanism of a run (`mechanism`), and ways to spend a budget (`settings`)."""
+"""Planning before any record is read: the mechanism of a run (`mechanism`), ways to spend a budget (`settings`),
+and what a federation pays in noise by how its sites release updates (`releases`).
+"""
 
 from privacy.planning.mechanism import (
     TrainingPlan,

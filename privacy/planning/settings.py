@@ -18,13 +18,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from privacy.accounting import DpSgdEvent, adaptive_epsilon, calibrate_noise_multiplier, epsilon
+from privacy.accounting import DpSgdEvent, adaptive_epsilon, epsilon, near_noise_multiplier
 from privacy.errors import AccountingError
 from privacy.ledger.admission import ORDERS
 from privacy.planning.mechanism import check_delta
 
-RATES = (0.02, 0.1, 0.25, 0.5, 1.0)
-STEPS = (10, 30, 100, 300)
+RATES, STEPS = (0.02, 0.1, 0.25, 0.5, 1.0), (10, 30, 100, 300)
+FEW_RATES, FEW_STEPS = (0.1, 0.5, 1.0), (100,)  # what a screen holds, in a few seconds
 RECORDS = (1, 2, 4)
 SPREAD = 9.0  # what is a record's own is three times as long as what all share
 _FINEST, _NOISIEST = 1e-4, 1000.0
@@ -79,17 +79,32 @@ def setting(event: DpSgdEvent, delta: float, patients: int, records: int = 1, sp
         records: k, records of a patient in a step, at most.
         spread: squared length of what is a record's own over that of what all share; 0 if all records agree.
     """
-    agreeing = 1 / math.sqrt(1 + spread / records)
     signal = math.sqrt(event.steps) * event.sampling_rate * patients / event.noise_multiplier
-    return Setting(
+    whole = Setting(
         event.sampling_rate,
         event.steps,
-        records,
+        1,
         event.noise_multiplier,
         epsilon([event], delta),
         adaptive_epsilon([event], delta, ORDERS),
-        signal * agreeing,
-        event.sampling_rate * event.steps * records,
+        signal,
+        event.sampling_rate * event.steps,
+    )
+    return with_records(whole, records, spread)
+
+
+def agreeing(records: int, spread: float) -> float:
+    """The share of a patient's clipped gradient, in length, that all have in common: 1 / sqrt(1 + spread / records)."""
+    return 1 / math.sqrt(1 + spread / records)
+
+
+def with_records(whole: Setting, records: int, spread: float) -> Setting:
+    """`whole`, of one record a patient and records that all agree, with so many `records` of such a `spread`."""
+    return replace(
+        whole,
+        records_per_patient=records,
+        signal_to_noise=whole.signal_to_noise * agreeing(records, spread),
+        passes=whole.passes * records,
     )
 
 
@@ -106,7 +121,7 @@ def alternatives(
     """Settings over a grid of rates, steps and records at the same budget, best signal-to-noise first.
 
     Of settings that are equal to three digits the one with the fewest passes comes first. Settings that no noise
-    multiplier makes private enough are left out.
+    multiplier makes private enough are left out. Noise is solved to spend 98 % of the budget or more, never above it.
 
     Args:
         patients: N, how many patients the site has.
@@ -125,11 +140,11 @@ def alternatives(
     for rate in rates:
         for count in steps:
             try:
-                noise = calibrate_noise_multiplier(target_epsilon, delta, rate, count)
+                noise = near_noise_multiplier(target_epsilon, delta, rate, count)
             except AccountingError:
                 continue
-            event = DpSgdEvent(noise, rate, count)
-            found += [setting(event, delta, patients, each, spread) for each in records]
+            one = setting(DpSgdEvent(noise, rate, count), delta, patients)
+            found += [with_records(one, each, spread) for each in records]
     return sorted(
         found, key=lambda one: (-float(f"{one.signal_to_noise:.3g}"), one.passes)
     )  # equal: the cheaper

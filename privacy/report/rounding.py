@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 
 from privacy.accounting import DpSgdEvent, Event
+from privacy.accounting.claim import shown
 
-
-def shown(epsilon: float) -> str:
-    """An epsilon with three digits, rounded up: what is printed is never below what was spent."""
-    if math.isinf(epsilon):
-        return "infinity"
-    return f"{math.ceil(epsilon * 1000 - 1e-9) / 1000:.3f}"
+__all__ = ["mechanism_cells", "percent", "run_cell", "shown"]
 
 
 def percent(probability: float) -> str:

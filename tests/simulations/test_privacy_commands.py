@@ -117,6 +117,7 @@ def test_plan_prints_the_solved_noise_and_writes_it(mmmed: Command, tmp_path: Pa
 def test_plan_draws_lists_and_asks_the_ledger(mmmed: Command, state: Path, tmp_path: Path) -> None:
     table, page = tmp_path / "plan.csv", tmp_path / "plan.html"
     arguments = ["--patients", "300", "--batch-size", "64", "--csv", table, "--html", page, "--ledger", state]
+    arguments.append("--model")
     code, out, err = mmmed("privacy", "plan", *arguments, *(f"--set={text}" for text in SMALL[:4]))
     assert code == 0, err
     assert (

@@ -301,3 +301,26 @@ def test_what_the_models_package_names_is_there() -> None:
 def test_an_engine_whose_bound_can_be_broken_by_chosen_parameters_is_not_offered() -> None:
     with pytest.raises(ConfigError, match=r"privacy\.engine: .*'bookkeeping' or 'hooks'.*'ghost'"):
         resolve(None, ["privacy.engine=ghost"])
+
+
+VALUES = ["data.image=", "data.text=", "data.numbers={age=[0, 90]}"]
+
+
+def test_a_table_alone_has_a_linear_fusion_unless_one_is_named(tmp_path: Path) -> None:
+    resolved = resolve(None, VALUES)
+    assert resolved.config.model.fusion == Linear()
+    assert resolved.sources["model.fusion.kind"] == "default of a table alone"
+    assert resolve(None, VALUES[1:]).config.model.fusion == Attention()  # with images
+    assert resolve(None, [*VALUES, "model.fusion.kind=attention"]).config.model.fusion == Attention()
+    assert resolve(None, [*VALUES, "model.fusion.width=16"]).config.model.fusion == Attention(width=16)
+    file = tmp_path / "run.toml"
+    file.write_text("[model]\nfusion_dim = 32\n")  # of an earlier version, which had attention here
+    assert resolve(file, VALUES).config.model.fusion == Attention(width=32)
+
+
+def test_what_was_begun_with_attention_keeps_it(tmp_path: Path) -> None:
+    begun = resolve(None, [*VALUES, "model.fusion.kind=attention"]).config
+    file = tmp_path / "config.toml"
+    file.write_text(to_toml(begun))
+    assert resolve(file).config == begun == from_flat(to_flat(begun))
+    assert resolve(file).config.digest == begun.digest

@@ -17,6 +17,7 @@ from privacy.accounting import (
     delta,
     discretisation_error,
     epsilon,
+    near_noise_multiplier,
     rdp,
 )
 from privacy.accounting.pld import clear_caches
@@ -299,3 +300,16 @@ def test_unsupported_combinations_are_refused() -> None:
         epsilon([DpSgdEvent(1.0, 0.5, 1)], 1e-5, group_size=2, adjacency=Adjacency.REPLACE_ONE)
     with pytest.raises(AccountingError, match="order"):
         rdp(DpSgdEvent(1.0, 0.5, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "rate", "steps"), [(8, 0.5, 60), (1, 0.1, 30), (0.3, 0.02, 300), (20, 1, 1)]
+)
+def test_a_near_noise_multiplier_never_exceeds_the_target(target: float, rate: float, steps: int) -> None:
+    noise = near_noise_multiplier(target, 1e-5, rate, steps)
+    assert 0.96 * target < epsilon([DpSgdEvent(noise, rate, steps)], 1e-5) <= target
+    assert noise >= calibrate_noise_multiplier(target, 1e-5, rate, steps)
+    with pytest.raises(AccountingError, match="steps"):
+        near_noise_multiplier(target, 1e-5, rate, 0)
+    with pytest.raises(AccountingError, match="target_epsilon"):
+        near_noise_multiplier(-1, 1e-5, rate, steps)
