@@ -38,6 +38,12 @@ ROUNDING = 2.0**-11
 _MANY = 256  # expected units above which parts of a batch are added in float64
 _BOUNDS = (1e-10, 1e10)  # of the clipping norm: far from where squares in float32 vanish or overflow
 
+
+def sensitivity(max_grad_norm: float) -> float:
+    """The most by which a unit moves the clipped sum, rounding included: C (1 + `ROUNDING`)."""
+    return max_grad_norm * (1.0 + ROUNDING)
+
+
 _ENGINES: dict[str, Callable[[nn.Module], ClippingEngine]] = {
     "hooks": HooksEngine,
     "ghost": GhostEngine,
@@ -94,7 +100,7 @@ class PrivateOptimizer(DPOptimizer):
         """
         dimension = sum(parameter.numel() for parameter in self.params)
         if self.noise_multiplier:
-            std = noise_std(self.noise_multiplier, self.max_grad_norm * (1.0 + ROUNDING), dimension)
+            std = noise_std(self.noise_multiplier, sensitivity(self.max_grad_norm), dimension)
             PrivateRandom().add_gaussian_([parameter.summed_grad for parameter in self.params], std)
         for parameter in self.params:
             parameter.grad = parameter.summed_grad.to(parameter.dtype)  # of what is released already
@@ -249,14 +255,32 @@ class PrivateStep:
     def finish(self) -> None:
         """Add noise to what was accumulated (to zero, for an empty batch), divide and move the parameters."""
         try:
-            if self._bound not in (None, self.optimizer.max_grad_norm):
-                raise StepError("max_grad_norm changed after the batch was clipped. Change it between steps.")
-            for parameter in self._parameters.values():
-                if parameter.summed_grad is None:  # type: ignore[attr-defined]
-                    parameter.summed_grad = torch.zeros_like(wide(parameter.detach()))  # type: ignore[attr-defined]
+            self._complete()
             self.optimizer.step()
         finally:
             self.forget()
+
+    def finish_without_noise(self) -> dict[str, torch.Tensor]:
+        """Move nothing; give away the clipped sum of what was accumulated (zeros, for an empty batch).
+
+        **It is not private.** It is for whoever adds noise elsewhere, as `privacy.secure_sum` does: a unit moves it by
+        up to `sensitivity(max_grad_norm)`.
+
+        Returns:
+            The sum for each trainable parameter, by name, in the parameter's shape, float32 or float64.
+        """
+        try:
+            self._complete()
+            return {name: one.summed_grad for name, one in self._parameters.items()}  # type: ignore[attr-defined]
+        finally:
+            self.forget()
+
+    def _complete(self) -> None:
+        if self._bound not in (None, self.optimizer.max_grad_norm):
+            raise StepError("max_grad_norm changed after the batch was clipped. Change it between steps.")
+        for parameter in self._parameters.values():
+            if parameter.summed_grad is None:  # type: ignore[attr-defined]
+                parameter.summed_grad = torch.zeros_like(wide(parameter.detach()))  # type: ignore[attr-defined]
 
     def _accumulate(self, record_losses: RecordLosses, ids: torch.Tensor, copies: int) -> None:
         if trainable(self._model).keys() != self._parameters.keys():

@@ -1,11 +1,12 @@
 """The rules of a site's policy, and whether a run keeps them.
 
 A policy is a TOML file. Everything is stated: a key that is missing or unknown refuses the file, a model,
-metric or purpose that is not named is not allowed. Two keys may be left out: `pseudonyms`, which the refusal of a data
-set named by other keys tells, and which carries what the most spent patient was spent over to everybody; and
-`run.patients`, the public number from which sampling rates follow (`privacy.planning` says why). Without it they are
-derived from the site's number of patients, rounded down to a power of two. With it no request to train is refused for
-the number of patients, since such a refusal would tell it.
+metric or purpose that is not named is not allowed. Three may be left out: `pseudonyms`, which the refusal of a data
+set named by other keys tells, and which carries what the most spent patient was spent over to everybody; `[peers]`,
+without which no run may share its noise (`privacy.secure_sum`); and `run.patients`, the public number from which
+sampling rates follow (`privacy.planning` says why). Without it they are derived from the site's number of patients,
+rounded down to a power of two. With it no request to train is refused for the number of patients, since such a refusal
+would tell it.
 
     version = 1
     site = "north"
@@ -44,12 +45,20 @@ the number of patients, since such a refusal would tell it.
     [metrics]                            # how each may leave: "none", "private" or "rounded" (not DP)
     auroc = "private"
     calibration = "private"
+
+    [peers]                              # runs that share noise: with whom, and how far the others are relied upon
+    honest = 3                           # at most so many sites' noise may have to add up to the whole
+    colluders = 1                        # at least so many may be with the server
+    least_cohort = 4                     # a step of fewer sites is not answered
+    repeats = 10                         # at most so many lost steps may be planned
+    keys = { north = "3f...", south = "a0..." }  # public key of every site, this one among them
 """
 
 from __future__ import annotations
 
 import datetime
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -58,6 +67,7 @@ from typing import Any
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.ledger import Budget, Sublimit
 from privacy.planning import delta_is_large
+from privacy.secure_sum import PeerRules, Terms
 
 VERSION = 1
 _UNITS = ("patient", "study", "record")  # widest protection first
@@ -82,7 +92,8 @@ _TABLES = {
     "evaluation": {"min_patients"},
 }
 _TOP = {"version", "site", "expires", "unit", "adjacency", "purposes", "metrics", *_TABLES}
-_OPTIONAL, _OPTIONAL_OF_RUN = "pseudonyms", "patients"
+_OPTIONAL, _OPTIONAL_OF_RUN, _PEERS = "pseudonyms", "patients", "peers"
+_PEER_COUNTS = ("honest", "colluders", "least_cohort", "repeats")
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,7 @@ class SitePolicy:
     metrics: Mapping[str, str]
     patients: int | None = None
     pseudonyms: str | None = None
+    peers: PeerRules | None = None
 
     @staticmethod
     def parse(text: str) -> SitePolicy:
@@ -154,7 +166,7 @@ class SitePolicy:
             value = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise PolicyError(f"The site policy is not TOML: {error}.") from None
-        pseudonyms = value.pop(_OPTIONAL, None)
+        pseudonyms, peers = value.pop(_OPTIONAL, None), value.pop(_PEERS, None)
         _keys("the site policy", value, _TOP)
         if value["version"] != VERSION:
             raise PolicyError(f"version must be {VERSION}. Found {value['version']!r}.")
@@ -187,6 +199,7 @@ class SitePolicy:
             metrics={name: _choice(f"metrics.{name}", rule, _METRIC_RULES) for name, rule in metrics.items()},
             patients=None if patients is None else _count("run.patients", patients),
             pseudonyms=None if pseudonyms is None else _text(_OPTIONAL, pseudonyms),
+            peers=None if peers is None else _peers(peers),
         )
 
     @property
@@ -234,6 +247,18 @@ class SitePolicy:
             if not value >= least:
                 raise PolicyRefusal(rule, f"allowed is at least {least:g}. Found {value:g}.")
 
+    def check_peers(self, terms: Terms) -> None:
+        """Raise PolicyRefusal, naming the rule, where a run that shares its noise goes beyond `[peers]`.
+
+        Args:
+            terms: the run's, which name all sites that may take part.
+        """
+        if self.peers is None:
+            raise PolicyRefusal(
+                "peers", "the policy has no [peers]: no run may share its noise with other sites."
+            )
+        self.peers.check(terms)
+
     def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
         """Parts of the limit that plans for `purpose` must keep `now`. Raises PolicyRefusal if it is not allowed."""
         if purpose not in self.purposes:
@@ -274,6 +299,7 @@ class SitePolicy:
             "run.columns": not new.columns <= self.columns,
             "evaluation.min_patients": new.min_evaluation_patients < self.min_evaluation_patients,
             "purposes": any(most > self.purposes.get(name, 0.0) for name, most in new.purposes.items()),
+            "peers": new.peers is not None and (self.peers is None or self.peers.widened_by(new.peers)),
             "metrics": any(_rank(new, name) > _rank(self, name) for name in new.metrics),
         }
         return tuple(rule for rule, is_wider in wider.items() if is_wider)
@@ -350,10 +376,28 @@ def _positive(name: str, value: object) -> float:
     return float(value)
 
 
-def _count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise PolicyError(f"{name} must be a whole number, 1 or more. Found {value!r}.")
+def _count(name: str, value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PolicyError(f"{name} must be a whole number, {least} or more. Found {value!r}.")
     return value
+
+
+def _peers(value: object) -> PeerRules:
+    if not isinstance(value, dict):
+        raise PolicyError(f"peers must be a table. Found {value!r}.")
+    _keys("[peers]", value, {*_PEER_COUNTS, "keys"})
+    counts = {
+        name: _count(f"peers.{name}", value[name], least=int(name == "honest")) for name in _PEER_COUNTS
+    }
+    keys = value["keys"]
+    if not isinstance(keys, dict) or not keys or len(set(keys.values())) < len(keys):
+        raise PolicyError(f"peers.keys must be a table of sites and their different keys. Found {keys!r}.")
+    for name, key in keys.items():
+        if not (isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key)):
+            raise PolicyError(
+                f"peers.keys.{name} must be a public key of 64 hexadecimal digits. Found {key!r}."
+            )
+    return PeerRules(keys, **counts)
 
 
 def _text(name: str, value: object) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from privacy.ledger import Budget, Sublimit
 from privacy.policy.rules import RunRequest
+from privacy.secure_sum import Terms
 
 SHOWN = "shown"  # a metric leaves as it is; no site policy can say so
 
@@ -27,6 +28,9 @@ class SimulationPolicy:
 
     def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
         """Allow every plan; the ledger still holds it to the limit."""
+
+    def check_peers(self, terms: Terms) -> None:
+        """Allow every roster, and any number of sites that are relied upon."""
 
     def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
         """No parts of the limit: the limit alone holds."""

@@ -4,7 +4,7 @@ from privacy.report.build import RunFacts, build_report
 from privacy.report.evaluations import Pooled
 from privacy.report.page import render_report, write_report
 from privacy.report.rounding import mechanism_cells, run_cell, shown
-from privacy.report.statement import MAX_BYTES, Asked, Statement, read_statement, sign_statement
+from privacy.report.statement import MAX_BYTES, Asked, Shared, Statement, read_statement, sign_statement
 from privacy.report.sweeps import sweep_statements
 from privacy.report.verify import unfinished, verify_report
 from privacy.versions import versions
@@ -14,6 +14,7 @@ __all__ = [
     "Asked",
     "Pooled",
     "RunFacts",
+    "Shared",
     "Statement",
     "build_report",
     "mechanism_cells",

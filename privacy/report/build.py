@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from privacy.attack import AttackResult
@@ -22,10 +22,10 @@ from privacy.planning import delta_is_large
 from privacy.report import texts
 from privacy.report.earlier import V3, as_before
 from privacy.report.evaluations import Pooled, evaluation_row, read_evaluations, results
-from privacy.report.numbers import charged, course, joint, mechanism, number, utility
+from privacy.report.numbers import charged, colluding, course, joint, mechanism, number, utility
 from privacy.report.progress import open_ends, rounds_done
 from privacy.report.rounding import percent
-from privacy.report.statement import Statement, read_statement
+from privacy.report.statement import Shared, Statement, read_statement
 from privacy.report.sweeps import read_sweeps, sweep_row
 from privacy.report.unchecked import not_checked
 
@@ -149,7 +149,8 @@ def build_report(
     tested = read_evaluations(evaluations, run.id)
     delta = max((each.delta for each in [*stated, *tested]), default=None)
     events, extra = [each.mechanism for each in stated], [each.mechanism for each in tested]
-    lines = joint(events, delta, extra) if delta is not None and events else []
+    shared = _how_shared(stated)
+    lines = joint(events, delta, extra, one_sum=shared is not None) if delta is not None and events else []
     derived = [each.site for each in stated if each.asked is None or each.asked.derived]
     by_policy = bool(stated) and all(each.asked is not None and each.asked.stated for each in stated)
     done = rounds_done(stated, _done(run, schema))
@@ -172,7 +173,7 @@ def build_report(
             "rounds_done": done,
             "open": opened,
             "sentence": _sentence(status, risk),
-            "condition": texts.condition(derived, by_policy) if stated else None,
+            "condition": _condition(shared, derived, by_policy) if stated else None,
             "epsilon": lines[0]["epsilon"] if lines else None,
             "delta": delta,
         },
@@ -181,7 +182,7 @@ def build_report(
             "unit": texts.UNIT,
             "adjacency": texts.ADJACENCY,
             "delta": texts.DELTA_BY_POLICY if by_policy else texts.DELTA_WHY,
-            "mechanism": texts.MECHANISM,
+            "mechanism": texts.MECHANISM_SHARED if shared else texts.MECHANISM,
             "claim": texts.CLAIM,
         },
         "risk": risk,
@@ -193,21 +194,63 @@ def build_report(
         "accounting": accounting,
         "audits": audited,
         "attack": None if attack is None else _attack(attack, stated, run, risk),
-        "utility": utility(run.utility, sites),
+        "utility": utility(run.utility, sites, _lost(stated, done) if shared else 0),
         "data_access": texts.data_access(
             [each.site for each in stated if each.metrics_shown], [each.site for each in tested], run.tuning
         ),
         "not_covered": list(texts.not_covered(by_policy)),
         "tuning": {"method": run.tuning, "epsilon": _tuning_cost(run.tuning, tuned), "sweeps": tuned},
-        "threats": [dict(zip(("who", "sees", "bounded", "how"), row, strict=True)) for row in texts.THREATS],
+        "threats": [
+            dict(zip(("who", "sees", "bounded", "how"), row, strict=True))
+            for row in texts.threats(shared is not None)
+        ],
         "assumptions": list(texts.ASSUMPTIONS),
         "checklist": [
-            dict(zip(("item", "answer", "where"), row, strict=True)) for row in texts.checklist(audited)
+            dict(zip(("item", "answer", "where"), row, strict=True))
+            for row in texts.checklist(audited, shared is not None)
         ],
     }  # fmt: skip
+    if shared is not None:
+        plan = stated[0]
+        body["shared"] = {
+            "sites": shared.sites,
+            "honest": shared.honest,
+            "least_cohort": shared.least_cohort,
+            "colluders": shared.colluders,
+            "by_colluders": colluding(plan.mechanism, plan.delta, shared),
+        }
     if schema != SCHEMA:
         body = as_before(body, stated, schema)
     return body | {"digest": digest(body)}
+
+
+def _how_shared(stated: Sequence[Statement]) -> Shared | None:
+    """How the sites share the noise of one sum, None where each adds all of it.
+
+    Raises:
+        ReportError: they do not say the same of it: a sum has one mechanism.
+    """
+    if not any(each.shared for each in stated):
+        return None
+    said = {
+        (each.shared and replace(each.shared, step=0), each.event, each.delta, each.max_grad_norm)
+        for each in stated
+    }
+    if len(said) > 1:
+        raise ReportError("The sites share the noise of one sum, and state different plans for it.")
+    return stated[0].shared
+
+
+def _condition(shared: Shared | None, derived: Sequence[str], by_policy: bool) -> str:
+    said = texts.condition(derived, by_policy)
+    if shared is None:
+        return said
+    return f"{texts.sharing(shared.sites, shared.honest, shared.least_cohort)} {said}"
+
+
+def _lost(stated: Sequence[Statement], done: int) -> int:
+    """Steps that were asked again: a site's charges are numbered by attempts, of which there are so many more."""
+    return max(0, max((each.charged[-1][1] for each in stated if each.charged), default=0) - done)
 
 
 def _done(run: RunFacts, schema: str) -> int:
@@ -326,6 +369,8 @@ def _problems(stated: Statement, plan: float, run: RunFacts) -> list[str]:
         found.append(f"it was charged {stated.steps} steps, above its plan's {stated.mechanism.steps}")
     paid = {number for first, last, _ in stated.charged for number in range(first, last + 1)}
     received = {n for first, last in run.answered.get(stated.site, ()) for n in range(first, last + 1)}
+    if stated.shared is not None:  # charges are numbered by attempts, of which there are more than rounds
+        paid |= received if stated.steps >= len(received) else set()
     if unpaid := sorted(received - paid):
         found.append(
             f"{len(unpaid)} updates were received but not charged in its statement, the first in round {unpaid[0]}"

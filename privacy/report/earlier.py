@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from privacy.errors import ReportError
+from privacy.metrics.release import edges
 from privacy.report import texts
 from privacy.report.statement import Statement
 
-V4 = "mmmed-privacy-report/4"  # does not say how many rounds are done
+V4 = "mmmed-privacy-report/4"  # does not say how many rounds are done, and understates an error
 V3 = "mmmed-privacy-report/3"  # holds statements that do not say what was asked
 
 
@@ -33,8 +37,28 @@ def _as_4(body: Mapping[str, Any]) -> dict[str, Any]:
         **body,
         "run": _without(body["run"], "done"),
         "summary": summary,
+        "results": _with_errors_of_4(body["results"], body["run"]["pooled"]),
         "not_checked": [path for path in body["not_checked"] if path != "run/done"],
     }
+
+
+def _with_errors_of_4(
+    found: dict[str, Any] | None, pooled: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """Results whose reliability points have their error at the share that was found, which understates it."""
+    if found is None or pooled is None:
+        return found
+    tables = []
+    for points, table in zip(found["reliability"], np.array(pooled["tables"], dtype=np.float64), strict=True):
+        limits = edges(table.shape[1])
+        middles = ((limits[:-1] + limits[1:]) / 2).tolist()
+        shares = [
+            float(table[1, i] / table[:, i].sum()) for i in (middles.index(point[0]) for point in points)
+        ]
+        tables.append(
+            [[*p[:2], p[2] * math.hypot(1 - share, share)] for p, share in zip(points, shares, strict=True)]
+        )
+    return {**found, "reliability": tables}
 
 
 def _as_3(body: Mapping[str, Any], stated: Sequence[Statement]) -> dict[str, Any]:

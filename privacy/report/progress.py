@@ -13,7 +13,7 @@ from privacy.report.statement import Statement
 
 def rounds_done(stated: Sequence[Statement], said: int) -> int:
     """Rounds that are done: as many as the coordinator says, or more if a site was charged for more."""
-    return max([said, *(_last_round(each) for each in stated)])
+    return max([said, *(each.last_round for each in stated)])
 
 
 def open_ends(stated: Sequence[Statement], *, private: bool, rounds: int, done: int) -> list[str]:
@@ -32,14 +32,10 @@ def open_ends(stated: Sequence[Statement], *, private: bool, rounds: int, done: 
         found.append("No site has signed a statement: nothing shows how far the run went.")
     return found + [
         f"Site {each.site} signed for {each.steps} of its plan's {each.mechanism.steps} steps, the last in round "
-        f"{_last_round(each)} of {rounds}: whether more was charged, its ledger alone tells."
+        f"{each.last_round} of {rounds}: whether more was charged, its ledger alone tells."
         for each in stated
         if not _reaches(each, rounds, done)
     ]
-
-
-def _last_round(each: Statement) -> int:
-    return each.charged[-1][1] if each.charged else 0
 
 
 def _reaches(each: Statement, rounds: int, done: int) -> bool:
@@ -47,4 +43,4 @@ def _reaches(each: Statement, rounds: int, done: int) -> bool:
     if each.steps >= each.mechanism.steps:
         return True
     # Older software did not sign for how many rounds it was asked: that all are done is then not shown by a round.
-    return _last_round(each) >= done and (each.asked is not None or done < rounds)
+    return each.last_round >= done and (each.asked is not None or done < rounds)

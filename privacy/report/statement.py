@@ -28,16 +28,18 @@ from privacy.ledger.state import Policies, Rounds
 from privacy.planning import size_class
 from privacy.versions import versions
 
-SCHEMA = "mmmed-privacy-statement/3"
+SCHEMA = "mmmed-privacy-statement/4"
 # What was signed stays readable: the fields that statements of before did not have. They told the entry's number.
 _UNSAID = {
     SCHEMA: frozenset[str](),
-    "mmmed-privacy-statement/2": frozenset({"asked"}),
-    "mmmed-privacy-statement/1": frozenset({"asked", "policies"}),
+    "mmmed-privacy-statement/3": frozenset({"shared"}),
+    "mmmed-privacy-statement/2": frozenset({"shared", "asked"}),
+    "mmmed-privacy-statement/1": frozenset({"shared", "asked", "policies"}),
 }
 MAX_BYTES = 64 * 1024  # of its JSON text
 _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
+_MOST_SITES = 10**4
 _MOST_EPSILON = 1000.0
 _DOMAIN = b"mmmed privacy statement 1\n"
 _DIGEST = re.compile("[0-9a-f]{64}")
@@ -81,6 +83,37 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """How the sites of a run of masked sums share its noise (`privacy.secure_sum.Terms`).
+
+    Attributes:
+        sites: that may take part.
+        honest: whose noise together is that of the plan's event.
+        least_cohort: sites of the smallest sum.
+        step: the last step that the site answered: a step asked again is charged again, so charges do not tell it.
+    """
+
+    sites: int
+    honest: int
+    least_cohort: int
+    step: int
+
+    @property
+    def colluders(self) -> int:
+        """Sites of a sum that may work together with the server while the plan's epsilon holds."""
+        return self.least_cohort - self.honest
+
+    def multiplier(self, noise_multiplier: float, colluders: int) -> float:
+        """The noise multiplier that is left of the smallest sum, if so many of its sites work together.
+
+        The sum of m discrete Gaussians stands for N(0, m s^2 - 9), in lattice steps with s of a million or so
+        (`privacy.discrete`); what that takes off is below the margin here.
+        """
+        left = self.least_cohort - colluders
+        return noise_multiplier * math.sqrt(left / self.honest) * (1 - 1e-9 * (left < self.honest))
+
+
+@dataclass(frozen=True)
 class Statement:
     """A site's statement whose signature was checked.
 
@@ -96,6 +129,7 @@ class Statement:
         policies: (first round charged under it, SHA-256 of the file) of the site's signed policies; empty where a
             simulated site has none, None in a statement of schema 1, which does not say.
         asked: what the run asked for; None for an evaluation, a sweep, or where older software does not say.
+        shared: how the sites share the noise; None where each adds all of it.
         metrics_shown: whether metrics on held-out patients left the site without noise.
         ledger: link of the newest entry of the site's ledger.
         time: when it was signed, RFC 3339.
@@ -113,6 +147,7 @@ class Statement:
     charged: Rounds
     policies: Policies | None
     asked: Asked | None
+    shared: Shared | None
     metrics_shown: bool
     ledger: bytes
     time: str
@@ -125,6 +160,13 @@ class Statement:
         if not isinstance(self.event, DpSgdEvent):
             raise ReportError(f"The statement of site {self.site} is on a sweep, not on a run.")
         return self.event
+
+    @property
+    def last_round(self) -> int:
+        """The last round that the site answered; 0 before the first."""
+        if self.shared is not None:
+            return self.shared.step
+        return self.charged[-1][1] if self.charged else 0
 
     @property
     def steps(self) -> int:
@@ -140,6 +182,7 @@ def sign_statement(
     key: Ed25519PrivateKey,
     metrics_shown: bool,
     asked: Asked | None = None,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """The site's statement on a run as of now.
 
@@ -150,6 +193,7 @@ def sign_statement(
         key: the site's signing key.
         metrics_shown: whether metrics on held-out patients leave the site without noise.
         asked: what the run asked for, of a training run.
+        shared: how its noise is shared, of a run of masked sums.
 
     Raises:
         LedgerError: the ledger cannot be read.
@@ -166,6 +210,7 @@ def sign_statement(
         "charged": [list(run) for run in ledger.charged_rounds(plan.run_id)],
         "policies": [list(each) for each in ledger.charged_policies(plan.run_id)],
         "asked": None if asked is None else asdict(asked),
+        "shared": None if shared is None else asdict(shared),
         "metrics_shown": metrics_shown,
         "ledger": {"link": ledger.head.link.hex()},
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -217,7 +262,11 @@ def _parse(body: Mapping[str, Any]) -> Statement:
         software,
     )
     head = body["ledger"]
-    _expect(isinstance(head, dict) and set(head) == ({"seq", "link"} if unsaid else {"link"}), "ledger", head)
+    _expect(
+        isinstance(head, dict) and set(head) == ({"seq", "link"} if "asked" in unsaid else {"link"}),
+        "ledger",
+        head,
+    )
     _expect(_DIGEST.fullmatch(head["link"]) is not None, "ledger", head)
     event, delta = event_from_json(body["event"]), _number(body, "delta")
     _expect(MIN_DELTA <= delta < 1, "delta", delta)
@@ -238,6 +287,7 @@ def _parse(body: Mapping[str, Any]) -> Statement:
         charged=_rounds(body["charged"]),
         policies=None if "policies" in unsaid else _policies(body["policies"]),
         asked=None if "asked" in unsaid else _asked(body["asked"]),
+        shared=None if "shared" in unsaid else _shared(body["shared"]),
         metrics_shown=body["metrics_shown"],
         ledger=bytes.fromhex(head["link"]),
         time=_text(body, "time"),
@@ -258,6 +308,16 @@ def _asked(value: Any) -> Asked | None:
     else:
         _expect(_whole(patients) > 0, "asked", value)
     return Asked(_number(value, "target_epsilon"), rounds, patients, value["stated"])
+
+
+def _shared(value: Any) -> Shared | None:
+    if value is None:
+        return None
+    _expect(isinstance(value, dict) and set(value) == set(Shared.__dataclass_fields__), "shared", value)
+    shared = Shared(*(_whole(value[name]) for name in Shared.__dataclass_fields__))
+    _expect(1 <= shared.honest <= shared.least_cohort <= shared.sites <= _MOST_SITES, "shared", value)
+    _expect(shared.least_cohort >= 2 and 0 < shared.step <= _MOST_ROUNDS, "shared", value)
+    return shared
 
 
 def _rounds(value: Any) -> Rounds:

@@ -14,6 +14,12 @@ MECHANISM = (
     "Poisson-subsampled Gaussian mechanism (DP-SGD): each step draws every patient independently, the mean gradient "
     "of a patient's drawn records is clipped once as a whole, and noise is added at the site before anything leaves it"
 )
+MECHANISM_SHARED = (
+    "Poisson-subsampled Gaussian mechanism (DP-SGD) on the sum over sites: each step draws every patient of every site "
+    "independently, the mean gradient of a patient's drawn records is clipped once as a whole, and each site adds its "
+    "share of the noise and a mask before anything leaves it; the masks cancel in the sum over all sites of the step, "
+    "which is all that the server can read"
+)
 DELTA_WHY = (
     "delta bounds the chance that the epsilon bound fails. Each site checked, before its first step, that it is "
     "below 1 / its own number of patients, which stays at the site: above that, publishing one patient's record "
@@ -89,6 +95,29 @@ THREATS = (  # who, what they see, whether bounded by epsilon, how or why not
         "durations may depend on the number of patients drawn; they are not part of the mechanism",
     ),
 )
+_THREATS_SHARED = (  # in place of the first two
+    (
+        "the server",
+        "the noised sum over the sites of each step, every global model, when each site answered",
+        "yes",
+        "while no more sites than said above work together with it: each adds a share of the noise, and its part is "
+        "masked",
+    ),
+    (
+        "the other sites",
+        "the global model of each step, the noise that they added themselves",
+        "yes",
+        "while no more of them than said above work together, with or without the server; the table says what is left "
+        "if more do",
+    ),
+)
+
+
+def threats(shared: bool) -> tuple[tuple[str, str, str, str], ...]:
+    """Who may see what, and whether epsilon bounds it; `shared`: the sites share the noise of one sum."""
+    return (*_THREATS_SHARED, *THREATS[2:]) if shared else THREATS
+
+
 ASSUMPTIONS = (
     "The sites run the software named here, unmodified, on machines that are not compromised.",
     "All records of one person carry the same patient identifier within a site.",
@@ -112,6 +141,15 @@ def not_covered(by_policy: bool) -> tuple[str, ...]:
     if not by_policy:
         return NOT_COVERED
     return tuple(_PARTICIPATION if "size class" in item else item for item in NOT_COVERED)
+
+
+def sharing(sites: int, honest: int, least_cohort: int) -> str:
+    """What epsilon rests on where the sites share the noise: how many of them may work together."""
+    return (
+        f"The noise is shared. Of {sites} sites {least_cohort} or more are in each sum, and {honest} of them add up to "
+        f"the noise that epsilon counts on: it holds while at most {least_cohort - honest} of a sum's sites work "
+        "together with the server, or say that they added noise and did not."
+    )
 
 
 def condition(derived: Sequence[str], by_policy: bool) -> str:
@@ -190,8 +228,20 @@ FLOATING_POINT_BEFORE = {  # what the schema before said of it
 }
 
 
-def checklist(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The points of NIST SP 800-226, with what the audits say of the implementation."""
+_TRUST_SHARED = (
+    "Trust model",
+    "stated",
+    "distributed: each site adds a share of the noise; the server is untrusted, and of the other sites as many as said",
+)
+
+
+def checklist(audits: Sequence[Mapping[str, Any]], shared: bool = False) -> list[tuple[str, str, str]]:
+    """The points of NIST SP 800-226, with what the audits say of the implementation.
+
+    Args:
+        audits: of the report.
+        shared: whether the sites share the noise of one sum.
+    """
     if any(not audit["result"]["passed"] for audit in audits):
         answer, where = "VIOLATED", "the audit found that the code does not do what the accountant was told"
     elif any(audit["sites"] for audit in audits):
@@ -204,7 +254,7 @@ def checklist(audits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]
         answer, where = "not assessed", "the audit shown here tested a mechanism that no site of this run has"
     else:
         answer, where = "not assessed here", "by the empirical audit (mmmed privacy audit), if it is added"
-    rows = list(_CHECKLIST)
+    rows = [_TRUST_SHARED if shared and row[0] == _TRUST_SHARED[0] else row for row in _CHECKLIST]
     rows.insert(_AFTER_ACCOUNTING, ("Correctness of the implementation", answer, where))
     return rows
 

@@ -13,7 +13,18 @@ from privacy.report.progress import open_ends, rounds_done
 from privacy.report.statement import read_statement
 
 _TOLERANCE = 1e-4  # relative, for numbers computed on another machine
-_COMPUTED = ("summary", "risk", "joint", "sites", "evaluations", "results", "accounting", "utility", "tuning")
+_COMPUTED = (
+    "summary",
+    "risk",
+    "joint",
+    "sites",
+    "evaluations",
+    "results",
+    "accounting",
+    "utility",
+    "tuning",
+    "shared",
+)
 _GIVEN = {"delta", "noise_multiplier", "sampling_rate", "max_grad_norm", "mean_trials", "shape"}
 _MOST_FINDINGS = 50
 

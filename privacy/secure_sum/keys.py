@@ -76,8 +76,7 @@ class Bundle:
             self._keys[one.name] = key
         ordered = sorted(introductions, key=lambda one: one.name)
         self.names = tuple(one.name for one in ordered)
-        table = [[one.name, one.key, one.signature] for one in ordered]
-        self.content = json.dumps(table, separators=(",", ":")).encode("ascii")
+        self.content = write_introductions(ordered)
         self.digest = hashlib.sha256(_BUNDLE_LABEL + terms.digest + self.content).digest()
 
     @property
@@ -88,11 +87,21 @@ class Bundle:
 
 def read_bundle(terms: Terms, content: bytes) -> Bundle:
     """A bundle of its canonical bytes. Raises SecureSumRefusal where they are anything else."""
+    return Bundle(terms, read_introductions(content))
+
+
+def read_introductions(content: bytes) -> list[Introduction]:
+    """Introductions as `Bundle.content` holds them; none of them is checked."""
     try:
-        introductions = [Introduction(*map(str, one)) for one in json.loads(content)]
+        return [Introduction(*map(str, one)) for one in json.loads(content)]
     except (ValueError, TypeError, RecursionError):
         raise SecureSumRefusal("The bundle of keys is not the canonical JSON of one.") from None
-    return Bundle(terms, introductions)
+
+
+def write_introductions(introductions: Sequence[Introduction]) -> bytes:
+    """Introductions as bytes that `read_introductions` reads: JSON in ASCII without spaces."""
+    table = [[one.name, one.key, one.signature] for one in introductions]
+    return json.dumps(table, separators=(",", ":")).encode("ascii")
 
 
 def introduce(terms: Terms, name: str, identity: Ed25519PrivateKey, secret: X25519PrivateKey) -> Introduction:

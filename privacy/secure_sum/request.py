@@ -16,8 +16,8 @@ class Request:
     """One attempt at one step.
 
     Args:
-        step: from 1.
-        attempt: from 1; the next one where an attempt gave no sum.
+        step: from 1; asked again, as another attempt, where an attempt gave no sum.
+        attempt: its number among all attempts of the run, from 1: of two requests the later has the larger one.
         cohort: the names of all sites that are asked, sorted.
         model: SHA-256 (32 bytes) of the model that the step starts from, as the site computed it from what it got.
 
@@ -41,11 +41,6 @@ class Request:
             raise SecureSumRefusal("cohort: expected every name once, in order.")
         if not (isinstance(self.model, bytes) and len(self.model) == 32):
             raise SecureSumRefusal("model: expected a SHA-256 digest of 32 bytes.")
-
-    @property
-    def place(self) -> tuple[int, int]:
-        """(step, attempt), which grows from request to request."""
-        return self.step, self.attempt
 
     def context(self, terms: bytes, bundle: bytes) -> bytes:
         """What every mask of this attempt is bound to, 32 bytes.

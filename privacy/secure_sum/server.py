@@ -30,7 +30,6 @@ class Coordinator:
     def __init__(self, terms: Terms, introductions: Sequence[Introduction]) -> None:
         self.terms = terms
         self.names = Bundle(terms, introductions).names
-        self._asked = 0
         self._request: Request | None = None
         self._missing: set[str] = set()
         self._total = np.zeros(0, terms.lattice.word)
@@ -58,17 +57,18 @@ class Coordinator:
             raise SecureSumRefusal(
                 f"step: {step}. Expected no earlier one than before, at most {self.terms.steps}."
             )
-        if self._asked >= self.terms.most_answers:
+        if last and last.attempt >= self.terms.most_answers:
             raise SecureSumRefusal(
                 f"All {self.terms.most_answers} attempts of the plan are used ({self.terms.steps} steps and "
                 f"{self.terms.repeats} repeats). The run ends here; plan more repeats where sites drop out often."
             )
-        attempt = last.attempt + 1 if last and last.step == step else 1
-        self._request = Request(step, attempt, cohort, model)
-        self._asked += 1
-        self._missing = set(cohort)
-        self._total = np.zeros(self.terms.dimension, self.terms.lattice.word)
-        return self._request
+        request = Request(step, last.attempt + 1 if last else 1, cohort, model)
+        self._begin(request)
+        return request
+
+    def ask_again(self, request: Request) -> None:
+        """Go on from the last request of an earlier process: sites that answered it send the same words again."""
+        self._begin(request)
 
     def add(self, name: str, answer: bytes) -> None:
         """Add one site's words of this attempt.
@@ -104,6 +104,10 @@ class Coordinator:
                 f"No words came from {', '.join(self.missing) or 'anybody'}. Ask the others again."
             )
         return self.terms.lattice.decode(self._total)
+
+    def _begin(self, request: Request) -> None:
+        self._request, self._missing = request, set(request.cohort)
+        self._total = np.zeros(self.terms.dimension, self.terms.lattice.word)
 
     def _check_cohort(self, cohort: Sequence[str]) -> None:
         if len(cohort) < self.terms.least_cohort:

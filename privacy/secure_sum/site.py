@@ -5,7 +5,7 @@
 Each is on disk before the next begins, so a process that dies between any two leaves no second vector under one mask
 and no answer without its charge:
 
-* died before the note: the attempt is charged and gives nothing. The account knows its place, so it is void.
+* died before the note: the attempt is charged and gives nothing. The account knows its number, so it is void.
 * died between note and keep: its masks count as used. The attempt is void, and the next one has masks of its own.
 * died between keep and send: the same request gets the very same bytes.
 
@@ -34,10 +34,10 @@ from privacy.secure_sum.terms import Terms
 class Account(Protocol):
     """The site's account of one run, kept apart from the run's files: its privacy ledger."""
 
-    def charges(self) -> Sequence[tuple[int, int]]:
-        """The (step, attempt) of every charge of this run, in order."""
+    def last(self) -> int:
+        """The number of the last attempt of this run that was charged; 0 before the first."""
 
-    def charge(self, step: int, attempt: int) -> None:
+    def charge(self, attempt: int) -> None:
         """Charge one release; on disk when this returns. Raises a PrivacyError where the budget does not allow it."""
 
 
@@ -63,7 +63,8 @@ class Site:
                 f"The roster of run {terms.run!r} does not hold {name!r} with this site's own key."
             )
         self._state = State(folder)
-        self._name, self._identity, self._terms, self._account = name, identity, terms, account
+        self._name, self._identity, self._account = name, identity, account
+        self.terms = terms
         self._believed: Bundle | None = None
         self._pairs: dict[str, bytes] = {}
 
@@ -76,10 +77,10 @@ class Site:
         with self._state.lock():
             secret = self._state.secret()
             if secret is None:
-                if self._state.closed or self._state.bundle() is not None or self._account.charges():
+                if self._state.closed or self._state.bundle() is not None or self._account.last():
                     raise self._lost()
                 secret = self._state.make_secret()
-            return introduce(self._terms, self._name, self._identity, secret)
+            return introduce(self.terms, self._name, self._identity, secret)
 
     def meet(self, introductions: Sequence[Introduction]) -> None:
         """Accept the keys of all sites of the run for good; the same keys may come again.
@@ -90,7 +91,7 @@ class Site:
         """
         with self._state.lock():
             pinned = self._state.bundle()
-            bundle = Bundle(self._terms, introductions)
+            bundle = Bundle(self.terms, introductions)
             if pinned is not None and pinned != bundle.content:
                 raise SecureSumRefusal(
                     "Other keys than this run began with. A run keeps the keys of its first bundle."
@@ -100,9 +101,9 @@ class Site:
                 raise SecureSumRefusal(
                     f"The bundle does not hold the key that {self._name!r} made for this run."
                 )
-            if len(bundle.names) < self._terms.least_cohort:
+            if len(bundle.names) < self.terms.least_cohort:
                 raise SecureSumRefusal(
-                    f"Keys of {len(bundle.names)} sites. The terms ask for a cohort of {self._terms.least_cohort} or "
+                    f"Keys of {len(bundle.names)} sites. The terms ask for a cohort of {self.terms.least_cohort} or "
                     "more."
                 )
             if pinned is None:
@@ -128,12 +129,12 @@ class Site:
         with self._state.lock():
             secret, bundle = self._secret(), self._bundle()
             self._check(request, bundle)
-            context = request.context(self._terms.digest, bundle.digest)
+            context = request.context(self.terms.digest, bundle.digest)
             kept = self._state.answer(context)
             if kept is not None:
                 return kept
             self._check_new(request, context)
-            self._account.charge(request.step, request.attempt)
+            self._account.charge(request.attempt)
             self._state.begin(Note(request.step, request.attempt, context))
             answer = self._masked(draw(), request, context, secret, bundle)
             self._state.keep(context, answer)
@@ -146,7 +147,7 @@ class Site:
         self._pairs.clear()
 
     def _check(self, request: Request, bundle: Bundle) -> None:
-        terms, cohort = self._terms, request.cohort
+        terms, cohort = self.terms, request.cohort
         if self._name not in cohort or not set(cohort) <= set(bundle.names):
             raise SecureSumRefusal(
                 f"cohort: expected {self._name!r} and other sites whose keys this run began with."
@@ -158,41 +159,41 @@ class Site:
             )
         if request.step > terms.steps:
             raise SecureSumRefusal(f"step: {request.step}. The terms plan {terms.steps}.")
+        if request.attempt > terms.most_answers:
+            raise SecureSumRefusal(
+                f"attempt: {request.attempt}. The terms have room for {terms.most_answers}: {terms.steps} steps and "
+                f"{terms.repeats} repeats. Plan more repeats where sites drop out often."
+            )
 
     def _check_new(self, request: Request, context: bytes) -> None:
-        """That nothing was ever answered, or begun, at this place or after it."""
-        note, charges = self._state.note(), self._account.charges()
+        """That neither this attempt nor a later one was ever begun: by the account, by the note, or by both."""
+        note, charged = self._state.note(), self._account.last()
         if note is not None and note.context == context:
-            raise VoidStep(
-                f"Step {request.step}, attempt {request.attempt} was begun and its answer is lost."
-            )
-        begun = max([*charges, *([note.place] if note else [])], default=(0, 0))
-        if request.place == begun and (note is None or note.place != begun):
-            raise VoidStep(
-                f"Step {request.step}, attempt {request.attempt} was charged and its answer is lost."
-            )
-        if request.place <= begun:
+            raise VoidStep(f"Attempt {request.attempt} was begun and its answer is lost.")
+        noted = note.attempt if note is not None else 0
+        if request.attempt == charged != noted:
+            raise VoidStep(f"Attempt {request.attempt} was charged and its answer is lost.")
+        if request.attempt <= max(charged, noted):
             raise SecureSumRefusal(
-                f"Step {request.step}, attempt {request.attempt} does not come after step {begun[0]}, attempt "
-                f"{begun[1]}, which this site has begun. One mask hides one vector."
+                f"Attempt {request.attempt} does not come after attempt {max(charged, noted)}, which this site has "
+                "begun. One mask hides one vector."
             )
-        if len(charges) >= self._terms.most_answers:
+        if note is not None and request.step < note.step:
             raise SecureSumRefusal(
-                f"All {self._terms.most_answers} answers of the plan are given ({self._terms.steps} steps and "
-                f"{self._terms.repeats} repeats). Plan more repeats where sites drop out often."
+                f"Step {request.step} does not come after step {note.step}, which was begun."
             )
 
     def _masked(
         self, vector: np.ndarray, request: Request, context: bytes, secret: X25519PrivateKey, bundle: Bundle
     ) -> bytes:
-        lattice = self._terms.lattice
+        lattice = self.terms.lattice
         steps = lattice.encode(np.asarray(vector))
         steps += lattice.noise.draw(lattice.dimension)
         words = steps.view(np.uint64).astype(lattice.word)  # modulo 2^bits
         keys = {}
-        for other in neighbours(self._name, request.cohort, self._terms.honest, context):
+        for other in neighbours(self._name, request.cohort, self.terms.honest, context):
             if other not in self._pairs:
-                self._pairs[other] = pair_key(self._terms, secret, bundle.keys[other])
+                self._pairs[other] = pair_key(self.terms, secret, bundle.keys[other])
             keys[other] = mask_key(self._pairs[other], context)
         add_masks(words, self._name, keys)
         return words.tobytes()
@@ -208,11 +209,11 @@ class Site:
             content = self._state.bundle()
             if content is None:
                 raise SecureSumRefusal("This site has not met the others of the run yet.")
-            self._believed = read_bundle(self._terms, content)
+            self._believed = read_bundle(self.terms, content)
         return self._believed
 
     def _lost(self) -> SecureSumRefusal:
         return SecureSumRefusal(
-            f"Run {self._terms.run!r} has ended at this site, or its secret key is gone from {self._state.folder}. A "
+            f"Run {self.terms.run!r} has ended at this site, or its secret key is gone from {self._state.folder}. A "
             "run keeps its first keys: begin a new one."
         )

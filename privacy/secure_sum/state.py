@@ -29,11 +29,6 @@ class Note:
     attempt: int
     context: bytes
 
-    @property
-    def place(self) -> tuple[int, int]:
-        """(step, attempt) of the request, which grows from request to request."""
-        return self.step, self.attempt
-
 
 class State:
     """The files of one run, in a folder of their own that only its owner can read."""
@@ -79,7 +74,7 @@ class State:
             return None
         try:
             values = json.loads(content)
-            return Note(values["step"], values["attempt"], bytes.fromhex(values["context"]))
+            return Note(int(values["step"]), int(values["attempt"]), bytes.fromhex(values["context"]))
         except (ValueError, KeyError, TypeError):
             raise SecureSumRefusal(
                 f"{self._note}: not a note of this program. Somebody changed it: this site cannot go on in this run."

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.accounting import DpSgdEvent, Event
 from privacy.ledger import Budget, Ledger, dataset_identity
-from privacy.report import Asked, sign_statement
+from privacy.report import Asked, Shared, sign_statement
 
 RUN = "run-1"
 DELTA = 1e-3
@@ -29,6 +29,7 @@ def state(
     metrics_shown: bool = False,
     key: Ed25519PrivateKey | None = None,
     asked: Asked | None = ASKED,
+    shared: Shared | None = None,
 ) -> dict[str, Any]:
     """A site's signed statement after it was charged for some rounds, in a ledger of its own."""
     key = key or Ed25519PrivateKey.generate()
@@ -38,7 +39,9 @@ def state(
         plan = ledger.plan(patients, run_id, event, DELTA, max_grad_norm=1.0)
         for number in range(1, rounds + 1):
             ledger.reserve(plan, number, steps).commit(steps)
-        return sign_statement(ledger, plan, site=site, key=key, metrics_shown=metrics_shown, asked=asked)
+        return sign_statement(
+            ledger, plan, site=site, key=key, metrics_shown=metrics_shown, asked=asked, shared=shared
+        )
 
 
 @pytest.fixture(scope="session")

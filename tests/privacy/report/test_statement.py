@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity
-from privacy.report import read_statement, sign_statement
+from privacy.report import Shared, read_statement, sign_statement
 from privacy.report.statement import MAX_BYTES, seal
 from tests.privacy.report.conftest import ASKED, DELTA, EVENT, RUN, State
 
@@ -69,7 +69,10 @@ def test_a_statement_of_before_policies_were_named_is_read(state_run: State) -> 
     key = Ed25519PrivateKey.generate()
     now = {name: item for name, item in state_run(key=key).items() if name != "signature"}
     ledger = {"seq": 10, **now["ledger"]}
-    before = {name: item for name, item in now.items() if name != "asked"} | {"ledger": ledger}
+    before = {name: item for name, item in now.items() if name != "shared"}
+    before["schema"] = "mmmed-privacy-statement/3"
+    assert read_statement(seal(before, key)).asked == ASKED
+    before = {name: item for name, item in before.items() if name != "asked"} | {"ledger": ledger}
     before["schema"] = "mmmed-privacy-statement/2"
     assert read_statement(seal(before, key)).asked is None
     before["schema"] = "mmmed-privacy-statement/1"
@@ -128,7 +131,7 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def test_no_leaf_can_be_edited(state_run: State) -> None:
-    value = state_run()
+    value = state_run(shared=Shared(4, 3, 4, 2))
     for path in leaves(value):
         edited = copy.deepcopy(value)
         parent = edited

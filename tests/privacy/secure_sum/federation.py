@@ -59,16 +59,17 @@ class FileAccount:
     def __init__(self, path: Path, most: int = 10**6) -> None:
         self.path, self.most = path, most
 
-    def charges(self) -> list[tuple[int, int]]:
-        if not self.path.exists():
-            return []
-        return [(int(a), int(b)) for a, b in (line.split() for line in self.path.read_text().splitlines())]
+    def charges(self) -> list[int]:
+        return list(map(int, self.path.read_text().split())) if self.path.exists() else []
 
-    def charge(self, step: int, attempt: int) -> None:
+    def last(self) -> int:
+        return max(self.charges(), default=0)
+
+    def charge(self, attempt: int) -> None:
         if len(self.charges()) >= self.most:
             raise BudgetExceeded("nothing left")
         with self.path.open("a") as file:
-            file.write(f"{step} {attempt}\n")
+            file.write(f"{attempt}\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -105,9 +106,10 @@ class Federation:
         return Coordinator(self.terms, list(self.introductions.values()))
 
     def request(
-        self, step: int = 1, attempt: int = 1, cohort: tuple[str, ...] = (), model: bytes = MODEL
+        self, step: int = 1, attempt: int = 0, cohort: tuple[str, ...] = (), model: bytes = MODEL
     ) -> Request:
-        return Request(step, attempt, cohort or self.names, model)
+        """The attempt's number is the step's if none is given, as in a run where nothing is lost."""
+        return Request(step, attempt or step, cohort or self.names, model)
 
     def words(self, answer: bytes) -> np.ndarray:
         return np.frombuffer(answer, self.terms.lattice.word).copy()

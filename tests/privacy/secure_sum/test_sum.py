@@ -85,7 +85,7 @@ def test_a_site_that_drops_out_before_or_after_its_words_voids_the_attempt_only(
         server.add(name(2), late)
     assert np.abs(server.total() - sum(sums[one] for one in left)).max() < 1e-7
     for one in left:
-        assert federation.account(one).charges() == [(1, 1), (1, 2)]
+        assert federation.account(one).charges() == [1, 2]
     total = gather_from(server, federation, 2, sums)  # and all are back in the next step
     assert np.abs(total - sum(sums.values())).max() < 1e-7
 
@@ -105,7 +105,7 @@ def test_void_attempts_are_counted_against_the_repeats_on_both_sides(tmp_path: P
         federation.sites[name(0)].answer(request, zeros(federation.terms))
     with pytest.raises(SecureSumRefusal, match="All 3 attempts"):
         server.ask(1, federation.names, MODEL)
-    with pytest.raises(SecureSumRefusal, match="All 3 answers"):
+    with pytest.raises(SecureSumRefusal, match="room for 3"):
         federation.sites[name(0)].answer(federation.request(attempt=4), zeros(federation.terms))
 
 

@@ -157,12 +157,12 @@ def test_terms_within_the_rules_are_allowed() -> None:
 @pytest.mark.parametrize(
     ("rule", "terms"),
     [
-        ("honest", replace(ALLOWED, honest=4, least_cohort=5)),
-        ("colluders", replace(ALLOWED, colluders=0)),
-        ("least_cohort", replace(ALLOWED, honest=1, least_cohort=3)),
-        ("repeats", replace(ALLOWED, repeats=3)),
-        ("peers", make_terms(7, honest=3, colluders=1, least_cohort=4)),
-        ("peers", replace(ALLOWED, roster=(*ALLOWED.roster[:-1], (name(4), public("another"))))),
+        ("peers.honest", replace(ALLOWED, honest=4, least_cohort=5)),
+        ("peers.colluders", replace(ALLOWED, colluders=0)),
+        ("peers.least_cohort", replace(ALLOWED, honest=1, least_cohort=3)),
+        ("peers.repeats", replace(ALLOWED, repeats=3)),
+        ("peers.keys", make_terms(7, honest=3, colluders=1, least_cohort=4)),
+        ("peers.keys", replace(ALLOWED, roster=(*ALLOWED.roster[:-1], (name(4), public("another"))))),
     ],
 )
 def test_terms_beyond_the_rules_are_refused_by_the_rules_name(rule: str, terms: Terms) -> None:
