@@ -10,7 +10,15 @@ from client.evaluation import results, results_due
 from client.exchange import Exchange
 from client.gate import open_site, place_of
 from client.refusal_log import record_refusal
-from client.release import evaluation_reply, one_code, refusal_code, refusal_reply, training_reply
+from client.release import (
+    evaluation_reply,
+    join_reply,
+    one_code,
+    refusal_code,
+    refusal_reply,
+    training_reply,
+)
+from client.secure_steps import close_run, introduction, masked_step
 from client.site_folder import StateFolder
 from client.training import local_steps, train_round
 from mmmed.federation.protocol import MODEL, Request
@@ -19,7 +27,7 @@ from privacy.policy import EVALUATION, TRAINING
 
 
 def or_refuse(message: Message, context: Context, answer: ClientAppCallable) -> Message:
-    """The Flower mod around both: the answer, or for whatever it raises a refusal with a code."""
+    """The Flower mod around all: the answer, or for whatever it raises a refusal with a code."""
     try:
         return answer(message, context)
     except Exception as error:  # its text may hold a name: it goes to the site's log, and only a code leaves
@@ -36,6 +44,8 @@ def train(message: Message, context: Context) -> Message:
     """Train one round privately."""
     request = Request.read(message.content)
     site, config = open_site(place_of(context.node_config), request, TRAINING), request.config
+    if config.federation.release == "secure-steps":
+        return training_reply(message, site.name, *masked_step(site, request), {})
     exchange = Exchange.read(request, StateFolder(site.state).carried(request.run_id))
     parameters, spending = train_round(
         site, config, request.run_id, request.round, exchange.incoming, exchange.correct
@@ -43,6 +53,14 @@ def train(message: Message, context: Context) -> Message:
     with one_code():
         update, told = exchange.finish(parameters, local_steps(site, config, spending))
         return training_reply(message, site.name, update, spending, told)
+
+
+@app.query()
+def join(message: Message, context: Context) -> Message:
+    """Say who this site is to a run of masked sums, and show its key of the run."""
+    request = Request.read(message.content)
+    site = open_site(place_of(context.node_config), request, TRAINING)
+    return join_reply(message, site.name, site.public_key, introduction(site, request))
 
 
 @app.evaluate()
@@ -53,6 +71,8 @@ def evaluate(message: Message, context: Context) -> Message:
     if not (place.shows_everything or results_due(config, request.round)):
         return evaluation_reply(message, place.name(config), None, None)
     site = open_site(place, request, EVALUATION)
+    if request.round == config.federation.rounds:
+        close_run(site, request.run_id)
     arrays = unpack(request.packed(MODEL))
     found = results(site, config, request.run_id, request.round, arrays)
     return evaluation_reply(message, site.name, site.policy, found, config.task.target().told)

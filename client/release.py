@@ -17,7 +17,7 @@ import numpy as np
 from flwr.app import Error, Message
 
 from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
-from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, Refusal, TrainReply
+from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, JoinReply, Refusal, TrainReply
 from privacy.errors import (
     BudgetExceeded,
     LedgerError,
@@ -25,6 +25,7 @@ from privacy.errors import (
     PolicyRefusal,
     PrivacyError,
     SigningKeyError,
+    VoidStep,
 )
 from privacy.policy import SHOWN, Policy
 
@@ -37,6 +38,7 @@ _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
     (PolicyError, Refusal.NO_POLICY),
     (LedgerError, Refusal.LEDGER),
     (SigningKeyError, Refusal.LEDGER),
+    (VoidStep, Refusal.VOID),
     (PrivacyError, Refusal.PLAN),
     (DataError, Refusal.DATA),
     (WeightsDiffer, Refusal.WEIGHTS),
@@ -79,6 +81,19 @@ def training_reply(
     """
     stated = _stated(spending) if spending else {}
     reply = TrainReply(site=site, update=update, metrics=told, weight=_WEIGHT, stated=stated)
+    return Message(content=reply.to_record(), reply_to=request)
+
+
+def join_reply(request: Message, site: str, key: str, introduction: bytes) -> Message:
+    """The reply of a site that joins a run of masked sums: who it is, and its key of the run.
+
+    Args:
+        request: the request.
+        site: the site's name.
+        key: its own public key, hexadecimal.
+        introduction: of `privacy.secure_sum`; b"" before it was sent the terms.
+    """
+    reply = JoinReply(site=site, key=key, introduction=introduction)
     return Message(content=reply.to_record(), reply_to=request)
 
 

@@ -16,8 +16,8 @@ from mmmed.data.manifest import Manifest
 from mmmed.data.split import held_out
 from privacy.keys import derive_secret
 from privacy.ledger import DatasetIdentity, Ledger, Plan, dataset_identity
-from privacy.policy import Policy
-from privacy.report import Asked, sign_statement
+from privacy.policy import SHOWN, Policy
+from privacy.report import Asked, Shared, sign_statement
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class Site:
         return Ledger.open(StateFolder(self.state).ledger, self.key, limit=self.policy.limit)
 
     @property
+    def public_key(self) -> str:
+        """By which its statements are checked: Ed25519, hexadecimal."""
+        return self.key.public_key().public_bytes_raw().hex()
+
+    @property
     def identity(self) -> DatasetIdentity:
         """The training patients as keyed digests; the ledger charges them for training."""
         return self._identity(self.patients)
@@ -64,8 +69,20 @@ class Site:
         """The held-out patients as keyed digests; the ledger charges them for evaluation."""
         return self._identity(self.held_out)
 
+    def shows_metrics(self, config: RunConfig) -> bool:
+        """Whether metrics may leave this site without privacy in a run of this configuration."""
+        rule = self.policy.metric_rule(config.task.target().score.name)
+        return rule == SHOWN or (rule == config.privacy.metrics == "rounded")
+
     def spending(
-        self, ledger: Ledger, plan: Plan, steps: int, *, metrics_shown: bool, asked: Asked | None = None
+        self,
+        ledger: Ledger,
+        plan: Plan,
+        steps: int,
+        *,
+        metrics_shown: bool,
+        asked: Asked | None = None,
+        shared: Shared | None = None,
     ) -> Spending:
         """What the site states about its privacy, once steps of a plan are committed; signed.
 
@@ -75,9 +92,16 @@ class Site:
             steps: of this answer, as they were reserved.
             metrics_shown: whether metrics may leave without privacy in this run.
             asked: what the run asks for, of a training plan; None for another plan.
+            shared: how the noise is shared, of a run of masked sums.
         """
         stated = sign_statement(
-            ledger, plan, site=self.name, key=self.key, metrics_shown=metrics_shown, asked=asked
+            ledger,
+            plan,
+            site=self.name,
+            key=self.key,
+            metrics_shown=metrics_shown,
+            asked=asked,
+            shared=shared,
         )
         return Spending(
             epsilon=ledger.spent(plan.delta, run_id=plan.run_id),

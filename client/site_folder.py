@@ -63,6 +63,7 @@ class StateFolder:
     site.log            refusals with their reasons
     progress.json       how far the round is that trains now
     released/           answers given
+    secure_sums/        keys and last answer of each run of masked sums
     carried/            what is left from one round of a run to the next, a folder a run
     images/             decoded images of a deployed site
     """
@@ -97,6 +98,10 @@ class StateFolder:
     def carried(self, run_id: str) -> Path:
         """Folder of what a run's rounds pass on to the next round."""
         return self.path / "carried" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
+
+    def secure_sum(self, run_id: str) -> Path:
+        """Folder of what a run of masked sums keeps (`privacy.secure_sum`), a folder a digest of its terms."""
+        return self.path / "secure_sums" / hashlib.sha256(run_id.encode()).hexdigest()[:32]
 
     @property
     def images(self) -> Path:

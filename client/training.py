@@ -26,7 +26,7 @@ from privacy.accounting import DpSgdEvent
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Reservation
 from privacy.planning import TrainingPlan, plan_training
-from privacy.policy import SHOWN, TRAINING
+from privacy.policy import TRAINING
 from privacy.report import Asked
 
 Parameters = Mapping[str, torch.Tensor]
@@ -194,13 +194,8 @@ class _Round:
             self._site.policy.patients,
         )
         return self._site.spending(
-            ledger, plan, reservation.steps, metrics_shown=self._shows_metrics(), asked=asked
+            ledger, plan, reservation.steps, metrics_shown=self._site.shows_metrics(self._config), asked=asked
         )
-
-    def _shows_metrics(self) -> bool:
-        """Whether metrics may leave this site without privacy in this run."""
-        rule = self._site.policy.metric_rule(self._config.task.target().score.name)
-        return rule == SHOWN or (rule == self._config.privacy.metrics == "rounded")
 
     def plain(self) -> None:
         """Ordinary training on shuffled batches of patients."""

@@ -31,6 +31,7 @@ from server.pooled_evaluation import pooled_results
 from server.privacy_report import keep_statements
 from server.replies import Answer
 from server.run_folder import RunFolder
+from server.secure_steps import SecureSteps
 from server.site_level import SiteLevel
 from server.sites import Sites
 from server.tensorboard import Curves
@@ -58,6 +59,7 @@ class Rounds:
         self._sites = Sites(grid, folder, on_event, frozen or {})
         self._average = Average(federation.ema)
         self._combiner = SiteLevel(federation) if federation.site_noise_multiplier else ByRule(federation)
+        self._secure = SecureSteps(folder, self._sites) if federation.release == "secure-steps" else None
         self._changed = 0  # rounds that changed the model
         self._least = max(federation.min_sites, federation.aggregation.least_updates)
 
@@ -74,6 +76,8 @@ class Rounds:
         strategy = self._federation.strategy.at_server(self._folder.config, initial)
         model, done = self._resume(strategy, initial)
         self._sites.wait()
+        if self._secure is not None:
+            self._secure.begin(initial)
         with Curves(self._folder.tensorboard, first_round=done + 1) as curves:
             for number in range(done + 1, self._federation.rounds + 1):
                 model, record = self._train(strategy, number, model)
@@ -106,29 +110,41 @@ class Rounds:
         """The model after a round, saved, and the round's record so far."""
         started = time.monotonic()
         store = UpdateStore(self._folder.path / "updates", number, model)
-        answers = [update.answer for update in store.updates]
-        for answer in self._sites.train(number, model, strategy, tuple(answers)):
-            if answer.refused is None:
-                store.add(answer)
-            answers.append(replace(answer, arrays={}))
-        updates, outliers = self._combiner.choose(store.updates)
-        changed = len(updates) >= self._least
-        if changed:
-            update = self._combiner.combine(updates, len(answers))
-            model = strategy.step(Combined(number, model, update, updates, len(answers)))
+        combined, answers = self._gather(strategy, number, model, store)
+        if combined is not None:
+            model = strategy.step(combined)
             self._average.take(model)
-        else:
-            log.warning("round %d changed nothing: %d good updates", number, len(updates))
         record = {
             "round": number,
-            "changed": changed,
-            "train": [self._sites.line(_unless_outlier(answer, outliers)) for answer in answers],
+            "changed": combined is not None,
+            "train": [self._sites.line(answer) for answer in answers],
             "train_seconds": round(time.monotonic() - started, 3),
         }
         state = strategy.state() | self._average.state() | self._combiner.state()
         save_checkpoint(self._folder.checkpoints, Checkpoint(number, model, state, record))
         store.close()
         return model, record
+
+    def _gather(
+        self, strategy: AtServer, number: int, model: Arrays, store: UpdateStore
+    ) -> tuple[Combined | None, list[Answer]]:
+        """A round's updates combined, None if there are too few; and what each site answered."""
+        if self._secure is not None:
+            change, answers = self._secure.step(number, model)
+            combined = None if change is None else Combined(number, model, change, (), len(answers))
+            return combined, answers
+        answers = [update.answer for update in store.updates]
+        for answer in self._sites.train(number, model, strategy, tuple(answers)):
+            if answer.refused is None:
+                store.add(answer)
+            answers.append(replace(answer, arrays={}))
+        updates, outliers = self._combiner.choose(store.updates)
+        told = [_unless_outlier(answer, outliers) for answer in answers]
+        if len(updates) < self._least:
+            log.warning("round %d changed nothing: %d good updates", number, len(updates))
+            return None, told
+        update = self._combiner.combine(updates, len(answers))
+        return Combined(number, model, update, updates, len(answers)), told
 
     def _finish(self, trained: dict[str, Any], model: Arrays, curves: Curves) -> None:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""

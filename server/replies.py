@@ -16,6 +16,8 @@ from mmmed.config.schema import Scalar
 from mmmed.errors import WireError
 from mmmed.federation.protocol import (
     EvaluateReply,
+    JoinReply,
+    Phase,
     Refusal,
     Refused,
     TrainReply,
@@ -31,8 +33,9 @@ from server.checkpoint import Arrays
 class Answer:
     """What one site sent back, or why nothing of its update is used (``refused``, a code).
 
-    ``arrays`` is its update by name, float32; ``bytes_down`` and ``bytes_up`` count the tensors that crossed the
-    network for it. What a site released is kept even if its update is refused: its privacy is spent all the same.
+    ``arrays`` is its update by name, float32, ``words`` its masked part of a sum, ``joined`` who it is; ``bytes_down``
+    and ``bytes_up`` count the tensors that crossed the network for it. What a site released is kept even if its update
+    is refused: its privacy is spent all the same.
     """
 
     node: int
@@ -46,6 +49,8 @@ class Answer:
     metrics: dict[str, float] = field(default_factory=dict)
     released: dict[str, Scalar] = field(default_factory=dict)
     histograms: np.ndarray | None = None
+    words: bytes = b""
+    joined: JoinReply | None = None
 
     def unless_name_in(self, seen: set[str]) -> Answer:
         """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
@@ -58,7 +63,7 @@ class Answer:
 
 
 def read_reply(
-    request: Message, reply: Message | None, seconds: float, like: Mapping[str, tuple[int, ...]]
+    request: Message, reply: Message | None, seconds: float, phase: Phase, like: Mapping[str, tuple[int, ...]]
 ) -> Answer:
     """Check a reply. Nothing that a site sends raises: it becomes a refusal.
 
@@ -70,7 +75,8 @@ def read_reply(
         request: the message that was sent.
         reply: what came back; None if nothing did.
         seconds: from the request to the reply.
-        like: the shape of each trained tensor for a train reply, empty for an evaluate reply.
+        phase: what was asked.
+        like: the shape of each tensor of a train reply's update; empty if the reply holds masked words.
     """
     answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:
@@ -81,10 +87,14 @@ def read_reply(
     try:
         site, stated = site_of(record)
         answer = replace(answer, bytes_up=tensor_bytes(record), site=site, released=stated)
-        if not like:
+        if phase == "join":
+            return replace(answer, joined=JoinReply.read(record))
+        if phase == "evaluate":
             evaluated = EvaluateReply.read(record)
             return replace(answer, metrics=dict(evaluated.metrics), histograms=evaluated.histograms)
         trained = TrainReply.read(record)
+        if not like:
+            return replace(answer, words=trained.update)
         arrays = {key: value.numpy() for key, value in unpack(trained.update, like).items()}
         return replace(answer, weight=trained.weight, metrics=dict(trained.metrics), arrays=arrays)
     except Refused as refusal:

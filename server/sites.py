@@ -13,7 +13,7 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from mmmed.errors import RunError
-from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request
+from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request, SumRequest
 from mmmed.federation.strategies.base import AtServer
 from mmmed.wire import Encoding, pack
 from server.checkpoint import Arrays
@@ -24,6 +24,7 @@ from server.replies import Answer, read_reply
 from server.run_folder import RunFolder
 from server.update_store import shapes_of
 
+_KINDS = {"join": MessageType.QUERY, "train": MessageType.TRAIN, "evaluate": MessageType.EVALUATE}
 _SETTLE = 1.0  # seconds for which the number of nodes must not change before the first round
 
 
@@ -61,6 +62,31 @@ class Sites:
                 )
             before = count
             time.sleep(pause)
+
+    def join(self, sum_request: SumRequest) -> Iterator[Answer]:
+        """Ask every site who it is, to a run of masked sums; yields each answer as it arrives, checked."""
+        yield from self._ask(0, "join", {}, sorted(self._grid.get_node_ids()), sum_request=sum_request)
+
+    def wait_for(self, names: set[str]) -> set[str]:
+        """Those of the named sites that are connected, once they are ``federation.min_sites`` or the time is up."""
+        pause = _SETTLE if pull_interval(self._grid) else 0.0
+        deadline = time.monotonic() + self._federation.round_timeout
+        while True:
+            there = {self._names[node] for node in self._grid.get_node_ids() if node in self._names} & names
+            if len(there) >= self._federation.min_sites or not pause or time.monotonic() >= deadline:
+                return there
+            time.sleep(pause)
+
+    def masked(self, number: int, model: Arrays, sum_request: SumRequest) -> Iterator[Answer]:
+        """Ask a cohort for its masked words; yields each answer as it arrives, checked.
+
+        Args:
+            number: the step.
+            model: the parameters to start from.
+            sum_request: the attempt and its cohort.
+        """
+        nodes = [node for node, name in self._names.items() if name in sum_request.cohort]
+        yield from self._ask(number, "train", {MODEL: model}, sorted(nodes), sum_request=sum_request)
 
     def train(
         self, number: int, model: Arrays, strategy: AtServer, answered: Collection[Answer]
@@ -104,16 +130,19 @@ class Sites:
         nodes: Collection[int],
         answered: Collection[Answer] = (),
         accepts: Callable[[Mapping[str, float]], bool] = lambda metrics: True,
+        sum_request: SumRequest | None = None,
     ) -> Iterator[Answer]:
         federation, seen = self._federation, {one.site for one in answered if one.site is not None}
         encoding: Encoding = "float32" if federation.wire == "float32" else "bfloat16"
         sent = {name: packed(arrays, encoding) for name, arrays in tensors.items()}
-        request = Request(self._folder.run_id, number, self._folder.config, self._frozen, sent)
+        request = Request(
+            self._folder.run_id, number, self._folder.config, self._frozen, sent, sum=sum_request
+        )
         messages = [self._message(request, phase, node) for node in nodes]
         self._on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
-        like = shapes_of(tensors[MODEL]) if phase == "train" else {}
+        like = shapes_of(tensors[MODEL]) if phase == "train" and sum_request is None else {}
         for message, reply, seconds in gather(self._grid, messages, federation.round_timeout):
-            answer = read_reply(message, reply, seconds, like).unless_name_in(seen)
+            answer = read_reply(message, reply, seconds, phase, like).unless_name_in(seen)
             answer = replace(answer, bytes_down=sum(map(len, sent.values())))
             if answer.refused is None and not accepts(answer.metrics):
                 answer = replace(answer, refused=Refusal.BAD_RECORD)
@@ -125,9 +154,10 @@ class Sites:
 
     def _message(self, request: Request, phase: Phase, node: int) -> Message:
         content = replace(request, receipt=self._receipts.of(node)).to_record()
-        kind = MessageType.TRAIN if phase == "train" else MessageType.EVALUATE
         # a message that is fetched after the timeout would cost privacy for nothing: let it expire
-        return Message(content, node, kind, ttl=self._federation.round_timeout, group_id=str(request.round))
+        return Message(
+            content, node, _KINDS[phase], ttl=self._federation.round_timeout, group_id=str(request.round)
+        )
 
     def _name(self, node: int) -> str:
         return self._names.get(node, f"node-{node}")

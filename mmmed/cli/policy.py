@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the ledger brings SciPy along: a quick --help does without
 
     from privacy.ledger import Ledger
     from privacy.policy import SignedPolicy, SitePolicy
+    from privacy.secure_sum import PeerRules
 
 app = typer.Typer(help="What a site allows: write, sign and check it.", no_args_is_help=True)
 
@@ -91,6 +92,21 @@ def sign(
     print(
         f"{signature}: signed; put both files into the site's folder, then `mmmed privacy policy check` there"
     )
+
+
+@app.command()
+def peer(
+    folder: Annotated[Path, typer.Argument(help="The site's folder, with its signed policy.")] = _HERE,
+) -> None:
+    """Print the line by which the other sites' policies name this one under peers.keys.
+
+    It holds the public key with which the site signs its statements; the ledger and its key are made if need be.
+    """
+    from client.site_folder import SiteFolder
+
+    site = SiteFolder(folder)
+    with site.ledger(site.policy()) as ledger:
+        print(f'{site.config.name} = "{ledger.signer}"')
 
 
 @app.command()
@@ -206,10 +222,19 @@ def _words(policy: SitePolicy) -> list[str]:
         f"columns: {names(policy.columns)}",
         f"results, from {policy.min_evaluation_patients} held-out patients or more: "
         f"{', '.join(metrics) or 'none'}",
+        *(["no run may share its noise with other sites"] if policy.peers is None else _peers(policy.peers)),
         *(
             ["'rounded' results carry no privacy guarantee"] if "rounded" in policy.metrics.values() else []
         ),
     ]  # fmt: skip
+
+
+def _peers(peers: PeerRules) -> list[str]:
+    return [
+        f"runs may share noise with {', '.join(sorted(peers.roster))}: {peers.honest} sites or fewer relied upon, "
+        f"{peers.colluders} or more taken to work together, {peers.least_cohort} or more in a step, {peers.repeats} "
+        "or fewer lost steps planned"
+    ]
 
 
 def _file(path: Path) -> Path:

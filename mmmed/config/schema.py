@@ -25,6 +25,7 @@ from mmmed.tasks import TASKS, Classification, Task
 
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
+Release = Literal["rounds", "steps", "secure-steps"]
 
 
 class DataConfig(Composed):
@@ -86,7 +87,7 @@ class TrainingConfig(Section):
     """Local training at a site."""
 
     batch_size: Positive = Field(
-        128, description='expected patients a step; with release = "steps" what a step\'s sum is divided by'
+        128, description="expected patients a step; what a sum is divided by, if rounds are single steps"
     )
     local_epochs: PositiveFloat = Field(4.0, description="passes over a site's patients in one round")
     records_per_patient: Positive = Field(2, description="at most so many records of a patient a step")
@@ -144,17 +145,31 @@ class PrivacyConfig(Section):
 class FederationConfig(Section):
     """Rounds, how sites' updates are combined and sent, and how many sites must take part."""
 
-    rounds: Positive = Field(3, description='rounds; with release = "steps" steps of the whole federation')
-    release: Literal["rounds", "steps"] = Field(
+    rounds: Positive = Field(3, description="rounds; steps of the whole federation, if each is a single step")
+    release: Release = Field(
         "rounds",
-        description="what a site releases: the change after local epochs, or the clipped and noised sum of one step, "
-        "so that every patient of the federation counts alike",
+        description="what a site releases: the change after local epochs; the clipped and noised sum of one step, so "
+        "that every patient of the federation counts alike; or that under masks, so that the server sees the sum over "
+        "sites alone and they share the noise",
     )
     sampling_rate: float = Field(
         0.5,
         gt=0,
         le=1,
-        description='share of each site\'s patients that a step draws, with release = "steps"',
+        description="share of each site's patients that a step draws, if rounds are single steps",
+    )
+    honest: int = Field(
+        0,
+        ge=0,
+        description='sites whose noise adds up to the whole, with release = "secure-steps"; the others of min_sites '
+        "may work together with the server",
+    )
+    repeats: int = Field(
+        6,
+        ge=0,
+        le=10_000,
+        description="steps that may be lost to a site that drops out and be asked again, planned in advance, with "
+        'release = "secure-steps"',
     )
     min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
     strategy: Annotated[Strategy, STRATEGIES] = FedAvg()
@@ -225,13 +240,13 @@ class RunConfig(Section):
     @property
     def step_rate(self) -> float | None:
         """The share of each site's patients in a step, where a round is one step of the federation; else None."""
-        return self.federation.sampling_rate if self.federation.release == "steps" else None
+        return None if self.federation.release == "rounds" else self.federation.sampling_rate
 
     @model_validator(mode="after")
     def _steps(self) -> RunConfig:
         """Refuse what does not go with one sum a step: several local steps, or a need for more than the sum."""
         federation, training = self.federation, self.training
-        if federation.release != "steps":
+        if federation.release == "rounds":
             return self
         asked = {
             "training.optimizer": (training.optimizer, "sgd", "the server's strategy is the optimiser"),
@@ -259,15 +274,34 @@ class RunConfig(Section):
                 "it hides a site's rounds",
             ),
         }
+        if federation.release == "secure-steps":
+            asked |= {
+                "privacy.enabled": (self.privacy.enabled, True, "what it shares is the noise"),
+                "federation.wire": (federation.wire, "float32", "masked words cannot be shortened"),
+            }
         for key, (found, needed, reason) in asked.items():
             if found != needed:
                 raise ValueError(
-                    f'federation.release = "steps" needs {key} = {needed!r}: {reason}. Found {found!r}'
+                    f"federation.release = {federation.release!r} needs {key} = {needed!r}: {reason}. Found {found!r}"
                 )
         if federation.strategy.needs_single_updates:
             raise ValueError(
-                f'federation.release = "steps" sends one sum a step, and strategy {federation.strategy.kind!r} '
-                "corrects local steps. Choose another, such as 'fedavg' or 'fedadam'"
+                f"federation.release = {federation.release!r} sends one sum a step, and strategy "
+                f"{federation.strategy.kind!r} corrects local steps. Choose another, such as 'fedavg' or 'fedadam'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _shared_noise(self) -> RunConfig:
+        federation = self.federation
+        if federation.release != "secure-steps":
+            return self
+        if not 1 <= federation.honest <= federation.min_sites or federation.min_sites < 2:
+            raise ValueError(
+                'federation.release = "secure-steps" shares the noise over federation.honest sites, from 1 to '
+                "min_sites (2 or more; the smallest cohort of a step). Found honest = "
+                f"{federation.honest}, min_sites = {federation.min_sites}. With "
+                "K sites, honest = 3 K / 4 and min_sites = K are usual"
             )
         return self
 

@@ -29,7 +29,7 @@ from mmmed.config.sources import flat_from_json, to_json
 from mmmed.errors import ConfigError
 
 AskAgain = Literal["no", "once", "until decided"]
-Phase = Literal["train", "evaluate"]
+Phase = Literal["join", "train", "evaluate"]
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
 MODEL = "model"  # name of the model's parameters among a request's tensors
@@ -70,6 +70,7 @@ class Refusal(StrEnum):
     REQUEST = "request-invalid", "the site could not read the request: install the same version"
     HELD = "awaiting-approval", "somebody at the site has to approve the run", "until decided"
     DENIED = "not-approved", "the site decided against the run"
+    VOID = "step-void", "the site began this attempt before and its answer is lost"
     CRASHED = "crashed", "the site's task ended before it was done", "once"
     STOPPED = "stopped", "the site was stopped while it worked", "once"
     FAILED = "failed", "the site could not finish; its own log says why"
@@ -123,6 +124,38 @@ def code_of(reply: Message) -> str:
     return _FLOWER_CODES.get(reply.error.code, Refusal.FAILED)
 
 
+@dataclass(frozen=True)
+class SumRequest:
+    """What goes with the requests of a run of masked sums; to this module all but the number is opaque.
+
+    Attributes:
+        terms: what all sites agree on (`privacy.secure_sum.Terms.content`); b"" to ask who a site is.
+        keys: the sites' keys of the run (`privacy.secure_sum.keys.Bundle.content`); b"" while they join.
+        attempt: number of the attempt among all of the run, from 1.
+        cohort: names of the sites that are asked, sorted.
+    """
+
+    terms: bytes = b""
+    keys: bytes = b""
+    attempt: int = 0
+    cohort: tuple[str, ...] = ()
+
+    def to_record(self) -> ConfigRecord:
+        """As Flower carries it."""
+        return ConfigRecord(
+            {"terms": self.terms, "keys": self.keys, "attempt": self.attempt, "cohort": list(self.cohort)}
+        )
+
+    @classmethod
+    def read(cls, fields: ConfigRecord) -> SumRequest:
+        """From what arrived. Raises ConfigError for another form."""
+        terms, keys, attempt, cohort = (fields.get(name) for name in ("terms", "keys", "attempt", "cohort"))
+        named = isinstance(cohort, list) and all(isinstance(one, str) for one in cohort)
+        if not (isinstance(terms, bytes) and isinstance(keys, bytes) and type(attempt) is int and named):
+            raise ConfigError("request: the part on masked sums is not of the form that was agreed")
+        return cls(terms, keys, attempt, tuple(map(str, cohort)))  # type: ignore[arg-type]
+
+
 class Refused(Exception):
     """A reply that cannot be used; its text is the code of the refusal."""
 
@@ -138,6 +171,7 @@ class Request:
         frozen: digests of what is not trained, `mmmed.models.frozen_digests`.
         tensors: what to work from as `mmmed.wire` bytes: `MODEL`, and to train what the strategy sends beside it.
         receipt: the newest entry of the site's ledger that the server has seen, "" if it has seen none.
+        sum: of a run of masked sums.
     """
 
     run_id: str
@@ -146,6 +180,7 @@ class Request:
     frozen: Mapping[str, str]
     tensors: Mapping[str, bytes]
     receipt: str = ""
+    sum: SumRequest | None = None
 
     def to_record(self) -> RecordDict:
         """The request as a Flower record."""
@@ -157,7 +192,10 @@ class Request:
             "ledger-receipt": self.receipt,
         }
         arrays = ArrayRecord({name: _payload(data) for name, data in self.tensors.items()})
-        return RecordDict({"arrays": arrays, "config": ConfigRecord({**fields})})
+        record = RecordDict({"arrays": arrays, "config": ConfigRecord({**fields})})
+        if self.sum is not None:
+            record["sum"] = self.sum.to_record()
+        return record
 
     @classmethod
     def read(cls, record: RecordDict) -> Request:
@@ -177,7 +215,9 @@ class Request:
         arrays = record.get("arrays")
         tensors = {n: one.data for n, one in arrays.items()} if isinstance(arrays, ArrayRecord) else {}
         config = from_flat(flat_from_json(text))
-        return cls(run_id, number, config, frozen, tensors, str(fields.get("ledger-receipt", "")))
+        asked = record.get("sum")
+        masked = SumRequest.read(asked) if isinstance(asked, ConfigRecord) else None
+        return cls(run_id, number, config, frozen, tensors, str(fields.get("ledger-receipt", "")), masked)
 
     def packed(self, name: str) -> bytes:
         """One of the tensors, as `mmmed.wire` bytes.
@@ -237,11 +277,42 @@ class _Reply:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JoinReply(_Reply):
+    """Who a site is, to a run of masked sums.
+
+    Attributes:
+        key: its own public key, Ed25519 in hexadecimal digits.
+        introduction: its key of the run (`privacy.secure_sum`), once it was sent the terms; else b"".
+    """
+
+    key: str
+    introduction: bytes = b""
+
+    def to_record(self) -> RecordDict:
+        record = super().to_record()
+        record["join"] = ConfigRecord({"key": self.key, "introduction": self.introduction})
+        return record
+
+    @classmethod
+    def read(cls, record: RecordDict) -> Self:
+        """From what arrived; neither key is looked into.
+
+        Raises:
+            Refused: it is not of this form.
+        """
+        common, fields = cls._common(record), _part(record, "join", ConfigRecord)
+        key, introduction = fields.get("key"), fields.get("introduction")
+        if not (isinstance(key, str) and isinstance(introduction, bytes)):
+            raise Refused(Refusal.BAD_RECORD)
+        return cls(key=key, introduction=introduction, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainReply(_Reply):
     """The answer to a training request.
 
     Attributes:
-        update: the change of the trainable parameters, as `mmmed.wire` bytes.
+        update: the change of the trainable parameters, as `mmmed.wire` bytes; or masked words, in a run of those.
     """
 
     update: bytes

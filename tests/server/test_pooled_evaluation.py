@@ -72,6 +72,6 @@ def test_tables_are_checked_when_they_arrive(sent: np.ndarray, refused: str | No
             "tables": ArrayRecord({"tables": Array(sent)}),
         }
     )
-    read = read_reply(request, Message(content, reply_to=request), 0.0, {})
+    read = read_reply(request, Message(content, reply_to=request), 0.0, "evaluate", {})
     assert read.refused == refused
     assert (read.histograms is None) == (refused is not None)

@@ -30,7 +30,7 @@ def test_a_reply_that_was_read_is_freed_at_once() -> None:
         alive = weakref.ref(reply.content["arrays"]["update"])
         gc.disable()
         try:
-            answer = read_reply(request, reply, 0.0, {"layer": (2, 3)})
+            answer = read_reply(request, reply, 0.0, "train", {"layer": (2, 3)})
             del reply, content
             assert alive() is None
         finally:
