@@ -113,7 +113,7 @@ def _federation(
     config: RunConfig, patients: int, sites: int, honest: int | None, spread: float
 ) -> dict[str, Any]:
     """Print what is recommended to a federation; returns it for ``--json``."""
-    from mmmed.cli.plan_recommendation import known_releases, recommended, show_recommendation
+    from mmmed.cli.plan_recommendation import recommended, show_recommendation
     from privacy.planning.releases import compare_releases, recommend, recommended_honest
     from privacy.planning.settings import agreeing
 
@@ -128,7 +128,7 @@ def _federation(
         local_epochs=config.training.local_epochs,
         rounds=config.federation.rounds,
     )
-    release = recommend(releases, known_releases())
+    release = recommend(releases)
     tree = recommended(config, release, patients=patients, sites=sites, honest=honest)
     shared = agreeing(config.training.records_per_patient, spread)
     show_recommendation(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import tomli_w
 from rich.console import Console
 from rich.table import Table
 
-from mmmed.config import FederationConfig, RunConfig
+from mmmed.config import RunConfig
 from mmmed.config.keys import nest
 from mmmed.models.head import linear_head
 from privacy.accounting import shown
@@ -18,11 +18,6 @@ from privacy.planning import delta_is_large
 from privacy.planning.releases import REPEATS, SECURE_STEPS, Release, learning_rate
 
 WIDTH = 80
-
-
-def known_releases() -> tuple[str, ...]:
-    """The values that `federation.release` may have."""
-    return get_args(FederationConfig.model_fields["release"].annotation)
 
 
 def recommended(
@@ -82,7 +77,8 @@ def show_recommendation(
     )
     print(f"\n{_toml(tree)}")
     _say(
-        f"Each site solves its noise itself: noise multiplier {chosen.event.noise_multiplier:.4f}, epsilon "
+        f"Of {'the sum' if chosen.kind == SECURE_STEPS else 'each site'}: noise multiplier "
+        f"{chosen.event.noise_multiplier:.4f}, epsilon "
         f"{shown(chosen.epsilon)} (PLD) for {chosen.event.steps} steps at sampling rate {chosen.event.sampling_rate:g}."
     )
     if chosen.kind == SECURE_STEPS:

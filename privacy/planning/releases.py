@@ -146,13 +146,13 @@ def compare_releases(
     return found, missing
 
 
-def recommend(releases: Collection[Release], known: Collection[str]) -> Release:
-    """The single steps with the least noise of those that are `known`; where sites are too few to share it, the plain.
+def recommend(releases: Collection[Release]) -> Release:
+    """The single steps with the least noise; where sites are too few to share it, the plain.
 
     Rounds are not recommended: a patient of a small site counts more there than one of a large, and what is trained
     depends on sites' sizes.
     """
-    able = [one for one in releases if one.kind in known and one.kind in (STEPS, SECURE_STEPS)]
+    able = [one for one in releases if one.kind in (STEPS, SECURE_STEPS)]
     return min(able, key=lambda one: (one.noise, one.kind == SECURE_STEPS))
 
 

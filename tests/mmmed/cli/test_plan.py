@@ -11,10 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mmmed.cli import app
-from mmmed.config import RunConfig, resolve
+from mmmed.config import FederationConfig, RunConfig, resolve
 from privacy.accounting import DpSgdEvent, epsilon, shown
 from privacy.errors import PlanError
 from privacy.planning import plan_training
+from privacy.planning.releases import REPEATS
 
 TABLE = "[data]\nimage = ''\ntext = ''\nnumbers = { age = [0, 90], crp = [0, 5] }\n"
 
@@ -30,7 +31,7 @@ def plan(*arguments: str | Path) -> str:
 def pasted(out: str, folder: Path, before: str = "") -> RunConfig:
     """The configuration that the printed lines are, pasted below `before`."""
     file = folder / "run.toml"
-    file.write_text(before + out[out.index("[model]") : out.index("Each site solves")])
+    file.write_text(before + out[out.index("[model]") : out.index("\nOf ")])
     return resolve(file).config
 
 
@@ -124,3 +125,14 @@ print(sorted({{"torch", "monai", "opacus", "flwr", "plotly", "pandas"}} & set(sy
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stdout + done.stderr
+
+
+def test_where_noise_can_be_shared_it_is_recommended_as_a_run_takes_it(tmp_path: Path) -> None:
+    out = plan("--patients", "1000", "--sites", "4", "--epsilon", "4", "--delta", "1e-5")
+    federation = pasted(out, tmp_path).federation
+    assert (federation.release, federation.honest, federation.min_sites) == ("secure-steps", 3, 4)
+    assert f"for {federation.rounds + federation.repeats} steps" in " ".join(out.split())
+
+
+def test_the_steps_that_are_planned_again_are_as_many_as_a_run_asks_for() -> None:
+    assert FederationConfig().repeats == REPEATS
