@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -152,7 +153,7 @@ class Request:
         fields: dict[str, int | str] = {
             "server-round": self.round,
             "run-id": self.run_id,
-            "run-config": to_json(self.config),
+            "run-config": _text(self.config),
             "frozen-parts": json.dumps(dict(self.frozen)),
             "ledger-receipt": self.receipt,
         }
@@ -176,7 +177,7 @@ class Request:
             raise ConfigError(f"request lacks its round or frozen parts: {error}") from error
         arrays = record.get("arrays")
         tensors = {n: one.data for n, one in arrays.items()} if isinstance(arrays, ArrayRecord) else {}
-        config = from_flat(flat_from_json(text))
+        config = _config(text)
         return cls(run_id, number, config, frozen, tensors, str(fields.get("ledger-receipt", "")))
 
     def packed(self, name: str) -> bytes:
@@ -189,6 +190,17 @@ class Request:
             return self.tensors[name]
         except KeyError as error:
             raise ConfigError(f"request lacks its tensors {name!r}") from error
+
+
+@lru_cache(maxsize=4)
+def _text(config: RunConfig) -> str:
+    """A run's configuration as it goes with each of its requests."""
+    return to_json(config)
+
+
+@lru_cache(maxsize=4)
+def _config(text: str) -> RunConfig:
+    return from_flat(flat_from_json(text))
 
 
 def run_of(record: RecordDict) -> tuple[str, str]:
