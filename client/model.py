@@ -6,11 +6,12 @@ import copy
 from collections.abc import Mapping
 from functools import lru_cache
 
+import numpy as np
 import torch
 
-from mmmed.config import RunConfig
+from mmmed.config import RunConfig, TrainingConfig
 from mmmed.data.loader import Records, SiteData
-from mmmed.data.made_up import made_up_records
+from mmmed.data.made_up import made_up_records, record_counts
 from mmmed.errors import WeightsDiffer
 from mmmed.models import (
     FrozenEncoders,
@@ -20,8 +21,9 @@ from mmmed.models import (
     frozen_digests,
 )
 from mmmed.paths import cache_home
+from mmmed.training import part_size
 
-_MADE_UP = 32  # patients
+_MADE_UP = 32  # patients at least
 
 
 class _RunModel:
@@ -31,8 +33,15 @@ class _RunModel:
         self.encoders: FrozenEncoders | None = None
         if config.model.trainable in ("lora", "fusion-head"):
             self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
-        records = made_up_records(config, _MADE_UP)
+        records = made_up_records(config, _enough(config))
         self.made_up = records if self.encoders is None else self.encoders.records(records)
+
+
+def _enough(config: RunConfig) -> int:
+    """Made-up patients whose records fill one part of a step and begin another."""
+    training, size = config.training, part_size(config)
+    taken = np.minimum(record_counts(config, size + 1), training.records_per_patient) * training.views
+    return max(_MADE_UP, 1 + int(np.searchsorted(np.cumsum(taken), size, "right")))
 
 
 def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
@@ -49,7 +58,7 @@ def check_weights(config: RunConfig, wanted: Mapping[str, str]) -> None:
     try:
         check_frozen(_run_model(config).digests, wanted, config)
     except WeightsDiffer:
-        _run_model.cache_clear()  # the mended weights are read when the server asks again
+        _built.cache_clear()  # the mended weights are read when the server asks again
         raise
 
 
@@ -65,7 +74,7 @@ def made_up(config: RunConfig) -> Records:
 
 def as_read(data: SiteData, config: RunConfig) -> SiteData:
     """The site's records in the form that the run's model takes: features in place of a frozen encoder's inputs."""
-    return _records(data, config)
+    return _read_as(data, built_by(config))
 
 
 def device() -> torch.device:
@@ -73,12 +82,31 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@lru_cache(maxsize=2)
+def built_by(config: RunConfig) -> RunConfig:
+    """The run's task, data and model, and of its training what decides how they are built; the rest as by default.
+
+    Runs that differ in nothing of this have the same model, as built, and the same records.
+    """
+    training = config.training
+    own = TrainingConfig(
+        seed=training.seed,
+        augment=training.augment,
+        views=training.views,
+        records_per_patient=training.records_per_patient,
+    )
+    return RunConfig.model_construct(task=config.task, data=config.data, model=config.model, training=own)
+
+
 def _run_model(config: RunConfig) -> _RunModel:
+    return _built(built_by(config))
+
+
+@lru_cache(maxsize=2)
+def _built(config: RunConfig) -> _RunModel:
     return _RunModel(config)
 
 
 @lru_cache(maxsize=16)
-def _records(data: SiteData, config: RunConfig) -> SiteData:
-    encoders = _run_model(config).encoders
+def _read_as(data: SiteData, built: RunConfig) -> SiteData:
+    encoders = _built(built).encoders
     return data if encoders is None else encoders.site(data)

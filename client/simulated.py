@@ -10,15 +10,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from client.mechanism import local_schedule
+from client.model import built_by
 from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
 from client.site_folder import STATE, StateFolder
-from mmmed.config import RunConfig
-from mmmed.data.loader import open_site_data
-from mmmed.data.manifest import Manifest, read_manifest
+from mmmed.config import DataConfig, RunConfig
+from mmmed.data.loader import SiteData, open_site_data
+from mmmed.data.manifest import Manifest, read_manifest, table_file
 from mmmed.data.source import locate
 from mmmed.errors import DataError
 from mmmed.paths import image_cache
+from mmmed.tasks import Task
 from privacy.errors import PlanError, PolicyError
 from privacy.keys import load_or_create_key
 from privacy.ledger import Budget
@@ -81,8 +83,34 @@ class Partition:
 
 
 def simulated_manifest(config: RunConfig) -> Manifest:
-    """The table of all simulated sites."""
-    return read_manifest(locate(config.data.source), config.data, config.task)
+    """The table of all simulated sites; one that has not changed is read once a process."""
+    root = locate(config.data.source)
+    path = table_file(root, config.data)
+    stat = path.stat() if path.is_file() else None
+    stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino) if stat else (0, 0, 0)
+    return _read(root, config.data, config.task, stamp)
+
+
+@lru_cache(maxsize=2)
+def _read(root: Path, data: DataConfig, task: Task, stamp: tuple[int, int, int]) -> Manifest:
+    return read_manifest(root, data, task)
+
+
+@lru_cache(maxsize=64)
+def site_manifest(manifest: Manifest, site: str) -> Manifest:
+    """`Manifest.of_site`, the same object each time."""
+    return manifest.of_site(site)
+
+
+def site_data(manifest: Manifest, config: RunConfig) -> SiteData:
+    """The records of a simulated site, of which `site_manifest` gave the table."""
+    return _opened(manifest, built_by(config))[0]
+
+
+@lru_cache(maxsize=64)
+def _opened(manifest: Manifest, built: RunConfig) -> tuple[SiteData, tuple[str, ...], tuple[str, ...]]:
+    """A simulated site's records and `split_patients`, shared by the runs of a process; `built` as `built_by` gives."""
+    return open_site_data(manifest, built, image_cache()), *split_patients(manifest, built)
 
 
 def check_site(manifest: Manifest, config: RunConfig) -> int:
@@ -94,7 +122,7 @@ def check_site(manifest: Manifest, config: RunConfig) -> int:
         DataError: unreadable images, or no patient to train on.
         PlanError: delta or batch size does not suit the site.
     """
-    patients = open_site_data(manifest, config, image_cache()).train.patients
+    patients = site_data(manifest, config).train.patients
     try:
         if config.privacy.enabled:
             check_delta(config.privacy.delta, patients)
@@ -119,10 +147,10 @@ def open_simulated(manifest: Manifest, config: RunConfig, state: Path, policy: P
         SigningKeyError: the file of the site's key does not hold one.
     """
     state.mkdir(parents=True, exist_ok=True)
-    patients, others = split_patients(manifest, config)
+    data, patients, others = _opened(manifest, built_by(config))
     return Site(
         name=manifest.sites[0],
-        data=open_site_data(manifest, config, image_cache()),
+        data=data,
         patients=patients,
         held_out=others,
         state=state,
@@ -156,4 +184,4 @@ def _open(config: RunConfig, partition: int, count: int, state: Path) -> Site:
             f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "
             f"has {count} nodes. Start one node a site"
         )
-    return open_simulated(manifest.of_site(manifest.sites[partition]), config, state)
+    return open_simulated(site_manifest(manifest, manifest.sites[partition]), config, state)

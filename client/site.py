@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -116,7 +117,12 @@ class Site:
         )
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
-        return dataset_identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
+        return _identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
+
+
+@lru_cache(maxsize=16)
+def _identity(patients: tuple[str, ...], secret: bytes, pseudonyms: str) -> DatasetIdentity:
+    return dataset_identity(patients, secret, pseudonyms)
 
 
 def split_patients(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

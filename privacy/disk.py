@@ -44,10 +44,10 @@ def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
         lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
-    place, best = path.resolve(), (-1, "")
+    place, best = f"{path.resolve()}/", (-1, "")
     for line in lines:
         before, _, after = line.partition(" - ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]))
-        if place.is_relative_to(point) and len(point.parts) >= best[0]:  # a later mount covers an earlier one
-            best = (len(point.parts), after.split()[0])
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4]).rstrip("/")
+        if place.startswith(f"{point}/") and len(point) >= best[0]:  # a later mount covers an earlier one
+            best = (len(point), after.split()[0])
     return best[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import metadata
 
 _PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
@@ -9,6 +10,12 @@ _PACKAGES = ("mmmed", "torch", "opacus", "dp-accounting", "cryptography")
 
 def versions() -> dict[str, str]:
     """Versions of the installed packages on which the guarantee rests."""
+    return dict(_versions())
+
+
+@lru_cache(maxsize=1)
+def _versions() -> dict[str, str]:
+    """As this process has them: what is installed meanwhile is not what it runs."""
     found = {}
     for package in _PACKAGES:
         try:

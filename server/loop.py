@@ -21,6 +21,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from mmmed.config import FederationConfig
 from mmmed.errors import RunError
 from mmmed.federation.protocol import Refusal
 from mmmed.federation.strategies.base import AtServer, Combined
@@ -148,7 +149,8 @@ class Rounds:
 
     def _finish(self, trained: dict[str, Any], model: Arrays, curves: Curves) -> None:
         """Evaluate a trained round and log it. An unchanged model is not evaluated again: that may cost privacy."""
-        started, due = time.monotonic(), trained["changed"] and self._is_evaluated(trained["round"])
+        started = time.monotonic()
+        due = trained["changed"] and is_milestone(self._federation, trained["round"])
         answers = list(self._sites.evaluate(trained["round"], model)) if due else []
         self._changed += trained["changed"]
         record = trained | self._combiner.statement(self._changed)
@@ -162,10 +164,11 @@ class Rounds:
         curves.write(record)
         self._on_event(RoundFinished(trained["round"], self._federation.rounds, record))
 
-    def _is_evaluated(self, number: int) -> bool:
-        """Every round, or every tenth part of a run whose rounds are single steps."""
-        rounds = self._federation.rounds
-        return self._federation.release == "rounds" or number % max(1, rounds // 10) == 0 or number == rounds
+
+def is_milestone(federation: FederationConfig, number: int) -> bool:
+    """Whether a round is evaluated and reported on: each is, or every tenth part of a run of single steps."""
+    rounds = federation.rounds
+    return federation.release == "rounds" or number % max(1, rounds // 10) == 0 or number == rounds
 
 
 def _unless_outlier(answer: Answer, outliers: set[int]) -> Answer:

@@ -13,7 +13,7 @@ from mmmed.errors import RunError, WeightsDiffer
 from mmmed.files import write_atomic
 from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
 from server.events import Event, OnEvent, RoundFinished, ignore
-from server.loop import Rounds
+from server.loop import Rounds, is_milestone
 from server.privacy_report import RunReport
 from server.run_folder import RunFolder
 
@@ -46,10 +46,15 @@ def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: On
                 report = RunReport(folder)  # not before: a resumed run may have forgotten a round
             else:
                 report.add(event.record)
-            report.write()
+            if is_milestone(folder.config.federation, event.round):
+                report.write()
         on_event(event)
 
-    final = Rounds(grid, folder, watch, frozen).run(initial)
+    try:
+        final = Rounds(grid, folder, watch, frozen).run(initial)
+    finally:
+        if report is not None:
+            report.write_if_behind()
     if report is None:
         RunReport(folder).write_if_behind()
     model.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in final.items()}, strict=False)

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from client.simulated import POLICY, check_site, read_trial_policy, simulated_manifest
+from client.simulated import (
+    POLICY,
+    check_site,
+    read_trial_policy,
+    simulated_manifest,
+    site_data,
+    site_manifest,
+)
 from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
@@ -20,7 +27,7 @@ from mmmed.errors import ConfigError, RunError
 from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
-from mmmed.inference.sites import predict_sites
+from mmmed.inference.sites import predict_opened, predict_sites
 from mmmed.models import MultimodalModel, build_model, load_model
 from server.run import federate
 from server.run_folder import RunFolder
@@ -102,7 +109,7 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
         print(f"{site}: {count} rows without {', '.join(config.task.columns.values())} are left out")
     if manifest.waiting:
         print(waiting_note(manifest.root, manifest.waiting))
-    patients = {name: check_site(manifest.of_site(name), config) for name in manifest.sites}
+    patients = {name: check_site(site_manifest(manifest, name), config) for name in manifest.sites}
     if warning := advice(config, model, patients):
         print(warning)
     return Prepared(model, manifest, patients)
@@ -121,7 +128,9 @@ def _drive(run: RunFolder, prepared: Prepared, engine: str, workers: int | None)
             with InProcessGrid(CLIENT_APP, own, workers=processes) as grid:
                 federate(grid, run, model, display)
     check_learnt(run)
-    evaluation = _evaluate(run.model, run.config, prepared.manifest.root)
+    sites = {name: site_data(site_manifest(prepared.manifest, name), run.config) for name in nodes}
+    target, predicted = run.config.task.target(), predict_opened(model.eval(), run.config, sites)
+    evaluation = evaluate(target, predicted, seed=run.config.training.seed)
     write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
     show_results(run, evaluation, prepared.patients)
 
@@ -155,12 +164,8 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
     folder = path / "model" if (path / "model").is_dir() else path
     if (path / "config.toml").is_file() and (path / "environment.json").is_file() and folder == path:
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
-    _, config = load_model(folder)
-    evaluation = _evaluate(folder, config, locate(data or config.data.source))
+    model, config = load_model(folder)
+    predicted = predict_sites(model, config, locate(data or config.data.source))
+    evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)
     return evaluation
-
-
-def _evaluate(folder: Path, config: RunConfig, root: Path) -> Evaluation:
-    model, _ = load_model(folder)
-    return evaluate(config.task.target(), predict_sites(model, config, root), seed=config.training.seed)

@@ -147,10 +147,8 @@ class PatientBatches:
         order = np.argsort(records.patient, kind="stable")
         starts = np.searchsorted(records.patient[order], np.arange(records.patients + 1))
         self._of_patient = [order[starts[p] : starts[p + 1]] for p in range(records.patients)]
-        self._keys = [b""] * len(records)
-        for patient, own in zip(records.names, self._of_patient, strict=True):
-            for number, position in enumerate(own):
-                self._keys[position] = record_key(patient, number)
+        self._number = np.empty(len(records), dtype=np.int64)  # of a record among its patient's
+        self._number[order] = np.arange(len(records)) - starts[records.patient[order]]
 
     def __call__(self, step: int, patients: np.ndarray) -> Batch:
         """The batch of the drawn `patients` (P,) int64 in step `step` of the round; of nobody, an empty batch."""
@@ -179,5 +177,6 @@ class PatientBatches:
         return MODALITIES[name].view(given, np.stack(drawn, axis=1).reshape(-1, UNIFORMS))
 
     def _uniforms(self, step: int, purpose: str, positions: np.ndarray) -> np.ndarray:
-        keys = [self._keys[position] for position in positions]
+        names, patient = self._records.names, self._records.patient
+        keys = [record_key(names[patient[position]], int(self._number[position])) for position in positions]
         return uniforms(f"seed {self._seed}, step {step}: {purpose}", keys)

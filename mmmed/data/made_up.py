@@ -27,8 +27,7 @@ def made_up_records(config: RunConfig, patients: int, *, seed: int = 0) -> Recor
     Raises:
         ModelError: what an encoder needs to read its modality, such as a tokenizer, is not here.
     """
-    counts = [1 + patient % (config.training.records_per_patient + 1) for patient in range(patients)]
-    owner = np.repeat(np.arange(patients), counts)
+    owner = np.repeat(np.arange(patients), record_counts(config, patients))
     total, rng = len(owner), np.random.default_rng(seed)
     return Records(
         modalities={name: MODALITIES[name].make_up(config, total, rng) for name in config.data.modalities},
@@ -37,3 +36,8 @@ def made_up_records(config: RunConfig, patients: int, *, seed: int = 0) -> Recor
         names=tuple(map(str, range(patients))),
         rows=np.arange(total),
     )
+
+
+def record_counts(config: RunConfig, patients: int) -> np.ndarray:
+    """(patients,) int64, how many records each made-up patient has."""
+    return 1 + np.arange(patients) % (config.training.records_per_patient + 1)

@@ -36,9 +36,9 @@ def refuse(message: str) -> NoReturn:
     raise DataError(message)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Manifest:
-    """Checked records.
+    """Checked records. One is equal to itself alone.
 
     Attributes:
         root: folder that file paths are relative to.

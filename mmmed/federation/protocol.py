@@ -16,6 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -187,7 +188,7 @@ class Request:
         fields: dict[str, int | str] = {
             "server-round": self.round,
             "run-id": self.run_id,
-            "run-config": to_json(self.config),
+            "run-config": _text(self.config),
             "frozen-parts": json.dumps(dict(self.frozen)),
             "ledger-receipt": self.receipt,
         }
@@ -214,10 +215,10 @@ class Request:
             raise ConfigError(f"request lacks its round or frozen parts: {error}") from error
         arrays = record.get("arrays")
         tensors = {n: one.data for n, one in arrays.items()} if isinstance(arrays, ArrayRecord) else {}
-        config = from_flat(flat_from_json(text))
         asked = record.get("sum")
         masked = SumRequest.read(asked) if isinstance(asked, ConfigRecord) else None
-        return cls(run_id, number, config, frozen, tensors, str(fields.get("ledger-receipt", "")), masked)
+        receipt = str(fields.get("ledger-receipt", ""))
+        return cls(run_id, number, _config(text), frozen, tensors, receipt, masked)
 
     def packed(self, name: str) -> bytes:
         """One of the tensors, as `mmmed.wire` bytes.
@@ -229,6 +230,17 @@ class Request:
             return self.tensors[name]
         except KeyError as error:
             raise ConfigError(f"request lacks its tensors {name!r}") from error
+
+
+@lru_cache(maxsize=4)
+def _text(config: RunConfig) -> str:
+    """A run's configuration as it goes with each of its requests."""
+    return to_json(config)
+
+
+@lru_cache(maxsize=4)
+def _config(text: str) -> RunConfig:
+    return from_flat(flat_from_json(text))
 
 
 def run_of(record: RecordDict) -> tuple[str, str]:

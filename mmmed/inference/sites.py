@@ -5,10 +5,11 @@ For whoever holds all of the data: a researcher's simulation, or one site with i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import open_site_data
+from mmmed.data.loader import SiteData, open_site_data
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
 from mmmed.models import FrozenEncoders, MultimodalModel
@@ -16,18 +17,26 @@ from mmmed.paths import cache_home, image_cache
 
 
 def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list[Predictions]:
-    """Predictions of each site's held-out records; sites that hold out nothing are left out.
-
-    The model's frozen encoders are taken out of it (`FrozenEncoders`).
+    """`predict_opened` of every site of the data set in the folder `root`.
 
     Raises:
         DataError: see `mmmed.data.manifest.read_manifest`.
     """
     manifest = read_manifest(root, config.data, config.task)
+    sites = {name: open_site_data(manifest.of_site(name), config, image_cache()) for name in manifest.sites}
+    return predict_opened(model, config, sites)
+
+
+def predict_opened(
+    model: MultimodalModel, config: RunConfig, sites: Mapping[str, SiteData]
+) -> list[Predictions]:
+    """Predictions of each site's held-out records; sites that hold out nothing are left out.
+
+    The model's frozen encoders are taken out of it (`FrozenEncoders`).
+    """
     encoders = FrozenEncoders(model, config, cache_home() / "features")
     target, predictions = config.task.target(), []
-    for name in manifest.sites:
-        site = open_site_data(manifest.of_site(name), config, image_cache())
+    for name, site in sites.items():
         if len(site.test):
             guess = target.guess(site.train.labels)
             prediction = predict(model, target, encoders.records(site.test))

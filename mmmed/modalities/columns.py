@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,9 +61,16 @@ class Files(Column):
         records = super().check(records, data, reading)
         files, root, resolved = records[self.name], reading.root, reading.root.resolve()
 
+        @cache
+        def folder(path: Path) -> Path:  # there are far fewer than files
+            return path.resolve()
+
         def leaves(file: str) -> bool:
+            path = resolved / file
             try:
-                return bool(file) and not (resolved / file).resolve().is_relative_to(resolved)
+                if path.is_symlink() or path.name in ("", ".."):
+                    return bool(file) and not path.resolve().is_relative_to(resolved)
+                return bool(file) and not folder(path.parent).is_relative_to(resolved)
             except (OSError, ValueError):  # no name of a file at all: a run may name any column
                 return False
 

@@ -67,6 +67,7 @@ class Table(Modality):
     data_keys = TableData
     model_keys = TableModel
     column_keys = ("numbers", "categories")
+    together = 256  # a few numbers each
     joins_fusion = True
     is_values = True
 

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.stats import rankdata
 
 from mmmed.data.cells import Problem, canonical, rows_of
 from mmmed.tasks import Classification
@@ -135,5 +134,8 @@ def _area(score: np.ndarray, positive: np.ndarray) -> tuple[float, int]:
     pairs = n_positive * (len(positive) - n_positive)
     if pairs == 0:
         return float("nan"), 0
-    ranks = rankdata(score)
-    return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / pairs), pairs
+    if np.isnan(score).any():
+        return float("nan"), pairs
+    own, others = score[positive], np.sort(score[~positive])
+    below = np.searchsorted(others, own, "left").sum() + np.searchsorted(others, own, "right").sum()
+    return float(below / 2 / pairs), pairs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Protocol
 
@@ -13,12 +13,25 @@ from torch import nn
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, parts
 from mmmed.modalities import MODALITIES
+from mmmed.modalities.base import Modality
 from mmmed.training.losses import batch_losses
 
 
 def part_size(config: RunConfig) -> int:
-    """How many records of a run are computed together in training: as few as its largest modality asks for."""
-    return min(MODALITIES[name].together for name in config.data.modalities)
+    """How many records of a run are computed together in training: as few as its largest trained part asks for.
+
+    A frozen encoder asks for nothing: its features are there before.
+    """
+    return min([config.model.fusion.together, *(one.together for one in _trained(config))])
+
+
+def _trained(config: RunConfig) -> Iterator[Modality]:
+    """The modalities whose encoders training computes."""
+    trainable = config.model.trainable
+    for one in (MODALITIES[name] for name in config.data.modalities):
+        frozen = trainable in ("fusion-head", "lora") and not one.joins_fusion
+        if not frozen or (trainable == "lora" and one.adapters):
+            yield one
 
 
 class Step(Protocol):

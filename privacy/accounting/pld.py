@@ -69,10 +69,13 @@ def epsilon(
     if not MIN_DELTA <= delta < 1:
         raise AccountingError(f"delta must be in [{MIN_DELTA}, 1). Found {delta!r}.")
     segments = merge(events)
-    if not segments:
-        return 0.0
-    width = interval(segments)
-    composed = compose(segments, width, adjacency, group_size)
+    return _solved(segments, delta, adjacency, group_size) if segments else 0.0
+
+
+@lru_cache(maxsize=4096)
+def _solved(segments: tuple[DpSgdEvent, ...], delta: float, adjacency: Adjacency, group_size: int) -> float:
+    """`epsilon`, which the sites of a simulation and the report ask of the same events again and again."""
+    composed = compose(segments, interval(segments), adjacency, group_size)
     return _epsilon(composed, segments, delta)
 
 
@@ -217,7 +220,8 @@ def _step(
 
 
 def clear_caches() -> None:
-    """Empty the caches of composed distributions, so that the cost of a composition can be measured."""
+    """Empty the caches of epsilons and of composed distributions, so that the cost of a composition can be measured."""
+    _solved.cache_clear()
     _compose.cache_clear()
     _step.cache_clear()
 

@@ -62,8 +62,11 @@ class Product(Use):
             return (left * right).square()
         if units.even:
             return _gram_product(_by_unit(self.left, units), _by_unit(self.right, units))
-        rows = ((self.left[r].flatten(0, 1)[None], self.right[r].flatten(0, 1)[None]) for r in units.spans())
-        return torch.cat([_gram_product(left, right) for left, right in rows])
+        squares = self.left.new_empty(units.count, dtype=torch.float64)
+        for which, rows in units.alike():
+            pair = (t[rows].reshape(len(which), -1, t.shape[-1]) for t in (self.left, self.right))
+            squares[which] = _gram_product(*pair)
+        return squares
 
     def reach(self, units: Units) -> torch.Tensor:
         """Term by term: where a gradient is 0, as at padding, nothing is added, however large the input."""

@@ -76,6 +76,15 @@ class Units:
         """The slice of each unit's records, once the records are ordered."""
         return [slice(a, b) for a, b in itertools.pairwise(self.bounds)]
 
+    def alike(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Units of equally many records, int64 [p], and those records unit by unit, int64 [p k], once ordered."""
+        starts = torch.cumsum(self.sizes, 0) - self.sizes
+        found = []
+        for size in self.sizes.unique():
+            which = torch.nonzero(self.sizes == size)[:, 0]
+            found.append((which, (starts[which, None] + torch.arange(int(size)).to(starts)).flatten()))
+        return found
+
     def weights(self, like: torch.Tensor) -> torch.Tensor:
         """1 / k_u for each record [R]: the sum of a unit's weighted losses is their mean."""
         return (1.0 / self.sizes.to(like.dtype))[self.index].to(like.device)

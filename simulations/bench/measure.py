@@ -197,13 +197,14 @@ def rows(
     return found
 
 
-def parser(name: str, about: str, repeats: int) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+def parser(name: str, about: str, repeats: int | None) -> argparse.ArgumentParser:
+    """The options that every benchmark has; ``--repeats`` with that default, unless it is None."""
     options = argparse.ArgumentParser(prog=f"python -m simulations.bench {name}", description=about)
     options.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
-    options.add_argument(
-        "--repeats", type=int, default=repeats, help="runs of each system (default: %(default)s)"
-    )
+    if repeats is not None:
+        options.add_argument(
+            "--repeats", type=int, default=repeats, help="runs of each system (default: %(default)s)"
+        )
     return options
 
 

@@ -33,6 +33,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "low rank": {"model": {"trainable": "lora"}},
     "norms and biases": {"model": {"trainable": "norm-bias"}},
     "linear fusion": {"model": {"fusion": {"kind": "linear"}}},
+    "linear fusion of frozen encoders": {"model": {"fusion": {"kind": "linear"}, "trainable": "fusion-head"}},
     "bfloat16": {"training": {"precision": "bfloat16"}},
     "volumes and a table": {
         "data": {

@@ -16,7 +16,13 @@ __all__ = ["FUSIONS", "Attention", "Fusion", "Linear"]
 
 
 class Fusion(Kind):
-    """How the modalities of a record become one prediction."""
+    """How the modalities of a record become one prediction.
+
+    Attributes:
+        together: how many records' activations training may hold at once, as `Modality.together` says of encoders.
+    """
+
+    together: ClassVar[int] = 32
 
 
 class Attention(Fusion):
@@ -41,6 +47,7 @@ class Linear(Fusion):
     """One linear layer on the pooled features of all modalities."""
 
     implementation: ClassVar[str] = "mmmed.models.fusion.linear:LinearFusion"
+    together: ClassVar[int] = 256  # a vector each
 
     kind: Literal["linear"] = "linear"
 
