@@ -27,12 +27,12 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.node import task
 from client.node.folder import NodeFolder
+from client.node.pace import Pace
 from client.node.start import CUT_OFF
 from mmmed.quiet import quieten
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.5  # seconds between two looks for a task
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
@@ -44,6 +44,7 @@ class Runner:
         self._address = address
         self._stopping = False
         self._child: int | None = None
+        self._pace = Pace(0.1, 0.5)
         secret = load_superexec_auth_secret(str(folder.secret))
         assert secret is not None
         self._client = RuntimeHttpClient.from_server_address(
@@ -68,14 +69,15 @@ class Runner:
                     AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP])
                 )
             except httpx.HTTPError:  # the node is starting, or being started again
-                time.sleep(_POLL)
+                time.sleep(self._pace.seconds)
                 continue
             if not reply.HasField("task") or not reply.token:
-                time.sleep(_POLL)
+                time.sleep(self._pace.seconds)
             elif reply.task.type != TaskType.CLIENT_APP:
                 log.error("the node offered a task of type %r: left undone", reply.task.type)
             else:
                 self._do(reply.token)
+                self._pace.came()
 
     def _do(self, token: str) -> None:
         """Do a task in a fork, and answer for it if it is killed."""

@@ -1,10 +1,11 @@
-"""The process that talks to the coordinator: Flower's SuperNode, mended in four places.
+"""The process that talks to the coordinator: Flower's SuperNode, mended in five places.
 
 1. It shows the site's certificate, so that the coordinator's nginx knows it (mutual TLS).
 2. A hiccup in a TLS handshake is tried again. Flower gives up for ever on any error whose text has "ssl" in it.
 3. When its loop or one of its threads ends, so does the process, and its supervisor starts it anew. Flower's stays
    alive without ever connecting again.
 4. Its heart beats every few seconds, so that a site that was killed is missed after 20 s and not after 60.
+5. For a minute after a message it looks for the next one often, so that a run of single steps does not wait for it.
 
 It never runs anybody's code: with ``--isolation process`` it hands its tasks to whoever knows the runner's secret.
 """
@@ -24,9 +25,11 @@ import httpx
 from flwr.supercore import heartbeat
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
-from flwr.supernode import fleet_http_connection
+from flwr.supernode import fleet_http_connection, start_client_internal
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
+
+from client.node.pace import NodeTime
 
 HEARTBEAT = 10  # seconds; Flower counts a node as lost after two
 ENDED = 75  # exit code of a node whose connection ended
@@ -38,6 +41,7 @@ def main(certificate: Path, key: Path, arguments: Sequence[str]) -> None:
     fleet_http_connection.make_simple_http_retry_invoker = _patient_invoker
     fleet_http_connection.HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT
     heartbeat.HEARTBEAT_DEFAULT_INTERVAL = HEARTBEAT
+    start_client_internal.time = NodeTime()  # type: ignore[assignment]
     threading.excepthook = _end
     sys.argv = ["flower-supernode", *arguments]
     try:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import re
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from pathlib import Path
 
+import pytest
 from flwr.superlink.routers.fleet.router import router as fleet
+from flwr.supernode import start_client_internal
 
+from client.node.pace import NodeTime
 from mmmed.config import from_flat
 from mmmed.config.sources import to_json
 from server.app_config import RUN_CONFIG, RUN_FOLDER, read_run_config
@@ -72,3 +78,29 @@ def test_a_runs_configuration_comes_through_the_bundle_whole() -> None:
     assert listed == {RUN_CONFIG: "", RUN_FOLDER: ""}
     config = from_flat({"federation.rounds": 5, "model.fusion.kind": "linear", "data.where": '{"a": 1}'})
     assert read_run_config(fuse_dicts(listed, {RUN_CONFIG: to_json(config)})) == config
+
+
+def test_the_node_sleeps_where_we_shorten_it() -> None:
+    """`client.node.pace.NodeTime` stands for `time` in this module, and knows these sleeps by their length."""
+    source = inspect.getsource(start_client_internal)
+    assert re.findall(r"^import time$", source, re.MULTILINE) and "from time" not in source
+    assert re.findall(r"(?<!\w)time\.(\w+\([^)]*\))", source) == ["sleep(3)", "sleep(0.5)", "sleep(0.5)"]
+
+
+def test_a_node_looks_often_for_a_minute_after_a_message_and_rarely_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, slept = [1000.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", slept.append)
+    clock = NodeTime()
+    clock.sleep(3)
+    clock.sleep(0.5)  # a message came and is being answered
+    clock.sleep(3)
+    now[0] += 59
+    clock.sleep(3)
+    now[0] += 2
+    clock.sleep(3)
+    clock.sleep(7)
+    assert slept == [3, 0.1, 0.3, 0.3, 3, 7]
+    assert clock.perf_counter is time.perf_counter
