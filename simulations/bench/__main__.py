@@ -13,6 +13,7 @@ BENCHMARKS = {
     "audit": "how often the empirical audit flags correct code, and its lower bounds",
     "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
+    "secure": "a step of masked sums: CPU and bytes over the private step, and its time over a SuperLink",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
     "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
     "start": "CPU time and memory until `--help` or `config show` has answered",
