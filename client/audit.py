@@ -6,6 +6,7 @@ No patient is read and no budget is spent.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -25,8 +26,9 @@ from mmmed.models import trainable_state
 from mmmed.training import batch_losses, make_optimizer
 from mmmed.training.loop import part_size
 from privacy.accounting import DpSgdEvent
-from privacy.audit import Batch, Batches, Part, PartLosses, Step, Subject
-from privacy.dpsgd import PrivateStep
+from privacy.audit import LATTICE, Batch, Batches, Part, PartLosses, Step, Subject
+from privacy.dpsgd import PrivateStep, sensitivity
+from privacy.secure_sum.lattice import Lattice, step_of
 
 
 class _InParts:
@@ -39,6 +41,41 @@ class _InParts:
         for rows, unit in parts(units, self._together, filled=True):
             self._step.accumulate(partial(losses, rows), unit, len(rows) - len(unit))
         self._step.finish()
+
+
+class _OneOfSites:
+    """A step of masked sums where this site alone has patients: the others that are relied upon add their noise.
+
+    Without masks, which cancel in the sum. Clipping, lattice and each site's share of the noise are those of a run
+    (`client.secure_steps`).
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, step: PrivateStep, config: RunConfig
+    ) -> None:
+        self._model, self._optimizer, self._step, self._config = model, optimizer, step, config
+        self._parameters = dict(model.named_parameters())
+
+    def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:
+        for rows, unit in parts(units, part_size(self._config), filled=True):
+            self._step.accumulate(partial(losses, rows), unit, len(rows) - len(unit))
+        clipped = self._step.finish_without_noise()
+        vector = torch.cat([one.double().cpu().flatten() for one in clipped.values()]).numpy()
+        lattice = self._lattice(len(vector))
+        steps = lattice.noised(vector)
+        for _ in range(lattice.honest - 1):
+            steps += lattice.noised(np.zeros_like(vector))
+        total = torch.from_numpy(lattice.decode(steps.view(lattice.word))) / self._config.training.batch_size
+        for name, part in zip(clipped, total.split([one.numel() for one in clipped.values()]), strict=True):
+            parameter = self._parameters[name]
+            parameter.grad = part.view_as(parameter).to(parameter)
+        self._optimizer.step()
+
+    def _lattice(self, dimension: int) -> Lattice:
+        clip, honest = sensitivity(self._config.privacy.max_grad_norm), self._config.federation.honest
+        noise = float(self._step.optimizer.noise_multiplier)
+        fine = step_of(noise * clip / math.sqrt(honest))  # where an audit asks for next to no noise
+        return Lattice(min(step_of(clip), 2**16 * fine), 64, honest, dimension, clip, noise, honest)
 
 
 @contextmanager
@@ -62,6 +99,8 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
     def make_step(model: nn.Module, optimizer: torch.optim.Optimizer, noise_multiplier: float) -> Step:
         try_run(config)  # once, as a site does before it trains
         step = private_step(model, optimizer, config, noise_multiplier, tried=True)
+        if config.federation.release == "secure-steps":
+            return _OneOfSites(model, optimizer, step, config)
         return _InParts(step, part_size(config))
 
     yield Subject(
@@ -79,7 +118,16 @@ def run_subject(config: RunConfig, event: DpSgdEvent) -> Iterator[Subject]:
         max_grad_norm=config.privacy.max_grad_norm,
         expected_units=config.training.batch_size,
         open_round=_rounds(records, config),
+        lattice=_lattice_of(config, event),
     )
+
+
+def _lattice_of(config: RunConfig, event: DpSgdEvent) -> float:
+    """The gap between values of the noise, in its deviations."""
+    if config.federation.release != "secure-steps":
+        return LATTICE
+    clip = sensitivity(config.privacy.max_grad_norm)
+    return step_of(clip) / (event.noise_multiplier * clip)
 
 
 def _rounds(records: Records, config: RunConfig) -> Callable[[np.ndarray], Batches]:

@@ -120,7 +120,7 @@ def local_plan(site: Site, config: RunConfig) -> TrainingPlan:
         patients=site.data.train.patients,
         batch_size=config.training.batch_size,
         local_epochs=config.training.local_epochs,
-        rounds=config.federation.rounds,
+        rounds=config.planned_rounds,
         target_epsilon=config.privacy.target_epsilon,
         delta=config.privacy.delta,
         largest_delta=site.policy.largest_delta,

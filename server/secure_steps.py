@@ -115,7 +115,7 @@ class SecureSteps:
             privacy.target_epsilon,
             privacy.delta,
             federation.sampling_rate,
-            federation.rounds + federation.repeats,
+            self._config.planned_rounds,
         )
         try:
             terms = Terms.planned(

@@ -89,7 +89,8 @@ class UpdateStore:
         """Keep a good answer's update; its arrays may then be forgotten."""
         squares = (np.square(value, dtype=np.float64).sum() for value in answer.arrays.values())
         about: dict[str, Any] = asdict(replace(answer, arrays={})) | {"norm": math.sqrt(sum(squares))}
-        del about["arrays"], about["histograms"]
+        for of_no_update in ("arrays", "histograms", "words", "joined"):
+            del about[of_no_update]
         path = self._folder / f"{answer.node}.safetensors"
         contiguous = {key: np.asarray(value, np.float32, order="C") for key, value in answer.arrays.items()}
         payload = save(contiguous, {_ABOUT: json.dumps(about, allow_nan=False)})

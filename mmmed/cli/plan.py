@@ -179,7 +179,7 @@ def _site(
         batch_size=config.training.batch_size,
         local_epochs=config.training.local_epochs,
         rate=config.step_rate,
-        rounds=config.federation.rounds,
+        rounds=config.planned_rounds,
         target_epsilon=target,
         delta=delta,
     )

@@ -255,7 +255,7 @@ def _planned(config: RunConfig, patients: int | None) -> DpSgdEvent:
         batch_size=training.batch_size,
         local_epochs=training.local_epochs,
         rate=config.step_rate,
-        rounds=config.federation.rounds,
+        rounds=config.planned_rounds,
         target_epsilon=config.privacy.target_epsilon,
         delta=config.privacy.delta,
     ).event

@@ -242,6 +242,12 @@ class RunConfig(Section):
         """The share of each site's patients in a step, where a round is one step of the federation; else None."""
         return None if self.federation.release == "rounds" else self.federation.sampling_rate
 
+    @property
+    def planned_rounds(self) -> int:
+        """Rounds that a site's budget is planned for: the run's, and steps of masked sums that may be asked again."""
+        federation = self.federation
+        return federation.rounds + (federation.repeats if federation.release == "secure-steps" else 0)
+
     @model_validator(mode="after")
     def _steps(self) -> RunConfig:
         """Refuse what does not go with one sum a step: several local steps, or a need for more than the sum."""

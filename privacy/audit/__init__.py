@@ -5,12 +5,14 @@
 """
 
 from privacy.audit.demo import demo_subject
+from privacy.audit.laws import LATTICE
 from privacy.audit.result import FALSE_ALARM_RATE, AuditResult, Bound, Check
 from privacy.audit.run import audit
 from privacy.audit.subject import Batch, Batches, Part, PartLosses, Step, Subject, WholeBatch, dpsgd_subject
 
 __all__ = [
     "FALSE_ALARM_RATE",
+    "LATTICE",
     "AuditResult",
     "Batch",
     "Batches",

@@ -15,6 +15,9 @@ _TAILS = (1.0, 2.0, 3.0, 4.0)
 _CLEARLY = 1e-9  # p-value below which a tensor is louder than claimed, which is no fault
 
 
+LATTICE = 2.0**-24  # of `privacy.noise`, in standard deviations
+
+
 def worst(p_values: list[float]) -> float:
     """The smallest of several p-values times their number, at most 1 (Bonferroni); 1 without any."""
     return min(1.0, min(p_values) * len(p_values)) if p_values else 1.0
@@ -83,18 +86,19 @@ def likeness_p_value(noise: np.ndarray) -> float:
     return float(min(1.0, 2 * stats.t.sf(t, freedom) * len(rows) * (len(rows) - 1) / 2))
 
 
-def repetition_p_value(noise: np.ndarray, epsilon: float) -> float:
+def repetition_p_value(noise: np.ndarray, epsilon: float, lattice: float = LATTICE) -> float:
     """Whether sizes |z| occur again more often than the precision explains: anywhere, and at the same coordinate.
 
     Args:
         noise: as released, so that equal numbers are equal.
         epsilon: relative precision of the numbers that were released.
+        lattice: gap between the values that noise can take, in its standard deviations.
 
     Pairs of equal values among n are nearly Poisson with mean n(n-1)/2 x sum over representable values of their
     squared probability. That sum is at most the integral of (2 phi)^2 times the gap between neighbours, which is
-    no wider than epsilon |z| plus the noise's lattice of 2^-24.
+    no wider than epsilon |z| plus the noise's lattice.
     """
-    alike = 2 / math.pi * (epsilon / 2 + 2.0**-24 * math.sqrt(math.pi) / 2)
+    alike = 2 / math.pi * (epsilon / 2 + lattice * math.sqrt(math.pi) / 2)
     sizes = np.abs(noise)
     anywhere, n = _equal_pairs(sizes.reshape(-1, 1)), sizes.size
     in_place, steps = _equal_pairs(sizes), len(sizes)

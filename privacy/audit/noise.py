@@ -18,6 +18,7 @@ from scipy.linalg import helmert
 from torch import nn
 
 from privacy.audit.laws import (
+    LATTICE,
     dependence_p_value,
     likeness_p_value,
     normal_p_value,
@@ -45,6 +46,7 @@ class NoiseSample:
         again: of an empty batch, by a second step from the same public random state.
         tensors: name and columns of each parameter tensor.
         precision: relative, of the numbers that were released.
+        lattice: as `Subject.lattice`.
     """
 
     batch: np.ndarray
@@ -52,6 +54,7 @@ class NoiseSample:
     again: np.ndarray
     tensors: dict[str, slice]
     precision: float = 2.0**-23
+    lattice: float = LATTICE
 
     @property
     def broken(self) -> bool:
@@ -80,7 +83,7 @@ def sample_noise(subject: Subject, values: int) -> NoiseSample:
     # Both steps start with the same empty batches.
     empty, batch = releases(model, ((nothing, repeats), (rows, _BATCHES)))
     (again,) = releases(other, ((nothing, repeats),))
-    return NoiseSample(batch, empty, again, tensors, precision(model))
+    return NoiseSample(batch, empty, again, tensors, precision(model), subject.lattice)
 
 
 def precision(model: nn.Module) -> float:
@@ -133,7 +136,7 @@ def law_checks(sample: NoiseSample, long: Sequence[np.ndarray]) -> list[Check]:
     new = {
         "a combination of earlier noises": dependence_p_value(rows),
         "values that occur again": worst(
-            [repetition_p_value(part, sample.precision) for part in (released, *long)]
+            [repetition_p_value(part, sample.precision, sample.lattice) for part in (released, *long)]
         ),
         "two steps alike": worst([likeness_p_value(quieted(part)) for part in (rows, *long)]),
     }

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from privacy.accounting import DpSgdEvent
+from privacy.audit.laws import LATTICE
 from privacy.clipping.engine import EngineName
 from privacy.clipping.rules import Clipping
 from privacy.clipping.validate import trainable
@@ -82,6 +83,7 @@ class Subject:
         open_round: (units present, int64) -> the batches of one round on a data set that holds these units alone, made
             in order as a site makes them (chosen records, views, all of it) from the same public seeds. If None,
             batches are made by `draw` and `losses`.
+        lattice: gap between the values that the noise can take, in its standard deviations: a constant of the code.
         folders: where the step, the loader and the optimiser may leave files.
     """
 
@@ -99,6 +101,7 @@ class Subject:
     max_grad_norm: float
     expected_units: float
     open_round: Callable[[np.ndarray], Batches] | None = None
+    lattice: float = LATTICE
     folders: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:

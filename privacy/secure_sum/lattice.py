@@ -33,7 +33,16 @@ import numpy as np
 from privacy.discrete import DiscreteGaussian, discrete_std, gaussian_std
 from privacy.errors import NoiseError, SecureSumRefusal
 
+_FINENESS = 20  # bits
 _EXACT = 1 << 53  # whole numbers up to here are floats
+
+
+def step_of(clip: float) -> float:
+    """The lattice's step for a clipping norm: the power of two at or below 2^-20 of it.
+
+    Rounding then costs 0.02 % of noise for 40,000 coordinates.
+    """
+    return 2.0 ** (math.frexp(clip)[1] - 1 - _FINENESS)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,12 @@ class Lattice:
     def word(self) -> np.dtype:
         """The type of a transmitted word: unsigned, little-endian, of `bits` bits."""
         return np.dtype(f"<u{self.bits // 8}")
+
+    def noised(self, vector: np.ndarray) -> np.ndarray:
+        """A site's part of the sum: a vector [d] as `encode` reads it, with its share of the noise, int64 [d]."""
+        steps = self.encode(vector)
+        steps += self.noise.draw(self.dimension)
+        return steps
 
     def encode(self, vector: np.ndarray) -> np.ndarray:
         """Round and clamp a vector [d], float32 or float64, to steps, int64 [d]."""

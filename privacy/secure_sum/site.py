@@ -187,9 +187,7 @@ class Site:
         self, vector: np.ndarray, request: Request, context: bytes, secret: X25519PrivateKey, bundle: Bundle
     ) -> bytes:
         lattice = self.terms.lattice
-        steps = lattice.encode(np.asarray(vector))
-        steps += lattice.noise.draw(lattice.dimension)
-        words = steps.view(np.uint64).astype(lattice.word)  # modulo 2^bits
+        words = lattice.noised(np.asarray(vector)).view(np.uint64).astype(lattice.word)  # modulo 2^bits
         keys = {}
         for other in neighbours(self._name, request.cohort, self.terms.honest, context):
             if other not in self._pairs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from privacy.accounting import DpSgdEvent
 from privacy.audit import audit
 from privacy.audit.neighbours import neighbour_check
 from privacy.audit.refusals import refusal_check
+from privacy.audit.result import Check
+from privacy.audit.run import parts
 from privacy.audit.static import static_checks
+from privacy.discrete import DiscreteGaussian, discrete_std, gaussian_std
 from privacy.dpsgd import PrivateStep
+from privacy.secure_sum import Lattice
 
 SMALL = {
     "data.image_size": 16, "data.text_tokens": 8, "model.image_width": 8, "model.fusion.width": 8,
@@ -110,3 +115,50 @@ def test_a_site_that_refuses_a_loss_is_flagged(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(client.audit, "batch_losses", careful)
     with run_subject(config(), EVENT) as subject:
         assert not refusal_check(subject).passed
+
+
+MASKED = {
+    "federation__release": "secure-steps", "federation__honest": 3, "federation__min_sites": 4,
+    "training__optimizer": "sgd", "data__image": "",
+}  # fmt: skip
+NOISE = {"C1", "C2", "C6", "C8"}
+
+
+def flagged(codes: set[str]) -> set[str]:
+    with run_subject(config(**MASKED), EVENT) as subject:
+        found = [one for part in parts(subject, quick=True) if part.codes & codes for one in part()]
+    return {one.code for one in found if isinstance(one, Check) and not one.passed}
+
+
+def test_a_sum_of_shares_passes_as_one_noise() -> None:
+    assert flagged(NOISE | {"C7", "C10", "S8", "S9"}) == set()
+
+
+def _forgotten(self: Lattice, vector: np.ndarray) -> np.ndarray:
+    return self.encode(vector)
+
+
+def _of_one_site_more(self: Lattice, vector: np.ndarray) -> np.ndarray:
+    noise = DiscreteGaussian(discrete_std(gaussian_std(self.noise.std, self.honest), self.honest + 1))
+    return self.encode(vector) + noise.draw(self.dimension)
+
+
+def _seeded(self: Lattice, vector: np.ndarray) -> np.ndarray:
+    lots = np.random.default_rng(0).normal(0, self.noise.std, self.dimension)
+    return self.encode(vector) + np.rint(lots).astype(np.int64)
+
+
+def _drawn_once(self: Lattice, vector: np.ndarray) -> np.ndarray:
+    kept: dict[int, np.ndarray] = self.__dict__.setdefault("kept", {})
+    return self.encode(vector) + kept.setdefault(0, self.noise.draw(self.dimension))
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(_forgotten, "C1"), (_of_one_site_more, "C1"), (_seeded, "C6"), (_drawn_once, "C6")],
+)
+def test_a_fault_in_a_sites_share_is_flagged(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[Lattice, np.ndarray], np.ndarray], expected: str
+) -> None:
+    monkeypatch.setattr(Lattice, "noised", fault)
+    assert expected in flagged(NOISE)
