@@ -175,6 +175,7 @@ def _plan(site: Site, config: RunConfig, ledger: Ledger, terms: Terms, limits: t
         max_grad_norm=privacy.max_grad_norm,
         purpose=TRAINING,
         sublimits=limits,
+        shared=terms.digest.hex(),  # what the site signs of the run is of these terms alone
     )
 
 
