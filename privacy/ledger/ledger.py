@@ -112,7 +112,9 @@ class Ledger(LedgerReading):
             if run_id in self._state.accounts:
                 return _unchanged(self._state.accounts[run_id].plan, same)
             rule = self._admit(dataset, event, delta, sublimits)
-            plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule, shared)
+            plan = Plan(
+                run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule, shared
+            )
             if dataset.fingerprint not in self._state.datasets:
                 work.store_cohort(dataset.fingerprint, dataset.to_bytes())
                 work.append(self._entry("dataset", fingerprint=dataset.fingerprint, keys=dataset.keys))

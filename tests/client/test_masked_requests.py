@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import tomli_w
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
@@ -19,10 +22,13 @@ from client.release import Refusal
 from client.simulated import simulated_manifest
 from client.site_folder import StateFolder
 from mmmed.config import RunConfig
+from mmmed.errors import ConfigError, DataError
 from mmmed.federation.protocol import JoinReply, SumRequest, TrainReply
 from mmmed.models import build_model, trainable_state
-from privacy.accounting import calibrate_noise_multiplier
+from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
 from privacy.dpsgd import sensitivity
+from privacy.errors import BudgetExceeded, VoidStep
+from privacy.ledger import Plan
 from privacy.report import read_statement
 from privacy.report.statement import Statement
 from privacy.secure_sum import Coordinator, Terms
@@ -75,7 +81,11 @@ class Federation:
         if asked is not None:
             message.content["sum"] = asked.to_record()
             message.content["sum"].update(fields or {})
-        own = {"partition-id": number, "num-partitions": len(self.names), "state-dir": str(self.state(number))}
+        own = {
+            "partition-id": number,
+            "num-partitions": len(self.names),
+            "state-dir": str(self.state(number)),
+        }
         own["policy"] = str(self.folder / f"policy-{number}.toml")
         return app(message, Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={}))
 
@@ -87,7 +97,10 @@ class Federation:
         config = config or self.config
         privacy, federation = config.privacy, config.federation
         sigma = calibrate_noise_multiplier(
-            privacy.target_epsilon, privacy.delta, federation.sampling_rate, federation.rounds + federation.repeats
+            privacy.target_epsilon,
+            privacy.delta,
+            federation.sampling_rate,
+            federation.rounds + federation.repeats,
         )
         shapes = {name: value.shape for name, value in trainable_state(build_model(config)).items()}
         values: dict[str, Any] = {
@@ -116,6 +129,11 @@ class Federation:
         """Steps that the site's ledger has charged the run."""
         with StateFolder(self.state(number)).inspect() as ledger:
             return sum((last - first + 1) * steps for first, last, steps in ledger.charged_rounds("r"))
+
+    def planned(self, number: int) -> list[Plan]:
+        """The plans that the site has signed."""
+        with StateFolder(self.state(number)).inspect() as ledger:
+            return list(ledger.plans())
 
 
 @pytest.fixture
@@ -183,3 +201,308 @@ def test_a_run_of_steps_is_never_masked(federation: Federation) -> None:
     terms = federation.terms(noise_multiplier=noise)
     reply = federation.ask(0, SumRequest(terms.content), MessageType.QUERY)
     assert refused(reply) == Refusal.LEDGER and federation.charged(0) == 1
+
+
+def test_a_policy_without_peers_refuses_before_any_data_are_opened(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terms = federation.terms()
+
+    def opened(*_: Any) -> None:
+        raise AssertionError("the data set was opened")
+
+    federation.policy(0)
+    monkeypatch.setattr("client.simulated.Partition.open", opened)
+    for kind in (MessageType.QUERY, MessageType.TRAIN):
+        reply = federation.ask(0, SumRequest(terms.content, b"[]", 1, federation.names), kind)
+        assert refused(reply) == Refusal.POLICY, refusals(federation.state(0))[-1]
+
+
+def test_terms_without_this_site_plan_nothing(federation: Federation) -> None:
+    terms, own = federation.terms(), federation.names[0]
+    others = tuple(one for one in terms.roster if one[0] != own)
+    values = federation.config.model_dump()
+    values["federation"]["min_sites"] = 3
+    config = RunConfig.model_validate(values)
+    federation.policy(0, peers={**PEERS, "colluders": 0, "least_cohort": 3, "keys": dict(terms.roster)})
+    for roster in (others, (*others[:2], (own, others[2][1]))):
+        asked = federation.terms(config, roster=tuple(sorted(roster)))
+        reply = federation.ask(0, SumRequest(asked.content), MessageType.QUERY, config=config)
+        assert reply.has_error()
+    assert not StateFolder(federation.state(0)).ledger.exists() or federation.planned(0) == []
+
+
+@pytest.mark.parametrize(("metrics", "step"), [("none", 3), ("private", 3), ("private", 4)])
+def test_a_run_that_is_over_leaves_no_key(federation: Federation, metrics: str, step: int) -> None:
+    asked = federation.begin()
+    stated(federation.ask(0, asked))
+    values = federation.config.model_dump()
+    values["privacy"]["metrics"] = metrics
+    federation.ask(0, None, MessageType.EVALUATE, config=RunConfig.model_validate(values), step=step)
+    kept = {path.name for path in StateFolder(federation.state(0)).secure_sum("r").rglob("*")}
+    assert "closed" in kept and not {"secret", "answer"} & kept
+    assert refused(federation.ask(0, replace(asked, attempt=2), step=2)) == Refusal.PLAN
+    assert federation.charged(0) == 1
+
+
+def test_terms_that_no_lattice_holds_are_refused_by_their_code(federation: Federation) -> None:
+    terms = json.loads(federation.terms().content)
+    for changes in ({"noise_multiplier": 1e-30}, {"clip": 1e-30}, {"lattice_step": 2.0**-90}):
+        content = json.dumps(terms | changes, sort_keys=True, separators=(",", ":")).encode()
+        assert refused(federation.ask(0, SumRequest(content), MessageType.QUERY)) == Refusal.PLAN
+
+
+DIFFERENT: dict[str, Any] = {
+    "run": "other",
+    "layout": "0" * 64,
+    "dimension": 7,
+    "clip": 0.5,
+    "noise_multiplier": 0.3,  # too small for the run's epsilon
+    "honest": 1,
+    "colluders": 0,
+    "least_cohort": 4,
+    "sampling_rate": 0.25,
+    "steps": 2,
+    "repeats": 5,
+    "lattice_step": 2.0**-30,
+    "word_bits": 32,
+    "release": "steps",
+}
+
+
+def test_terms_are_those_of_the_run_in_every_field(federation: Federation) -> None:
+    values = federation.config.model_dump()
+    values["federation"] |= {"min_sites": 3, "honest": 2}
+    config = RunConfig.model_validate(values)
+    federation.policy(
+        0, peers={**PEERS, "colluders": 0, "least_cohort": 2, "keys": dict(federation.terms().roster)}
+    )
+    terms = federation.terms(config)
+    for name, value in DIFFERENT.items():
+        told = asdict(terms) | {name: value}
+        assert told != asdict(terms), name
+        content = json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
+        reply = federation.ask(0, SumRequest(content), MessageType.QUERY, config=config)
+        assert refused(reply) == Refusal.PLAN, name
+    assert set(DIFFERENT) == set(asdict(terms)) - {"roster"}
+    assert not StateFolder(federation.state(0)).ledger.exists() or not federation.planned(0)
+
+
+def test_a_noise_multiplier_is_charged_at_its_epsilon(federation: Federation) -> None:
+    enough = federation.terms().noise_multiplier
+    for sigma in (enough - 1e-4, enough - 1e-9):
+        content = federation.terms(noise_multiplier=sigma).content
+        assert refused(federation.ask(0, SumRequest(content), MessageType.QUERY)) == Refusal.PLAN
+    asked = federation.begin(noise_multiplier=enough + 0.9999e-4)
+    said = stated(federation.ask(0, asked))
+    assert said.mechanism == DpSgdEvent(enough, 0.5, 3 + 6)
+    assert epsilon([said.mechanism], said.delta) <= said.epsilon <= federation.config.privacy.target_epsilon
+
+
+def test_who_the_officer_did_not_sign_for_takes_no_part(federation: Federation) -> None:
+    terms = federation.terms()
+    (own, key), *others = terms.roster
+    stranger = Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex()
+    for roster in (
+        ((own, key), *others, ("zeta", stranger)),
+        ((own, key), *others[:2], (others[2][0], stranger)),
+        ((own, key), *others[:2], (others[2][0], others[1][1])),
+        ((own, key), *others, ("zeta", others[0][1])),
+    ):
+        told = asdict(terms) | {"roster": roster}
+        content = json.dumps(told, sort_keys=True, separators=(",", ":")).encode()
+        reply = federation.ask(0, SumRequest(content), MessageType.QUERY)
+        assert refused(reply) in (Refusal.POLICY, Refusal.PLAN)
+    assert not StateFolder(federation.state(0)).ledger.exists() or not federation.planned(0)
+
+
+def test_a_policy_that_became_stricter_holds_for_the_next_attempt(federation: Federation) -> None:
+    asked = federation.begin()
+    stated(federation.ask(0, asked))
+    keys = dict(Terms.parse(asked.terms).roster)
+    fewer = {name: keys[name] for name in federation.names[:3]}
+    for stricter in (
+        {"honest": 2},
+        {"colluders": 2},
+        {"least_cohort": 5},
+        {"repeats": 5},
+        {"keys": fewer},
+        None,
+    ):
+        federation.policy(0, **({} if stricter is None else {"peers": {**PEERS, "keys": keys, **stricter}}))
+        for attempt in (1, 2):  # the kept answer, too
+            assert refused(federation.ask(0, replace(asked, attempt=attempt))) == Refusal.POLICY
+    federation.policy(0, peers={**PEERS, "keys": keys}, run__min_noise_multiplier=9.0)
+    assert refused(federation.ask(0, replace(asked, attempt=2))) == Refusal.POLICY
+    assert federation.charged(0) == 1
+
+
+def test_keys_are_the_sites_own_of_this_run_and_stay(federation: Federation) -> None:
+    asked = federation.begin()
+    mine, *others = read_introductions(asked.keys)
+    foreign = [replace(one, key="00" * 32) for one in others[:1]]
+    foreign += [replace(others[0], key=others[1].key, signature=others[1].signature)]
+    foreign += [replace(others[0], key=others[1].key)]
+    foreign += [replace(others[0], name=others[1].name)]
+    for other in foreign:
+        bundle = write_introductions([mine, other, *others[1:]])
+        assert refused(federation.ask(0, replace(asked, keys=bundle))) == Refusal.PLAN
+    for bundle in (
+        write_introductions(others),
+        write_introductions([mine, *others[:2]]),
+        b"{}",
+        b"",
+        b"[[1]]",
+    ):
+        assert refused(federation.ask(0, replace(asked, keys=bundle))) == Refusal.PLAN
+    assert federation.charged(0) == 0
+    stated(federation.ask(0, asked))
+    again = federation.ask(1, SumRequest(asked.terms), MessageType.QUERY)  # a site's key of the run stays
+    assert JoinReply.read(again.content).introduction == write_introductions(others[:1])
+
+
+def test_an_attempt_is_answered_once(federation: Federation) -> None:
+    asked = federation.begin()
+    first = federation.ask(0, asked)
+    words = TrainReply.read(first.content).update
+    assert TrainReply.read(federation.ask(0, asked).content).update == words
+    assert refused(federation.ask(0, asked, moved=1e-3)) == Refusal.PLAN  # another model
+    assert refused(federation.ask(0, replace(asked, cohort=federation.names[:3]))) == Refusal.PLAN
+    assert refused(federation.ask(0, asked, step=2)) == Refusal.PLAN
+    assert refused(federation.ask(0, replace(asked, cohort=federation.names[1:], attempt=2))) == Refusal.PLAN
+    assert federation.charged(0) == 1
+    later = TrainReply.read(federation.ask(0, replace(asked, attempt=5), step=2).content).update
+    assert later != words and len(later) == len(words)
+    for attempt, step in ((4, 2), (5, 1), (6, 1), (10, 3), (6, 4), (6, 0), (6, -1), (6, 1 << 40)):
+        assert refused(federation.ask(0, replace(asked, attempt=attempt), step=step)) == Refusal.PLAN
+    assert federation.charged(0) == 2
+    for attempt in (6, 7, 8, 9):
+        stated(federation.ask(0, replace(asked, attempt=attempt), step=3))
+    assert refused(federation.ask(0, replace(asked, attempt=10), step=3)) == Refusal.PLAN
+    assert federation.charged(0) == 6
+
+
+FORMS: tuple[dict[str, Any], ...] = (
+    *({"attempt": value} for value in (True, 1.0, "1", 0, -1, 1 << 40)),
+    *(
+        {"cohort": value}
+        for value in ("harbour", [1, 2], [], ["harbour"] * 4, ["old-mill", "meadow", "harbour"])
+    ),
+    *({"terms": value} for value in ("{}", b"{}", b"", b"null", b"[" * 10_000)),
+    *({"keys": value} for value in ("[]", b"[", b"[[1]]", b"{}")),
+)
+
+
+def test_fields_of_another_form_are_refused_before_the_charge(federation: Federation) -> None:
+    asked = federation.begin()
+    for fields in FORMS:
+        reply = federation.ask(0, asked, fields=fields)
+        assert refused(reply) in (Refusal.REQUEST, Refusal.PLAN), (fields, refusals(federation.state(0))[-1])
+    assert refused(federation.ask(0, None)) == Refusal.REQUEST  # no such part at all
+    assert federation.charged(0) == 0
+
+
+def test_delta_and_target_stay(federation: Federation) -> None:
+    asked = federation.begin()
+    stated(federation.ask(0, asked))
+    for changes in ({"delta": 5e-4}, {"target_epsilon": 1.0}, {"max_grad_norm": 0.5}):
+        values = federation.config.model_dump()
+        values["privacy"] |= changes
+        reply = federation.ask(0, replace(asked, attempt=2), config=RunConfig.model_validate(values))
+        assert refused(reply) in (Refusal.PLAN, Refusal.LEDGER)
+    assert federation.charged(0) == 1
+
+
+def test_after_the_charge_every_failure_is_one_code(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = federation.begin()
+    errors = (VoidStep("x"), BudgetExceeded("x"), ConfigError("x"), MemoryError("x"), DataError("SMITH"))
+    for attempt, error in enumerate(errors, start=1):
+
+        def fails(*_: Any, error: Exception = error, **__: Any) -> None:
+            raise error
+
+        with monkeypatch.context() as broken:
+            broken.setattr("client.secure_steps.train", fails)
+            assert refused(federation.ask(0, replace(asked, attempt=attempt))) == Refusal.FAILED
+        assert federation.charged(0) == attempt
+        assert (
+            refused(federation.ask(0, replace(asked, attempt=attempt))) == Refusal.VOID
+        )  # and stays charged
+    stated(federation.ask(0, replace(asked, attempt=9)))
+    assert federation.charged(0) == len(errors) + 1
+
+
+def test_restored_keys_answer_nothing_twice(federation: Federation, tmp_path: Path) -> None:
+    asked = federation.begin()
+    kept = StateFolder(federation.state(0)).secure_sum("r")
+    shutil.copytree(kept, tmp_path / "backup")
+    stated(federation.ask(0, asked))
+    stated(federation.ask(0, replace(asked, attempt=2)))
+    shutil.rmtree(kept)
+    shutil.copytree(tmp_path / "backup", kept)
+    assert refused(federation.ask(0, asked)) == Refusal.PLAN
+    assert refused(federation.ask(0, replace(asked, attempt=2))) == Refusal.VOID
+    shutil.rmtree(kept)
+    assert refused(federation.ask(0, SumRequest(asked.terms), MessageType.QUERY)) == Refusal.PLAN
+    assert refused(federation.ask(0, replace(asked, attempt=3))) == Refusal.PLAN
+    assert federation.charged(0) == 2
+
+
+def test_a_patient_shows_in_nothing_but_the_words(
+    federation: Federation, hospitals: Path, tmp_path: Path
+) -> None:
+    """Neighbours: a patient less, other labels, a damaged image. Who answers what, and how long it is, stays."""
+    table = pd.read_csv(hospitals / "data.csv")
+    mine = table[table["site"] == federation.names[0]]
+    patient = mine["patient_id"].iloc[-1]
+    answers = {}
+    for case in ("as it is", "a patient less", "other labels", "no images"):
+        changed = table.copy()
+        rows = changed["patient_id"] == patient
+        if case == "a patient less":
+            changed = changed[~rows]
+        elif case == "other labels":
+            changed.loc[rows, "finding"] = 1 - changed.loc[rows, "finding"]
+        elif case == "no images":
+            changed.loc[rows, "image"] = "missing.png"
+        home = tmp_path / case
+        home.mkdir()
+        for part in hospitals.iterdir():
+            if part.name != "data.csv":
+                (home / part.name).symlink_to(part)
+        changed.to_csv(home / "data.csv", index=False)
+        values = federation.config.model_dump()
+        values["data"]["source"] = str(home)
+        other = replace(federation, config=RunConfig.model_validate(values), folder=home)
+        for number in range(len(other.names)):
+            other.policy(number)
+        keys = other.keys()
+        for number in range(len(other.names)):
+            other.policy(number, peers={**PEERS, "keys": keys})
+        asked = other.begin()
+        replies = [other.ask(0, replace(asked, attempt=attempt), step=attempt) for attempt in (1, 2, 3)]
+        answers[case] = [
+            shape_of(reply) for reply in [*replies, other.ask(0, replace(asked, attempt=2), step=3)]
+        ]
+    assert all(answer == answers["as it is"] for answer in answers.values())
+
+
+def shape_of(reply: Message) -> Any:
+    """What of a reply may not depend on any record: all but words, keys, links and the clock."""
+    if reply.has_error():
+        return reply.error.reason
+    fields = dict(reply.content["site"])
+    said = json.loads(str(fields.pop("privacy.statement")))
+    receipt = json.loads(str(fields.pop("privacy.receipt")))
+    for name in ("signature", "ledger", "key", "time"):
+        said[name] = len(str(said[name]))
+    return (
+        dict(reply.content["metrics"]),
+        fields,
+        said,
+        receipt[0],
+        len(TrainReply.read(reply.content).update),
+        sorted(reply.content),
+    )
