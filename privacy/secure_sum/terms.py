@@ -16,7 +16,7 @@ from privacy.secure_sum.lattice import Lattice
 
 _LABEL = b"mmmed secure sum: terms 1\0"
 _LAYOUT_LABEL = b"mmmed secure sum: layout 1\0"
-_LATTICE_BITS = 20
+LATTICE_BITS = 20  # the clipping norm is at least two to the power of these, in lattice steps
 _MOST_BYTES = 1 << 22
 _MOST_SITES = 10_000
 _NAME_LENGTH = 100
@@ -147,7 +147,7 @@ class Terms:
             sampling_rate=sampling_rate,
             steps=steps,
             repeats=repeats,
-            lattice_step=2.0 ** (math.frexp(clip)[1] - 1 - _LATTICE_BITS),
+            lattice_step=2.0 ** (math.frexp(clip)[1] - 1 - LATTICE_BITS),
         )
 
     @property

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import tomli_w
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flwr.app import Context, Message, MessageType, RecordDict
 
 from client.app import app
@@ -32,7 +33,7 @@ from privacy.ledger import Plan
 from privacy.report import read_statement
 from privacy.report.statement import Statement
 from privacy.secure_sum import Coordinator, Terms
-from privacy.secure_sum.keys import read_introductions, write_introductions
+from privacy.secure_sum.keys import introduce, read_introductions, write_introductions
 from simulations.loopback.hospital import rules
 from tests.client.requests import request
 from tests.simulations.test_secure_steps import quick
@@ -43,11 +44,24 @@ MASKED = {"min_sites": 4, "honest": 3}
 
 @dataclass
 class Federation:
-    """All sites of the generated hospitals, each under a policy of its own, and a coordinator who asks what it likes."""
+    """Sites under a policy of their own, and a coordinator who asks what it likes. The first `real` are sites of the
+
+    generated hospitals; of the others the coordinator has the keys.
+    """
 
     config: RunConfig
     folder: Path
     names: tuple[str, ...]
+    real: int = 1
+    others: dict[str, Ed25519PrivateKey] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.others = {name: Ed25519PrivateKey.generate() for name in self.names[self.real :]}
+        for number in range(self.real):
+            self.policy(number)
+        keys = self.keys()
+        for number in range(self.real):
+            self.policy(number, peers={**PEERS, "keys": keys})
 
     def state(self, number: int) -> Path:
         return self.folder / f"state-{number}"
@@ -90,8 +104,9 @@ class Federation:
         return app(message, Context(run_id=1, node_id=1, node_config=own, state=RecordDict(), run_config={}))
 
     def keys(self) -> dict[str, str]:
-        answers = (self.ask(n, SumRequest(), MessageType.QUERY) for n in range(len(self.names)))
-        return {one.site: one.key for one in (JoinReply.read(reply.content) for reply in answers)}
+        answers = (self.ask(n, SumRequest(), MessageType.QUERY) for n in range(self.real))
+        real = {one.site: one.key for one in (JoinReply.read(reply.content) for reply in answers)}
+        return real | {name: key.public_key().public_bytes_raw().hex() for name, key in self.others.items()}
 
     def terms(self, config: RunConfig | None = None, **changes: Any) -> Terms:
         config = config or self.config
@@ -118,11 +133,14 @@ class Federation:
     def begin(self, config: RunConfig | None = None, **changes: Any) -> SumRequest:
         """Terms and the sites' keys under them, as they go with every attempt."""
         terms = self.terms(config, **changes)
-        introductions = []
-        for number in range(len(self.names)):
+        introductions = [
+            introduce(terms, name, key, X25519PrivateKey.generate()) for name, key in self.others.items()
+        ]
+        for number in range(self.real):
             reply = self.ask(number, SumRequest(terms.content), MessageType.QUERY, config=config)
             assert not reply.has_error(), refusals(self.state(number))
             introductions += read_introductions(JoinReply.read(reply.content).introduction)
+        introductions.sort(key=lambda one: one.name)
         return SumRequest(terms.content, write_introductions(introductions), 1, self.names)
 
     def charged(self, number: int) -> int:
@@ -137,15 +155,9 @@ class Federation:
 
 
 @pytest.fixture
-def federation(hospitals: Path, tmp_path: Path) -> Iterator[Federation]:
+def federation(hospitals: Path, tmp_path: Path) -> Federation:
     config = quick(hospitals, **MASKED)
-    made = Federation(config, tmp_path, tuple(simulated_manifest(config).sites))
-    for number in range(len(made.names)):
-        made.policy(number)
-    keys = made.keys()
-    for number in range(len(made.names)):
-        made.policy(number, peers={**PEERS, "keys": keys})
-    yield made
+    return Federation(config, tmp_path, tuple(simulated_manifest(config).sites))
 
 
 def stated(reply: Message) -> Statement:
@@ -158,7 +170,9 @@ def refused(reply: Message) -> str:
     return str(reply.error.reason)
 
 
-def test_the_words_of_all_sites_make_a_sum(federation: Federation) -> None:
+def test_the_words_of_all_sites_make_a_sum(hospitals: Path, tmp_path: Path) -> None:
+    config = quick(hospitals, **MASKED)
+    federation = Federation(config, tmp_path, tuple(simulated_manifest(config).sites), real=4)
     asked = federation.begin()
     coordinator = Coordinator(Terms.parse(asked.terms), read_introductions(asked.keys))
     coordinator.ask(1, federation.names, bytes(32))
@@ -357,8 +371,11 @@ def test_keys_are_the_sites_own_of_this_run_and_stay(federation: Federation) -> 
         assert refused(federation.ask(0, replace(asked, keys=bundle))) == Refusal.PLAN
     assert federation.charged(0) == 0
     stated(federation.ask(0, asked))
-    again = federation.ask(1, SumRequest(asked.terms), MessageType.QUERY)  # a site's key of the run stays
-    assert JoinReply.read(again.content).introduction == write_introductions(others[:1])
+    again = federation.ask(0, SumRequest(asked.terms), MessageType.QUERY)  # its key of the run stays
+    assert JoinReply.read(again.content).introduction == write_introductions([mine])
+    other = write_introductions(read_introductions(federation.begin().keys))  # new keys of the others
+    assert refused(federation.ask(0, replace(asked, keys=other, attempt=2))) == Refusal.PLAN
+    assert federation.charged(0) == 1
 
 
 def test_an_attempt_is_answered_once(federation: Federation) -> None:
@@ -453,34 +470,26 @@ def test_restored_keys_answer_nothing_twice(federation: Federation, tmp_path: Pa
 def test_a_patient_shows_in_nothing_but_the_words(
     federation: Federation, hospitals: Path, tmp_path: Path
 ) -> None:
-    """Neighbours: a patient less, other labels, a damaged image. Who answers what, and how long it is, stays."""
+    """Neighbours: a patient less, other labels, other inputs. Who answers what, and how long it is, stays."""
     table = pd.read_csv(hospitals / "data.csv")
     mine = table[table["site"] == federation.names[0]]
     patient = mine["patient_id"].iloc[-1]
     answers = {}
-    for case in ("as it is", "a patient less", "other labels", "no images"):
+    for case in ("as it is", "a patient less", "other labels", "other inputs"):
         changed = table.copy()
         rows = changed["patient_id"] == patient
         if case == "a patient less":
             changed = changed[~rows]
         elif case == "other labels":
             changed.loc[rows, "finding"] = 1 - changed.loc[rows, "finding"]
-        elif case == "no images":
-            changed.loc[rows, "image"] = "missing.png"
+        elif case == "other inputs":
+            changed.loc[rows, ["image", "text"]] = mine["image"].iloc[0], "left " * 5000
         home = tmp_path / case
-        home.mkdir()
-        for part in hospitals.iterdir():
-            if part.name != "data.csv":
-                (home / part.name).symlink_to(part)
+        shutil.copytree(hospitals, home, dirs_exist_ok=True)
         changed.to_csv(home / "data.csv", index=False)
         values = federation.config.model_dump()
         values["data"]["source"] = str(home)
-        other = replace(federation, config=RunConfig.model_validate(values), folder=home)
-        for number in range(len(other.names)):
-            other.policy(number)
-        keys = other.keys()
-        for number in range(len(other.names)):
-            other.policy(number, peers={**PEERS, "keys": keys})
+        other = Federation(RunConfig.model_validate(values), home, federation.names)
         asked = other.begin()
         replies = [other.ask(0, replace(asked, attempt=attempt), step=attempt) for attempt in (1, 2, 3)]
         answers[case] = [
