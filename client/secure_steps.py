@@ -93,9 +93,9 @@ def masked_step(site: Site, request: Request) -> tuple[bytes, Spending]:
 def close_run(state: Path, run_id: str) -> None:
     """End a run of masked sums at the site of this state folder: its secret key and last answer are deleted."""
     for folder in StateFolder(state).secure_sum(run_id).glob("*"):
-        state = State(folder)
-        with state.lock():
-            state.close()
+        kept = State(folder)
+        with kept.lock():
+            kept.close()
 
 
 def _asked(request: Request) -> SumRequest:
