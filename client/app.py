@@ -68,11 +68,11 @@ def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on held-out records; `client.release` decides which results leave."""
     request, place = Request.read(message.content), place_of(context.node_config)
     config = request.config
+    if request.round >= config.federation.rounds:  # whether or not results leave
+        close_run(place.state, request.run_id)
     if not (place.shows_everything or results_due(config, request.round)):
         return evaluation_reply(message, place.name(config), None, None)
     site = open_site(place, request, EVALUATION)
-    if request.round == config.federation.rounds:
-        close_run(site, request.run_id)
     arrays = unpack(request.packed(MODEL))
     found = results(site, config, request.run_id, request.round, arrays)
     return evaluation_reply(message, site.name, site.policy, found, config.task.target().told)

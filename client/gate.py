@@ -21,6 +21,7 @@ from mmmed.errors import DataError
 from mmmed.federation.protocol import Request
 from privacy.ledger import Receipt
 from privacy.policy import Policy
+from privacy.secure_sum import Terms
 
 SITE_DIR = "site-dir"
 APP = "app"  # names of the bundle that brought the run, by which the policy may know it; set by the runner
@@ -89,6 +90,7 @@ def open_site(place: Place, request: Request, purpose: str) -> Site:
 
     Raises:
         PolicyError, PolicyRefusal: the site's policy is missing, not signed as it must be, or does not allow it.
+        SecureSumRefusal: the terms of a run of masked sums are not what they should be.
         WeightsDiffer: what is not trained is not the same here as at the server.
         ModelError, PrivacyError: the run cannot work, as made-up records show.
         DataError, ConfigError: the site's data cannot be used as the run asks.
@@ -96,6 +98,8 @@ def open_site(place: Place, request: Request, purpose: str) -> Site:
         LedgerError: the ledger cannot be trusted, or is not the one that the server has seen last.
     """
     policy = place.judge(request.config, purpose)
+    if request.sum is not None and request.sum.terms:
+        policy.check_peers(Terms.parse(request.sum.terms))
     check_weights(request.config, request.frozen)
     try_run(request.config)
     site = place.open(request.config, policy)

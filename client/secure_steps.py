@@ -1,8 +1,9 @@
 """One step of the federation at a site, under masks: the server learns the sum over sites and no site's part.
 
 `privacy.secure_sum` has the protocol and its order: charge, note, draw, mask, keep, send. Here it meets the site:
-terms are judged by the run's configuration and the site's policy, an attempt is charged to the site's ledger, and the
-draw is a private step's clipped sum, to which `privacy.secure_sum` adds this site's share of the noise.
+terms, which `client.gate` judged by the site's policy, are compared with the run's configuration, an attempt is charged
+to the site's ledger, and the draw is a private step's clipped sum, to which `privacy.secure_sum` adds this site's share
+of the noise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -88,12 +90,12 @@ def masked_step(site: Site, request: Request) -> tuple[bytes, Spending]:
         return words, spending
 
 
-def close_run(site: Site, run_id: str) -> None:
-    """End a run of masked sums at the site: its secret key and its last answer are deleted."""
-    for folder in StateFolder(site.state).secure_sum(run_id).glob("*"):
-        state = State(folder)
-        with state.lock():
-            state.close()
+def close_run(state: Path, run_id: str) -> None:
+    """End a run of masked sums at the site of this state folder: its secret key and last answer are deleted."""
+    for folder in StateFolder(state).secure_sum(run_id).glob("*"):
+        kept = State(folder)
+        with kept.lock():
+            kept.close()
 
 
 def _asked(request: Request) -> SumRequest:
@@ -122,8 +124,7 @@ def _member(
     site: Site, config: RunConfig, run_id: str, asked: SumRequest
 ) -> Iterator[tuple[Member, _Account, Ledger]]:
     """The site as a member of the run, planned in its ledger if its policy and its budget allow the terms."""
-    terms = _agreed(config, run_id, asked.terms)
-    site.policy.check_peers(terms)
+    terms = _agreed(site, config, run_id, asked.terms)
     check_delta(
         max(config.privacy.delta, site.policy.largest_delta), site.policy.patients or site.data.train.patients
     )
@@ -136,13 +137,13 @@ def _member(
         yield Member(folder, site.name, site.key, terms, account), account, ledger
 
 
-def _agreed(config: RunConfig, run_id: str, content: bytes) -> Terms:
-    """The terms, if they are those that the run's configuration asks for. Who takes part is the policy's to judge."""
+def _agreed(site: Site, config: RunConfig, run_id: str, content: bytes) -> Terms:
+    """The terms, if they are those that the run's configuration asks for, with this site under its own key."""
     terms, federation = Terms.parse(content), config.federation
     shapes = {name: value.shape for name, value in trainable_state(open_model(config)).items()}
     expected = Terms.planned(
         run_id,
-        dict(terms.roster),
+        dict(terms.roster) | {site.name: site.public_key},  # the others are the policy's to judge
         shapes,
         clip=sensitivity(config.privacy.max_grad_norm),
         noise_multiplier=terms.noise_multiplier,  # judged by the epsilon that it gives
@@ -175,6 +176,7 @@ def _plan(site: Site, config: RunConfig, ledger: Ledger, terms: Terms, limits: t
         max_grad_norm=privacy.max_grad_norm,
         purpose=TRAINING,
         sublimits=limits,
+        shared=terms.digest.hex(),  # what the site signs of the run is of these terms alone
     )
 
 

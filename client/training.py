@@ -210,6 +210,11 @@ class _Round:
     def _unchanged(self, plan: Plan) -> DpSgdEvent:
         """The mechanism of the run's plan, if it is what the run still asks for."""
         privacy = self._config.privacy
+        if plan.shared:
+            raise PlanError(
+                f"Run {self._run_id} was planned as one of masked sums, in which sites share the noise: what the site "
+                "signs of it would be wrong for a step with noise of its own. Start a new run."
+            )
         if plan.dataset != self._site.identity.fingerprint:
             raise PlanError(
                 f"Run {self._run_id} was planned for other patients than the data set holds now: whoever came "

@@ -120,7 +120,7 @@ def gaussian_std(std: float, shares: int = 1) -> float:
 
     Fact 2. makes the sum of m discrete Gaussians D_(s sqrt m), fact 3. makes that N(0, m s^2 - 9).
     """
-    return math.sqrt(shares * std**2 - SMOOTHING**2)
+    return math.sqrt(max(0.0, shares * std**2 - SMOOTHING**2))
 
 
 def discrete_std(continuous: float, shares: int = 1) -> float:

@@ -81,6 +81,7 @@ class Ledger(LedgerReading):
         max_grad_norm: float,
         purpose: str = "training",
         sublimits: Sequence[Sublimit] = (),
+        shared: str = "",
     ) -> Plan:
         """Sign a whole run's mechanism before any data is touched, if the limit admits it.
 
@@ -94,6 +95,7 @@ class Ledger(LedgerReading):
             max_grad_norm: clipping norm.
             purpose: what the run is for.
             sublimits: parts of the limit that this plan must keep too.
+            shared: digest of the terms by which the noise is shared, hexadecimal; "" where the site adds all of it.
 
         Raises:
             BudgetExceeded: a patient would exceed the limit.
@@ -102,7 +104,7 @@ class Ledger(LedgerReading):
         event = charged_event(event)
         if event.steps < 1 or not run_id or not max_grad_norm > 0:
             raise LedgerError("A plan needs a run_id, one step or more and a clipping norm above 0.")
-        same = (run_id, dataset.fingerprint, event, delta, max_grad_norm, purpose)
+        same = (run_id, dataset.fingerprint, event, delta, max_grad_norm, purpose, shared)
         if (known := self.find_plan(run_id)) is not None:
             return _unchanged(known, same)
         claim = claimed_epsilon([event], delta)
@@ -110,7 +112,9 @@ class Ledger(LedgerReading):
             if run_id in self._state.accounts:
                 return _unchanged(self._state.accounts[run_id].plan, same)
             rule = self._admit(dataset, event, delta, sublimits)
-            plan = Plan(run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule)
+            plan = Plan(
+                run_id, dataset.fingerprint, event, delta, claim, max_grad_norm, purpose, rule, shared
+            )
             if dataset.fingerprint not in self._state.datasets:
                 work.store_cohort(dataset.fingerprint, dataset.to_bytes())
                 work.append(self._entry("dataset", fingerprint=dataset.fingerprint, keys=dataset.keys))
@@ -334,9 +338,25 @@ class Ledger(LedgerReading):
 
 
 def _unchanged(known: Plan, same: tuple[object, ...]) -> Plan:
-    signed = (known.run_id, known.dataset, known.event, known.delta, known.max_grad_norm, known.purpose)
+    signed = (
+        known.run_id,
+        known.dataset,
+        known.event,
+        known.delta,
+        known.max_grad_norm,
+        known.purpose,
+        known.shared,
+    )
     if signed != same:
-        names = ("run_id", "patients", "mechanism", "delta", "max_grad_norm", "purpose")
+        names = (
+            "run_id",
+            "patients",
+            "mechanism",
+            "delta",
+            "max_grad_norm",
+            "purpose",
+            "way to share the noise",
+        )
         changed = [name for name, before, now in zip(names, signed, same, strict=True) if before != now]
         raise LedgerError(
             f"Run {known.run_id} was planned with another {' and '.join(changed)}: a signed plan does not change. "

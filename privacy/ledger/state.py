@@ -45,6 +45,8 @@ class Plan:
         purpose: what the run is for.
         rule: "adaptive" where the filter over all plans admitted it, "planned" where it was signed before any
             access to these patients and admitted by PLD.
+        shared: digest of the terms by which several sites add up to the event's noise (`privacy.secure_sum.Terms`),
+            hexadecimal; "" where the site adds all of it.
     """
 
     run_id: str
@@ -55,6 +57,7 @@ class Plan:
     max_grad_norm: float
     purpose: str
     rule: str
+    shared: str = ""
 
     @property
     def mechanism(self) -> DpSgdEvent:
@@ -65,7 +68,8 @@ class Plan:
 
     def to_json(self) -> Body:
         """A JSON object that `from_json` reads."""
-        return {**self.__dict__, "event": self.event.to_json()}
+        told = {**self.__dict__, "event": self.event.to_json()}
+        return told if self.shared else {name: value for name, value in told.items() if name != "shared"}
 
     @staticmethod
     def from_json(value: Body) -> Plan:

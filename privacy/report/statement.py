@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, event_from_json
 from privacy.accounting.pld import MIN_DELTA
+from privacy.discrete import SMOOTHING
 from privacy.errors import AccountingError, ReportError
 from privacy.ledger import Ledger, Plan
 from privacy.ledger.admission import ORDERS
 from privacy.ledger.links import canonical
 from privacy.ledger.state import Policies, Rounds
 from privacy.planning import size_class
+from privacy.secure_sum.lattice import LATTICE_BITS
 from privacy.versions import versions
 
 SCHEMA = "mmmed-privacy-statement/4"
@@ -106,11 +108,12 @@ class Shared:
     def multiplier(self, noise_multiplier: float, colluders: int) -> float:
         """The noise multiplier that is left of the smallest sum, if so many of its sites work together.
 
-        The sum of m discrete Gaussians stands for N(0, m s^2 - 9), in lattice steps with s of a million or so
-        (`privacy.discrete`); what that takes off is below the margin here.
+        In lattice steps a site's share has a deviation s with h s^2 - 9 >= (sigma S)^2, where S, the sensitivity, is
+        at least 2^20; the sum of m shares stands for N(0, m s^2 - 9) (`privacy.discrete`).
         """
-        left = self.least_cohort - colluders
-        return noise_multiplier * math.sqrt(left / self.honest) * (1 - 1e-9 * (left < self.honest))
+        part = (self.least_cohort - colluders) / self.honest
+        lost = max(0.0, 1 - part) * (SMOOTHING / 2**LATTICE_BITS) ** 2
+        return math.sqrt(noise_multiplier**2 * part - lost)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ import numpy as np
 from privacy.discrete import DiscreteGaussian, discrete_std, gaussian_std
 from privacy.errors import NoiseError, SecureSumRefusal
 
-_FINENESS = 20  # bits
+LATTICE_BITS = 20  # the clipping norm is at least two to the power of these, in lattice steps
 _EXACT = 1 << 53  # whole numbers up to here are floats
 
 
@@ -42,7 +42,7 @@ def step_of(clip: float) -> float:
 
     Rounding then costs 0.02 % of noise for 40,000 coordinates.
     """
-    return 2.0 ** (math.frexp(clip)[1] - 1 - _FINENESS)
+    return 2.0 ** (math.frexp(clip)[1] - 1 - LATTICE_BITS)
 
 
 @dataclass(frozen=True)

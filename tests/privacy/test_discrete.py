@@ -228,6 +228,11 @@ def test_shares_add_up_to_the_continuous_deviation_and_no_more(continuous: float
     assert shares * std**2 == pytest.approx(continuous**2 + 9)
 
 
+@pytest.mark.parametrize("shares", [1, 2, 3, 7])
+def test_hardly_any_noise_is_no_error_of_arithmetic(shares: int) -> None:
+    assert discrete_std(1e-30, shares) == pytest.approx(3 / math.sqrt(shares))
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, CHUNK - 1, CHUNK, CHUNK + 1])
 def test_any_number_of_draws(n: int) -> None:
     assert DiscreteGaussian(1e6).draw(n).shape == (n,)

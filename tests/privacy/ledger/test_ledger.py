@@ -178,6 +178,7 @@ def test_the_same_plan_again_is_the_same_plan(reopen: Open) -> None:
         ({"max_grad_norm": 2.0}, "max_grad_norm"),
         ({"purpose": "tuning"}, "purpose"),
         ({"dataset": patients(1, 2)}, "patients"),
+        ({"shared": "ab" * 32}, "way to share the noise"),
     ],
 )
 def test_a_signed_plan_does_not_change(reopen: Open, change: dict, name: str) -> None:
@@ -187,6 +188,17 @@ def test_a_signed_plan_does_not_change(reopen: Open, change: dict, name: str) ->
         with pytest.raises(LedgerError, match=f"another {name}"):
             ledger.plan(**(arguments | change))
         assert len(ledger.plans()) == 1
+
+
+def test_how_the_noise_is_shared_is_signed_with_the_plan(reopen: Open) -> None:
+    with reopen() as ledger:
+        alone = _plan(ledger)
+        together = ledger.plan(ALL, "sum", RUN, 1e-5, 1.0, shared="ab" * 32)
+    assert "shared" not in alone.to_json()  # entries of plans without are what they always were
+    with reopen() as ledger:
+        assert ledger.find_plan("sum") == together and ledger.find_plan("run") == alone
+        with pytest.raises(LedgerError, match="another way to share the noise"):
+            ledger.plan(ALL, "sum", RUN, 1e-5, 1.0)
 
 
 def test_a_plan_of_another_ledger_cannot_be_charged(reopen: Open, tmp_path: Path, limit: Budget) -> None:

@@ -22,6 +22,7 @@ from privacy.report import (
     verify_report,
 )
 from privacy.report.statement import seal
+from privacy.secure_sum import Terms
 from tests.privacy.report.conftest import ASKED, DELTA, EVENT, State
 from tests.privacy.report.test_verify import FACTS, VALIDATOR
 
@@ -63,6 +64,27 @@ def test_the_row_over_colluders_is_computed_from_the_noise_that_is_left(body: di
     assert rows[0] < rows[1] < rows[2]
     assert rows[1] == pytest.approx(body["sites"][0]["epsilon_planned"], rel=1e-6)
     assert "while at most 1 of a sum's sites" in body["summary"]["condition"]
+
+
+@pytest.mark.parametrize(("honest", "least"), [(1, 2), (3, 4), (100, 150), (1000, 1500)])
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 7.0])
+def test_no_row_counts_on_more_noise_than_the_lattice_leaves(honest: int, least: int, sigma: float) -> None:
+    terms = Terms.planned(
+        "run",
+        {f"s{number:04d}": f"{number:064x}" for number in range(least)},
+        {"w": (100,)},
+        clip=1.0,  # the coarsest: 2^20 lattice steps
+        noise_multiplier=sigma,
+        sampling_rate=0.5,
+        steps=3,
+        repeats=0,
+        honest=honest,
+        least_cohort=least,
+    )
+    shared = Shared(least, honest, least, 1)
+    for colluders in {0, 1, least - honest, least // 2, least - 1}:
+        said, there = shared.multiplier(sigma, colluders), terms.lattice.multiplier(least - colluders)
+        assert there * (1 - 1e-3) < said <= there * (1 + 1e-15)
 
 
 def test_a_patient_of_several_sites_moves_one_sum_several_times(body: dict[str, Any]) -> None:
