@@ -5,15 +5,14 @@ Each is written whole and flushed, file and folder, before the next thing happen
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from filelock import FileLock
 
 from privacy.disk import sync_folder, write_durable
 from privacy.errors import SecureSumRefusal
@@ -44,8 +43,7 @@ class State:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes of this site out: two of them could answer under one mask."""
-        with os.fdopen(os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # falls with the process
+        with FileLock(self.folder / "lock", mode=0o600):  # falls with the process
             yield
 
     def secret(self) -> X25519PrivateKey | None:

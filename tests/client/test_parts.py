@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from client.model import made_up
-from client.trial import _enough
+from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.training import part_size
 
@@ -35,8 +35,10 @@ def test_only_what_is_trained_asks_for_small_parts(changes: dict[str, Any], size
 
 
 @pytest.mark.parametrize("most", [1, 2, 5])
-def test_a_run_is_tried_on_more_than_one_part(most: int) -> None:
+def test_a_run_is_tried_on_more_than_one_part(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr("client.trial.train", lambda model, config, step, draws, batches: drawn.extend(draws))
     config = RunConfig.model_validate({"model": LINEAR, "training": {"records_per_patient": most}})
-    records = made_up(config)
-    taken = np.minimum(np.bincount(records.patient), most)[_enough(records, config)].sum()
+    try_run.__wrapped__(config)
+    taken = np.minimum(np.bincount(made_up(config).patient), most)[drawn[0]].sum()
     assert part_size(config) < taken < 2 * part_size(config)
