@@ -53,7 +53,7 @@ class _OneOfSites:
     def __init__(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, step: PrivateStep, config: RunConfig
     ) -> None:
-        self._model, self._optimizer, self._step, self._config = model, optimizer, step, config
+        self._optimizer, self._step, self._config = optimizer, step, config
         self._parameters = dict(model.named_parameters())
 
     def __call__(self, losses: PartLosses, units: torch.Tensor) -> None:

@@ -23,7 +23,6 @@ from client.release import RoundFailed, Spending, one_code
 from client.site import Site
 from client.site_folder import StateFolder
 from client.training import load_parameters, public_seed
-from client.trial import try_run
 from mmmed.config import RunConfig
 from mmmed.errors import ConfigError
 from mmmed.federation.protocol import MODEL, Request, SumRequest
@@ -73,7 +72,6 @@ def masked_step(site: Site, request: Request) -> tuple[bytes, Spending]:
     asked, config, packed = _asked(request), request.config, request.packed(MODEL)
     step = StepRequest(request.round, asked.attempt, asked.cohort, hashlib.sha256(packed).digest())
     incoming = unpack(packed)
-    try_run(config)
     load_parameters(open_model(config), incoming)  # found out before the charge
     with _member(site, config, request.run_id, asked) as (member, account, ledger):
         member.meet(read_introductions(asked.keys))

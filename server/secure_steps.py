@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 _AGREED, _ASKED = "secure-sum.json", "secure-sum-asked.json"
 _SIGMA_TICKS = 10_000  # noise multipliers are charged in steps of 1e-4
-_BACK_SOON = (Refusal.VOID, Refusal.CRASHED, Refusal.STOPPED)  # such a site is asked again at the same step
 
 
 class SecureSteps:
@@ -95,7 +94,7 @@ class SecureSteps:
                 log.warning(
                     "step %d, attempt %d is void: %s", number, request.attempt if request else 0, void
                 )
-                lost |= set(self._coordinator.missing) - _soon_back(answers.values())
+                lost |= set(self._coordinator.missing)
                 request = None
             except SecureSumRefusal as refusal:
                 log.warning("step %d changed nothing: %s", number, refusal)
@@ -185,10 +184,6 @@ class SecureSteps:
             change[name] = scaled[start : start + value.size].reshape(value.shape).astype(np.float32)
             start += value.size
         return change
-
-
-def _soon_back(answers: Iterable[Answer]) -> set[str]:
-    return {answer.site or "" for answer in answers if answer.refused in _BACK_SOON}
 
 
 def _proper(terms: Terms, answers: Iterable[Answer]) -> Iterator[Introduction]:
