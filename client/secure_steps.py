@@ -195,7 +195,7 @@ def _clipped_sum(
         step = _SumAlone(private)
         draws = private_draws(records.patients, plan.mechanism.sampling_rate, 1)
         batches = patient_batches(records, config, public_seed(config, site, number, "augmentation"))
-        train(model, config, step, draws, batches)
+        train(model, config, step, draws, batches, centring=config.model.fusion.is_centring(number))
         parts = [step.total[name].detach().double().cpu().flatten() for name in trainable_state(model)]
         return torch.cat(parts).numpy()
 

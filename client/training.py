@@ -250,7 +250,8 @@ class _Round:
                     self._correct(parameters)
             Progress(self._run_id, self._round, done, steps).write(self._site.state)
 
-        train(self._model, self._config, step, draws, batches, after_step=after_step)
+        centring = self._config.model.fusion.is_centring(self._round)
+        train(self._model, self._config, step, draws, batches, centring=centring, after_step=after_step)
 
     def _shuffled(self) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(self._seed("order"))

@@ -83,17 +83,20 @@ def _train(model: MultimodalModel, records: Records, config: RunConfig) -> None:
             f"for float32. Choose other weights{f' ({given})' if given else ''}"
         )
 
-    def losses(rows: torch.Tensor) -> torch.Tensor:
-        batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
-        return batch_losses(model, target, batch, "float32")
-
     optimizer, private = make_optimizer(model.train(), training), config.privacy.enabled
     step: Step = (
         private_step(model, optimizer, config, noise_multiplier=1.0) if private else PlainStep(optimizer)
     )
-    step.try_on(losses, torch.from_numpy(records.patient[:_PROBED]).to(device()))
     taken = np.minimum(np.bincount(records.patient), training.records_per_patient) * training.views
     needed = 1 + int(np.searchsorted(np.cumsum(taken), part_size(config) + 1))
     enough = np.arange(min(records.patients, needed))  # to fill one part of a batch and begin another
     nobody = np.empty(0, dtype=np.int64)
-    train(model, config, step, [enough, nobody], patient_batches(records, config, seed=0))
+    for centring in sorted({config.model.fusion.is_centring(1), False}, reverse=True):
+
+        def losses(rows: torch.Tensor, centring: bool = centring) -> torch.Tensor:
+            batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())
+            return batch_losses(model, target, batch, "float32", centring=centring)
+
+        step.try_on(losses, torch.from_numpy(records.patient[:_PROBED]).to(device()))
+        batches = patient_batches(records, config, seed=0)
+        train(model, config, step, [enough, nobody], batches, centring=centring)

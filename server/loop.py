@@ -19,6 +19,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from mmmed.config import FederationConfig
@@ -113,7 +114,7 @@ class Rounds:
         store = UpdateStore(self._folder.path / "updates", number, model)
         combined, answers = self._gather(strategy, number, model, store)
         if combined is not None:
-            model = strategy.step(combined)
+            model = strategy.step(self._moved(combined))
             self._average.take(model)
         record = {
             "round": number,
@@ -125,6 +126,15 @@ class Rounds:
         save_checkpoint(self._folder.checkpoints, Checkpoint(number, model, state, record))
         store.close()
         return model, record
+
+    def _moved(self, combined: Combined) -> Combined:
+        """Without what a step gave to parameters that it does not move: it is noise."""
+        fusion = self._folder.config.model.fusion
+        update = {
+            key: value if fusion.moves(combined.number, key) else np.zeros_like(value)
+            for key, value in combined.update.items()
+        }
+        return replace(combined, update=update)
 
     def _gather(
         self, strategy: AtServer, number: int, model: Arrays, store: UpdateStore

@@ -12,12 +12,15 @@ from rich.table import Table
 
 from mmmed.config import RunConfig
 from mmmed.config.keys import nest
+from mmmed.modalities import MODALITIES
+from mmmed.models.fusion import Linear
 from mmmed.models.head import linear_head
 from privacy.accounting import shown
 from privacy.planning import delta_is_large
-from privacy.planning.releases import REPEATS, SECURE_STEPS, Release, learning_rate
+from privacy.planning.releases import REPEATS, SECURE_STEPS, Release, learning_rate, steps_for_mean
 
 WIDTH = 80
+_FEATURES = 1280  # of the widest encoder that comes with weights
 
 
 def recommended(
@@ -32,8 +35,12 @@ def recommended(
     }
     if release.kind == SECURE_STEPS:
         federation |= {"honest": honest, "repeats": REPEATS, "min_sites": sites}
+    model: dict[str, Any] = dict(linear_head(config))
+    if "model.trainable" in model:  # frozen encoders, whose features have a mean
+        frozen = sum(not MODALITIES[name].joins_fusion for name in config.data.modalities)
+        model["model.fusion.centring_steps"] = steps_for_mean(release, _FEATURES, Linear.share(frozen))
     return {
-        **nest(linear_head(config)),
+        **nest(model),
         "training": {
             "optimizer": "sgd",
             "learning_rate": learning_rate(release, privacy.max_grad_norm),
@@ -147,9 +154,8 @@ def _like(one: Release) -> str:
 def _toml(tree: dict[str, Any]) -> str:
     """The tree with a table for each section, kinds as dotted keys."""
     flat = {section: dict(keys) for section, keys in tree.items()}
-    kind = flat["model"].pop("fusion")["kind"]
-    text = tomli_w.dumps(flat)
-    return text.replace("[model]\n", f'[model]\nfusion.kind = "{kind}"\n', 1)
+    fusion = "".join(f"fusion.{line}\n" for line in tomli_w.dumps(flat["model"].pop("fusion")).splitlines())
+    return tomli_w.dumps(flat).replace("[model]\n", f"[model]\n{fusion}", 1)
 
 
 def _say(text: str) -> None:

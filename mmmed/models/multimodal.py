@@ -26,6 +26,9 @@ class Encoder(Protocol):
 class MultimodalModel(nn.Module):
     """`forward(batch)` gives (R, outputs) logits, one output for a binary task.
 
+    Of a fusion that learns the mean of its features first (`Fusion.is_centring`), `forward(batch, centring=True)` gives
+    the (R,) losses of those steps.
+
     Args:
         encoders: by the name of the modality; each becomes a submodule of that name.
         head: the last layer.

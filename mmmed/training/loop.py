@@ -97,6 +97,7 @@ def train(
     draws: Iterable[np.ndarray],
     make_batch: Callable[[int, np.ndarray], Batch],
     *,
+    centring: bool = False,
     after_step: Callable[[], None] = lambda: None,
 ) -> int:
     """Take one step for each draw of patients.
@@ -110,6 +111,7 @@ def train(
         step: is given the losses of each batch, part by part.
         draws: arrays of patient indices, possibly empty (an empty Poisson draw is still a step).
         make_batch: from the step's number (0 for the first) and its drawn patients to their batch.
+        centring: whether the steps learn the features' mean (`Fusion.is_centring`).
         after_step: called after each step (progress, proximal pull).
 
     Returns:
@@ -122,7 +124,8 @@ def train(
     for patients in draws:
         batch = make_batch(steps, patients)
         for rows, unit in parts(batch.unit, together, filled=filled):
-            losses = partial(batch_losses, model, target, batch[rows].to(device), config.training.precision)
+            part, precision = batch[rows].to(device), config.training.precision
+            losses = partial(batch_losses, model, target, part, precision, centring=centring)
             step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()
         steps += 1

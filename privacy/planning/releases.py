@@ -27,6 +27,8 @@ REPEATS = 6  # secure steps that are asked again where a site drops out, planned
 _LARGEST_RATE = 8.0  # learning rate at C = 1 for the mean of clipped gradients, where noise does not bound it
 _WANDER = 0.5  # deviation of a parameter after the run that noise may cause: a logit of features of length 1 moves so
 
+_MEAN_NOISE = 0.25  # docs/results.md
+
 
 @dataclass(frozen=True)
 class Release:
@@ -154,6 +156,21 @@ def recommend(releases: Collection[Release]) -> Release:
     """
     able = [one for one in releases if one.kind in (STEPS, SECURE_STEPS)]
     return min(able, key=lambda one: (one.noise, one.kind == SECURE_STEPS))
+
+
+def steps_for_mean(release: Release, dimension: int, share: float) -> int:
+    """How many steps teach the mean of features of length 1 so well that its noise is a quarter of that length or less.
+
+    A step adds to the sum of features q N C share, and its noise; so after k steps the mean's is about
+    noise sqrt(T dimension / k) / share long. A fifth of the run's steps at most.
+
+    Args:
+        release: the run's.
+        dimension: of the features.
+        share: of a clipped gradient's length that they are.
+    """
+    needed = release.steps * dimension * (release.noise / (share * _MEAN_NOISE)) ** 2
+    return max(1, min(math.ceil(needed), release.steps // 5))
 
 
 def learning_rate(release: Release, max_grad_norm: float) -> float:

@@ -51,6 +51,7 @@ _STEPS: Settings = {
     "federation.release": "steps", "federation.rounds": 60, "training.learning_rate": 2.0,
     "training.local_epochs": TrainingConfig().local_epochs,
 }  # fmt: skip
+_CENTRED: Settings = {"model.fusion.centring_steps": 8}
 
 
 def _masked(honest: int) -> Settings:
@@ -65,6 +66,8 @@ LEVERS: dict[str, Settings] = {
     "frozen, linear": _LINEAR,
     "  steps": _LINEAR | _STEPS,
     **{f"  masked steps, h = {honest}": _masked(honest) for honest in (2, 3, 4)},
+    "  steps, centred": _LINEAR | _STEPS | _CENTRED,
+    **{f"  masked steps, h = {honest}, centred": _masked(honest) | _CENTRED for honest in (2, 3, 4)},
     "  AUTO-S": _LINEAR | {"privacy.clipping": "automatic"},
     "  learning rate 0.3": _LINEAR | {"training.learning_rate": 0.3},
     "  learning rate 2": _LINEAR | {"training.learning_rate": 2.0},

@@ -36,9 +36,11 @@ class Strategy(Kind):
 
     Attributes:
         needs_single_updates: whether it needs more of a round's updates than their sum.
+        scales_coordinates: whether it moves each parameter by a scale of its own.
     """
 
     needs_single_updates: ClassVar[bool] = False
+    scales_coordinates: ClassVar[bool] = False
 
     server_learning_rate: PositiveFloat = Field(
         1.0, description="how far the model goes along a round's update; 1 is plain averaging"
@@ -72,6 +74,8 @@ class FedAvgM(Strategy):
 
 
 class _Adaptive(Strategy):
+    scales_coordinates: ClassVar[bool] = True
+
     server_learning_rate: PositiveFloat = Field(
         0.01,  # how far a parameter moves in a round: that of plain averaging, 1, would leave any model
         description="about how far each parameter moves in a round",

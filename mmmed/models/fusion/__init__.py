@@ -6,13 +6,20 @@ outputs and the keys of its section.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mmmed.modalities import MODALITIES
 from mmmed.section import Kind, Kinds, Positive
 
+if TYPE_CHECKING:
+    from mmmed.config import RunConfig
+
 __all__ = ["FUSIONS", "Attention", "Fusion", "Linear"]
+
+OVER_COUNT = 4.0  # weight of features beside that of their number, which needs less of a clipped gradient
 
 
 class Fusion(Kind):
@@ -23,6 +30,14 @@ class Fusion(Kind):
     """
 
     together: ClassVar[int] = 32
+
+    def is_centring(self, step: int) -> bool:
+        """Whether a step of the federation, from 1, learns the mean of the features instead of the task."""
+        return False
+
+    def moves(self, step: int, parameter: str) -> bool:
+        """Whether a step moves a trained parameter, of this name. To the others it gives noise alone."""
+        return True
 
 
 class Attention(Fusion):
@@ -50,6 +65,43 @@ class Linear(Fusion):
     together: ClassVar[int] = 256  # a vector each
 
     kind: Literal["linear"] = "linear"
+    centring_steps: int = Field(
+        0,
+        ge=0,
+        description="so many of a run's steps, the first, learn the mean of frozen encoders' features, which is then "
+        "taken from them; needs single steps",
+    )
+
+    @staticmethod
+    def share(modalities: int) -> float:
+        """Of a centring step's clipped gradient, the part of its length that one modality's features are."""
+        return OVER_COUNT / math.sqrt((OVER_COUNT**2 + 1) * modalities)
+
+    def is_centring(self, step: int) -> bool:
+        return step <= self.centring_steps
+
+    def moves(self, step: int, parameter: str) -> bool:
+        return parameter.startswith("centre.") == self.is_centring(step)
+
+    def check_run(self, run: RunConfig) -> None:
+        if not self.centring_steps:
+            return
+        model, federation = run.model, run.federation
+        problems = {
+            'model.trainable = "fusion-head": features that are trained have no one mean': model.trainable
+            != "fusion-head",
+            "an encoder that is not trained, of an image, a text or the like": all(
+                MODALITIES[name].joins_fusion for name in run.data.modalities
+            ),
+            'federation.release = "steps" or "secure-steps": sites must learn one mean': federation.release
+            == "rounds",
+            f"federation.rounds above it. Found {federation.rounds}": self.centring_steps
+            >= federation.rounds,
+            'a strategy that adds up steps as they are, "fedavg" or "fedavgm"': federation.strategy.scales_coordinates,
+        }
+        for needed, found in problems.items():
+            if found:
+                raise ValueError(f"model.fusion.centring_steps = {self.centring_steps} needs {needed}")
 
 
 FUSIONS = Kinds(Attention, Linear)

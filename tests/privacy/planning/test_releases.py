@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from privacy.planning.releases import (
     learning_rate,
     recommend,
     recommended_honest,
+    steps_for_mean,
 )
 
 ASK = {"target_epsilon": 8.0, "delta": 1e-4, "batch_size": 64, "local_epochs": 2.0, "rounds": 3}
@@ -77,6 +79,20 @@ def test_small_cohorts_step_less_far() -> None:
     assert learning_rate(many, 0.5) == 16  # the step is as long
     assert learning_rate(few, 1.0) * few.noise * few.steps <= 0.5 * 1.05
     assert few.bears(1.0) < many.bears(1.0) == int(many.noise**-2)
+
+
+def test_as_many_steps_teach_a_mean_as_its_noise_asks_for() -> None:
+    release, share = Release("steps", DpSgdEvent(5.0, 0.5, 60), 60, 8.0, 0.0, 0, 8.0), 0.7
+    for noise in (0.0005, 0.001, 0.002):
+        of = replace(release, noise=noise)
+        steps = steps_for_mean(of, 1280, share)
+        # drawn: the sum of `steps` noisy sums of so many features of one direction, over their number
+        counted, rng = 1000.0, np.random.default_rng(1)
+        per_step = noise * math.sqrt(of.steps) * counted
+        drawn = rng.normal(0, per_step, (steps, 1280)).sum(0) / (steps * counted * share)
+        assert np.linalg.norm(drawn) < 0.25 * 1.1
+        assert steps == 1 or np.linalg.norm(drawn) * math.sqrt(steps / (steps - 1)) > 0.25 / 1.1
+    assert steps_for_mean(replace(release, noise=1.0), 1280, share) == 12  # a fifth at most
 
 
 def test_what_cannot_be_planned_is_said() -> None:
