@@ -16,11 +16,12 @@ from mmmed.errors import RunError
 from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request, SumRequest
 from mmmed.federation.strategies.base import AtServer
 from mmmed.wire import Encoding, pack
+from privacy.metrics import tables_shape
 from server.checkpoint import Arrays
 from server.events import OnEvent, PhaseStarted, SiteReplied
 from server.ledger_receipts import FILE, Receipts
 from server.messaging import gather, pull_interval
-from server.replies import Answer, read_reply
+from server.replies import TABLES, Answer, read_reply
 from server.run_folder import RunFolder
 from server.update_store import shapes_of
 
@@ -140,7 +141,7 @@ class Sites:
         )
         messages = [self._message(request, phase, node) for node in nodes]
         self._on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
-        like = shapes_of(tensors[MODEL]) if phase == "train" and sum_request is None else {}
+        like = self._expected(phase, tensors) if sum_request is None else {}
         for message, reply, seconds in gather(self._grid, messages, federation.round_timeout):
             answer = read_reply(message, reply, seconds, phase, like).unless_name_in(seen)
             answer = replace(answer, bytes_down=sum(map(len, sent.values())))
@@ -151,6 +152,13 @@ class Sites:
                 self._receipts.keep(answer.node, answer.released.get(f"{PRIVACY}receipt"))
             yield answer
             self._on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
+
+    def _expected(self, phase: Phase, tensors: Mapping[str, Arrays]) -> dict[str, tuple[int, ...]]:
+        """The shapes of what a reply may hold."""
+        if phase == "train":
+            return shapes_of(tensors[MODEL])
+        release = self._folder.config.task.release
+        return {} if release is None else {TABLES: tables_shape(release.classes)}
 
     def _message(self, request: Request, phase: Phase, node: int) -> Message:
         content = replace(request, receipt=self._receipts.of(node)).to_record()
