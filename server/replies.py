@@ -57,14 +57,10 @@ class Answer:
     words: bytes = b""
     joined: JoinReply | None = None
 
-    def unless_name_in(self, seen: set[str]) -> Answer:
-        """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
-        if self.site in seen:
-            taken = Answer(self.node, self.seconds, refused=Refusal.NAME_TAKEN)
-            return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
-        if self.site is not None:
-            seen.add(self.site)
-        return self
+    def under_no_name(self) -> Answer:
+        """Its refusal, since its name is not its own: nothing of it is booked on anybody."""
+        taken = Answer(self.node, self.seconds, refused=Refusal.NAME_TAKEN)
+        return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
 
 
 def read_reply(

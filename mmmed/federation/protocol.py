@@ -115,7 +115,7 @@ class Refusal(StrEnum):
         "what the answer states of its privacy is not of the form that was agreed",
     )
     OVER_BOUNDS = "over-bounds", "the answer holds more, or larger, than was agreed"
-    NAME_TAKEN = "name-taken", "the name is another site's"
+    NAME_TAKEN = "name-taken", "the name is not the site's own"
     BAD_WEIGHT = "bad-weight", "the answer claims more weight than others have"
     BAD_PAYLOAD = "bad-payload", "the update cannot be read"
     KEYS_DIFFER = "keys-differ", "the update is of other parameters than the model's"
