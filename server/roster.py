@@ -1,8 +1,8 @@
 """Whose name is whose: a site answers under one name, and under nobody else's.
 
-Where sites are admitted by their keys, the coordinator writes down which node has which key: a node's name is that of its
-key's certificate. Elsewhere (a simulation, a SuperLink of one's own) a name is the node's that first answered under it,
-for as long as that node is connected.
+Where sites are admitted by their keys, the coordinator writes down which node has which key: its name is that of the
+certificate. Elsewhere (a simulation, a SuperLink of one's own) a name is the node's that first answered under it, as
+long as that node is connected.
 """
 
 from __future__ import annotations

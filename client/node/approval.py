@@ -6,9 +6,7 @@ coordinator asks again. What is approved is one run with one configuration: shou
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,12 +15,14 @@ from typing import Literal
 from mmmed.config import RunConfig, differences, from_flat
 from mmmed.config.sources import flat_from_json
 from mmmed.errors import ConfigError, DeployError
+from mmmed.federation.protocol import check_run, run_name
 from mmmed.files import write_atomic
 
 Decision = Literal["waiting", "approved", "denied"]
 
-_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_WAITING = 200  # a coordinator that makes up runs without end does not fill the disk
+# A coordinator that makes up runs without end does not fill the disk.
+_MOST_WAITING = 200
+_MOST_BYTES = 8_000_000  # of the configurations of all that wait
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class SeenRun:
     @property
     def name(self) -> str:
         """A short name for approval: 12 hexadecimal digits of a hash of run id and configuration."""
-        return hashlib.sha256(f"{self.run_id}\0{self.config}".encode()).hexdigest()[:12]
+        return run_name(self.run_id, self.config)
 
     def changes(self) -> list[str]:
         """Lines ``key = value`` of the settings that differ from the defaults."""
@@ -65,15 +65,16 @@ class RunApprovals:
         """The decision about a run; a new run is stored as waiting for one.
 
         Raises:
-            ConfigError: the run's id is not one.
+            ConfigError: the run's id is not one, or the configuration is too long for one.
         """
-        if not _RUN.fullmatch(run_id):
-            raise ConfigError(f"run-id: expected letters, digits, - and _, 64 at most. Found {run_id[:80]!r}")
+        check_run(run_id, config)
         run = SeenRun(run_id, config, datetime.now(UTC).isoformat(timespec="seconds"))
-        for known in self.all():
+        seen = self.all()
+        for known in seen:
             if known.name == run.name:
                 return known.decision
-        if sum(known.decision == "waiting" for known in self.all()) < _MOST_WAITING:
+        waiting = [len(known.config) for known in seen if known.decision == "waiting"]
+        if len(waiting) < _MOST_WAITING and sum(waiting) + len(config) <= _MOST_BYTES:
             self._write(run)
         return "waiting"
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmmed.pki.certificates import days_left, read_certificate
+from mmmed.text import shown
 from server.deployment.authority import AUTHORITY_SOON
 from server.deployment.control import Control
 from server.deployment.folder import Folder
@@ -42,7 +43,9 @@ def show_status(folder: Folder) -> None:
             detail = run.flower.details if run.flower else ""
             records = finished_rounds(folder.runs / run.name)
             crossed = [megabytes(records, way) for way in ("down", "up")]
-            table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", *crossed, escape(detail[:120]))
+            table.add_row(
+                run.name, run.status, f"{run.done} of {run.rounds}", *crossed, escape(shown(detail, 120))
+            )
         console.print()
         console.print(table)
     authority = days_left(read_certificate(folder.ca_certificate))
@@ -75,7 +78,7 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
     if flower is None:
         print(f"run {name} is unknown to the SuperLink; `mmmed server resume {name}` continues it")
         return
-    print(f"run {name}: {flower.status}" + (f" ({flower.details})" if flower.details else ""))
+    print(f"run {name}: {flower.status}" + (f" ({shown(flower.details, 500)})" if flower.details else ""))
     if flower.status.startswith("finished") and not flower.status.endswith("completed"):
         print(f"`mmmed server resume {name}` continues it after the last finished round")
 

@@ -12,6 +12,7 @@ the format and stand in this file alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -27,7 +28,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 
 from mmmed.config import RunConfig, from_flat
-from mmmed.config.schema import Scalar
+from mmmed.config.schema import MOST_ROUNDS, MOST_SITES, Scalar
 from mmmed.config.sources import flat_from_json, to_json
 from mmmed.errors import ConfigError
 
@@ -42,8 +43,6 @@ SITE_ERROR = 400  # Flower's codes end well below; an error reply with it carrie
 # What one message may hold. Tensors are bounded by the model's shapes, where those are known.
 MOST_CONFIG = 128 * 1024  # characters of a run's configuration
 MOST_PARTS = 64  # frozen parts of a model, with their digests
-MOST_ROUNDS = 1_000_000
-MOST_COHORT = 10_000  # sites of a masked sum
 MOST_TERMS = 4 * 1024 * 1024  # bytes of its terms, and of its keys
 MOST_SCORES = 256  # numbers of a reply, by name
 MOST_STATED = 64  # entries of what a site states
@@ -188,9 +187,9 @@ class SumRequest:
         )
         if not (isinstance(terms, bytes) and isinstance(keys, bytes) and type(attempt) is int and named):
             raise ConfigError("request: the part on masked sums is not of the form that was agreed")
-        if max(len(terms), len(keys)) > MOST_TERMS or len(cohort) > MOST_COHORT:  # type: ignore[arg-type]
+        if max(len(terms), len(keys)) > MOST_TERMS or len(cohort) > MOST_SITES:  # type: ignore[arg-type]
             raise ConfigError(
-                f"request: the part on masked sums holds more than {MOST_TERMS} bytes or {MOST_COHORT} sites"
+                f"request: the part on masked sums holds more than {MOST_TERMS} bytes or {MOST_SITES} sites"
             )
         return cls(terms, keys, attempt, tuple(map(str, cohort)))  # type: ignore[arg-type]
 
@@ -290,15 +289,35 @@ def _config(text: str) -> RunConfig:
 
 
 def run_of(record: RecordDict) -> tuple[str, str]:
-    """The run's id and the JSON of its configuration as a request states them, neither checked.
+    """The run's id and the JSON of its configuration as a request states them; the configuration is not read.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: one is missing, or not of the form or length that was agreed.
     """
     fields = record.get("config")
     if not isinstance(fields, ConfigRecord) or not {"run-id", "run-config"} <= set(fields):
         raise ConfigError("request lacks its run's id or configuration")
+    check_run(fields["run-id"], fields["run-config"])
     return str(fields["run-id"]), str(fields["run-config"])
+
+
+def check_run(run_id: object, config: object) -> None:
+    """Raise ConfigError unless these can be a run's id and the text of its configuration."""
+    if not isinstance(run_id, str) or not _RUN.fullmatch(run_id):
+        raise ConfigError(
+            f"run-id: expected letters, digits, - and _, 64 at most. Found {str(run_id)[:80]!r}"
+        )
+    if not isinstance(config, str) or len(config) > MOST_CONFIG:
+        raise ConfigError(f"run-config: expected a text of {MOST_CONFIG} characters at most")
+
+
+def run_name(run_id: str, config: str) -> str:
+    """The short name of a run with one configuration, the same at the coordinator and at the sites.
+
+    12 hexadecimal digits of a hash of the run's id and its configuration as it is sent: should either change, it is
+    another run.
+    """
+    return hashlib.sha256(f"{run_id}\0{config}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
