@@ -117,13 +117,7 @@ class RunFolder:
                 f"{path}: was started with another configuration: {'; '.join(changes)}. "
                 "Resume with the same configuration, or start a new run in another folder"
             )
-        try:
-            run_id = json.loads((path / "environment.json").read_text(encoding="utf-8"))["run_id"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path / 'environment.json'}: missing or damaged, so the run has no id"
-            ) from error
-        folder = cls(path, held, run_id, lock)
+        folder = cls(path, held, run_id_at(path), lock)
         folder._trim_torn_line()
         return folder
 
@@ -202,6 +196,18 @@ class RunFolder:
         whole = written.rfind(b"\n") + 1
         if whole != len(written):
             os.truncate(self.path / "rounds.jsonl", whole)
+
+
+def run_id_at(path: Path) -> str:
+    """The id of the run in a folder.
+
+    Raises:
+        RunError: the folder does not say.
+    """
+    try:
+        return str(json.loads((path / "environment.json").read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / 'environment.json'}: missing or damaged, so the run has no id") from error
 
 
 def finished_rounds(path: Path) -> list[dict[str, Any]]:

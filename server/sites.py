@@ -164,7 +164,9 @@ class Sites:
         """An answer, or its refusal if the name is not the node's; `seen` are those that answered in this phase."""
         if answer.site is None:
             return answer
-        if answer.site in seen or not self._roster.takes(answer.node, answer.site, self._grid.get_node_ids()):
+        if answer.site in seen or not self._roster.takes(
+            answer.node, answer.site, set(self._grid.get_node_ids())
+        ):
             return answer.under_no_name()
         seen.add(answer.site)
         return answer

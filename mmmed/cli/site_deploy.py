@@ -86,14 +86,19 @@ def doctor(site: Site = HERE) -> None:
 
 @app.command()
 def runs(site: Site = HERE) -> None:
-    """List the runs that asked for approval, and in what they differ from the defaults."""
+    """List the runs that asked for approval: what each would do and spend, and all settings of those that wait."""
     from client.node.approval import RunApprovals
     from client.node.folder import NodeFolder
+    from mmmed.text import shown
 
     for run in RunApprovals(NodeFolder(site).runs).all():
-        print(f"{run.name}  {run.decision:8}  since {run.first}  run {run.run_id[:12]}")
-        for line in run.changes():
+        print(f"{run.name}  {shown(run.decision):8}  since {shown(run.first)}")
+        for line in run.in_words():
             print(f"    {line}")
+        if run.decision == "waiting":
+            print("    all settings; * differs from the default")
+            for line in run.settings():
+                print(f"      {line}")
 
 
 @app.command()

@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
@@ -24,6 +26,7 @@ from client.refusal_log import record_refusal, refusals
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.errors import ConfigError, DeployError
+from mmmed.federation.protocol import run_name
 from mmmed.pki.kit import Kit
 from server.deployment.folder import Folder, Settings
 from server.deployment.provision import provision
@@ -137,9 +140,9 @@ def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> N
     other = to_json(RunConfig.model_validate({"privacy": {"target_epsilon": 9.0}}))
     assert runs.decision("r1", other) == "waiting"
     assert runs.decision("r2", CONFIG) == "waiting"
-    assert next(run for run in runs.all() if run.config == other).changes() == [
-        "privacy.target_epsilon = 9.0"
-    ]
+    settings = next(run for run in runs.all() if run.config == other).settings()
+    assert [line for line in settings if line.startswith("*")] == ["* privacy.target_epsilon = 9.0"]
+    assert "  privacy.delta = 0.0001" in settings and "  task.label = finding" in settings
     runs.decide(seen.name, "denied")
     assert runs.decision("r1", CONFIG) == "denied"
 
@@ -155,8 +158,6 @@ def test_a_name_must_be_one_runs(tmp_path: Path) -> None:
 
 @given(st.text(max_size=80))
 def test_no_run_id_reaches_the_file_system(run_id: str) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         runs = RunApprovals(Path(folder) / "runs")
         (Path(folder) / "runs").mkdir()
@@ -400,3 +401,34 @@ def test_a_refusal_of_the_coordinators_words_is_one_line(tmp_path: Path) -> None
     (line,) = refusals(tmp_path)
     assert line.isprintable() and len(line) < 1200
     assert "\x1b" not in (tmp_path / "site.log").read_text()
+
+
+def test_approval_shows_in_words_what_is_read_predicted_released_and_spent(tmp_path: Path) -> None:
+    def told(**sections: Any) -> str:
+        runs = RunApprovals(Path(tempfile.mkdtemp(dir=tmp_path)))
+        config = RunConfig.model_validate(sections)
+        runs.decision("r1", to_json(config))
+        (run,) = runs.all()
+        assert run.name == run_name("r1", to_json(config))
+        return "\n".join(run.in_words())
+
+    usual = told()
+    for part in (
+        *(
+            "image (image)",
+            "text (text)",
+            "of finding",
+            "resnet10+tiny",
+            "full, in 3 rounds",
+            "this site's noise",
+        ),
+        *("counts with noise", "epsilon 8 at delta 0.0001", "and 1 of those held out"),
+    ):
+        assert part in usual
+    assert "NOT PRIVATE" in told(privacy={"metrics": "rounded"})
+    assert "WITHOUT PRIVACY" in told(privacy={"enabled": False})
+    assert "only rows where {'ward': 'a'}" in told(data={"where": {"ward": "a"}})
+    assert "\x1b" not in told(data={"image": "a\x1b[2J\nspends epsilon 0"})
+    assert not any(
+        line.startswith("spends epsilon 0") for line in told(data={"image": "\nspends epsilon 0"}).split("\n")
+    )
