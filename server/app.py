@@ -23,6 +23,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the configuration that Flower's run config holds; the entry of the server's app."""
     from mmmed.models import build_model  # torch and the models only once the run is known to be valid
+    from server.roster import NODES, Roster
     from server.run import federate
     from server.run_folder import RunFolder
 
@@ -30,8 +31,9 @@ def main(grid: Grid, context: Context) -> None:
     path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
     config = read_run_config(settings)
     model = build_model(config)  # before the folder: what cannot be built leaves nothing behind
+    admitted = os.environ.get(NODES)
     with RunFolder.create_or_open(path, config) as folder:
-        federate(grid, folder, model)
+        federate(grid, folder, model, roster=Roster(Path(admitted) if admitted else None))
 
 
 def _run_folder(name: str) -> Path:

@@ -32,6 +32,7 @@ from server.events import OnEvent, RoundFinished
 from server.pooled_evaluation import pooled_results
 from server.privacy_report import keep_statements
 from server.replies import Answer
+from server.roster import Roster
 from server.run_folder import RunFolder
 from server.secure_steps import SecureSteps
 from server.site_level import SiteLevel
@@ -46,7 +47,12 @@ class Rounds:
     """The rounds of a run over a grid."""
 
     def __init__(
-        self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str] | None = None
+        self,
+        grid: Grid,
+        folder: RunFolder,
+        on_event: OnEvent,
+        frozen: Mapping[str, str] | None = None,
+        roster: Roster | None = None,
     ) -> None:
         """
         Args:
@@ -55,10 +61,11 @@ class Rounds:
             on_event: called with what happens.
             frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their
                 own; None for none.
+            roster: whose name is whose; None where nobody admits sites.
         """
         federation = folder.config.federation
         self._folder, self._federation, self._on_event = folder, federation, on_event
-        self._sites = Sites(grid, folder, on_event, frozen or {})
+        self._sites = Sites(grid, folder, on_event, frozen or {}, roster or Roster())
         self._average = Average(federation.ema)
         self._combiner = SiteLevel(federation) if federation.site_noise_multiplier else ByRule(federation)
         self._secure = SecureSteps(folder, self._sites) if federation.release == "secure-steps" else None

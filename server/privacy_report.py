@@ -155,6 +155,8 @@ class RunReport:
             write_report(self.body(), self._folder.report)
         except (ReportError, AccountingError) as error:
             log.error("no privacy report of round %d: %s", self._done, error)
+        except Exception:  # what a site states may be signed and still be nothing that can be computed with
+            log.exception("no privacy report of round %d", self._done)
 
     def write_if_behind(self) -> None:
         """`write`, if the report that is there is missing or of fewer rounds: a kill came between round and report."""

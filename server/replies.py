@@ -6,6 +6,7 @@ exception's message may hold a name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -22,11 +23,15 @@ from mmmed.federation.protocol import (
     Refused,
     TrainReply,
     code_of,
-    site_of,
+    name_of,
+    stated_of,
     tensor_bytes,
 )
 from mmmed.wire import unpack
 from server.checkpoint import Arrays
+
+TABLES = "tables"  # noised counts of an evaluation
+_HEADER = 1000  # bytes a tensor, and as many for all, of a payload beside its values; far more than there are
 
 
 @dataclass(frozen=True)
@@ -52,14 +57,10 @@ class Answer:
     words: bytes = b""
     joined: JoinReply | None = None
 
-    def unless_name_in(self, seen: set[str]) -> Answer:
-        """This answer, or its refusal if another node used the site's name in the same phase; notes the name."""
-        if self.site in seen:
-            taken = Answer(self.node, self.seconds, refused=Refusal.NAME_TAKEN)
-            return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
-        if self.site is not None:
-            seen.add(self.site)
-        return self
+    def under_no_name(self) -> Answer:
+        """Its refusal, since its name is not its own: nothing of it is booked on anybody."""
+        taken = Answer(self.node, self.seconds, refused=Refusal.NAME_TAKEN)
+        return replace(taken, bytes_down=self.bytes_down, bytes_up=self.bytes_up)
 
 
 def read_reply(
@@ -76,7 +77,8 @@ def read_reply(
         reply: what came back; None if nothing did.
         seconds: from the request to the reply.
         phase: what was asked.
-        like: the shape of each tensor of a train reply's update; empty if the reply holds masked words.
+        like: the shape of each tensor that the reply may hold: of a train reply's update, where empty means masked
+            words, or `TABLES` of an evaluation.
     """
     answer = Answer(request.metadata.dst_node_id, seconds)
     if reply is None:
@@ -85,16 +87,20 @@ def read_reply(
         return replace(answer, refused=code_of(reply))
     record = reply.content
     try:
-        site, stated = site_of(record)
-        answer = replace(answer, bytes_up=tensor_bytes(record), site=site, released=stated)
+        answer = replace(answer, bytes_up=tensor_bytes(record), site=name_of(record))
+        answer = replace(answer, released=stated_of(record))
         if phase == "join":
             return replace(answer, joined=JoinReply.read(record))
         if phase == "evaluate":
             evaluated = EvaluateReply.read(record)
+            if evaluated.histograms is not None and evaluated.histograms.shape != like.get(TABLES):
+                return replace(answer, refused=Refusal.SHAPE_DIFFERS)
             return replace(answer, metrics=dict(evaluated.metrics), histograms=evaluated.histograms)
         trained = TrainReply.read(record)
         if not like:
             return replace(answer, words=trained.update)
+        if len(trained.update) > _most_bytes(like):
+            return replace(answer, refused=Refusal.OVER_BOUNDS)
         arrays = {key: value.numpy() for key, value in unpack(trained.update, like).items()}
         return replace(answer, weight=trained.weight, metrics=dict(trained.metrics), arrays=arrays)
     except Refused as refusal:
@@ -103,3 +109,9 @@ def read_reply(
         return replace(answer, refused=error.code)
     except Exception:  # whatever a site sends costs only that site
         return replace(answer, refused=Refusal.BAD_RECORD)
+
+
+def _most_bytes(like: Mapping[str, tuple[int, ...]]) -> int:
+    """The most that an update of such tensors takes, whatever its encoding: no more is decoded."""
+    names = sum(len(name) for name in like)
+    return sum(4 * math.prod(shape) for shape in like.values()) + 2 * names + _HEADER * (2 * len(like) + 1)

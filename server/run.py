@@ -15,10 +15,17 @@ from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_mod
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.loop import Rounds, is_milestone
 from server.privacy_report import RunReport
+from server.roster import Roster
 from server.run_folder import RunFolder
 
 
-def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: OnEvent = ignore) -> Path:
+def federate(
+    grid: Grid,
+    folder: RunFolder,
+    model: MultimodalModel,
+    on_event: OnEvent = ignore,
+    roster: Roster | None = None,
+) -> Path:
     """Run (or continue) the run that the folder describes; returns the folder of the final model.
 
     Ctrl-C or a kill leaves the folder so that the same call continues it.
@@ -29,6 +36,7 @@ def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: On
         model: `build_model` of the folder's configuration; the caller builds it before it makes the folder, so that
             what cannot be built leaves nothing behind. Changed in place.
         on_event: called with what happens.
+        roster: whose name is whose; None where nobody admits sites.
 
     Raises:
         RunError: too few sites, a checkpoint that does not fit, or other frozen weights than the run began with.
@@ -51,7 +59,7 @@ def federate(grid: Grid, folder: RunFolder, model: MultimodalModel, on_event: On
         on_event(event)
 
     try:
-        final = Rounds(grid, folder, watch, frozen).run(initial)
+        final = Rounds(grid, folder, watch, frozen, roster).run(initial)
     finally:
         if report is not None:
             report.write_if_behind()

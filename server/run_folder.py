@@ -16,6 +16,7 @@ appears whole or not at all, except ``rounds.jsonl``, whose torn last line is tr
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -29,12 +30,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from mmmed.config import RunConfig, differences, resolve, to_toml
 from mmmed.errors import RunError
+from mmmed.federation.protocol import Refused, check_histograms, scores_of, stated_by
 from mmmed.files import exclusive, write_atomic
+from mmmed.text import shown
 
 _PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
 _OWNER = ".process"
+
+log = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -52,6 +59,7 @@ class RunFolder:
         self.config = config
         self.run_id = run_id
         self._lock = lock
+        self._told: set[int] = set()  # lines of which it was said that something is left out
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunFolder:
@@ -109,13 +117,7 @@ class RunFolder:
                 f"{path}: was started with another configuration: {'; '.join(changes)}. "
                 "Resume with the same configuration, or start a new run in another folder"
             )
-        try:
-            run_id = json.loads((path / "environment.json").read_text(encoding="utf-8"))["run_id"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{path / 'environment.json'}: missing or damaged, so the run has no id"
-            ) from error
-        folder = cls(path, held, run_id, lock)
+        folder = cls(path, held, run_id_at(path), lock)
         folder._trim_torn_line()
         return folder
 
@@ -165,10 +167,17 @@ class RunFolder:
             try:
                 record = json.loads(line)
                 record["round"] = int(record["round"])
-            except (ValueError, KeyError, TypeError) as error:
+                left_out = _leave_out(record)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise RunError(
                     f"{self.path / 'rounds.jsonl'}: line {number} is not a round. Restore it"
                 ) from error
+            if left_out and number not in self._told:
+                self._told.add(number)
+                log.warning(
+                    "%s: line %d: left out what is not of the form that was agreed, of %s",
+                    *(self.path / "rounds.jsonl", number, ", ".join(left_out)),
+                )
             records.append(record)
         return records
 
@@ -179,14 +188,26 @@ class RunFolder:
             write_atomic(self.path / "rounds.jsonl", "".join(kept))
 
     def _log_bytes(self) -> bytes:
-        log = self.path / "rounds.jsonl"
-        return log.read_bytes() if log.exists() else b""
+        path = self.path / "rounds.jsonl"
+        return path.read_bytes() if path.exists() else b""
 
     def _trim_torn_line(self) -> None:
-        log = self._log_bytes()
-        whole = log.rfind(b"\n") + 1
-        if whole != len(log):
+        written = self._log_bytes()
+        whole = written.rfind(b"\n") + 1
+        if whole != len(written):
             os.truncate(self.path / "rounds.jsonl", whole)
+
+
+def run_id_at(path: Path) -> str:
+    """The id of the run in a folder.
+
+    Raises:
+        RunError: the folder does not say.
+    """
+    try:
+        return str(json.loads((path / "environment.json").read_text(encoding="utf-8"))["run_id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path / 'environment.json'}: missing or damaged, so the run has no id") from error
 
 
 def finished_rounds(path: Path) -> list[dict[str, Any]]:
@@ -195,7 +216,35 @@ def finished_rounds(path: Path) -> list[dict[str, Any]]:
         lines = (path / "rounds.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     except OSError:
         return []
-    return [json.loads(line) for line in lines]
+    records = [json.loads(line) for line in lines]
+    for record in records:
+        _leave_out(record)
+    return records
+
+
+def _leave_out(record: Mapping[str, Any]) -> list[str]:
+    """Drop from a round what no site would be taken at its word for today; returns the names of those sites.
+
+    Earlier versions kept what sites stated as it came, and one of them could end what reads it.
+    """
+    sites = []
+    for phase in ("train", "evaluate"):
+        for line in record.get(phase, ()):
+            for part, read in (("released", stated_by), ("metrics", scores_of), ("tables", _tables)):
+                try:
+                    if part in line:
+                        line[part] = read(line[part])
+                except (Refused, ValueError, TypeError, AttributeError):
+                    del line[part]
+                    if part == "released":
+                        line[part] = {}  # it answered, and nothing that it stated holds
+                    sites.append(shown(str(line["site"])))
+    return sites
+
+
+def _tables(value: Any) -> Any:
+    check_histograms(np.asarray(value, dtype=np.float64))
+    return value
 
 
 def megabytes(rounds: Iterable[Mapping[str, Any]], way: str) -> str:

@@ -16,11 +16,13 @@ from mmmed.errors import RunError
 from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request, SumRequest
 from mmmed.federation.strategies.base import AtServer
 from mmmed.wire import Encoding, pack
+from privacy.metrics import tables_shape
 from server.checkpoint import Arrays
 from server.events import OnEvent, PhaseStarted, SiteReplied
 from server.ledger_receipts import FILE, Receipts
 from server.messaging import gather, pull_interval
-from server.replies import Answer, read_reply
+from server.replies import TABLES, Answer, read_reply
+from server.roster import Roster
 from server.run_folder import RunFolder
 from server.update_store import shapes_of
 
@@ -36,13 +38,16 @@ class Sites:
         folder: the run's.
         on_event: called with what happens.
         frozen: digests of what is not trained, `mmmed.models.frozen_digests`, which the sites compare with their own.
+        roster: whose name is whose.
     """
 
-    def __init__(self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str]) -> None:
+    def __init__(
+        self, grid: Grid, folder: RunFolder, on_event: OnEvent, frozen: Mapping[str, str], roster: Roster
+    ) -> None:
         self._grid, self._folder, self._on_event, self._frozen = grid, folder, on_event, frozen
         self._federation = folder.config.federation
         self._receipts = Receipts(folder.path.parent / FILE)
-        self._names: dict[int, str] = {}  # node id -> the name that its site last gave
+        self._roster = roster
 
     def wait(self) -> None:
         """Wait until enough sites are connected and no more are arriving.
@@ -72,7 +77,8 @@ class Sites:
         pause = _SETTLE if pull_interval(self._grid) else 0.0
         deadline = time.monotonic() + self._federation.round_timeout
         while True:
-            there = {self._names[node] for node in self._grid.get_node_ids() if node in self._names} & names
+            known = self._roster.nodes()
+            there = {known[node] for node in self._grid.get_node_ids() if node in known} & names
             if len(there) >= self._federation.min_sites or not pause or time.monotonic() >= deadline:
                 return there
             time.sleep(pause)
@@ -85,7 +91,7 @@ class Sites:
             model: the parameters to start from.
             sum_request: the attempt and its cohort.
         """
-        nodes = [node for node, name in self._names.items() if name in sum_request.cohort]
+        nodes = [node for node, name in self._roster.nodes().items() if name in sum_request.cohort]
         yield from self._ask(number, "train", {MODEL: model}, sorted(nodes), sum_request=sum_request)
 
     def train(
@@ -102,8 +108,11 @@ class Sites:
         Yields:
             Each answer as it arrives, checked, with its update.
         """
-        self._names |= {answer.node: answer.site for answer in answered if answer.site is not None}
-        nodes = sorted(set(self._grid.get_node_ids()) - {answer.node for answer in answered})
+        connected = set(self._grid.get_node_ids())
+        for answer in answered:
+            if answer.site is not None:
+                self._roster.takes(answer.node, answer.site, connected)
+        nodes = sorted(connected - {answer.node for answer in answered})
         if len(nodes) + len(answered) >= self._federation.min_sites:
             tensors = {**strategy.extras(), MODEL: model}
             yield from self._ask(number, "train", tensors, nodes, answered, strategy.accepts)
@@ -140,17 +149,34 @@ class Sites:
         )
         messages = [self._message(request, phase, node) for node in nodes]
         self._on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
-        like = shapes_of(tensors[MODEL]) if phase == "train" and sum_request is None else {}
+        like = self._expected(phase, tensors) if sum_request is None else {}
         for message, reply, seconds in gather(self._grid, messages, federation.round_timeout):
-            answer = read_reply(message, reply, seconds, phase, like).unless_name_in(seen)
+            answer = self._named(read_reply(message, reply, seconds, phase, like), seen)
             answer = replace(answer, bytes_down=sum(map(len, sent.values())))
             if answer.refused is None and not accepts(answer.metrics):
                 answer = replace(answer, refused=Refusal.BAD_RECORD)
             if answer.site is not None:
-                self._names[answer.node] = answer.site
                 self._receipts.keep(answer.node, answer.released.get(f"{PRIVACY}receipt"))
             yield answer
             self._on_event(SiteReplied(number, phase, self._name(answer.node), answer.refused))
+
+    def _named(self, answer: Answer, seen: set[str]) -> Answer:
+        """An answer, or its refusal if the name is not the node's; `seen` are those that answered in this phase."""
+        if answer.site is None:
+            return answer
+        if answer.site in seen or not self._roster.takes(
+            answer.node, answer.site, set(self._grid.get_node_ids())
+        ):
+            return answer.under_no_name()
+        seen.add(answer.site)
+        return answer
+
+    def _expected(self, phase: Phase, tensors: Mapping[str, Arrays]) -> dict[str, tuple[int, ...]]:
+        """The shapes of what a reply may hold."""
+        if phase == "train":
+            return shapes_of(tensors[MODEL])
+        release = self._folder.config.task.release
+        return {} if release is None else {TABLES: tables_shape(release.classes)}
 
     def _message(self, request: Request, phase: Phase, node: int) -> Message:
         content = replace(request, receipt=self._receipts.of(node)).to_record()
@@ -160,7 +186,7 @@ class Sites:
         )
 
     def _name(self, node: int) -> str:
-        return self._names.get(node, f"node-{node}")
+        return self._roster.name(node) or f"node-{node}"
 
 
 def packed(arrays: Arrays, encoding: Encoding) -> bytes:

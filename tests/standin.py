@@ -216,6 +216,11 @@ def _scaled(content: RecordDict, factor: float) -> RecordDict:
     return _edit(content, "arrays", update=payload(save(scaled)))
 
 
+def _tables(content: RecordDict, tables: np.ndarray) -> RecordDict:
+    content["tables"] = ArrayRecord({"tables": Array(tables)})
+    return _edit(content, "site", **{"privacy.noise_multiplier": 1.0})
+
+
 def _drop(content: RecordDict, part: str, key: str | None = None) -> RecordDict:
     if key is None:
         del content[part]
@@ -224,7 +229,14 @@ def _drop(content: RecordDict, part: str, key: str | None = None) -> RecordDict:
     return content
 
 
+ARBITRARY: dict[
+    int, RecordDict
+] = {}  # what "arbitrary" answers with, by partition, in the process that set it
+
 FAULTS = {
+    "arbitrary": lambda message, context, content: Message(
+        ARBITRARY[int(context.node_config["partition-id"])], reply_to=message
+    ),
     "raise": _raise,
     "refuse": _refuse,
     "gossip": _gossip,
@@ -261,6 +273,19 @@ _register("nan-weight", lambda c: _edit(c, "metrics", weight=float("nan")))
 _register("markup-name", lambda c: _edit(c, "site", name="[bold]x[/bold]"))
 _register("number-name", lambda c: _edit(c, "site", name=3))
 _register("copycat", lambda c: _edit(c, "site", name="site-0"))
+_register("copycat-1", lambda c: _edit(c, "site", name="site-1"))
+_register("text-epsilon", lambda c: _edit(c, "site", **{"privacy.epsilon": "a lot"}))
+_register("no-receipt", lambda c: _edit(c, "site", **{"privacy.receipt": 3}))
+_register("endless-noise", lambda c: _edit(c, "site", **{"privacy.noise_multiplier": 1e308}))
+_register("many-scores", lambda c: _edit(c, "metrics", **{f"m{i}": 1.0 for i in range(20_000)}))
+_register("many-stated", lambda c: _edit(c, "site", **{f"s{i}": 1.0 for i in range(20_000)}))
+_register("long-name", lambda c: _edit(c, "metrics", **{"m" * 5000: 1.0}))
+_register("forged-name", lambda c: _edit(c, "metrics", **{"a\nround 9: fine": 1.0}))
+_register("long-text", lambda c: _edit(c, "site", note="x" * 5_000_000))
+_register("large-update", lambda c: _edit(c, "arrays", update=payload(b"\x00" * 5_000_000)))
+_register("large-table", lambda c: _tables(c, np.zeros((200, 200, 100))))
+_register("large-count", lambda c: _tables(c, np.full((1, 2, 20), 1e300)))
+_register("other-table", lambda c: _tables(c, np.zeros((7, 2, 20))))
 _register("nan-metric", lambda c: _edit(c, "metrics", loss=float("nan")))
 
 

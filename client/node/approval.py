@@ -6,23 +6,27 @@ coordinator asks again. What is approved is one run with one configuration: shou
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from mmmed.config import RunConfig, differences, from_flat
-from mmmed.config.sources import flat_from_json
+from mmmed.config.sources import flat_from_json, to_flat
 from mmmed.errors import ConfigError, DeployError
+from mmmed.federation.protocol import check_run, run_name
 from mmmed.files import write_atomic
+from mmmed.modalities import MODALITIES
+from mmmed.models.names import policy_name
+from mmmed.text import shown
 
 Decision = Literal["waiting", "approved", "denied"]
 
-_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_MOST_WAITING = 200  # a coordinator that makes up runs without end does not fill the disk
+# A coordinator that makes up runs without end does not fill the disk.
+_MOST_WAITING = 200
+_MOST_BYTES = 8_000_000  # of the configurations of all that wait
 
 
 @dataclass(frozen=True)
@@ -44,15 +48,59 @@ class SeenRun:
     @property
     def name(self) -> str:
         """A short name for approval: 12 hexadecimal digits of a hash of run id and configuration."""
-        return hashlib.sha256(f"{self.run_id}\0{self.config}".encode()).hexdigest()[:12]
+        return run_name(self.run_id, self.config)
 
-    def changes(self) -> list[str]:
-        """Lines ``key = value`` of the settings that differ from the defaults."""
+    def in_words(self) -> list[str]:
+        """What a person approves, a line each: what is read, predicted, trained, released and spent."""
         try:
-            changed = differences(RunConfig(), from_flat(flat_from_json(self.config)))
+            config = from_flat(flat_from_json(self.config))
         except ConfigError as error:
-            return [f"not a valid configuration: {error}"]
-        return [f"{key} = {value}" for key, (_, value) in changed.items() if value is not None]
+            return [f"not a valid configuration: {shown(error, 1000)}"]
+        return [f"{what:9} {shown(words, 500)}" for what, words in _words(config)]
+
+    def settings(self) -> list[str]:
+        """Lines ``key = value`` of all settings; those that differ from the defaults begin with an asterisk."""
+        try:
+            config = from_flat(flat_from_json(self.config))
+        except ConfigError:
+            return []
+        changed = differences(RunConfig(), config)
+        return [
+            f"{'*' if key in changed else ' '} {shown(key)} = {shown(value)}"
+            for key, value in to_flat(config).items()
+        ]
+
+
+def _words(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """What a run does, by subject, in words that need no knowledge of the keys."""
+    data, privacy, federation = config.data, config.privacy, config.federation
+    read = [f"{name} ({', '.join(MODALITIES[name].columns(data))})" for name in data.modalities]
+    where = f"; only rows where {dict(data.where)}" if data.where else ""
+    yield "reads", "the columns of " + ", ".join(read) + where
+    yield "predicts", f"{config.task.kind} of " + ", ".join(config.task.columns.values())
+    yield "trains", f"{policy_name(config)}, {config.model.trainable}, in {federation.rounds} rounds"
+    yield "releases", _RELEASED[federation.release]
+    if not privacy.enabled:
+        yield "spends", "WITHOUT PRIVACY: what is released may tell of single patients"
+        return
+    yield "", _RESULTS[privacy.metrics]
+    results = f", and {privacy.metrics_epsilon:g} of those held out" if privacy.metrics == "private" else ""
+    yield (
+        "spends",
+        f"epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g} of each patient who is trained on{results}",
+    )
+
+
+_RELEASED = {
+    "rounds": "after each round the change of the model, with this site's noise",
+    "steps": "in each round the clipped sum over some of its patients, with this site's noise",
+    "secure-steps": "in each round a masked sum with a share of the noise: the server sees the sum over sites alone",
+}
+_RESULTS = {
+    "none": "no results of patients held out",
+    "private": "results of patients held out once, as counts with noise",
+    "rounded": "results of patients held out once, rounded: NOT PRIVATE",
+}
 
 
 class RunApprovals:
@@ -65,15 +113,16 @@ class RunApprovals:
         """The decision about a run; a new run is stored as waiting for one.
 
         Raises:
-            ConfigError: the run's id is not one.
+            ConfigError: the run's id is not one, or the configuration is too long for one.
         """
-        if not _RUN.fullmatch(run_id):
-            raise ConfigError(f"run-id: expected letters, digits, - and _, 64 at most. Found {run_id[:80]!r}")
+        check_run(run_id, config)
         run = SeenRun(run_id, config, datetime.now(UTC).isoformat(timespec="seconds"))
-        for known in self.all():
+        seen = self.all()
+        for known in seen:
             if known.name == run.name:
                 return known.decision
-        if sum(known.decision == "waiting" for known in self.all()) < _MOST_WAITING:
+        waiting = [len(known.config) for known in seen if known.decision == "waiting"]
+        if len(waiting) < _MOST_WAITING and sum(waiting) + len(config) <= _MOST_BYTES:
             self._write(run)
         return "waiting"
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mmmed.errors import DeployError
+from mmmed.text import shown
 
 _START = "0" * 64
-_TAIL = 65536  # bytes; far more than a line
+_TAIL = 65536  # bytes; far more than a line that is written today
 
 
 class SiteLog:
@@ -27,7 +28,7 @@ class SiteLog:
         self._path = path
 
     def append(self, event: str, **facts: str | int) -> None:
-        """Add one entry, durably.
+        """Add one entry, durably. Texts may be others': they are cut and escaped, so that a line stays short.
 
         Raises:
             DeployError: the log cannot be written, or its last line is damaged.
@@ -41,7 +42,7 @@ class SiteLog:
                     {
                         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
                         "event": event,
-                        **facts,
+                        **{name: shown(one) if isinstance(one, str) else one for name, one in facts.items()},
                         "before": self._last(file.fileno()),
                     }
                 )
@@ -86,11 +87,11 @@ class SiteLog:
     def _last(self, descriptor: int) -> str:
         """The digest that the next line carries; a torn last line (a power cut) is cut off first."""
         size = os.fstat(descriptor).st_size
-        start = max(0, size - _TAIL)
-        tail = os.pread(descriptor, size - start, start)
+        start, tail = size, b""
+        while start > 0 and tail[:-1].count(b"\n") < 2:  # earlier versions wrote lines of any length
+            start = max(0, size - max(_TAIL, 2 * (size - start)))
+            tail = os.pread(descriptor, size - start, start)
         whole = tail.rfind(b"\n") + 1
-        if whole == 0 and size > 0 and start > 0:
-            raise DeployError(f"{self._path}: its last line is damaged")
         if start + whole != size:
             os.ftruncate(descriptor, start + whole)
         lines = tail[:whole].splitlines()

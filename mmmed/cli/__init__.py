@@ -48,12 +48,13 @@ def main() -> None:
     """Run the command; what the user can mend is told in one message, without a traceback, with exit code 2."""
     from mmmed.errors import MmmedError
     from mmmed.extras import extra_of, sentence
+    from mmmed.text import escaped
     from privacy.errors import PrivacyError
 
     try:
         app()
     except (MmmedError, PrivacyError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {escaped(str(error), keep=chr(10))}\n")  # it may quote others
         sys.exit(2)
     except ModuleNotFoundError as error:
         extra = extra_of(error.name)

@@ -72,12 +72,13 @@ def doctor(site: Site = HERE) -> None:
 
     from client.node.doctor import examine
     from client.node.folder import NodeFolder
+    from mmmed.text import shown
 
     table = Table("", "check", "found", "to mend it", box=None, pad_edge=False)
     signs = {"good": "ok", "look": "[yellow]look[/]", "bad": "[red]BAD[/]"}
     findings = examine(NodeFolder(site))
     for one in findings:
-        table.add_row(signs[one.verdict], one.what, escape(one.found), escape(one.mend))
+        table.add_row(signs[one.verdict], one.what, escape(shown(one.found, 500)), escape(one.mend))
     Console().print(table)
     if any(one.verdict == "bad" for one in findings):
         raise typer.Exit(1)
@@ -85,14 +86,19 @@ def doctor(site: Site = HERE) -> None:
 
 @app.command()
 def runs(site: Site = HERE) -> None:
-    """List the runs that asked for approval, and in what they differ from the defaults."""
+    """List the runs that asked for approval: what each would do and spend, and all settings of those that wait."""
     from client.node.approval import RunApprovals
     from client.node.folder import NodeFolder
+    from mmmed.text import shown
 
     for run in RunApprovals(NodeFolder(site).runs).all():
-        print(f"{run.name}  {run.decision:8}  since {run.first}  run {run.run_id[:12]}")
-        for line in run.changes():
+        print(f"{run.name}  {shown(run.decision):8}  since {shown(run.first)}")
+        for line in run.in_words():
             print(f"    {line}")
+        if run.decision == "waiting":
+            print("    all settings; * differs from the default")
+            for line in run.settings():
+                print(f"      {line}")
 
 
 @app.command()
@@ -112,13 +118,16 @@ def log(site: Site = HERE) -> None:
     """Verify the log of what was asked, decided and sent, print it, and the digest to note elsewhere."""
     from client.node.folder import NodeFolder
     from client.node.log import SiteLog
+    from mmmed.text import shown
 
     kept = SiteLog(NodeFolder(site).audit)
     for entry in kept.entries():
         facts = " ".join(
-            f"{key}={value}" for key, value in entry.items() if key not in ("time", "event", "before")
+            f"{shown(key)}={shown(value)}"
+            for key, value in entry.items()
+            if key not in ("time", "event", "before")
         )
-        print(f"{entry['time']} {entry['event']:8} {facts}")
+        print(f"{shown(entry['time'])} {shown(entry['event']):8} {facts}")
     print(f"whole; its head is {kept.head()}")
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmmed.pki.certificates import days_left, read_certificate
+from mmmed.text import shown
 from server.deployment.authority import AUTHORITY_SOON
 from server.deployment.control import Control
 from server.deployment.folder import Folder
@@ -37,12 +38,13 @@ def show_status(folder: Folder) -> None:
         table.add_row(site.name, state, site.expires[:10], site.fingerprint[:17])
     console.print(table)
     if runs:
-        table = Table("run", "state", "rounds", "down", "up", "", box=None, pad_edge=False)
+        table = Table("run", "at the sites", "state", "rounds", "down", "up", "", box=None, pad_edge=False)
         for run in runs:
             detail = run.flower.details if run.flower else ""
             records = finished_rounds(folder.runs / run.name)
             crossed = [megabytes(records, way) for way in ("down", "up")]
-            table.add_row(run.name, run.status, f"{run.done} of {run.rounds}", *crossed, escape(detail[:120]))
+            done = f"{run.done} of {run.rounds}"
+            table.add_row(run.name, run.short, run.status, done, *crossed, escape(shown(detail, 120)))
         console.print()
         console.print(table)
     authority = days_left(read_certificate(folder.ca_certificate))
@@ -62,20 +64,20 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
         DeployError: no such run, or the SuperLink does not answer.
     """
     numbers = attempts(folder, name)
-    shown = 0
+    told = 0
     while True:
         with Control(folder) as control:
             flower = control.runs().get(numbers[-1]) if numbers else None
-        for record in finished_rounds(folder.runs / name)[shown:]:
+        for record in finished_rounds(folder.runs / name)[told:]:
             print(_line(record))
-            shown += 1
+            told += 1
         if flower is None or not follow or not flower.active:
             break
         time.sleep(_LOOK)
     if flower is None:
         print(f"run {name} is unknown to the SuperLink; `mmmed server resume {name}` continues it")
         return
-    print(f"run {name}: {flower.status}" + (f" ({flower.details})" if flower.details else ""))
+    print(f"run {name}: {flower.status}" + (f" ({shown(flower.details, 500)})" if flower.details else ""))
     if flower.status.startswith("finished") and not flower.status.endswith("completed"):
         print(f"`mmmed server resume {name}` continues it after the last finished round")
 

@@ -26,6 +26,7 @@ from mmmed.tasks import TASKS, Classification, Task
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
 Release = Literal["rounds", "steps", "secure-steps"]
+MOST_ROUNDS, MOST_SITES = 1_000_000, 10_000  # of any run
 
 
 class DataConfig(Composed):
@@ -76,7 +77,7 @@ class ModelConfig(Composed):
         description="which parameters are trained and travel: all; norms and biases; the text encoder's adapters and "
         "what follows the encoders; only that",
     )
-    lora_rank: Positive = Field(4, description='rank of the adapters of trainable = "lora"')
+    lora_rank: Positive = Field(4, le=1024, description='rank of the adapters of trainable = "lora"')
 
     @classmethod
     def further(cls) -> tuple[type[Section], ...]:
@@ -87,10 +88,16 @@ class TrainingConfig(Section):
     """Local training at a site."""
 
     batch_size: Positive = Field(
-        128, description="expected patients a step; what a sum is divided by, if rounds are single steps"
+        128,
+        le=10_000_000,
+        description="expected patients a step; what a sum is divided by, if rounds are single steps",
     )
-    local_epochs: PositiveFloat = Field(4.0, description="passes over a site's patients in one round")
-    records_per_patient: Positive = Field(2, description="at most so many records of a patient a step")
+    local_epochs: PositiveFloat = Field(
+        4.0, le=10_000, description="passes over a site's patients in one round"
+    )
+    records_per_patient: Positive = Field(
+        2, le=10_000, description="at most so many records of a patient a step"
+    )
     optimizer: Literal["sgd", "adam"] = "adam"
     learning_rate: PositiveFloat = 2e-3
     momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
@@ -99,6 +106,7 @@ class TrainingConfig(Section):
     augment: bool = Field(False, description="random shifts, rotations and contrast of training images")
     views: Positive = Field(
         1,
+        le=64,
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
         "frozen, the record and fixed views of it",
     )
@@ -145,7 +153,9 @@ class PrivacyConfig(Section):
 class FederationConfig(Section):
     """Rounds, how sites' updates are combined and sent, and how many sites must take part."""
 
-    rounds: Positive = Field(3, description="rounds; steps of the whole federation, if each is a single step")
+    rounds: Positive = Field(
+        3, le=MOST_ROUNDS, description="rounds; steps of the whole federation, if each is a single step"
+    )
     release: Release = Field(
         "rounds",
         description="what a site releases: the change after local epochs; the clipped and noised sum of one step, so "
@@ -171,7 +181,9 @@ class FederationConfig(Section):
         description="steps that may be lost to a site that drops out and be asked again, planned in advance, with "
         'release = "secure-steps"',
     )
-    min_sites: Positive = Field(2, description="a round with fewer good updates changes nothing")
+    min_sites: Positive = Field(
+        2, le=MOST_SITES, description="a round with fewer good updates changes nothing"
+    )
     strategy: Annotated[Strategy, STRATEGIES] = FedAvg()
     ema: float = Field(
         0.0,

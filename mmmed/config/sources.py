@@ -220,7 +220,7 @@ def from_flat(flat: Mapping[str, Any], source: str = "run config") -> RunConfig:
         if key in keys and holds_many(keys[key]) and isinstance(value, str):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{source}: {key}: expected JSON text. Found {value!r}") from error
         values[key] = value
     merged = _Merge()
@@ -246,7 +246,7 @@ def flat_from_json(text: str) -> dict[str, Any]:
     """
     try:
         flat = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"run config: not JSON text: {error}") from error
     if not isinstance(flat, dict):
         raise ConfigError("run config: expected a JSON object of section.key to value")

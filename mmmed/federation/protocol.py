@@ -5,11 +5,14 @@ refuses it with a code; its reason stays in the site's log, since the text of an
 the same codes for an answer that does not come or cannot be used.
 
 Neither side trusts what it reads here: a request that is no request is a `ConfigError` at the site, a reply that is no
-reply is `Refused` at the server. The names of the fields are part of the format and stand in this file alone.
+reply is `Refused` at the server. Both are typed and bounded before anything of them is kept: what the `MOST_...` below
+say is all that another party can make this one store, in count, length and size. The names of the fields are part of
+the format and stand in this file alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -25,7 +28,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.common.constant import ErrorCode
 
 from mmmed.config import RunConfig, from_flat
-from mmmed.config.schema import Scalar
+from mmmed.config.schema import MOST_ROUNDS, MOST_SITES, Scalar
 from mmmed.config.sources import flat_from_json, to_json
 from mmmed.errors import ConfigError
 
@@ -37,8 +40,31 @@ MODEL = "model"  # name of the model's parameters among a request's tensors
 PRIVACY = "privacy."  # begins the names of what a site states of its privacy
 SITE_ERROR = 400  # Flower's codes end well below; an error reply with it carries a code as its reason
 
+# What one message may hold. Tensors are bounded by the model's shapes, where those are known.
+MOST_CONFIG = 128 * 1024  # characters of a run's configuration
+MOST_PARTS = 64  # frozen parts of a model, with their digests
+MOST_TERMS = 4 * 1024 * 1024  # bytes of its terms, and of its keys
+MOST_SCORES = 256  # numbers of a reply, by name
+MOST_STATED = 64  # entries of what a site states
+MOST_NUMBER = 1e12  # size of a number
+MOST_NAME = 100  # characters of a number's or entry's name
+MOST_TEXT = 1000  # characters of a text that a site states, a receipt among them
+MOST_STATEMENT = 64 * 1024  # characters of a signed statement; `privacy.report.MAX_BYTES`
+MOST_CELLS = 10_000  # of noised counts, and what one may hold:
+MOST_COUNT = 1e9
+MOST_KEY = 4096  # characters or bytes of a site's key of a run
+
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _NAME = re.compile(r"[^\W_][\w .-]{0,63}")
+_RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_STATED_NUMBERS = frozenset(
+    PRIVACY + name
+    for name in (
+        *("epsilon", "planned_epsilon", "delta", "noise_multiplier", "sampling_rate", "steps"),
+        "max_grad_norm",
+    )
+)
+_STATED_TEXTS = {f"{PRIVACY}statement": MOST_STATEMENT, f"{PRIVACY}receipt": MOST_TEXT}
 
 
 class Refusal(StrEnum):
@@ -83,7 +109,12 @@ class Refusal(StrEnum):
     # an answer that cannot be used
     BAD_RECORD = "bad-record", "the answer is not of the form that was agreed"
     BAD_NAME = "bad-name", "the answer names no site"
-    NAME_TAKEN = "name-taken", "another site answered under this name"
+    BAD_STATEMENT = (
+        "bad-statement",
+        "what the answer states of its privacy is not of the form that was agreed",
+    )
+    OVER_BOUNDS = "over-bounds", "the answer holds more, or larger, than was agreed"
+    NAME_TAKEN = "name-taken", "the name is not the site's own"
     BAD_WEIGHT = "bad-weight", "the answer claims more weight than others have"
     BAD_PAYLOAD = "bad-payload", "the update cannot be read"
     KEYS_DIFFER = "keys-differ", "the update is of other parameters than the model's"
@@ -151,9 +182,15 @@ class SumRequest:
     def read(cls, fields: ConfigRecord) -> SumRequest:
         """From what arrived. Raises ConfigError for another form."""
         terms, keys, attempt, cohort = (fields.get(name) for name in ("terms", "keys", "attempt", "cohort"))
-        named = isinstance(cohort, list) and all(isinstance(one, str) for one in cohort)
+        named = isinstance(cohort, list) and all(
+            isinstance(one, str) and _NAME.fullmatch(one) for one in cohort
+        )
         if not (isinstance(terms, bytes) and isinstance(keys, bytes) and type(attempt) is int and named):
             raise ConfigError("request: the part on masked sums is not of the form that was agreed")
+        if max(len(terms), len(keys)) > MOST_TERMS or len(cohort) > MOST_SITES:  # type: ignore[arg-type]
+            raise ConfigError(
+                f"request: the part on masked sums holds more than {MOST_TERMS} bytes or {MOST_SITES} sites"
+            )
         return cls(terms, keys, attempt, tuple(map(str, cohort)))  # type: ignore[arg-type]
 
 
@@ -211,13 +248,21 @@ class Request:
             number = int(str(fields["server-round"]))
             told = json.loads(str(fields["frozen-parts"]))
             frozen = {str(part): str(digest) for part, digest in told.items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"request lacks its round or frozen parts: {error}") from error
+        if not 0 <= number <= MOST_ROUNDS:
+            raise ConfigError(f"request: expected a round from 0 to {MOST_ROUNDS}. Found {number}")
+        if len(frozen) > MOST_PARTS or any(len(one) > MOST_TEXT for pair in frozen.items() for one in pair):
+            raise ConfigError(
+                f"request: expected {MOST_PARTS} frozen parts at most, of {MOST_TEXT} characters each"
+            )
         arrays = record.get("arrays")
         tensors = {n: one.data for n, one in arrays.items()} if isinstance(arrays, ArrayRecord) else {}
         asked = record.get("sum")
         masked = SumRequest.read(asked) if isinstance(asked, ConfigRecord) else None
         receipt = str(fields.get("ledger-receipt", ""))
+        if len(receipt) > MOST_TEXT:
+            raise ConfigError(f"request: expected a receipt of {MOST_TEXT} characters at most")
         return cls(run_id, number, _config(text), frozen, tensors, receipt, masked)
 
     def packed(self, name: str) -> bytes:
@@ -244,15 +289,35 @@ def _config(text: str) -> RunConfig:
 
 
 def run_of(record: RecordDict) -> tuple[str, str]:
-    """The run's id and the JSON of its configuration as a request states them, neither checked.
+    """The run's id and the JSON of its configuration as a request states them; the configuration is not read.
 
     Raises:
-        ConfigError: one is missing.
+        ConfigError: one is missing, or not of the form or length that was agreed.
     """
     fields = record.get("config")
     if not isinstance(fields, ConfigRecord) or not {"run-id", "run-config"} <= set(fields):
         raise ConfigError("request lacks its run's id or configuration")
+    check_run(fields["run-id"], fields["run-config"])
     return str(fields["run-id"]), str(fields["run-config"])
+
+
+def check_run(run_id: object, config: object) -> None:
+    """Raise ConfigError unless these can be a run's id and the text of its configuration."""
+    if not isinstance(run_id, str) or not _RUN.fullmatch(run_id):
+        raise ConfigError(
+            f"run-id: expected letters, digits, - and _, 64 at most. Found {str(run_id)[:80]!r}"
+        )
+    if not isinstance(config, str) or len(config) > MOST_CONFIG:
+        raise ConfigError(f"run-config: expected a text of {MOST_CONFIG} characters at most")
+
+
+def run_name(run_id: str, config: str) -> str:
+    """The short name of a run with one configuration, the same at the coordinator and at the sites.
+
+    12 hexadecimal digits of a hash of the run's id and its configuration as it is sent: should either change, it is
+    another run.
+    """
+    return hashlib.sha256(f"{run_id}\0{config}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,6 +381,8 @@ class JoinReply(_Reply):
         key, introduction = fields.get("key"), fields.get("introduction")
         if not (isinstance(key, str) and isinstance(introduction, bytes)):
             raise Refused(Refusal.BAD_RECORD)
+        if max(len(key), len(introduction)) > MOST_KEY:
+            raise Refused(Refusal.OVER_BOUNDS)
         return cls(key=key, introduction=introduction, **common)
 
 
@@ -379,18 +446,76 @@ def site_of(record: RecordDict) -> tuple[str, dict[str, Scalar]]:
     """Who replies, and what it states: known also of a reply whose other parts cannot be used.
 
     Raises:
-        Refused: the reply names no site.
+        Refused: the reply names no site, or what it states is not of the form that was agreed.
     """
-    fields = dict(_part(record, "site", ConfigRecord))
-    name = fields.pop("name", None)
+    return name_of(record), stated_of(record)
+
+
+def stated_of(record: RecordDict) -> dict[str, Scalar]:
+    """What a reply states: `stated_by` of its record."""
+    return stated_by(_part(record, "site", ConfigRecord))
+
+
+def name_of(record: RecordDict) -> str:
+    """The name that a reply gives.
+
+    Raises:
+        Refused: it names no site.
+    """
+    name = _part(record, "site", ConfigRecord).get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise Refused(Refusal.BAD_NAME)
-    stated = {
-        key: value
-        for key, value in fields.items()
-        if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
-    }
-    return name, stated
+    return name
+
+
+def stated_by(fields: Mapping[str, Any]) -> dict[str, Scalar]:
+    """What a site states, from the fields of its record: all but its name.
+
+    What `client.release.Spending` states has the types that it has there. Of anything else numbers and short texts are
+    kept, since another version may state more.
+
+    Raises:
+        Refused: a field of `Spending` has another type, or there is more than `MOST_...` allow.
+    """
+    if len(fields) > MOST_STATED + 1:
+        raise Refused(Refusal.OVER_BOUNDS)
+    stated: dict[str, Scalar] = {}
+    for key, value in fields.items():
+        if key == "name":
+            continue
+        if not _is_name(key):
+            raise Refused(Refusal.OVER_BOUNDS)
+        if key in _STATED_NUMBERS and not (_is_number(value) and 0 <= value <= MOST_NUMBER):
+            raise Refused(Refusal.BAD_STATEMENT)
+        if key in _STATED_TEXTS and not isinstance(value, str):
+            raise Refused(Refusal.BAD_STATEMENT)
+        if isinstance(value, str) and len(value) > _STATED_TEXTS.get(key, MOST_TEXT):
+            raise Refused(Refusal.OVER_BOUNDS)
+        if isinstance(value, bool | str) or (_is_number(value) and abs(value) <= MOST_NUMBER):
+            stated[key] = value
+    return stated
+
+
+def scores_of(values: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a reply by name; what is no number, or too large for one that means something, is left out.
+
+    Raises:
+        Refused: there are more than `MOST_SCORES`, or a name is not of the form that was agreed.
+    """
+    if len(values) > MOST_SCORES or not all(map(_is_name, values)):
+        raise Refused(Refusal.OVER_BOUNDS)
+    return {key: float(one) for key, one in values.items() if _is_number(one) and abs(one) <= MOST_NUMBER}
+
+
+def _is_name(key: object) -> bool:
+    return isinstance(key, str) and 0 < len(key) <= MOST_NAME and key.isprintable()
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number with a size: no truth value, NaN or infinity."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def tensor_bytes(record: RecordDict) -> int:
@@ -405,8 +530,7 @@ def _metrics(record: RecordDict) -> tuple[float, dict[str, float]]:
     weight = values.pop("weight", None)
     if not isinstance(weight, int | float) or not 0 < weight <= 1:  # less than others may be said, not more
         raise Refused(Refusal.BAD_WEIGHT)
-    scalars = {key: float(value) for key, value in values.items() if isinstance(value, int | float)}
-    return float(weight), {key: value for key, value in scalars.items() if math.isfinite(value)}
+    return float(weight), scores_of(values)
 
 
 def _histograms(record: RecordDict) -> npt.NDArray[np.float64] | None:
@@ -415,14 +539,23 @@ def _histograms(record: RecordDict) -> npt.NDArray[np.float64] | None:
     sent = _part(record, "tables", ArrayRecord).get("tables")
     if sent is None:
         raise Refused(Refusal.BAD_RECORD)
+    if len(sent.data) > 8 * MOST_CELLS + MOST_TEXT:  # before it is decoded
+        raise Refused(Refusal.OVER_BOUNDS)
     value = sent.numpy()
+    check_histograms(value)
+    return value
+
+
+def check_histograms(value: npt.NDArray[Any]) -> None:
+    """Raise Refused unless an array can be a site's noised counts: (T, 2, bins) float64 within `MOST_CELLS`, finite."""
     if value.ndim != 3:
         raise Refused(Refusal.SHAPE_DIFFERS)
     if value.dtype != np.float64:
         raise Refused(Refusal.DTYPE_DIFFERS)
     if not np.isfinite(value).all():
         raise Refused(Refusal.NOT_FINITE)
-    return value
+    if value.size > MOST_CELLS or (np.abs(value) > MOST_COUNT).any():
+        raise Refused(Refusal.OVER_BOUNDS)
 
 
 def _payload(data: bytes) -> Array:

@@ -43,6 +43,7 @@ _MOST_ROUNDS = 10**6
 _MOST_STEPS = 10**6
 _MOST_SITES = 10**4
 _MOST_EPSILON = 1000.0
+_MOST_NUMBER = 1e12
 _DOMAIN = b"mmmed privacy statement 1\n"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
@@ -329,7 +330,7 @@ def _rounds(value: Any) -> Rounds:
     for run in value:
         _expect(isinstance(run, list) and len(run) == 3, "charged", run)
         first, last, steps = map(_whole, run)
-        _expect(before < first <= last <= _MOST_ROUNDS, "charged", run)
+        _expect(before < first <= last <= _MOST_ROUNDS and steps <= _MOST_STEPS, "charged", run)
         runs.append((first, last, steps))
         before = last
     return tuple(runs)
@@ -350,7 +351,7 @@ def _policies(value: Any) -> Policies:
 def _number(body: Mapping[str, Any], name: str) -> float:
     value = body[name]
     _expect(isinstance(value, int | float) and not isinstance(value, bool), name, value)
-    _expect(math.isfinite(value) and value > 0, name, value)
+    _expect(0 < value <= _MOST_NUMBER, name, value)
     return float(value)
 
 

@@ -6,6 +6,7 @@ server.crt, .key    the published server's certificate; server-ca.crt is what it
 link.crt, .key      the SuperLink's own, on the loopback address
 superexec.secret    what proves to the SuperLink that its executor may take a run
 sites.json          the sites that may connect, and those that no longer may
+nodes.json          which of Flower's nodes has which site's key
 kits/               a start-up kit a site
 superlink.db        Flower's state: nodes, runs, messages
 runs/               a run folder a run
@@ -27,6 +28,7 @@ from mmmed.errors import DeployError
 from mmmed.pki import require_linux
 from mmmed.pki.certificates import write_secret
 from mmmed.processes import flower_environment
+from server.roster import NODES
 
 _HOST = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*"
@@ -85,6 +87,7 @@ class Folder:
         self.server_ca = self.path / "server-ca.crt"
         self.secret = self.path / "superexec.secret"
         self.sites = self.path / "sites.json"
+        self.nodes = self.path / "nodes.json"
         self.kits = self.path / "kits"
         self.database = self.path / "superlink.db"
         self.runs = self.path / "runs"
@@ -142,4 +145,5 @@ class Folder:
 
     def environment(self) -> dict[str, str]:
         """Environment of Flower's processes: their files stay in this folder and they install nothing."""
-        return flower_environment(self.flower_home) | {"MMMED_RUNS": str(self.runs)}
+        own = {"MMMED_RUNS": str(self.runs), NODES: str(self.nodes)}
+        return flower_environment(self.flower_home) | own

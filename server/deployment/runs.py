@@ -9,13 +9,14 @@ from datetime import datetime
 from mmmed.config import RunConfig, resolve
 from mmmed.config.sources import to_json
 from mmmed.errors import DeployError
+from mmmed.federation.protocol import run_name
 from mmmed.files import write_atomic
 from mmmed.models import build_model
 from server.app_config import RUN_CONFIG, RUN_FOLDER
 from server.deployment.bundle import app_bundle
 from server.deployment.control import Control, FlowerRun
 from server.deployment.folder import Folder
-from server.run_folder import RunFolder, finished_rounds
+from server.run_folder import RunFolder, finished_rounds, run_id_at
 
 _ATTEMPTS = "attempts.json"
 
@@ -29,12 +30,14 @@ class RunState:
         flower: the newest Flower run of it, or None if the SuperLink knows none.
         done: finished rounds.
         rounds: rounds in all.
+        short: the run's name at the sites, where it may wait for approval.
     """
 
     name: str
     flower: FlowerRun | None
     done: int
     rounds: int
+    short: str
 
     @property
     def status(self) -> str:
@@ -126,11 +129,13 @@ def _submit(folder: Folder, control: Control, name: str, config: RunConfig) -> N
 def _state(folder: Folder, name: str, known: dict[int, FlowerRun]) -> RunState:
     numbers = attempts(folder, name)
     path = folder.runs / name
+    config = resolve(path / "config.toml").config
     return RunState(
         name=name,
         flower=known.get(numbers[-1]) if numbers else None,
         done=len(finished_rounds(path)),
-        rounds=resolve(path / "config.toml").config.federation.rounds,
+        rounds=config.federation.rounds,
+        short=run_name(run_id_at(path), to_json(config)),
     )
 
 

@@ -23,6 +23,7 @@ from server.deployment.control import Control
 from server.deployment.folder import Folder
 from server.deployment.nginx import write_configuration
 from server.deployment.sites import read_sites, revoke
+from server.roster import write_admitted
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,11 @@ def _synchronise(folder: Folder, control: Control) -> None:
             log.warning("%s was revoked before, so it stays out", site.name)
             revoke(folder, site.name)
             _reload_nginx(folder)
+    # with it the server app knows a site by its key, whatever name it answers under
+    write_admitted(
+        folder.nodes,
+        {node.id: allowed[node.public_key].name for node in control.nodes() if node.public_key in allowed},
+    )
 
 
 def _follow(folder: Folder) -> None:

@@ -284,7 +284,7 @@ def test_patients_in_a_renamed_data_set_keep_their_spend(
     assert refused(app(request(config, **{"run-id": "again"}), node(hospital))) == Refusal.BUDGET
     # another split: most of the patients were trained on before
     other = configured(federation={"rounds": 1}, training={"seed": 1, "batch_size": 8, "local_epochs": 1.0})
-    assert refused(app(request(other, **{"run-id": "once more"}), node(hospital))) == Refusal.BUDGET
+    assert refused(app(request(other, **{"run-id": "once-more"}), node(hospital))) == Refusal.BUDGET
 
 
 def test_patients_named_by_another_key_are_refused_until_the_officer_signs_that(
@@ -306,7 +306,7 @@ def test_patients_named_by_another_key_are_refused_until_the_officer_signs_that(
     hospital.sign(pseudonyms=said.partition('pseudonyms = "')[2].partition('"')[0].removesuffix("\\"))
     assert refused(app(request(config, **{"run-id": "again"}), node(hospital))) == Refusal.BUDGET
     hospital.sign(by_two=True, limit__epsilon=40.0, purposes={"training": 40.0}, period__epsilon=40.0)
-    assert not app(request(config, **{"run-id": "once more"}), node(hospital)).has_error()
+    assert not app(request(config, **{"run-id": "once-more"}), node(hospital)).has_error()
 
 
 def test_a_run_does_not_go_on_with_other_patients_than_it_was_planned_for(

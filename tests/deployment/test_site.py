@@ -6,23 +6,27 @@ import json
 import multiprocessing
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.node import task
+from client.node import approval, task
 from client.node.approval import RunApprovals
 from client.node.doctor import Finding, examine
 from client.node.folder import NodeFolder, alone
 from client.node.log import SiteLog
+from client.refusal_log import record_refusal, refusals
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.errors import ConfigError, DeployError
+from mmmed.federation.protocol import run_name
 from mmmed.pki.kit import Kit
 from server.deployment.folder import Folder, Settings
 from server.deployment.provision import provision
@@ -136,9 +140,9 @@ def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> N
     other = to_json(RunConfig.model_validate({"privacy": {"target_epsilon": 9.0}}))
     assert runs.decision("r1", other) == "waiting"
     assert runs.decision("r2", CONFIG) == "waiting"
-    assert next(run for run in runs.all() if run.config == other).changes() == [
-        "privacy.target_epsilon = 9.0"
-    ]
+    settings = next(run for run in runs.all() if run.config == other).settings()
+    assert [line for line in settings if line.startswith("*")] == ["* privacy.target_epsilon = 9.0"]
+    assert "  privacy.delta = 0.0001" in settings and "  task.label = finding" in settings
     runs.decide(seen.name, "denied")
     assert runs.decision("r1", CONFIG) == "denied"
 
@@ -154,8 +158,6 @@ def test_a_name_must_be_one_runs(tmp_path: Path) -> None:
 
 @given(st.text(max_size=80))
 def test_no_run_id_reaches_the_file_system(run_id: str) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         runs = RunApprovals(Path(folder) / "runs")
         (Path(folder) / "runs").mkdir()
@@ -342,3 +344,91 @@ def test_a_message_that_stops_coming_is_given_up(monkeypatch: pytest.MonkeyPatch
     time.sleep(0.1)
     with pytest.raises(TimeoutError, match="no part of the message"):
         pull(asked)
+
+
+# -- what the coordinator sends -------------------------------------------------------------------------------------
+
+
+def test_a_long_text_breaks_no_log(tmp_path: Path) -> None:
+    log = SiteLog(tmp_path / "audit.jsonl")
+    log.append("asked", run="r" * 70_000, kind="\x1b[2J\ntrain")
+    log.append("sent", decision="answered")
+    first, second = log.entries()
+    assert len(first["run"]) < 300 and first["kind"] == "\\x1b[2J\\ntrain" and second["event"] == "sent"
+
+
+def test_a_log_with_a_long_line_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    line = json.dumps({"time": "then", "event": "asked", "run": "r" * 300_000, "before": "0" * 64})
+    (tmp_path / "audit.jsonl").write_text(line + "\n")
+    log = SiteLog(tmp_path / "audit.jsonl")
+    log.append("sent", decision="answered")
+    log.append("asked", run="s")
+    assert [entry["event"] for entry in log.entries()] == ["asked", "sent", "asked"]
+
+
+def test_runs_that_wait_are_bounded_in_number_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approval, "_MOST_BYTES", 500_000)
+    runs = RunApprovals(tmp_path)
+    with pytest.raises(ConfigError, match="run-config"):
+        runs.decision("r", "x" * 200_000)
+    for number in range(6):
+        assert runs.decision(f"r{number}", "x" * 120_000) == "waiting"
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 600_000
+    assert runs.decision("r0", "x" * 120_000) == "waiting" and len(runs.all()) == 4
+
+
+def test_text_of_others_reaches_no_terminal_raw(site: NodeFolder) -> None:
+    """Escape sequences and line feeds forge lines in the engineer's terminal."""
+    forged = "\x1b[2J\x1b[31mok\n2026-01-01T00:00:00 asked    run=mine\u202e"
+    SiteLog(site.audit).append("asked", run=forged)
+    with site.audit.open("a") as file:  # as an earlier version wrote it
+        before = SiteLog(site.audit).head()
+        file.write(json.dumps({"time": "t", "event": "asked", "run": forged, "before": before}) + "\n")
+    config = to_json(
+        RunConfig.model_validate({"data": {"where": {"finding\x1b[2J\nforged": "a\x1b[2J\nforged"}}})
+    )
+    RunApprovals(site.runs).decision("r1", config)
+    for command in ("log", "runs"):
+        _, told = mmmed("site", command, "--site", site.site, cwd=site.site)
+        assert "\x1b" not in told and "\u202e" not in told
+        assert not any(line.startswith(("forged", "2026-01-01T00:00:00")) for line in told.splitlines())
+
+
+def test_a_refusal_of_the_coordinators_words_is_one_line(tmp_path: Path) -> None:
+    record_refusal(tmp_path, "request-invalid", ConfigError("a\x1b[2J\u2028b\x0bc" + "x" * 5000))
+    (line,) = refusals(tmp_path)
+    assert line.isprintable() and len(line) < 1200
+    assert "\x1b" not in (tmp_path / "site.log").read_text()
+
+
+def test_approval_shows_in_words_what_is_read_predicted_released_and_spent(tmp_path: Path) -> None:
+    def told(**sections: Any) -> str:
+        runs = RunApprovals(Path(tempfile.mkdtemp(dir=tmp_path)))
+        config = RunConfig.model_validate(sections)
+        runs.decision("r1", to_json(config))
+        (run,) = runs.all()
+        assert run.name == run_name("r1", to_json(config))
+        return "\n".join(run.in_words())
+
+    usual = told()
+    for part in (
+        *(
+            "image (image)",
+            "text (text)",
+            "of finding",
+            "resnet10+tiny",
+            "full, in 3 rounds",
+            "this site's noise",
+        ),
+        *("counts with noise", "epsilon 8 at delta 0.0001", "and 1 of those held out"),
+    ):
+        assert part in usual
+    assert "NOT PRIVATE" in told(privacy={"metrics": "rounded"})
+    assert "WITHOUT PRIVACY" in told(privacy={"enabled": False})
+    assert "only rows where {'ward': 'a'}" in told(data={"where": {"ward": "a"}})
+    assert "\x1b" not in told(data={"image": "a\x1b[2J\nspends epsilon 0"})
+    assert not any(
+        line.startswith("spends epsilon 0") for line in told(data={"image": "\nspends epsilon 0"}).split("\n")
+    )

@@ -88,6 +88,9 @@ CODES = {
     "pickled": "bad-payload", "extra-key": "keys-differ", "no-key": "keys-differ", "no-arrays": "bad-record",
     "no-metrics": "bad-record", "no-site": "bad-record", "heavy": "bad-weight", "weightless": "bad-weight",
     "nan-weight": "bad-weight", "markup-name": "bad-name", "number-name": "bad-name", "copycat": "name-taken",
+    "text-epsilon": "bad-statement", "no-receipt": "bad-statement", "endless-noise": "bad-statement",
+    "many-scores": "over-bounds", "many-stated": "over-bounds", "long-name": "over-bounds",
+    "forged-name": "over-bounds", "long-text": "over-bounds", "large-update": "over-bounds",
 }  # fmt: skip
 
 
@@ -98,6 +101,21 @@ def test_a_bad_reply_costs_only_itself_and_is_told_by_a_code(tmp_path: Path) -> 
     assert [line.get("refused") for line in record["train"]] == [None, None, *CODES.values()]
     assert record["changed"]
     assert "Doe" not in (tmp_path / "run" / "rounds.jsonl").read_text()
+
+
+TABLES = {"large-table": "over-bounds", "large-count": "over-bounds", "other-table": "shape-differs"}
+
+
+def test_what_is_logged_of_a_site_is_bounded(tmp_path: Path) -> None:
+    sites = [{}, {}, *({"behaviour": one, "phase": "evaluate"} for one in TABLES)]
+    sites += [
+        {"behaviour": one, "phase": "evaluate"} for one in ("endless-noise", "many-scores", "long-text")
+    ]
+    _, (record,) = run(tmp_path / "run", sites, config(rounds=1))
+    codes = [None, None, *TABLES.values(), "bad-statement", "over-bounds", "over-bounds"]
+    assert [line.get("refused") for line in record["evaluate"]] == codes
+    assert (tmp_path / "run" / "rounds.jsonl").stat().st_size < 20_000
+    assert "pooled" not in record
 
 
 @pytest.mark.parametrize("behaviour", ["raise", "no-metrics", "number-name"])

@@ -57,7 +57,9 @@ def test_what_does_not_fit_the_run_is_left_out(tables: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("sent", "refused"),
     [
-        (np.zeros((1, 2, 10)), None),
+        (np.zeros((1, 2, 20)), None),
+        (np.zeros((1, 2, 10)), "shape-differs"),
+        (np.full((1, 2, 20), 1e300), "over-bounds"),
         (np.zeros((2, 10)), "shape-differs"),
         (np.zeros((1, 2, 10), np.float32), "dtype-differs"),
         (np.full((1, 2, 10), np.nan), "not-finite"),
@@ -72,6 +74,6 @@ def test_tables_are_checked_when_they_arrive(sent: np.ndarray, refused: str | No
             "tables": ArrayRecord({"tables": Array(sent)}),
         }
     )
-    read = read_reply(request, Message(content, reply_to=request), 0.0, "evaluate", {})
+    read = read_reply(request, Message(content, reply_to=request), 0.0, "evaluate", {"tables": (1, 2, 20)})
     assert read.refused == refused
     assert (read.histograms is None) == (refused is not None)

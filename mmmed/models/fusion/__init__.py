@@ -46,9 +46,9 @@ class Attention(Fusion):
     implementation: ClassVar[str] = "mmmed.models.fusion.attention:AttentionFusion"
 
     kind: Literal["attention"] = "attention"
-    width: int = Field(64, ge=8, description="width of the fused representation")
-    heads: Positive = Field(4, description="heads of each attention; they divide the width")
-    layers: Positive = Field(1, description="blocks of attention and feed-forward layer")
+    width: int = Field(64, ge=8, le=2048, description="width of the fused representation")
+    heads: Positive = Field(4, le=256, description="heads of each attention; they divide the width")
+    layers: Positive = Field(1, le=64, description="blocks of attention and feed-forward layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of a block's outputs that is dropped")
 
     @model_validator(mode="after")

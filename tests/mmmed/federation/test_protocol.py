@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.release import refusal_code
-from mmmed.config import from_flat
+from mmmed.config import RunConfig, from_flat
 from mmmed.config.sources import to_json
 from mmmed.errors import ConfigError, DataError
 from mmmed.federation.protocol import (
@@ -24,12 +25,14 @@ from mmmed.federation.protocol import (
     Refusal,
     Refused,
     Request,
+    SumRequest,
     TrainReply,
     meaning,
     refusal_of,
     run_of,
     site_of,
 )
+from mmmed.models.names import former_policy_name, policy_name
 
 ROOT = Path(__file__).parents[3]
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")  # what the server takes for a code
@@ -126,3 +129,56 @@ def test_whatever_arrives_is_read_or_refused(parts: dict[str, Any]) -> None:
             assert refusal_of(str(refused)) is not None
         else:
             assert 0 < read.weight <= 1 and read.site
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("run-id", value) for value in ("", "r" * 65, "a b", "a\nb", "../r", 3, b"r")),
+        ("run-config", " " * 200_000),
+        ("run-config", "[" * 100_000),
+        *(("server-round", value) for value in (-1, 10**7, "9" * 5000, "one")),
+        *(("frozen-parts", json.dumps({"p" * n: "d" for n in range(100)})),),
+        ("frozen-parts", json.dumps({"text": "d" * 5000})),
+        ("frozen-parts", "[" * 100_000),
+        ("ledger-receipt", "x" * 5000),
+    ],
+)
+def test_what_a_coordinator_sends_is_bounded(field: str, value: Any) -> None:
+    record = Request("r", 2, CONFIG, {}, {}).to_record()
+    record["config"][field] = value  # type: ignore[index]
+    with pytest.raises(ConfigError) as told:
+        Request.read(record)
+    assert len(str(told.value)) < 400 and str(told.value).isprintable()
+
+
+def test_masked_sums_bring_no_more_than_was_agreed() -> None:
+    for sum_request in (
+        SumRequest(b"x" * 5_000_000),
+        SumRequest(cohort=("a\x1b[2J",)),
+        SumRequest(cohort=("a",) * 20_000),
+    ):
+        with pytest.raises(ConfigError, match="masked sums"):
+            Request.read(Request("r", 1, CONFIG, {}, {}, sum=sum_request).to_record())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.fusion.width",
+        "model.fusion.layers",
+        "training.views",
+        "federation.rounds",
+        "federation.min_sites",
+    ],
+)
+def test_no_setting_is_endless(key: str) -> None:
+    with pytest.raises(ConfigError, match="less than or equal"):
+        from_flat({key: 10**9, "training.augment": True})
+
+
+def test_a_model_grown_large_has_another_name_in_a_policy() -> None:
+    """2048 wide, the fusion has more parameters than the encoders that a policy names."""
+    usual, large = (from_flat({"model.fusion.width": width}) for width in (256, 2048))
+    assert policy_name(usual) == policy_name(RunConfig()) and former_policy_name(usual)
+    assert policy_name(large) == f"{policy_name(usual)}+width:2048" and former_policy_name(large) is None
