@@ -36,12 +36,9 @@ Positive = PositiveInt
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-_LATER: dict[str, Any] = {"later": True}
-
-
 def later(default: Any, **field: Any) -> Any:
     """A field that is no part of a section's digest while it has its default: it came after digests were in use."""
-    return Field(default, json_schema_extra=_LATER, **field)
+    return Field(default, json_schema_extra={"later": True}, **field)
 
 
 class FrozenDict(dict[K, V]):
@@ -80,7 +77,7 @@ class Section(BaseModel):
             value = getattr(self, name)
             if isinstance(value, Section):
                 values[name] = value.digested()
-            elif field.json_schema_extra == _LATER and value == field.default:
+            elif field.json_schema_extra == {"later": True} and value == field.default:
                 del values[name]
         return values
 

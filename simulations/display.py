@@ -194,6 +194,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
     table.add_row("model, all sites pooled", str(evaluation.pooled))
     table.add_row("model, within sites", str(evaluation.within_site))
     table.add_row("guess from the site alone", str(evaluation.site_only))
+    for name, pooled in evaluation.others.items():
+        table.add_row(f"{name}, all sites pooled", str(pooled))
     Console().print(table)
 
 

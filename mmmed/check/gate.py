@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmmed.check.measures import further_columns, measure_values
+from mmmed.check.measures import further_columns, look_for_telling_words, measure_values
 from mmmed.check.recordings import files_of, measure_sounds, measure_waveforms
 from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
@@ -49,6 +49,8 @@ def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
     columns = further_columns(table, {*_named(data), *_TABLE_FILES, *task.columns.values()})
     measure_values(table, columns, records["site"], result)
     for label, own in _questions(records, target, manifest.labels):
+        if (own["text"] != "").any():
+            look_for_telling_words(label, own, result)
         _look_for_shortcuts(label, own, table.loc[own.index], result)
         _look_for_telling_columns(label, own, table.loc[own.index], columns, result)
     return result

@@ -229,7 +229,7 @@ def _numbered(labels: pd.DataFrame) -> dict[str, pd.Series]:
 def _labels_of(records: pd.DataFrame) -> np.ndarray:
     if _LABEL in records:
         return records[_LABEL].to_numpy()
-    return records[[name for name in records if re.fullmatch(rf"{_LABEL} \d+", name)]].to_numpy()
+    return records[[name for name in records if re.fullmatch(rf"{_LABEL} \d+", str(name))]].to_numpy()
 
 
 def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
@@ -15,15 +15,14 @@ LEAST_PROBABILITY = 1e-12
 
 
 class AnswersTarget(Target):
-    """A task that is scored by the probabilities of yes to its questions, which `evidence` gives.
-
-    Attributes:
-        mean: over the questions; of values that may be NaN.
-    """
+    """A task that is scored by the probabilities of yes to its questions, which `evidence` gives."""
 
     score: ClassVar[Score] = Score("auroc", "AUROC", higher=True)
     also_told: ClassVar[tuple[str, ...]] = ("calibration",)
-    mean: ClassVar[Callable[[list[float]], float]] = staticmethod(lambda values: float(np.mean(values)))
+
+    def mean(self, values: list[float]) -> float:
+        """The score of all questions from that of each, which may be NaN."""
+        return float(np.mean(values))
 
     @abstractmethod
     def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

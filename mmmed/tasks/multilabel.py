@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,6 @@ from mmmed.tasks.measures import defined_mean
 
 class MultilabelTarget(AnswersTarget):
     """L findings. A label is L float32, 1, 0 or NaN where the cell is empty; a prediction the L probabilities of 1."""
-
-    mean: ClassVar = staticmethod(defined_mean)
 
     def __init__(self, section: Multilabel) -> None:
         self._columns = section.labels
@@ -84,6 +81,9 @@ class MultilabelTarget(AnswersTarget):
 
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return predictions, labels.astype(np.float64)
+
+    def mean(self, values: list[float]) -> float:
+        return defined_mean(values)
 
     def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         chosen = np.where(labels == 1, predictions, 1 - predictions)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mmmed.data.cells import Problem
+from mmmed.data.cells import Problem, text_of
 from mmmed.tasks import Several
 from mmmed.tasks.base import Score, Target
 
@@ -19,12 +20,12 @@ _MOST = 4.0  # size of a log-variance: no noise makes it run away
 class SeveralTarget(Target):
     """Tasks by name, the main one first. Label and prediction are those of all tasks side by side.
 
-    A label is float32 with NaN for a task of which the record has none. The main task's scores have their names; all
-    have "task.score" as well. A task that a record lacks adds nothing to its loss, whatever the model says there.
+    A label is float32 with NaN for a task of which the record has none. The main task's scores have their names, those
+    of the others "task.score". A task that a record lacks adds nothing to its loss, whatever the model says there.
 
     With uncertainty weights the head gives one more number s a task, and a loss counts as exp(-s) loss + s / 2
-    (Kendall et al. 2018, arXiv 1705.07115): the task's log-variance, here of each record, of which theirs, one for
-    all, is the bias. It is a part of the head, and so is clipped, noised and sent like the rest of it.
+    (Kendall et al. 2018, arXiv 1705.07115): the task's log-variance, here of each record; theirs, one for all, is the
+    bias of it. It is a part of the head, and so is clipped, noised and sent like the rest.
     """
 
     def __init__(self, section: Several) -> None:
@@ -61,11 +62,11 @@ class SeveralTarget(Target):
         return self._tasks[name].unlabelled(empty[list(dict.fromkeys(self._columns[name]))])
 
     def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.DataFrame:
-        empty = cells.map(lambda cell: pd.isna(cell) or str(cell).strip() == "")
+        empty = cells.map(text_of) == ""
         read = []
         for name, target in self._tasks.items():
             own = cells[list(dict.fromkeys(self._columns[name]))][~self._lacking(name, empty)]
-            labels = target.labels(own, path, lambda text, name=name: problem(f"{text} (task.tasks.{name})"))
+            labels = target.labels(own, path, partial(_told_of, name, problem))
             frame = labels.to_frame() if isinstance(labels, pd.Series) else labels
             frame.columns = [f"{name} {number}" for number in range(frame.shape[1])]
             read.append(frame.astype("float32").reindex(cells.index))
@@ -135,8 +136,8 @@ class SeveralTarget(Target):
         for name, known, own in self._of_each(labels):
             target = self._tasks[name]
             scores = target.scores(given[name][known], own) if known.any() else _none(target)
-            found |= {f"{name}.{key}": value for key, value in scores.items()}
-            found |= scores if name == self._main else {}
+            prefix = "" if name == self._main else f"{name}."
+            found |= {f"{prefix}{key}": value for key, value in scores.items()}
         return found
 
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -192,6 +193,10 @@ class SeveralTarget(Target):
             found = own[known].astype(example.dtype)
             yield name, known, found if example.ndim == 2 else found[:, 0]
             start += width
+
+
+def _told_of(name: str, problem: Problem, text: str) -> None:
+    problem(f"{text} (task.tasks.{name})")
 
 
 def _variance_of(name: str) -> str:

@@ -61,7 +61,7 @@ class SurvivalTarget(Target):
                     f"{expected}"
                 )
         good = ~(no_time | no_event)
-        interval = np.searchsorted(self._borders, time[good], side="right")
+        interval = pd.Series(np.searchsorted(self._borders, time[good], side="right"), index=time.index[good])
         seen = event[good].astype("int64") * (interval < len(self._borders))
         return (2 * interval + seen).astype("int64")
 
