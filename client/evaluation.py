@@ -25,7 +25,7 @@ from mmmed.tasks.base import Target
 from privacy.accounting import calibrate_noise_multiplier
 from privacy.errors import PlanError, PolicyRefusal
 from privacy.ledger import evaluation_id
-from privacy.metrics import evaluation_event, private_tables, sensitivity, tables_shape
+from privacy.metrics import ReleaseKind, evaluation_event, release_kind
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, SHOWN
 
@@ -60,15 +60,31 @@ def results(site: Site, config: RunConfig, run_id: str, server_round: int, incom
     return _private(site, config, run_id, server_round, incoming)
 
 
-def released_shape(config: RunConfig) -> tuple[int, int, int]:
-    """Shape of the noised counts (`privacy.metrics`) that are released of the task's results.
+def release_of(config: RunConfig) -> ReleaseKind:
+    """What is released of the task's results under privacy.
 
     Raises:
         PlanError: the task has no private release.
     """
     if config.task.release is None:
         raise PlanError(f"Task {config.task.kind!r} has no release of results under privacy.")
-    return tables_shape(config.task.release.classes)
+    return release_kind(config.task.release.kind, config.task.release.size)
+
+
+def private_results(
+    model: MultimodalModel, config: RunConfig, records: Records, noise_multiplier: float
+) -> np.ndarray:
+    """The noised sums of the model's results on `records`. Whoever calls has charged them.
+
+    Raises:
+        NoiseError: the noise cannot be drawn, or a prediction is out of range.
+    """
+    target = config.task.target()
+    predictions = np.nan_to_num(
+        predict(model, target, records)
+    )  # one patient's value moves one patient's count
+    score, label = target.evidence(predictions, records.labels)
+    return release_of(config).private(score, label, records.patient, noise_multiplier)
 
 
 def _private(
@@ -87,19 +103,13 @@ def _private(
     if not patients:
         raise PlanError("The site holds no patient out of training: there is nobody to test on.")
     check_delta(site.policy.largest_delta, site.policy.patients or patients)
-    clip = sensitivity(released_shape(config)[0])
+    clip = release_of(config).sensitivity
     with site.ledger() as ledger:
         limits = site.policy.sublimits(EVALUATION, ledger.now())
         plan = ledger.plan(site.held_out_identity, name, event, delta, clip, EVALUATION, limits)
         reservation = ledger.reserve(plan, server_round, 1, limits)
         with one_code():
-            records = data.test
-            probability = np.nan_to_num(  # one patient's value moves one patient's count
-                predict(model, config.task.target(), records)
-            )
-            tables = private_tables(
-                probability, records.labels, records.patient, plan.mechanism.noise_multiplier
-            )
+            tables = private_results(model, config, data.test, plan.mechanism.noise_multiplier)
             reservation.commit(1)
             spending = site.spending(ledger, plan, 1, metrics_shown=False)
             kept.write({_TABLES: torch.from_numpy(tables)}, spending)
@@ -117,9 +127,9 @@ def _rounded(site: Site, config: RunConfig, run_id: str, incoming: Parameters) -
 
 
 def _rounded_of(model: MultimodalModel, target: Target, records: Records) -> Rounded:
-    group = target.group_of(records.labels)
+    members = target.members(records.labels)
     for number in range(len(target.groups)):
-        if len(np.unique(records.patient[group == number])) < _MIN_OF_GROUP:
+        if len(np.unique(records.patient[members[:, number]])) < _MIN_OF_GROUP:
             raise PolicyRefusal(
                 "metrics", f"fewer than {_MIN_OF_GROUP} patients of a kind of label: nothing is told."
             )

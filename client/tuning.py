@@ -1,9 +1,9 @@
 """A sweep over settings on a site's own patients, accounted as a whole: only its best trial is ever known.
 
 A trial draws one of the candidates by chance, trains it at this site with DP-SGD on the training patients, and scores
-it on the held-out patients by the AUROC that `privacy.metrics` reads from noised counts. How many trials there are is
-drawn beforehand, at random, and told to nobody. Released is the trial with the best score, its settings and its score;
-of the others nothing is written, printed or kept.
+it on the held-out patients by the task's main score as `privacy.metrics` reads it from noised counts. How many trials
+there are is drawn beforehand, at random, and told to nobody. Released is the trial with the best score, its settings
+and its score; of the others nothing is written, printed or kept.
 
 What that costs is the theorem of Papernot and Steinke 2022 (arXiv 2110.03620; `privacy.accounting.rdp`). It bounds what
 the *whole* output of a trial tells, its score included, so the score must be private as well: a training patient's
@@ -27,9 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from client.evaluation import released_shape
+from client.evaluation import private_results, release_of
 from client.hospital import Hospital
 from client.mechanism import local_schedule, patient_batches, private_draws, private_step
 from client.model import as_read, device, open_model
@@ -40,7 +38,6 @@ from client.trial import try_run
 from mmmed.config import Candidate, RunConfig
 from mmmed.data.loader import Records
 from mmmed.errors import ConfigError
-from mmmed.inference.predict import predict
 from mmmed.models import MultimodalModel, save_model
 from mmmed.training import make_optimizer, train
 from privacy.accounting import DpSgdEvent, SelectionEvent, calibrate_selection, epsilon
@@ -48,7 +45,7 @@ from privacy.accounting.stopping import draw_number_of_trials
 from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PlanError
 from privacy.ledger import Plan, evaluation_id
-from privacy.metrics import Estimate, estimate, private_tables, sensitivity
+from privacy.metrics import Estimate, ReleaseKind, ScoreEstimate
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, TRAINING, TUNING
 from privacy.report import sign_statement
@@ -92,7 +89,7 @@ class Winner:
     """
 
     candidate: Candidate
-    score: Estimate | None
+    score: Estimate | ScoreEstimate | None
     trial_epsilon: float
     epsilon: float
     scoring_epsilon: float
@@ -157,19 +154,21 @@ def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: 
     scoring = calibrate_selection(privacy.metrics_epsilon, privacy.delta, [(1.0, 1)], mean, shape)
     site.policy.check_plan(TRAINING, min(trial.noise_multiplier for trial in training.trials), patients)
     site.policy.check_plan(EVALUATION, scoring.trials[0].noise_multiplier, held_out)
-    shape_of = released_shape(candidates[0].config)
-    moved = sensitivity(shape_of[0])
-    even = np.full(shape_of, held_out / (shape_of[1] * shape_of[2]))
-    expected = estimate(even, scoring.trials[0].noise_multiplier * moved)
-    if expected.noise_error is None:
+    release = release_of(candidates[0].config)
+    moved = release.sensitivity
+    expected = _expected_error(release, held_out, scoring.trials[0].noise_multiplier * moved)
+    if expected is None:
         raise PlanError(
             f"The score of a trial would be lost in its noise (noise multiplier "
             f"{scoring.trials[0].noise_multiplier:.2f}): the site holds too few patients out of training. Raise "
             "privacy.metrics_epsilon, lower --trials, or hold out more patients (data.test_fraction)."
         )
-    return Sweep(
-        tuple(candidates), tuple(steps for _, steps in plans), training, scoring, moved, expected.noise_error
-    )
+    return Sweep(tuple(candidates), tuple(steps for _, steps in plans), training, scoring, moved, expected)
+
+
+def _expected_error(release: ReleaseKind, held_out: int, std: float) -> float | None:
+    """Standard error of a score from its noise, were patients spread evenly; None if it would be lost in it."""
+    return release.estimate(release.even(held_out), std).noise_error
 
 
 def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:
@@ -240,9 +239,9 @@ def _charge(site: Site, sweep: Sweep) -> tuple[list[Plan], list[dict[str, Any]]]
         ]
 
 
-def _best(site: Site, sweep: Sweep) -> tuple[int, MultimodalModel, Estimate | None]:
+def _best(site: Site, sweep: Sweep) -> tuple[int, MultimodalModel, Estimate | ScoreEstimate | None]:
     """Candidate, model and score of the best of a random number of trials. The first of equals is kept."""
-    best: tuple[int, MultimodalModel, Estimate | None] | None = None
+    best: tuple[int, MultimodalModel, Estimate | ScoreEstimate | None] | None = None
     for _ in range(draw_number_of_trials(sweep.training.mean, sweep.training.shape)):
         number = secrets.randbelow(len(sweep.candidates))
         trial = (number, *_trial(site, sweep, number))
@@ -252,25 +251,22 @@ def _best(site: Site, sweep: Sweep) -> tuple[int, MultimodalModel, Estimate | No
     return best
 
 
-def _rank(score: Estimate | None) -> float:
-    return float("-inf") if score is None or score.auroc is None else score.auroc
+def _rank(score: Estimate | ScoreEstimate | None) -> float:
+    return float("-inf") if score is None or score.goodness is None else score.goodness
 
 
-def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Estimate | None]:
+def _trial(site: Site, sweep: Sweep, number: int) -> tuple[MultimodalModel, Estimate | ScoreEstimate | None]:
     """Train one candidate and score it. A model that broke (NaN) has no score."""
     config, event = sweep.candidates[number].config, sweep.training.trials[number]
     model, data = open_model(config).to(device()), as_read(site.data, config)
     try:
         for one in range(1, config.federation.rounds + 1):
             _train_round(site, config, model, data.train, event, one, sweep.steps_per_round[number])
-        probability = np.nan_to_num(  # one patient's value moves one patient's count
-            predict(model, config.task.target(), data.test)
-        )
         noise = sweep.scoring.trials[0].noise_multiplier
-        tables = private_tables(probability, data.test.labels, data.test.patient, noise)
+        tables = private_results(model, config, data.test, noise)
     except NoiseError:
         return model, None
-    return model, estimate(tables, noise * sweep.sensitivity)
+    return model, release_of(config).estimate(tables, noise * sweep.sensitivity)
 
 
 def _train_round(

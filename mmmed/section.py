@@ -36,6 +36,11 @@ Positive = PositiveInt
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def later(default: Any, **field: Any) -> Any:
+    """A field that is no part of a section's digest while it has its default: it came after digests were in use."""
+    return Field(default, json_schema_extra={"later": True}, **field)
+
+
 class FrozenDict(dict[K, V]):
     """A mapping that cannot be changed, and so can be hashed."""
 
@@ -64,6 +69,17 @@ class Section(BaseModel):
         """A copy with other values, which are not validated; mappings in `update` are frozen. As in pydantic."""
         frozen = {k: FrozenDict(v) if type(v) is dict else v for k, v in (update or {}).items()}
         return super().model_copy(update=frozen, deep=deep)
+
+    def digested(self) -> dict[str, Any]:
+        """The section as JSON values, without keys that are `later` and have their default."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                values[name] = value.digested()
+            elif field.json_schema_extra == {"later": True} and value == field.default:
+                del values[name]
+        return values
 
 
 class Composed(Section):
@@ -181,11 +197,18 @@ class Kinds:
 
     Args:
         kinds: sections of the kinds; the first is the default.
+        refused: names of kinds that one may look for and that there cannot be, with the reason.
     """
 
-    def __init__(self, *kinds: type[Kind]) -> None:
-        self.sections = {kind.model_fields["kind"].default: kind for kind in kinds}
-        self._default = kinds[0]
+    def __init__(self, *kinds: type[Kind], refused: Mapping[str, str] | None = None) -> None:
+        self.sections: dict[str, type[Kind]] = {}
+        for kind in kinds:
+            self.add(kind)
+        self._default, self._refused = kinds[0], dict(refused or {})
+
+    def add(self, kind: type[Kind]) -> None:
+        """Register another kind, such as one whose section holds sections of this part."""
+        self.sections[kind.model_fields["kind"].default] = kind
 
     def of(self, name: object) -> type[Kind]:
         """The section of the kind of this name; the default's if there is none."""
@@ -205,6 +228,8 @@ class Kinds:
         if not isinstance(given, Mapping):
             raise ValueError("expected a table with a kind")
         name = given.get("kind", self._default.model_fields["kind"].default)
+        if isinstance(name, str) and name in self._refused:
+            raise ValueError(f"there is no {name!r}: {self._refused[name]}")
         if not isinstance(name, str) or name not in self.sections:
             expected = {"expected": " or ".join(map(repr, self.sections))}
             details = InitErrorDetails(type="literal_error", loc=("kind",), input=name, ctx=expected)

@@ -18,7 +18,7 @@ from mmmed.models.names import in_words
 from privacy.accounting import DpSgdEvent
 from privacy.errors import AccountingError, ReportError
 from privacy.ledger import evaluation_id
-from privacy.metrics import BINS, EQUAL_BINS, tables_shape
+from privacy.metrics import release_kind
 from privacy.report import (
     MAX_BYTES,
     Pooled,
@@ -186,10 +186,9 @@ class RunReport:
         if release is None:
             return None
         tables = {site: np.array(table) for site, (_, table) in sorted(self._evaluated.items()) if table}
-        for bins in (BINS, EQUAL_BINS):
-            shape = tables_shape(release.classes, bins)
+        for shape in release_kind(release.kind, release.size).shapes:
             if fitting := {site: table for site, table in tables.items() if table.shape == shape}:
-                return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0))
+                return Pooled(tuple(fitting), np.sum(list(fitting.values()), axis=0), release.kind)
         return None
 
 

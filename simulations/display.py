@@ -21,6 +21,7 @@ from mmmed.extras import is_installed
 from mmmed.inference.evaluate import Evaluation
 from mmmed.modalities import MODALITIES
 from mmmed.tasks.base import Score
+from privacy.metrics import main_score
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder, megabytes
@@ -120,11 +121,13 @@ def _round_line(event: RoundFinished, score: Score) -> str:
 
 def pooled_line(pooled: Mapping[str, Any]) -> str:
     """The score by the noised counts of all sites together, in words, with its 95 % interval."""
-    if pooled["auroc"] is None:
+    told = main_score(pooled)
+    if told is None:
         return f"results not told ({pooled['refused']})"
+    title, value, low, high = told
     return (
-        f"private AUROC of {len(pooled['sites'])} sites {pooled['auroc']:.3f} "
-        f"(95 %: {pooled['low']:.3f} to {pooled['high']:.3f}, of noise and bins)"
+        f"private {title} of {len(pooled['sites'])} sites {value:.3f} "
+        f"(95 %: {low:.3f} to {high:.3f}, of noise and bins)"
     )
 
 
@@ -191,6 +194,8 @@ def show_evaluation(evaluation: Evaluation) -> None:
     table.add_row("model, all sites pooled", str(evaluation.pooled))
     table.add_row("model, within sites", str(evaluation.within_site))
     table.add_row("guess from the site alone", str(evaluation.site_only))
+    for name, pooled in evaluation.others.items():
+        table.add_row(f"{name}, all sites pooled", str(pooled))
     Console().print(table)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from mmmed.check.measures import further_columns, measure_values
+from mmmed.check.measures import further_columns, look_for_telling_words, measure_values
 from mmmed.check.recordings import files_of, measure_sounds, measure_waveforms
 from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
@@ -17,6 +19,7 @@ from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
 from mmmed.tasks import Task
+from mmmed.tasks.base import Target
 
 MIN_PATIENTS_A_GROUP = 10
 SHORTCUT_AUROC = 0.65
@@ -34,19 +37,22 @@ def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
         return result
     if manifest.waiting:
         result.warnings.append(waiting_note(root, manifest.waiting))
-    records, groups = _grouped(manifest.records, task)
+    records, target = manifest.records, task.target()
     table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
     _count(manifest, result)
     _modalities(records, table, data, result)
-    _balance(records, groups, result)
+    _balance(records, target.members(manifest.labels), target.groups, result)
     for modality in MODALITIES.values():
         modality.measure(records, table, root, data, result)
     measure_sounds(files_of(table, "audio"), root, result)
     measure_waveforms(files_of(table, "waveform"), root, result)
     columns = further_columns(table, {*_named(data), *_TABLE_FILES, *task.columns.values()})
     measure_values(table, columns, records["site"], result)
-    _look_for_shortcuts(records, table, result)
-    _look_for_telling_columns(records, table, columns, result)
+    for label, own in _questions(records, target, manifest.labels):
+        if (own["text"] != "").any():
+            look_for_telling_words(label, own, result)
+        _look_for_shortcuts(label, own, table.loc[own.index], result)
+        _look_for_telling_columns(label, own, table.loc[own.index], columns, result)
     return result
 
 
@@ -90,16 +96,23 @@ def _modalities(records: pd.DataFrame, table: pd.DataFrame, data: DataConfig, re
         result.facts["Modalities"] += [(str(kind), f"{share:.0%}") for kind, share in kinds.head(12).items()]
 
 
-def _grouped(records: pd.DataFrame, task: Task) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """The records with the number of their label's group as label, and what the groups are."""
-    target = task.target()
-    return records.assign(label=target.group_of(records["label"].to_numpy())), target.groups
+def _questions(
+    records: pd.DataFrame, target: Target, labels: np.ndarray
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each question that labels answer, in words, and the records with the number of its group as label."""
+    groups = target.group_of(labels).reshape(len(records), -1)
+    for number, group in enumerate(groups.T):
+        known = group >= 0
+        if len(np.unique(group[known])) > 1:
+            yield target.questions[number], records[known].assign(label=group[known])
 
 
-def _balance(records: pd.DataFrame, groups: tuple[str, ...], result: CheckResult) -> None:
+def _balance(
+    records: pd.DataFrame, members: np.ndarray, groups: tuple[str, ...], result: CheckResult
+) -> None:
     balance = []
     for index, name in enumerate(groups):
-        chosen = records["label"] == index
+        chosen = pd.Series(members[:, index], index=records.index)
         patients = int(records.loc[chosen, "patient"].nunique())
         balance.append((name, f"{chosen.mean():.0%} of records, {rounded(patients)} patients"))
         if patients < MIN_PATIENTS_A_GROUP:
@@ -108,38 +121,37 @@ def _balance(records: pd.DataFrame, groups: tuple[str, ...], result: CheckResult
             )
     result.facts["Label balance"] = balance
     for index, name in enumerate(groups[1:], start=1):
-        shares = (records["label"] == index).groupby(records["site"]).mean()
+        shares = pd.Series(members[:, index], index=records.index).groupby(records["site"]).mean()
         bars = tuple((str(site), float(share)) for site, share in shares.items())
         result.plots.setdefault("Label balance", []).append(Plot(f"{name}, by site", bars))
 
 
-def _look_for_shortcuts(records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
+def _look_for_shortcuts(label: str, records: pd.DataFrame, table: pd.DataFrame, result: CheckResult) -> None:
     """Measure how well facts without medical meaning predict the label, and warn if they do."""
     auroc, columns = shortcut_auroc(records, table)
     if auroc is None:
         return
-    result.facts["Shortcuts"] = [
-        ("facts", ", ".join(columns)),
-        ("AUROC of the label from them", f"{auroc:.2f}"),
-    ]
+    result.facts.setdefault("Shortcuts", [("facts", ", ".join(columns))]).append(
+        (f"AUROC of {label} from them", f"{auroc:.2f}")
+    )
     if auroc >= SHORTCUT_AUROC:
         result.warnings.append(
-            f"the label can be told from {', '.join(columns)} alone (AUROC {auroc:.2f}, patients held out): a model "
+            f"{label} can be told from {', '.join(columns)} alone (AUROC {auroc:.2f}, patients held out): a model "
             "may learn these instead of medicine. Compare its AUROC with this one, within sites"
         )
 
 
 def _look_for_telling_columns(
-    records: pd.DataFrame, table: pd.DataFrame, columns: list[str], result: CheckResult
+    label: str, records: pd.DataFrame, table: pd.DataFrame, columns: list[str], result: CheckResult
 ) -> None:
     """Measure how well each single column predicts the label, and warn of those that do."""
     told = telling_columns(records, table, columns)
     if told:
         shown = ", ".join(f"{column} {auroc:.2f}" for column, auroc in told[:_SHOWN_COLUMNS])
-        result.facts.setdefault("Shortcuts", []).append(("AUROC of the label from one column", shown))
+        result.facts.setdefault("Shortcuts", []).append((f"AUROC of {label} from one column", shown))
     for column, auroc in told:
         if auroc >= TELLING_AUROC:
             result.warnings.append(
-                f"{column} alone tells the label (AUROC {auroc:.2f}, patients held out): was it made from the label, "
+                f"{column} alone tells {label} (AUROC {auroc:.2f}, patients held out): was it made from the label, "
                 "or measured after it was known? Keep it out of the input then"
             )

@@ -27,20 +27,24 @@ _FACTS = {"patient_id", "study_id", "site", "text", "study_date", "shape", "spac
 
 
 def measure_texts(records: pd.DataFrame, result: CheckResult) -> None:
-    """Lengths of the notes, and words in them that are the label."""
+    """Lengths of the notes."""
     texts = records.loc[records["text"] != ""]
     if texts.empty:
         return
     words = texts["text"].map(lambda text: len(text.split()))
     result.facts["Notes"] = [("words: 5 %, median, 95 %", quantiles(words))]
     result.plots["Notes"] = [histogram("words a note", words)]
-    told = telling_words(texts)
+
+
+def look_for_telling_words(label: str, records: pd.DataFrame, result: CheckResult) -> None:
+    """Words in the notes of the records that are their label, which `label` names in words."""
+    told = telling_words(records.loc[records["text"] != ""])
     if told:
         result.facts["Notes"].append(
-            ("words that tell the label", ", ".join(f"{w} ({phi:+.2f})" for w, phi in told))
+            (f"words that tell {label}", ", ".join(f"{w} ({phi:+.2f})" for w, phi in told))
         )
         result.warnings.append(
-            "notes hold words that almost are the label ("
+            f"notes hold words that almost are {label} ("
             + ", ".join(word for word, _ in told[:5])
             + "): was the label read from these notes? Leave out the section that states it"
         )

@@ -102,6 +102,7 @@ def _private(site: Path, candidates: Sequence[Candidate], trials: float, stoppin
     from rich.console import Console
 
     from client.tuning import open_site, plan_sweep, run_sweep
+    from privacy.metrics import main_score
     from privacy.report import shown
 
     if stopping not in SHAPES:
@@ -132,12 +133,13 @@ def _private(site: Path, candidates: Sequence[Candidate], trials: float, stoppin
         f"best: {', '.join(f'{key} = {value}' for key, value in winner.candidate.settings.items())}"
     )
     score = winner.score
-    if score is None or score.auroc is None:
+    told = None if score is None else main_score(score.to_json())
+    if told is None:
         console.print("No trial's score stood out of its noise: the choice is arbitrary.")
     else:
         console.print(
-            f"its score: AUROC {score.auroc:.3f} [{score.low:.3f}, {score.high:.3f}]; the best of several noisy scores "
-            "is too high on average"
+            f"its score: {told[0]} {told[1]:.3f} [{told[2]:.3f}, {told[3]:.3f}]; the best of several noisy scores "
+            "is too good on average"
         )
     console.print(
         f"charged: training patients epsilon {shown(winner.epsilon)}, held-out patients epsilon "

@@ -35,7 +35,7 @@ class Batch:
 
     Attributes:
         inputs: what there is to read, by the name of the modality (`DataConfig.modalities`).
-        label: (R,), see `mmmed.tasks.base.Target.labels`.
+        label: (R,) or (R, L), see `mmmed.tasks.base.Target.labels`.
         unit: (R,) int64, the record's patient within the batch, 0 .. P - 1.
     """
 

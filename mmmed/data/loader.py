@@ -50,7 +50,7 @@ class Records:
 
     @property
     def labels(self) -> np.ndarray:
-        """(N,) labels, in order."""
+        """(N,) or (N, L) labels, in order."""
         return self.label[torch.from_numpy(self.rows)].numpy()
 
     def part(self, mask: np.ndarray) -> Records:
@@ -110,7 +110,7 @@ def load_records(manifest: Manifest, config: RunConfig, cache: Path) -> Records:
     names, patient = np.unique(table["patient"].to_numpy().astype(str), return_inverse=True)
     return Records(
         modalities={name: MODALITIES[name].open(manifest, config, cache) for name in config.data.modalities},
-        label=torch.tensor(table["label"].to_numpy()),
+        label=torch.tensor(manifest.labels),
         patient=patient.astype(np.int64),
         names=tuple(names.tolist()),
         rows=np.arange(len(table)),

@@ -12,11 +12,13 @@ problem is noted, and the row is left out, or has the value missing.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+import numpy as np
 import pandas as pd
 
 from mmmed.config import DataConfig
@@ -29,6 +31,7 @@ from mmmed.modalities.columns import Files
 from mmmed.tasks import Task
 
 TABLES = ("data.parquet", "data.csv")
+_LABEL = "label"
 
 
 def refuse(message: str) -> NoReturn:
@@ -43,8 +46,8 @@ class Manifest:
     Attributes:
         root: folder that file paths are relative to.
         records: columns ``patient``, ``study``, ``site`` (str), those of each modality (`Modality.read`), ``label``
-            (a number, see `mmmed.tasks.base.Target.labels`), ``row`` (int64, from 0, in the table) and, if a fold
-            column is configured, ``fold`` (int64). The index is 0 .. N - 1.
+            (a number, see `mmmed.tasks.base.Target.labels`; of L numbers ``label 0`` .. ``label L-1``), ``row`` (int64,
+            from 0, in the table) and, if a fold column is configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
         waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
         problem: what is done about a row that does not fit: raised, or noted.
@@ -60,6 +63,11 @@ class Manifest:
     def sites(self) -> list[str]:
         """Names of the sites, sorted."""
         return sorted(self.records["site"].unique())
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) or (N, L) labels, in order."""
+        return _labels_of(self.records)
 
     @property
     def noted(self) -> Problem | None:
@@ -200,16 +208,28 @@ def _labelled(
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """The records with a label, and how many each site has without. `cells` are the task's columns of all rows."""
     cells = cells.loc[records.index]
-    empty = (cells.map(text_of) == "").any(axis=1)
+    target = task.target()
+    empty = target.unlabelled(cells.map(text_of) == "")
     if records.empty:
         problem(f"{path}: has no row: nothing to learn from")
     elif empty.all():
         columns, keys = (", ".join(map(str, part)) for part in (task.columns.values(), task.columns))
         problem(f"{path}: column '{columns}' is empty in every row: no labels. Name another with task.{keys}")
     counts = records.loc[empty, "site"].value_counts()
-    labels = task.target().labels(cells[~empty], path, problem)
-    labelled = records.loc[labels.index].assign(label=labels)
+    labels = target.labels(cells[~empty], path, problem)
+    named = {_LABEL: labels} if isinstance(labels, pd.Series) else _numbered(labels)
+    labelled = records.loc[labels.index].assign(**named)
     return labelled, {str(site): int(count) for site, count in counts.items()}
+
+
+def _numbered(labels: pd.DataFrame) -> dict[str, pd.Series]:
+    return {f"{_LABEL} {number}": labels.iloc[:, number] for number in range(labels.shape[1])}
+
+
+def _labels_of(records: pd.DataFrame) -> np.ndarray:
+    if _LABEL in records:
+        return records[_LABEL].to_numpy()
+    return records[[name for name in records if re.fullmatch(rf"{_LABEL} \d+", str(name))]].to_numpy()
 
 
 def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> pd.DataFrame:
@@ -233,7 +253,8 @@ def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem:
 
 
 def _check_several_labels(records: pd.DataFrame, task: Task, path: Path, problem: Problem) -> None:
-    if records["label"].nunique() == 1:
+    labels = _labels_of(records)
+    if len(labels) and len(np.unique(labels, axis=0)) == 1:
         target = task.target()
-        only = target.groups[int(target.group_of(records["label"].to_numpy())[0])]
+        only = ", ".join(np.array(target.groups)[target.members(labels)[0]])
         problem(f"{path}: every record has the same label ({only}): nothing to learn")

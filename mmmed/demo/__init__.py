@@ -21,8 +21,11 @@ from mmmed.paths import cache_home
 
 __all__ = ["COLUMNS", "HOSPITALS", "dataset", "generate", "public_text"]
 
-FORMAT = 1  # raise it when the same seed gives other bytes
-COLUMNS = ("patient_id", "study_id", "site", "image", "text", "finding", "age", "sex")
+FORMAT = 2  # raise it when the same seed gives other bytes
+COLUMNS = (
+    *("patient_id", "study_id", "site", "image", "text", "finding", "age", "sex"),
+    *("consolidation", "effusion", "nodules", "severity", "grade", "days", "event"),
+)
 _MARK = "generated.json"  # says what a folder was generated from
 _FEWEST = 8  # patients a hospital, however small the scale
 
@@ -41,7 +44,8 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
     """Write the generated hospitals to ``folder``: ``data.csv`` and ``images/<site>/<study>.dcm``.
 
     The table has one row a study: patient_id, study_id, site, image (path below ``folder``), text (empty
-    where the hospital sends no notes), finding (0 or 1), age in years, sex (F or M). ``scale`` multiplies
+    where the hospital sends no notes), finding (0 or 1), age in years, sex (F or M), and the columns of
+    `mmmed.demo.outcomes.Outcome`. ``scale`` multiplies
     the hospitals' numbers of patients (at least 8 each); a smaller scale holds the first patients of a
     larger one. The same seed gives the same bytes. The folder appears whole or not at all, also when
     several processes ask for it at once; one that holds this dataset already is left as it is.
@@ -94,7 +98,7 @@ def _write(folder: Path, seed: int, scale: float) -> None:
                 table.writerow(_row(folder, hospital, study, seed))
 
 
-def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str, str | int]:
+def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str, str | int | float]:
     info = study.info
     image = f"images/{hospital.name}/{info.study_id}.dcm"
     write_film(folder / image, study.film, study.encoding, info, seed)
@@ -107,4 +111,5 @@ def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str,
         "finding": study.finding,
         "age": info.age,
         "sex": info.sex,
+        **study.outcome._asdict(),
     }

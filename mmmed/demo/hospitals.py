@@ -18,6 +18,7 @@ import numpy as np
 from mmmed.demo.dicom import Encoding, StudyInfo
 from mmmed.demo.films import Anatomy, Look, draw_anatomy, draw_film, expose
 from mmmed.demo.note_writing import Style, write_note
+from mmmed.demo.outcomes import Outcome, draw_outcome
 
 PLAIN = 0.62  # share of films, and of notes, that point the right way
 UNCLEAR = 0.26  # share that point neither way; the rest mislead
@@ -52,6 +53,7 @@ class Study:
     encoding: Encoding
     text: str
     finding: int
+    outcome: Outcome
 
 
 HOSPITALS: tuple[Hospital, ...] = (
@@ -132,11 +134,13 @@ def studies(hospital: Hospital, site: int, *, seed: int, patients: int) -> Itera
         patients: how many patients.
     """
     for number in range(patients):
-        rng = np.random.default_rng([seed, site, number])
-        yield from _patient(hospital, f"{hospital.prefix}{number + 1:04d}", rng)
+        rng, outcomes = (np.random.default_rng([seed, site, number, *more]) for more in ((), (1,)))
+        yield from _patient(hospital, f"{hospital.prefix}{number + 1:04d}", rng, outcomes)
 
 
-def _patient(hospital: Hospital, patient_id: str, rng: np.random.Generator) -> Iterator[Study]:
+def _patient(
+    hospital: Hospital, patient_id: str, rng: np.random.Generator, outcomes: np.random.Generator
+) -> Iterator[Study]:
     sex = "FM"[int(rng.integers(2))]
     age = int(np.clip(rng.normal(hospital.mean_age, 14), 18, 95))
     anatomy = draw_anatomy(rng, sex, age)
@@ -150,7 +154,7 @@ def _patient(hospital: Hospital, patient_id: str, rng: np.random.Generator) -> I
         info = StudyInfo(
             hospital.name, scanner.name, patient_id, f"{patient_id}-{number + 1}", sex, born, day
         )
-        yield _study(hospital, scanner, anatomy, info, int(liability > threshold), rng)
+        yield _study(hospital, scanner, anatomy, info, int(liability > threshold), rng, outcomes)
         day += timedelta(days=int(rng.integers(2, 60)))
 
 
@@ -161,14 +165,16 @@ def _study(
     info: StudyInfo,
     finding: int,
     rng: np.random.Generator,
+    outcomes: np.random.Generator,
 ) -> Study:
     strength = (1 + evidence(finding, rng)) / 2
-    scene, _ = draw_film(anatomy, rng, strength=strength, shape=scanner.look.shape)
+    scene, opacity = draw_film(anatomy, rng, strength=strength, shape=scanner.look.shape)
     film = expose(scene, scanner.look, rng)
     text = ""
     if hospital.style:
         text = write_note(hospital.style, evidence(finding, rng), info.age, info.sex, rng)
-    return Study(info, film, scanner.encoding, text, finding)
+    outcome = draw_outcome(opacity, strength, finding, info.age, outcomes)
+    return Study(info, film, scanner.encoding, text, finding, outcome)
 
 
 def evidence(finding: int, rng: np.random.Generator) -> float:

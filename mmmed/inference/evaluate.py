@@ -1,4 +1,4 @@
-"""The main score over sites with what keeps it honest: the site-only guess, the score within sites, and intervals.
+"""The scores over sites with what keeps them honest: intervals, the site-only guess, and the score within sites.
 
 When sites differ in their labels, knowing the site alone predicts patients well; a pooled score above that says
 little. To the score within sites, knowing the site adds nothing.
@@ -34,13 +34,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The main score pooled over sites, of the site-only guess, within sites, and at each site."""
+    """The main score pooled over sites, of the site-only guess, within sites, and at each site; the others pooled."""
 
     score: Score
     pooled: Interval
     site_only: Interval
     within_site: Interval
     sites: dict[str, float]
+    others: dict[str, Interval]
 
     def to_dict(self) -> dict[str, object]:
         """The numbers for JSON; None where undefined."""
@@ -54,7 +55,8 @@ class Evaluation:
                 "site_only": shown(self.site_only),
                 "within_site": shown(self.within_site),
                 "sites": {name: _finite(value) for name, value in self.sites.items()},
-            }
+            },
+            **{name: {"pooled": shown(interval)} for name, interval in self.others.items()},
         }
 
 
@@ -79,21 +81,29 @@ def evaluate(
     site = np.concatenate([np.full(len(p.label), i) for i, p in enumerate(predictions)])
     draws = list(_resample([p.patient for p in predictions], seed, resamples))
 
-    def interval(statistic: Callable[[np.ndarray], float]) -> Interval:
-        values = np.array([statistic(rows) for rows in draws])
-        values = values[~np.isnan(values)]
-        low, high = np.percentile(values, _COVERAGE) if len(values) else (float("nan"),) * 2
-        return Interval(statistic(np.arange(len(label))), float(low), float(high))
+    def intervals(statistics: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Interval]:
+        drawn = [statistics(rows) for rows in draws]
+        found = {}
+        for name, value in statistics(np.arange(len(label))).items():
+            values = np.array([one[name] for one in drawn])
+            values = values[~np.isnan(values)]
+            low, high = np.percentile(values, _COVERAGE) if len(values) else (float("nan"),) * 2
+            found[name] = Interval(value, float(low), float(high))
+        return found
 
-    def score(values: np.ndarray, labels: np.ndarray) -> float:
-        return target.scores(values, labels)[target.score.name]
+    main = target.score.name
 
+    def within(rows: np.ndarray) -> dict[str, float]:
+        return {main: target.within_sites(predicted[rows], label[rows], site[rows])}
+
+    pooled = intervals(lambda rows: target.scores(predicted[rows], label[rows]))
     return Evaluation(
         score=target.score,
-        pooled=interval(lambda rows: score(predicted[rows], label[rows])),
-        site_only=interval(lambda rows: score(guess[rows], label[rows])),
-        within_site=interval(lambda rows: target.within_sites(predicted[rows], label[rows], site[rows])),
-        sites={p.site: score(p.prediction, p.label) for p in predictions},
+        pooled=pooled.pop(main),
+        site_only=intervals(lambda rows: target.scores(guess[rows], label[rows]))[main],
+        within_site=intervals(within)[main],
+        sites={p.site: target.scores(p.prediction, p.label)[main] for p in predictions},
+        others=pooled,
     )
 
 

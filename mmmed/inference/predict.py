@@ -22,7 +22,7 @@ class Predictions:
     Attributes:
         site: its name.
         patient: (N,) int64, whose record it is (within the site).
-        label: (N,).
+        label: (N,) or (N, L).
         prediction: (N, K) float64.
         guess: (K,) float64, from the labels of the site's *training* records (`Target.guess`): the site-only guess.
     """

@@ -7,27 +7,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
-from mmmed.section import Kind, Kinds
+from mmmed.section import FrozenTable, Kind, Kinds, PositiveFloat, later
 
 if TYPE_CHECKING:
     from mmmed.tasks.base import Target
 
-__all__ = ["TASKS", "ClassHistograms", "Classification", "Task"]
+__all__ = [
+    "TASKS",
+    "Classification",
+    "Multilabel",
+    "Ordinal",
+    "Regression",
+    "Release",
+    "Several",
+    "Survival",
+    "Task",
+]
 
 
 @dataclass(frozen=True)
-class ClassHistograms:
-    """A private release of results: noised counts of held-out patients by class and predicted probability.
+class Release:
+    """A private release of a task's results, of which `mmmed.tasks.base.Target.evidence` says what it is made from.
 
-    The task's labels are then indices of `classes` classes, and its predictions their probabilities. The mechanism, its
-    sensitivity and the scores that follow from such counts are in `privacy.metrics`.
+    The mechanism, its sensitivity and the scores that follow from it are in `privacy.metrics`.
+
+    Attributes:
+        kind: "tables", counts by answer and probability of questions with yes or no; "errors", sums of errors of a
+            number between bounds; "concordance", counts by interval, event and risk.
+        size: how many questions, numbers or intervals.
     """
 
-    classes: int
+    kind: Literal["tables", "errors", "concordance"]
+    size: int = 1
 
 
 class Task(Kind):
@@ -39,7 +55,7 @@ class Task(Kind):
         raise NotImplementedError
 
     @property
-    def release(self) -> ClassHistograms | None:
+    def release(self) -> Release | None:
         """What a site may release of its results under privacy; None if there is no such release."""
         return None
 
@@ -49,12 +65,9 @@ class Task(Kind):
         return target
 
 
-class Classification(Task):
-    """One of several classes a record, from one column."""
+class _Classes(Task):
+    """Keys of a task whose label is one of several values of a column."""
 
-    implementation: ClassVar[str] = "mmmed.tasks.classification:ClassTarget"
-
-    kind: Literal["classification"] = "classification"
     label: str = Field("finding", description="column that holds the label")
     classes: tuple[str, ...] = Field(
         ("0", "1"), description="allowed label values; with two, the second is the positive class"
@@ -64,15 +77,189 @@ class Classification(Task):
     def columns(self) -> Mapping[str, str]:
         return {"label": self.label}
 
-    @property
-    def release(self) -> ClassHistograms:
-        return ClassHistograms(len(self.classes))
-
     @model_validator(mode="after")
-    def _distinct(self) -> Classification:
+    def _distinct(self) -> Self:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must be at least two distinct values. Found {list(self.classes)}")
         return self
 
 
-TASKS = Kinds(Classification)
+class Classification(_Classes):
+    """One of several classes a record, from one column."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.classification:ClassTarget"
+
+    kind: Literal["classification"] = "classification"
+    weights: tuple[PositiveFloat, ...] = later(
+        (), description="of a record's loss by its class, public numbers; empty for 1 each"
+    )
+    focal: float = later(
+        0.0,
+        ge=0,
+        le=10,
+        description="power of 1 - p of the focal loss, which counts what is easy less; 0 for none",
+    )
+
+    @property
+    def release(self) -> Release:
+        return Release("tables", 1 if len(self.classes) == 2 else len(self.classes))
+
+    @model_validator(mode="after")
+    def _a_weight_a_class(self) -> Classification:
+        if self.weights and len(self.weights) != len(self.classes):
+            raise ValueError(
+                f"weights must be empty or one a class of {list(self.classes)}. Found {list(self.weights)}"
+            )
+        return self
+
+
+class Multilabel(Task):
+    """Several findings, each there or not, from a column of 0 and 1 each; an empty cell is not known."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.multilabel:MultilabelTarget"
+
+    kind: Literal["multilabel"] = "multilabel"
+    labels: tuple[str, ...] = Field(
+        ("consolidation", "effusion", "nodules"), description="columns of 0 and 1, empty where not known"
+    )
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {f"labels[{number}]": column for number, column in enumerate(self.labels)}
+
+    @property
+    def release(self) -> Release:
+        return Release("tables", len(self.labels))
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Multilabel:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"labels must be one or more distinct columns. Found {list(self.labels)}")
+        return self
+
+
+class Ordinal(_Classes):
+    """One of several classes in an order, from one column."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.ordinal:OrdinalTarget"
+
+    kind: Literal["ordinal"] = "ordinal"
+    label: str = Field("grade", description="column that holds the label")
+    classes: tuple[str, ...] = Field(
+        ("0", "1", "2", "3"), description="allowed label values, from the lowest to the highest"
+    )
+
+    @property
+    def release(self) -> Release:
+        return Release("tables", len(self.classes) - 1)
+
+
+class Regression(Task):
+    """A number between two public bounds, from one column."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.regression:RegressionTarget"
+
+    kind: Literal["regression"] = "regression"
+    label: str = Field("severity", description="column that holds the number")
+    low: FiniteFloat = Field(0.0, description="the least that the number can be; public, not from the data")
+    high: FiniteFloat = Field(10.0, description="the most that it can be")
+    loss: Literal["squared", "huber"] = Field("squared", description="of the error as a share of the range")
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"label": self.label}
+
+    @property
+    def release(self) -> Release:
+        return Release("errors")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Regression:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high. Found {self.low:g} and {self.high:g}")
+        return self
+
+
+class Survival(Task):
+    """A time to an event, from a column of times and one that says whether the event was seen."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.survival:SurvivalTarget"
+
+    kind: Literal["survival"] = "survival"
+    time: str = Field("days", description="column of the time to the event, or to the end of observation")
+    event: str = Field(
+        "event", description="column: 1 if the event came at that time, 0 if observation ended"
+    )
+    borders: tuple[PositiveFloat, ...] = Field(
+        (7.0, 14.0, 30.0, 60.0, 90.0),
+        description="ends of the intervals of time, rising; public, not from the data",
+    )
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"time": self.time, "event": self.event}
+
+    @property
+    def release(self) -> Release:
+        return Release("concordance", len(self.borders))
+
+    @model_validator(mode="after")
+    def _rising(self) -> Survival:
+        if not self.borders or any(a >= b for a, b in pairwise(self.borders)):
+            raise ValueError(f"borders must be one or more numbers, rising. Found {list(self.borders)}")
+        if self.time == self.event:
+            raise ValueError(f"time and event are both column '{self.time}'. They are two columns")
+        return self
+
+
+TASKS = Kinds(
+    Classification,
+    Multilabel,
+    Ordinal,
+    Regression,
+    Survival,
+    refused={
+        "cox": "Cox's partial likelihood compares each patient with all who are still at risk, so a patient's loss, "
+        "and its gradient, hold other patients: no clipping bounds what one of them adds. Take 'survival', whose "
+        "likelihood of discrete hazards is a sum over patients"
+    },
+)
+
+
+class Several(Task):
+    """Several tasks at once, by names of yours; the first is the main one, whose score is compared and released."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.several:SeveralTarget"
+
+    kind: Literal["several"] = "several"
+    tasks: FrozenTable[Annotated[Task, TASKS]] = Field(
+        {"finding": Classification(), "severity": Regression()},
+        description="each a section of a task; records may lack some, not all",
+    )
+    weights: FrozenTable[PositiveFloat] = Field(
+        {}, description="of the tasks' losses, by name, public numbers; 1 for those not named"
+    )
+    uncertainty: bool = Field(False, description="learn how much each loss counts (Kendall et al. 2018)")
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {
+            f"tasks.{name}.{key}": column
+            for name, task in self.tasks.items()
+            for key, column in task.columns.items()
+        }
+
+    @property
+    def release(self) -> Release | None:
+        return next(iter(self.tasks.values())).release
+
+    @model_validator(mode="after")
+    def _named(self) -> Several:
+        if len(self.tasks) < 2 or any(isinstance(task, Several) for task in self.tasks.values()):
+            raise ValueError("tasks must be two or more, none of them 'several' again")
+        if unknown := sorted(set(self.weights) - set(self.tasks)):
+            raise ValueError(f"weights names {unknown}, which tasks has not. It has {list(self.tasks)}")
+        return self
+
+
+TASKS.add(Several)

@@ -1,6 +1,7 @@
 """What the code of a task says, from the cells of a table to the scores of a prediction.
 
 In the shapes N are records of one or more sites, R those of a batch, K the numbers that are predicted for a record.
+A label is one number, (N,), or several, (N, L); one that is not known is NaN.
 Nothing is averaged over a batch: each patient's gradient stays its own.
 """
 
@@ -64,28 +65,43 @@ class Target(ABC):
     def groups(self) -> tuple[str, ...]:
         """Kinds of label, in words: of each, enough patients are needed to learn, to test and to tell a result."""
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What each of the Q numbers of `group_of` is about, in words."""
+        return ("the label",)
+
     # ---------------------------------------------------------------- labels
 
+    def unlabelled(self, empty: pd.DataFrame) -> pd.Series:
+        """Which rows have no label, by which cells of the section's columns are empty; here those with any."""
+        return empty.any(axis=1)
+
     @abstractmethod
-    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
+    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series | pd.DataFrame:
         """Read the labels.
 
         Args:
-            cells: the columns of the section, no cell of them empty; the index is the row in the table, from 0.
+            cells: the columns of the section, of rows that are not `unlabelled`; the index is the row in the table,
+                from 0.
             path: of the table.
             problem: told of rows that hold no valid label; it raises, or they are left out.
 
         Returns:
-            One number a row, int64 or float32, with the index of the rows that are kept.
+            One number a row, int64 or float32, or a frame of L float32, with the index of the rows that are kept.
         """
 
     @abstractmethod
     def made_up(self, count: int) -> torch.Tensor:
-        """(count,) labels as `labels` may give them, of every group if there are enough."""
+        """(count,) or (count, L) labels as `labels` may give them, of every group if there are enough."""
 
     @abstractmethod
     def group_of(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) labels -> (N,) int64, where in `groups` each belongs."""
+        """Labels -> int64 of `groups`: (N,), where each belongs, or (N, Q) if it answers Q questions, -1 if unknown."""
+
+    def members(self, labels: np.ndarray) -> np.ndarray:
+        """Labels -> (N, groups) bool, which groups each belongs to."""
+        groups = self.group_of(labels).reshape(len(labels), -1)
+        return np.stack([(groups == number).any(axis=1) for number in range(len(self.groups))], axis=1)
 
     # ---------------------------------------------------------------- model
 
@@ -96,7 +112,7 @@ class Target(ABC):
 
     @abstractmethod
     def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """(R, outputs) outputs and (R,) labels -> (R,) losses, each of its record alone."""
+        """(R, outputs) outputs and labels -> (R,) losses, each of its record alone; what is unknown adds nothing."""
 
     @abstractmethod
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
@@ -106,15 +122,29 @@ class Target(ABC):
 
     @abstractmethod
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """(N, K) predictions and (N,) labels, N at least 1 -> all scores by name; NaN where one is undefined."""
+        """(N, K) predictions and labels, N at least 1 -> all scores by name; NaN where one is undefined."""
+
+    def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What the task's private release (`mmmed.tasks.Task.release`) is made from, each row of its record alone.
+
+        Args:
+            predictions: (N, K), finite.
+            labels: of the same records.
+
+        Returns:
+            What is predicted, (N, S) float64 in [0, 1], and what is true, (N, S) float64, NaN where that is unknown. Of
+            "tables": probabilities of yes, and 1 or 0. Of "errors": shares of the range. Of "concordance": the
+            risk, and twice the interval, and 1 more for an event.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no private release of results")
 
     @abstractmethod
     def guess(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) labels of a site -> (K,) float64, the prediction of one who knows only these labels."""
+        """Labels of a site -> (K,) float64, the prediction of one who knows only these labels."""
 
     @abstractmethod
     def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """(N, K) predictions and (N,) labels -> (N,), how well each record is predicted, about normal over models.
+        """(N, K) predictions and labels -> (N,), how well each record is predicted, about normal over models.
 
         A membership attack compares them (Carlini et al. 2022, arXiv 2112.03570).
         """
@@ -126,7 +156,7 @@ class Target(ABC):
 
         Args:
             predictions: (N, K).
-            labels: (N,).
+            labels: of the same records.
             site: (N,) whose record each is.
         """
         rows = [site == one for one in np.unique(site)]

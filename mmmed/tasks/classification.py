@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,22 +11,18 @@ import torch.nn.functional as F
 
 from mmmed.data.cells import Problem, canonical, rows_of
 from mmmed.tasks import Classification
-from mmmed.tasks.base import Score, Target
-
-_LEAST_PROBABILITY = 1e-12
+from mmmed.tasks.answers import AnswersTarget
 
 
-class ClassTarget(Target):
+class ClassTarget(AnswersTarget):
     """One of several classes. A label is the int64 index of its class, a prediction the K class probabilities.
 
     With two classes the model gives one logit, of the second, else one a class.
     """
 
-    score: ClassVar[Score] = Score("auroc", "AUROC", higher=True)
-    also_told: ClassVar[tuple[str, ...]] = ("calibration",)
-
     def __init__(self, section: Classification) -> None:
         self._column, self._classes = section.label, section.classes
+        self._weights, self._focal = torch.tensor(section.weights), section.focal
 
     @property
     def words(self) -> str:
@@ -43,16 +37,7 @@ class ClassTarget(Target):
         return tuple(f"{self._column} = {name}" for name in self._classes)
 
     def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
-        values = cells[self._column]
-        index_of = {canonical(name): index for index, name in enumerate(self._classes)}
-        indices = values.map(lambda value: index_of.get(canonical(value)))
-        bad = indices.isna()
-        if bad.any():
-            problem(
-                f"{path}: column '{self._column}' holds {values[bad].iloc[0]!r} in {rows_of(bad)}, outside "
-                f"task.classes {list(self._classes)}. Add it there, correct it, or leave those rows out with data.where"
-            )
-        return indices[~bad].astype("int64")
+        return class_indices(cells[self._column], self._classes, path, problem)
 
     def made_up(self, count: int) -> torch.Tensor:
         return torch.arange(count) % len(self._classes)
@@ -65,11 +50,20 @@ class ClassTarget(Target):
         return 1 if len(self._classes) == 2 else len(self._classes)
 
     def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of each record: (R, outputs) and (R,) int64 -> (R,)."""
+        """Cross-entropy of each record, (R, outputs) and (R,) int64 -> (R,), times the weight of its class.
+
+        Times (1 - p)^focal, p the probability of its class, if that is asked for (Lin et al. 2017, arXiv 1708.02002).
+        """
         if self.outputs == 1:
             target = labels.to(outputs.dtype)
-            return F.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
-        return F.cross_entropy(outputs, labels, reduction="none")
+            loss = F.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
+        else:
+            loss = F.cross_entropy(outputs, labels, reduction="none")
+        if self._focal:
+            loss = loss * (1 - torch.exp(-loss)).clamp(min=1e-6) ** self._focal  # 0 ** focal has no slope
+        if len(self._weights):
+            loss = loss * self._weights.to(loss)[labels]
+        return loss
 
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         if self.outputs == 1:
@@ -77,65 +71,27 @@ class ClassTarget(Target):
             return torch.cat([1 - positive, positive], dim=1)
         return torch.softmax(outputs, dim=1)
 
-    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Area under the ROC curve, mean log loss, and calibration in the large.
+    def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each class against the rest; of two the second alone."""
+        classes = np.array([1]) if len(self._classes) == 2 else np.arange(len(self._classes))
+        return predictions[:, classes], (labels[:, None] == classes).astype(np.float64)
 
-        Calibration is the observed less the predicted share of class 1 if K = 2, else the mean size of it.
-        """
-        chosen = predictions[np.arange(len(labels)), labels]
-        observed = np.bincount(labels, minlength=len(self._classes)) / len(labels)
-        off = observed - predictions.mean(axis=0)
-        return {
-            self.score.name: auroc(predictions, labels),
-            "loss": float(-np.log(np.maximum(chosen, _LEAST_PROBABILITY)).mean()),
-            "calibration": float(off[1] if len(off) == 2 else np.abs(off).mean()),
-        }
+    def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return predictions[np.arange(len(labels)), labels]
 
     def guess(self, labels: np.ndarray) -> np.ndarray:
         """(N,) labels of a site -> (K,) float64, the share of each class."""
         return np.bincount(labels, minlength=len(self._classes)) / len(labels)
 
-    def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """log(p / (1 - p)) of the record's own class."""
-        chosen = predictions[np.arange(len(labels)), labels]
-        clipped = np.clip(chosen, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-        logits: np.ndarray = np.log(clipped / (1 - clipped))
-        return logits
 
-    def within_sites(self, predictions: np.ndarray, labels: np.ndarray, site: np.ndarray) -> float:
-        """Mean of the sites' areas, each weighted by its pairs; a site with one class has no pair."""
-        values = []
-        for score, positive in _one_versus_rest(predictions, labels):
-            parts = [_area(score[site == s], positive[site == s]) for s in np.unique(site)]
-            pairs = sum(count for _, count in parts)
-            weighted = sum(value * count for value, count in parts if count)
-            values.append(weighted / pairs if pairs else float("nan"))
-        return float(np.mean(values))
-
-
-def auroc(probability: np.ndarray, label: np.ndarray) -> float:
-    """Area under the ROC curve of (N, K) class scores: of class 1 if K = 2, else the mean one-versus-rest.
-
-    The Mann-Whitney statistic with ties counted half (Hanley & McNeil 1982). NaN if a class needed is absent.
-    """
-    return float(np.mean([_area(*one)[0] for one in _one_versus_rest(probability, label)]))
-
-
-def _one_versus_rest(probability: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each class (of two, the second alone): the (N,) score, and (N,) bool, who is of the class."""
-    classes = (1,) if probability.shape[1] == 2 else range(probability.shape[1])
-    for k in classes:
-        yield probability[:, k], label == k
-
-
-def _area(score: np.ndarray, positive: np.ndarray) -> tuple[float, int]:
-    """The area under the ROC curve, and the number of (positive, negative) pairs that it averages over."""
-    n_positive = int(positive.sum())
-    pairs = n_positive * (len(positive) - n_positive)
-    if pairs == 0:
-        return float("nan"), 0
-    if np.isnan(score).any():
-        return float("nan"), pairs
-    own, others = score[positive], np.sort(score[~positive])
-    below = np.searchsorted(others, own, "left").sum() + np.searchsorted(others, own, "right").sum()
-    return float(below / 2 / pairs), pairs
+def class_indices(cells: pd.Series, classes: tuple[str, ...], path: Path, problem: Problem) -> pd.Series:
+    """The int64 index among `task.classes` of each cell, however it is written; others are a problem, and left out."""
+    index_of = {canonical(name): index for index, name in enumerate(classes)}
+    indices = cells.map(lambda value: index_of.get(canonical(value)))
+    bad = indices.isna()
+    if bad.any():
+        problem(
+            f"{path}: column '{cells.name}' holds {cells[bad].iloc[0]!r} in {rows_of(bad)}, outside "
+            f"task.classes {list(classes)}. Add it there, correct it, or leave those rows out with data.where"
+        )
+    return indices[~bad].astype("int64")

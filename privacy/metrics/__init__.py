@@ -1,25 +1,25 @@
 """Results under differential privacy: what a site releases of its held-out patients, and what follows from it.
 
-`release` is the mechanism, at the site; `estimate` is post-processing, wherever the releases are pooled.
+`kinds` lists what there is: counts by label and score (`release`, with `estimate`), sums of errors (`errors`), and
+counts by time and risk (`concordance`). The mechanism runs at the site; what is estimated is post-processing,
+wherever the releases are pooled.
 """
 
 from privacy.metrics.estimate import Estimate, estimate
-from privacy.metrics.release import (
-    BINS,
-    EQUAL_BINS,
-    evaluation_event,
-    private_tables,
-    sensitivity,
-    tables_shape,
-)
+from privacy.metrics.kinds import ReleaseKind, kind_of_sums, release_kind
+from privacy.metrics.release import BINS, EQUAL_BINS, evaluation_event, sensitivity
+from privacy.metrics.scores import ScoreEstimate, main_score
 
 __all__ = [
     "BINS",
     "EQUAL_BINS",
     "Estimate",
+    "ReleaseKind",
+    "ScoreEstimate",
     "estimate",
     "evaluation_event",
-    "private_tables",
+    "kind_of_sums",
+    "main_score",
+    "release_kind",
     "sensitivity",
-    "tables_shape",
 ]

@@ -52,6 +52,11 @@ class Estimate:
     reliability: tuple[tuple[tuple[float, float, float], ...], ...] = ()
     refused: str | None = None
 
+    @property
+    def goodness(self) -> float | None:
+        """The area, by which models are compared; None without a result."""
+        return self.auroc
+
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
         return asdict(self)

@@ -1,13 +1,14 @@
 """How many held-out patients have which label and score: counts with Gaussian noise.
 
-With two classes one table, else one a class against the rest. A table has a row of those who are not of the class
-and a row of those who are, over `BINS` bins of the score, equal in its log-odds: a model that has learnt little, or of
-something rare, keeps its scores close together and far from 1/2. The bins are public; no data place them.
+One table a question with two answers: with two classes one, else one a class against the rest; one a finding, or one
+a threshold of ordered classes. A table has a row of those to whom the answer is no and a row of those to whom it is
+yes, over `BINS` bins of the score, equal in its log-odds: a model that has learnt little, or of something rare, keeps
+its scores close together and far from 1/2. The bins are public; no data place them.
 
-A patient counts 1 in each table, spread evenly over the patient's records: adding or removing a patient changes each
-table by a vector of sum 1 and so of Euclidean length 1 at most, and all T tables together by sqrt(T) at most. Noise of
-standard deviation z sqrt(T) in every cell is then the Gaussian mechanism of noise multiplier z (Dwork and Roth 2014,
-theorem A.1, accounted by PLD).
+A patient counts 1 in each table, spread evenly over the patient's records of which the answer is known, or 0 if there
+is none: adding or removing a patient changes each table by a vector of sum 1 at most and so of Euclidean length 1 at
+most, and all T tables together by sqrt(T) at most. Noise of standard deviation z sqrt(T) in every cell is then the
+Gaussian mechanism of noise multiplier z (Dwork and Roth 2014, theorem A.1, accounted by PLD).
 """
 
 from __future__ import annotations
@@ -15,11 +16,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
 
 from privacy.accounting import DpSgdEvent
 from privacy.errors import NoiseError
-from privacy.noise import PrivateRandom, noise_std
 
 BINS = 20  # more tell scores apart that crowd, and let more noise in
 EQUAL_BINS = 10  # of older software, equal in the score itself: such reports are still computed again
@@ -39,11 +38,6 @@ def edges(bins: int) -> np.ndarray:
     return np.concatenate([[0.0], inner, [1.0]])
 
 
-def tables_shape(classes: int, bins: int = BINS) -> tuple[int, int, int]:
-    """(T, 2, bins): T is 1 for two classes, else the number of classes."""
-    return (1 if classes == 2 else classes, 2, bins)
-
-
 def sensitivity(tables: int) -> float:
     """The most, in Euclidean length, by which one patient changes all tables together."""
     return math.sqrt(tables)
@@ -53,47 +47,36 @@ def exact_tables(score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> n
     """The tables without noise. They never leave the site.
 
     Args:
-        score: (N, K) class probabilities in [0, 1].
-        label: (N,) class indices.
+        score: (N, T) probabilities of "yes", in [0, 1].
+        label: (N, T) 1 for yes, 0 for no, NaN where it is not known.
         patient: (N,) whose record each is, 0 .. patients - 1.
 
     Returns:
-        (T, 2, BINS) float64 of `tables_shape`.
+        (T, 2, BINS) float64.
 
     Raises:
-        NoiseError: a score is not in [0, 1].
+        NoiseError: a score is not in [0, 1], or a label none of these.
     """
-    if not ((score >= 0) & (score <= 1)).all():  # NaN too: which bin it fell into would be anybody's guess
-        raise NoiseError("A score is not in [0, 1]: the model is broken, and nothing is released.")
-    shape = tables_shape(score.shape[1])
-    tables = np.zeros(shape)
-    weight = 1.0 / np.bincount(patient)[patient]
+    require_shares(score)
+    known = ~np.isnan(label)
+    if not np.isin(label[known], (0, 1)).all():
+        raise NoiseError("A label is neither 0 nor 1 nor unknown: nothing is released.")
+    tables = np.zeros((score.shape[1], 2, BINS))
     inner = edges(BINS)[1:-1]
-    for number in range(shape[0]):
-        column = 1 if shape[0] == 1 else number
-        cell = np.digitize(score[:, column], inner)
-        np.add.at(tables[number], ((label == column).astype(int), cell), weight)
+    for number, table in enumerate(tables):
+        rows = known[:, number]
+        cell = np.digitize(score[rows, number], inner)
+        np.add.at(table, (label[rows, number].astype(int), cell), weights(patient[rows]))
     return tables
 
 
-def private_tables(
-    score: np.ndarray, label: np.ndarray, patient: np.ndarray, noise_multiplier: float
-) -> np.ndarray:
-    """`exact_tables` with noise: what may leave once the ledger is charged with `evaluation_event`.
+def require_shares(values: np.ndarray) -> None:
+    """Raise `NoiseError` unless all values are in [0, 1]. NaN is not: its bin would be anybody's guess."""
+    if not ((values >= 0) & (values <= 1)).all():
+        raise NoiseError("A score is not in [0, 1]: the model is broken, and nothing is released.")
 
-    Args:
-        score: (N, K) class probabilities in [0, 1].
-        label: (N,) class indices.
-        patient: (N,) the patient of each record, 0 .. patients - 1.
-        noise_multiplier: z, noise standard deviation over the sensitivity sqrt(T), above 0.
 
-    Returns:
-        (T, 2, BINS) float64 of `tables_shape`; counts may be negative.
-
-    Raises:
-        NoiseError: a score is not in [0, 1], or the noise cannot be drawn.
-    """
-    tables = torch.from_numpy(exact_tables(score, label, patient))
-    std = noise_std(noise_multiplier, sensitivity(len(tables)), tables.numel())
-    PrivateRandom().add_gaussian_(tables, std)
-    return tables.numpy()
+def weights(patient: np.ndarray) -> np.ndarray:
+    """(N,) the patient of each record -> (N,) float64, of which each patient's add up to 1."""
+    weight: np.ndarray = 1.0 / np.bincount(patient)[patient] if len(patient) else np.zeros(0)
+    return weight

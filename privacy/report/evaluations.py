@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from privacy.errors import ReportError
+from privacy.errors import NoiseError, ReportError
 from privacy.ledger import evaluation_id
-from privacy.metrics import estimate, sensitivity
+from privacy.metrics import kind_of_sums
 from privacy.report.numbers import charged, number
 from privacy.report.statement import Statement, read_statement
 
+_COUNTS = "tables"  # counts by label and score
 _CLAIM_TOLERANCE = 1e-4  # relative; by which accounting may differ between two machines
 
 
@@ -24,33 +25,41 @@ class Pooled:
 
     Attributes:
         sites: whose tables are in it.
-        tables: float64 (T, 2, B).
+        tables: float64, of a shape of its kind.
+        kind: of the release, as `privacy.metrics.kinds` names it.
     """
 
     sites: tuple[str, ...]
     tables: np.ndarray
+    kind: str = _COUNTS
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object that `from_json` reads."""
-        return {"sites": list(self.sites), "tables": self.tables.tolist()}
+        """A JSON object that `from_json` reads. Counts by label and score name no kind, as ever."""
+        named = {} if self.kind == _COUNTS else {"kind": self.kind}
+        return {"sites": list(self.sites), "tables": self.tables.tolist(), **named}
 
     @staticmethod
     def from_json(value: Any) -> Pooled:
         """Read what `to_json` wrote. Raises ValueError, TypeError or KeyError for anything else."""
         tables = np.array(value["tables"], dtype=np.float64)
         sites = tuple(value["sites"])
-        if set(value) != {"sites", "tables"} or not all(isinstance(site, str) for site in sites):
+        kind = value.get("kind", _COUNTS)
+        if not {"sites", "tables"} <= set(value) <= {"sites", "tables", "kind"}:
             raise ValueError("pooled holds something else")
-        if tables.ndim != 3 or tables.shape[1] != 2 or tables.size == 0 or not np.isfinite(tables).all():
+        if not all(isinstance(one, str) for one in (*sites, kind)):
+            raise ValueError("pooled holds something else")
+        if tables.ndim != 3 or tables.size == 0 or not np.isfinite(tables).all():
             raise ValueError(f"pooled tables of shape {tables.shape}")
-        return Pooled(sites, tables)
+        if kind == _COUNTS and tables.shape[1] != 2:
+            raise ValueError(f"pooled tables of shape {tables.shape}")
+        return Pooled(sites, tables, kind)
 
 
 def results(pooled: Pooled, stated: Sequence[Statement]) -> dict[str, Any]:
-    """AUROC and calibration with their errors, from the pooled tables and the noise that each site stated.
+    """The scores with their errors, from the pooled tables and the noise that each site stated.
 
     Raises:
-        ReportError: a site in it has not stated its noise, or is in it twice.
+        ReportError: a site in it has not stated its noise, or is in it twice, or the tables are of no kind.
     """
     noise = {each.site: each.mechanism.noise_multiplier for each in stated}
     if (
@@ -62,10 +71,14 @@ def results(pooled: Pooled, stated: Sequence[Statement]) -> dict[str, Any]:
             f"The pooled results are said to be of {', '.join(pooled.sites) or 'nobody'}, but only "
             f"{', '.join(noise) or 'nobody'} stated an evaluation, each once."
         )
-    unit = sensitivity(len(pooled.tables))
-    std = math.sqrt(sum((noise[site] * unit) ** 2 for site in pooled.sites))
-    found = estimate(pooled.tables, std).to_json()
-    found["reliability"] = [[list(point) for point in table] for table in found["reliability"]]
+    try:
+        kind = kind_of_sums(pooled.kind, pooled.tables)
+    except NoiseError as error:
+        raise ReportError(f"The pooled results are of no known form: {error}") from error
+    std = math.sqrt(sum((noise[site] * kind.sensitivity) ** 2 for site in pooled.sites))
+    found = kind.estimate(pooled.tables, std).to_json()
+    if "reliability" in found:
+        found["reliability"] = [[list(point) for point in table] for table in found["reliability"]]
     return {"sites": list(pooled.sites), "noise_std": std, **found}
 
 

@@ -103,7 +103,7 @@ class _Plots:
         """
         points = [(_finite(spent), value) for spent, value, _ in self._body["utility"]]
         found, errors = self._body["results"], []
-        if not points and found and found["auroc"] is not None:
+        if not points and found and found.get("auroc") is not None:
             spent = max(_finite(site["epsilon_charged"]) for site in self._body["sites"])
             points, errors = [(spent, found["auroc"])], [(spent, found["low"], found["high"])]
         if not points:

@@ -67,7 +67,16 @@ def test_a_training_reply_holds_the_update_and_public_facts_only(
 
 def test_a_simulated_site_shows_its_metrics(tmp_path: Path, configured: Configured) -> None:
     reply = app(request(configured(), MessageType.EVALUATE), node(tmp_path))
-    assert set(reply.content["metrics"]) == {"weight", "auroc", "loss", "calibration"}
+    assert set(reply.content["metrics"]) == {
+        "weight",
+        "auroc",
+        "auprc",
+        "f1",
+        "brier",
+        "ece",
+        "loss",
+        "calibration",
+    }
 
 
 @pytest.mark.parametrize(

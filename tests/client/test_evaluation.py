@@ -19,7 +19,7 @@ from mmmed.config import RunConfig
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier
 from privacy.errors import PolicyRefusal
 from privacy.ledger import Budget
-from privacy.metrics import tables_shape
+from privacy.metrics import BINS
 from privacy.policy import SimulationPolicy
 from privacy.report import read_statement
 from tests.client.requests import request
@@ -61,7 +61,7 @@ def test_private_results_leave_once_and_are_charged_to_the_held_out(
     reply = ask(hospital, config, **{"server-round": 2})
     assert told(reply) == {"tables"}, refusals(hospital.state)
     tables = reply.content["tables"]["tables"].numpy()
-    assert tables.shape == tables_shape(2) and not np.allclose(tables, tables.round())
+    assert tables.shape == (1, 2, BINS) and not np.allclose(tables, tables.round())
     sigma = calibrate_noise_multiplier(1.0, 1e-3, 1.0, 1)
     assert charged(hospital) == {"r/evaluation": (DpSgdEvent(sigma, 1.0, 1),)}
     stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))

@@ -57,7 +57,15 @@ def test_a_private_round_on_features(
     start = {name: value.clone() for name, value in trainable_state(build_model(config)).items()}
     parameters, spending = train_round(site, config, "run", 1, start)
     assert spending is not None and parameters.keys() == start.keys()
-    assert set(evaluate_round(site, config, parameters)) == {"auroc", "loss", "calibration"}
+    assert set(evaluate_round(site, config, parameters)) == {
+        "auroc",
+        "auprc",
+        "f1",
+        "brier",
+        "ece",
+        "loss",
+        "calibration",
+    }
     kept = {path.name.split("-")[0] for path in (own_home / "features").glob("*.rows")}
     assert kept == ({"image", "text"} if trainable == "fusion-head" else {"image"})
 

@@ -32,6 +32,7 @@ from mmmed.errors import ConfigError, DataError
 from mmmed.models import build_model, load_model, save_model
 from mmmed.tasks import TASKS, Task
 from privacy.errors import PlanError, PolicyRefusal
+from privacy.metrics import release_kind
 from privacy.policy import EVALUATION, SitePolicy
 from privacy.report import render_report
 from server.dashboard.runs import read_run
@@ -75,8 +76,13 @@ def run_of(kind: str, **sections: Any) -> RunConfig:
 def test_made_up_labels_are_valid_and_of_every_group(kind: str) -> None:
     target = of(kind).target()
     labels = target.made_up(N)
-    assert labels.shape == (N,) and labels.dtype in (torch.int64, torch.float32)
-    assert set(target.group_of(labels.numpy())) == set(range(len(target.groups)))
+    assert len(labels) == N and labels.dim() <= 2 and labels.dtype in (torch.int64, torch.float32)
+    groups, members = target.group_of(labels.numpy()), target.members(labels.numpy())
+    assert set(np.unique(groups)) - {-1} == set(range(len(target.groups)))
+    assert groups.reshape(N, -1).shape[1] == len(target.questions)
+    assert (
+        members.shape == (N, len(target.groups)) and members.any(axis=0).all() and members.any(axis=1).all()
+    )
     assert torch.isfinite(target.losses(torch.randn(N, target.outputs), labels)).all()
 
 
@@ -139,12 +145,35 @@ def test_what_is_released_privately_fits_the_predictions(kind: str) -> None:
         with pytest.raises(ConfigError, match="no release of results under privacy"):
             from_flat({"task.kind": kind, "privacy.metrics": "private"})
         with pytest.raises(PlanError, match="no release"):
-            client.evaluation.released_shape(run_of(kind))
+            client.evaluation.release_of(run_of(kind))
         return
-    predictions = target.predictions(3 * torch.randn(N, target.outputs)).numpy()
-    assert predictions.shape == (N, release.classes) and (abs(predictions - 0.5) <= 0.5).all()
-    labels = target.made_up(N)
-    assert labels.dtype == torch.int64 and set(labels.tolist()) <= set(range(release.classes))
+    labels, mechanism = target.made_up(N).numpy(), release_kind(release.kind, release.size)
+    patient = np.arange(N) // 3
+    predictions = target.predictions(3 * torch.randn(N, target.outputs)).double().numpy()
+    broken = target.evidence(
+        np.zeros_like(predictions), labels
+    )  # as NaN is read: it must not refuse after the charge
+    assert mechanism.exact(*broken, patient).shape == mechanism.shape
+    score, label = target.evidence(predictions, labels)
+    whole = mechanism.exact(score, label, patient)
+    for gone in range(patient.max() + 1):
+        rest = patient != gone
+        codes = np.unique(patient[rest], return_inverse=True)[1]
+        moved = np.linalg.norm(whole - mechanism.exact(score[rest], label[rest], codes))
+        assert 0 < moved <= mechanism.sensitivity * (1 + 1e-12)
+
+
+@EVERY
+def test_evidence_of_a_record_is_its_own(kind: str) -> None:
+    if of(kind).release is None:
+        return
+    target = of(kind).target()
+    labels = target.made_up(N).numpy()
+    predictions = target.predictions(torch.randn(N, target.outputs)).double().numpy()
+    every = target.evidence(predictions, labels)
+    for row in range(N):
+        for one, whole in zip(target.evidence(predictions[[row]], labels[[row]]), every, strict=True):
+            np.testing.assert_allclose(one[0], whole[row])
 
 
 @EVERY

@@ -11,8 +11,28 @@ from hypothesis import strategies as st
 
 from privacy.accounting import DpSgdEvent, calibrate_noise_multiplier, epsilon
 from privacy.errors import NoiseError
-from privacy.metrics import BINS, estimate, evaluation_event, private_tables, sensitivity, tables_shape
-from privacy.metrics.release import EQUAL_BINS, edges, exact_tables
+from privacy.metrics import BINS, concordance, errors, estimate, evaluation_event, release_kind, sensitivity
+from privacy.metrics.release import EQUAL_BINS, edges
+
+
+def asked(score: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Class probabilities (N, K) and indices (N,) as each class against the rest; of two the second alone."""
+    classes = np.array([1]) if score.shape[1] == 2 else np.arange(score.shape[1])
+    return score[:, classes], (label[:, None] == classes).astype(float)
+
+
+def exact_tables(score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    questions = asked(score, label)
+    return release_kind("tables", questions[0].shape[1]).exact(*questions, patient)
+
+
+def private_tables(score: np.ndarray, label: np.ndarray, patient: np.ndarray, noise: float) -> np.ndarray:
+    questions = asked(score, label)
+    return release_kind("tables", questions[0].shape[1]).private(*questions, patient, noise)
+
+
+def tables_shape(classes: int) -> tuple[int, int, int]:
+    return release_kind("tables", 1 if classes == 2 else classes).shape
 
 
 def cohort(classes: int, patients: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -154,3 +174,129 @@ def test_too_few_patients_or_too_much_noise_tell_nothing() -> None:
     assert estimate(exact_tables(score, label, patient), 30.0).refused == "noise"
     alone = exact_tables(score, np.zeros_like(label), patient)
     assert estimate(alone, 1e-9).refused == "noise"
+
+
+# ---------------------------------------------------------------- what is not known, numbers, times
+
+
+def test_a_patient_whose_answer_is_not_known_adds_nothing_to_its_table() -> None:
+    label = np.array([[1, math.nan], [0, math.nan], [math.nan, 1]])
+    tables = release_kind("tables", 2).exact(np.full((3, 2), 0.5), label, np.array([0, 0, 1]))
+    assert tables.sum(axis=(1, 2)).tolist() == [1, 1] and tables[0, 1].sum() == 0.5
+    with pytest.raises(NoiseError, match="neither 0 nor 1"):
+        release_kind("tables", 1).exact(np.array([[0.5]]), np.array([[2.0]]), np.array([0]))
+
+
+def numbers(patients: int, seed: int, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Predictions and truths, shares of the range, `unit` the spread of both, and whose."""
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+    true = np.clip(rng.random((len(patient), 1)) * unit, 0, 1)
+    predicted = np.clip(true + rng.normal(0, 0.1, true.shape), 0, 1)
+    return predicted, np.where(rng.random(true.shape) < 0.1, math.nan, true), patient
+
+
+@settings(max_examples=50, deadline=None)
+@given(patients=st.integers(2, 6), seed=st.integers(0, 10**6), unit=st.sampled_from([0.0, 1.0, 50.0]))
+def test_no_patient_moves_the_sums_of_errors_by_more_than_the_sensitivity(
+    patients: int, seed: int, unit: float
+) -> None:
+    kind, (predicted, true, patient) = release_kind("errors", 1), numbers(patients, seed, unit)
+    for gone in range(patients):
+        rest = patient != gone
+        codes = np.unique(patient[rest], return_inverse=True)[1]
+        moved = kind.exact(predicted, true, patient) - kind.exact(predicted[rest], true[rest], codes)
+        assert np.linalg.norm(moved) <= kind.sensitivity
+
+
+def test_the_sensitivity_of_errors_is_reached_and_no_value_out_of_range_is_summed() -> None:
+    kind, one = release_kind("errors", 1), np.array([0])
+    worst = kind.exact(np.array([[1.0]]), np.array([[0.0]]), one)
+    assert np.linalg.norm(worst) == pytest.approx(kind.sensitivity) == pytest.approx(math.hypot(*errors.MOST))
+    for predicted, true in ((1.1, 0.5), (0.5, -0.1), (math.nan, 0.5)):
+        with pytest.raises(NoiseError):
+            kind.exact(np.array([[predicted]]), np.array([[true]]), one)
+
+
+def test_the_stated_errors_cover_the_mean_error_and_r2() -> None:
+    kind, (predicted, true, patient) = release_kind("errors", 1), numbers(600, 1, 1.0)
+    known = ~np.isnan(true[:, 0])
+    weight = 1 / np.bincount(patient[known])[patient[known]]
+    p, y = predicted[known, 0], true[known, 0]
+    mae = np.average(np.abs(p - y), weights=weight)
+    mean = np.average(y, weights=weight)
+    r2 = 1 - (weight @ (p - y) ** 2) / (weight @ (y - mean) ** 2)
+    exact = kind.estimate(kind.exact(predicted, true, patient), 1e-9)
+    assert exact.scores["mae"][0] == pytest.approx(mae) and exact.scores["r2"][0] == pytest.approx(r2)
+    sigma = 3.0
+    found = [
+        kind.estimate(kind.private(predicted, true, patient, sigma), sigma * kind.sensitivity).scores
+        for _ in range(300)
+    ]
+    for name, truth in (("mae", mae), ("r2", r2)):
+        assert np.mean([one[name][1] <= truth <= one[name][2] for one in found]) >= 0.92
+    assert np.std([one["mae"][0] for one in found]) == pytest.approx(
+        kind.estimate(kind.even(600), sigma * kind.sensitivity).noise_error, rel=0.25
+    )
+    assert kind.estimate(kind.exact(*numbers(100, 0, 1.0)), 1e-9).refused == "few-patients"
+    assert "r2" not in kind.estimate(kind.exact(*numbers(600, 0, 0.0)), 3.0).scores  # all truths are one
+
+
+def times(patients: int, seed: int, intervals: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rng.integers(1, 4, patients))
+    interval = rng.integers(0, intervals + 1, (len(patient), 1))
+    event = (rng.random(interval.shape) < 0.6) & (interval < intervals)
+    risk = np.clip(0.7 - 0.1 * interval + rng.normal(0, 0.15, interval.shape), 0, 1)
+    return risk, (2 * interval + event).astype(float), patient
+
+
+def c_index_by_pairs(risk: np.ndarray, label: np.ndarray, weight: np.ndarray) -> float:
+    """The oracle: every pair of which one had the event in an earlier interval, weighted."""
+    won = total = 0.0
+    for r, code, w in zip(risk, label, weight, strict=True):
+        later = label // 2 > code // 2 if code % 2 else np.zeros(len(label), bool)
+        won += w * (weight * later * ((risk < r) + 0.5 * (risk == r))).sum()
+        total += w * (weight * later).sum()
+    return float(won / total)
+
+
+@settings(max_examples=50, deadline=None)
+@given(patients=st.integers(2, 6), seed=st.integers(0, 10**6), intervals=st.integers(1, 5))
+def test_no_patient_moves_the_counts_of_times_by_more_than_the_sensitivity(
+    patients: int, seed: int, intervals: int
+) -> None:
+    kind, (risk, label, patient) = release_kind("concordance", intervals), times(patients, seed, intervals)
+    whole = kind.exact(risk, label, patient)
+    assert whole.shape == kind.shape and whole.sum() == pytest.approx(patients)
+    for gone in range(patients):
+        rest = patient != gone
+        codes = np.unique(patient[rest], return_inverse=True)[1]
+        moved = np.linalg.norm(whole - kind.exact(risk[rest], label[rest], codes))
+        assert moved <= kind.sensitivity * (1 + 1e-12)
+    with pytest.raises(NoiseError, match="no interval"):
+        kind.exact(risk, label + 2 * intervals + 2, patient)
+
+
+def test_the_stated_error_covers_the_c_index() -> None:
+    kind, (risk, label, patient) = release_kind("concordance", 4), times(600, 1, 4)
+    weight = 1 / np.bincount(patient)[patient]
+    truth = c_index_by_pairs(risk[:, 0], label[:, 0], weight)
+    binned = kind.estimate(kind.exact(risk, label, patient), 1e-9)
+    value, low, high = binned.scores["c_index"]
+    assert low <= truth <= high and abs(value - truth) < 0.02
+    sigma = 2.0
+    found = [kind.estimate(kind.private(risk, label, patient, sigma), sigma) for _ in range(300)]
+    scaled = np.array([(one.scores["c_index"][0] - value) / one.noise_error for one in found])
+    assert 0.8 < scaled.std() < 1.2 and abs(scaled.mean()) < 0.3
+    assert np.mean([one.scores["c_index"][1] <= truth <= one.scores["c_index"][2] for one in found]) >= 0.95
+    few = times(150, 0, 4)
+    assert kind.estimate(kind.exact(*few), 1e-9).refused == "few-patients"
+    nobody = np.zeros_like(kind.exact(risk, label, patient))
+    nobody[-1, 0] = 100.0  # all passed the last border: no pair
+    assert concordance.estimate(nobody, 1.0).refused == "noise"
+
+
+def test_what_is_of_no_kind_is_refused() -> None:
+    with pytest.raises(NoiseError, match="No kind of release is called 'means'"):
+        release_kind("means", 1)

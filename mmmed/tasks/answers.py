@@ -1,0 +1,66 @@
+"""What tasks have in common that answer questions with yes or no: a class or not, a finding or not, above or not."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from mmmed.tasks.base import Score, Target
+from mmmed.tasks.measures import MEASURES, area, area_within
+
+LEAST_PROBABILITY = 1e-12
+
+
+class AnswersTarget(Target):
+    """A task that is scored by the probabilities of yes to its questions, which `evidence` gives."""
+
+    score: ClassVar[Score] = Score("auroc", "AUROC", higher=True)
+    also_told: ClassVar[tuple[str, ...]] = ("calibration",)
+
+    def mean(self, values: list[float]) -> float:
+        """The score of all questions from that of each, which may be NaN."""
+        return float(np.mean(values))
+
+    @abstractmethod
+    def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """(N, K) predictions and labels -> (N,) probabilities of what is true, those of several answers multiplied."""
+
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """AUROC, AUPRC, F1 above 1/2, Brier score, calibration error, mean log loss, and calibration in the large.
+
+        Each but the loss is the mean over questions. Calibration is the observed less the predicted share of yes if
+        there is one question, else the mean size of it.
+        """
+        answers = list(self._answers(*self.evidence(predictions, labels)))
+        off = [float(yes.mean() - score.mean()) if len(yes) else float("nan") for score, yes, _ in answers]
+        chosen = self.likelihoods(predictions, labels)
+        return {
+            self.score.name: self.mean([area(score, yes)[0] for score, yes, _ in answers]),
+            **{
+                name: self.mean([of(score, yes) for score, yes, _ in answers])
+                for name, of in MEASURES.items()
+            },
+            "loss": float(-np.log(np.maximum(chosen, LEAST_PROBABILITY)).mean()),
+            "calibration": off[0] if len(off) == 1 else self.mean([abs(one) for one in off]),
+        }
+
+    def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """log(p / (1 - p)) of what is true of the record."""
+        clipped = np.clip(self.likelihoods(predictions, labels), LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        logits: np.ndarray = np.log(clipped / (1 - clipped))
+        return logits
+
+    def within_sites(self, predictions: np.ndarray, labels: np.ndarray, site: np.ndarray) -> float:
+        """Mean of the sites' areas, each weighted by its pairs; a site with one class has no pair."""
+        answers = self._answers(*self.evidence(predictions, labels))
+        return self.mean([area_within(score, yes, site[rows]) for score, yes, rows in answers])
+
+    @staticmethod
+    def _answers(score: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each question, where the answer is known: scores, bool who is a yes; and (N,) bool where that is."""
+        for number in range(score.shape[1]):
+            rows = ~np.isnan(label[:, number])
+            yield score[rows, number], label[rows, number] == 1, rows

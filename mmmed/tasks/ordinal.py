@@ -1,0 +1,98 @@
+"""Ordered classes, such as grades: the probability of being above each threshold between two of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from mmmed.data.cells import Problem
+from mmmed.tasks import Ordinal
+from mmmed.tasks.answers import AnswersTarget
+from mmmed.tasks.base import Score
+from mmmed.tasks.classification import class_indices
+
+
+class OrdinalTarget(AnswersTarget):
+    """One of K ordered classes. A label is the int64 index of its class, a prediction the K class probabilities.
+
+    The model gives K - 1 numbers: the log-odds of being above the first class, and by how much those of each next
+    threshold lie below, through a softplus. So they are in order whatever the weights are, as in a cumulative link
+    model (McCullagh 1980) and CORAL (Cao et al. 2020, arXiv 1901.07884).
+    """
+
+    score: ClassVar[Score] = Score("auroc", "AUROC over thresholds", higher=True)
+
+    def __init__(self, section: Ordinal) -> None:
+        self._column, self._classes = section.label, section.classes
+
+    @property
+    def words(self) -> str:
+        return f"{self._column}: {' < '.join(self._classes)}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(f"{self._column} = {name}" for name in self._classes)
+
+    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
+        return class_indices(cells[self._column], self._classes, path, problem)
+
+    def made_up(self, count: int) -> torch.Tensor:
+        return torch.arange(count) % len(self._classes)
+
+    def group_of(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    @property
+    def outputs(self) -> int:
+        return len(self._classes) - 1
+
+    def losses(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Mean over thresholds of the cross-entropy of being above each: (R, K - 1) and (R,) int64 -> (R,)."""
+        above = labels[:, None] > torch.arange(self.outputs, device=labels.device)
+        logits = _in_order(outputs)
+        return F.binary_cross_entropy_with_logits(logits, above.to(logits.dtype), reduction="none").mean(1)
+
+    def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
+        above = torch.sigmoid(_in_order(outputs))
+        ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
+        return torch.cat([ends[0], above], 1) - torch.cat([above, ends[1]], 1)
+
+    def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Above each threshold or not."""
+        above = np.clip(predictions[:, ::-1].cumsum(axis=1)[:, -2::-1], 0.0, 1.0)
+        return above, (labels[:, None] > np.arange(self.outputs)).astype(np.float64)
+
+    def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return predictions[np.arange(len(labels)), labels]
+
+    def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """Those of being above each threshold; the mean error in classes over K - 1; quadratic weighted kappa.
+
+        The last two are of the class up to which half the probability lies (Cohen 1968 for kappa).
+        """
+        chosen = (predictions.cumsum(axis=1) < 0.5).sum(axis=1).clip(max=self.outputs)
+        off = np.square(chosen - labels).mean()
+        by_chance = chosen.var() + labels.var() + (chosen.mean() - labels.mean()) ** 2
+        return {
+            **super().scores(predictions, labels),
+            "mae": float(np.abs(chosen - labels).mean() / self.outputs),
+            "kappa": float(1 - off / by_chance) if by_chance else float("nan"),
+        }
+
+    def guess(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) labels of a site -> (K,) float64, the share of each class."""
+        return np.bincount(labels, minlength=len(self._classes)) / len(labels)
+
+
+def _in_order(outputs: torch.Tensor) -> torch.Tensor:
+    """(R, K - 1) -> the log-odds of being above each threshold, falling."""
+    return outputs[:, :1] - F.pad(F.softplus(outputs[:, 1:]).cumsum(1), (1, 0))

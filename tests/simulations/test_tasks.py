@@ -1,0 +1,65 @@
+"""A whole private run of a task that is no classification, through the command: its own score names everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from privacy.metrics import errors
+from privacy.report import render_report, verify_report
+from server.dashboard.runs import read_run
+from tests.simulations.conftest import small
+
+Command = Callable[..., tuple[int, str, str]]
+TASKS = '{severity={kind="regression"}, findings={kind="multilabel"}, back={kind="survival"}}'
+
+
+def test_several_tasks_train_and_tell_their_own_scores(
+    mmmed: Command, hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small, and so is the noise below
+    run = tmp_path / "run"
+    code, out, err = mmmed(
+        *small(hospitals, "task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true", "privacy.delta=1e-3"),
+        "--set=federation.rounds=1", "--set=privacy.metrics_epsilon=200",
+        "--workers=0", "--out", run,
+    )  # fmt: skip
+    assert code == 0, out + err
+    title = "mean absolute error (share of the range)"
+    assert f"{title} on held-out patients" in out and "AUROC" not in out
+    assert "private mean absolute error, share of the range of 4 sites 0." in out
+    result = json.loads((run / "evaluation.json").read_text())
+    assert 0 < result["mae"]["pooled"]["low"] < result["mae"]["pooled"]["high"] < 1
+    assert set(result["mae"]) == {"pooled", "site_only", "within_site", "sites"}
+    others = {
+        "r2",
+        "rmse",
+        "findings.auroc",
+        "findings.auprc",
+        "findings.brier",
+        "findings.ece",
+        "back.c_index",
+    }
+    assert others <= set(result) and all(set(result[name]) == {"pooled"} for name in others)
+
+    body = json.loads((run / "report" / "privacy.json").read_text())
+    assert verify_report(body) == []
+    told = {score["name"]: score for score in body["results"]["scores"]}
+    assert body["run"]["pooled"]["kind"] == "errors" and told["mae"]["low"] <= told["mae"]["value"]
+    value = result["mae"]["pooled"]["value"]
+    assert (
+        told["mae"]["low"] - 0.05 < value < told["mae"]["high"] + 0.05
+    )  # there patients weigh 1, here records
+    page = render_report(body)
+    assert "mean absolute error, share of the range" in page and "hold no AUROC" in page
+    body["results"]["scores"][0]["value"] += 0.01
+    assert any("results/scores/0/value" in finding for finding in verify_report(body))
+
+    view = read_run(run)
+    assert view.score.name == "mae" and len(view.scored) == 4
+    code, out, err = mmmed("evaluate", run)
+    assert code == 0, out + err
+    assert f"{value:.3f} [" in out and "back.c_index, all sites pooled" in out
