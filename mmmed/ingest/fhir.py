@@ -92,9 +92,9 @@ def _named(resource: dict[str, Any], url: str, source: str) -> Iterator[Named]:
         person = Patient(
             names={" ".join([*(n.get("given") or []), n.get("family") or "", n.get("text") or ""]) for n in names},
             ids={one["value"] for one in resource.get("telecom") or [] if one.get("value")},
-            births={date(str(resource.get("birthDate") or ""))} - {""},
             sexes=sex(str(resource.get("gender") or "")),
         )  # fmt: skip
+        person.born(str(resource.get("birthDate") or ""))
     ids = tuple(value.removeprefix(_STUDY_UID) for value in _identifier_values(resource))
     if resource.get("id"):
         yield Named(source, f"{resource['resourceType']}/{resource['id']}", ids, person)

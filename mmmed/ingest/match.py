@@ -85,12 +85,16 @@ class StudyIndex:
             return "row or report without a patient id"
         if names or ((report.text or report.file) and patient not in self._imaged):
             study = names[0] if names else f"{patient}\0{report.date or report.origin}"
-            self._add(study, patient, report.date)
+            self._add(study, patient, report.date or "")
             self._names[study].add(study)
             return patient, (study,)
         return self._of_patient(patient, report)
 
     def _of_patient(self, patient: str, report: Report) -> Match | str:
+        if report.date is None:
+            return (
+                "names no study, and its date cannot be read: state date_format in [[tables]], or correct it"
+            )
         studies = tuple(self._studies_of.get(patient, ()))
         if not studies:
             study = f"{patient}\0{report.date}"
@@ -98,12 +102,15 @@ class StudyIndex:
             return patient, (study,)
         if report.of_patient and not report.text and not report.file:
             return patient, studies
-        dated = [(_days(self._dates.get(study, ""), report.date), study) for study in studies]
+        day = report.date
+        dated = [(_days(self._dates.get(study, ""), day), study) for study in studies]
         near = sorted((days, study) for days, study in dated if days is not None)
         if near and near[0][0] <= self._nearest_days and [days for days, _ in near].count(near[0][0]) == 1:
             return patient, (near[0][1],)
         if near and near[0][0] > self._nearest_days:
             return f"names no study, and is more than {self._nearest_days} days from any (nearest_days)"
+        if day and not near:
+            return "names no study, and no study of its patient has a date to go by"
         if len(studies) == 1:
             return patient, studies
         return "report that names no study, of a patient with several"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmmed.errors import ConfigError
 from mmmed.ingest.codes import Code
+from mmmed.ingest.records import EXCEL, date
 from mmmed.ingest.sections import Section
 from mmmed.ingest.units import is_unit
 
@@ -49,7 +51,11 @@ class TableOptions(_Stated):
     study: str = Field(
         "", description="column: accession number or study instance UID; without, values are the patient's"
     )
-    date: str = Field("", description="column: when it was measured (YYYY-MM-DD or YYYYMMDD)")
+    date: str = Field("", description="column: when it was measured")
+    date_format: str = Field(
+        "",
+        description='form of its dates, e.g. "%m/%d/%Y", or "excel" for serial numbers; "": year first, or d.m.yyyy',
+    )
     text: str = Field("", description="column: a note")
     file: str = Field(
         "", description="column: an image, volume, sound or waveform, by its path from the table"
@@ -62,6 +68,14 @@ class TableOptions(_Stated):
     results: ResultOptions | None = Field(None, description="one row a result, instead of a column a value")
     codes: dict[str, str] = Field({}, description="column of codes -> coding system, e.g. ICD10")
     keep: tuple[str, ...] = Field((), description="columns taken over as text, identifiers removed")
+
+    @field_validator("date_format")
+    @classmethod
+    def _states_a_day(cls, form: str) -> str:
+        written = datetime(2003, 4, 5).strftime(form)
+        if form and form != EXCEL and date(written, form) != "20030405":
+            raise ValueError(f'{form!r} states no day; expected a form such as "%d.%m.%y", or "{EXCEL}"')
+        return form
 
     @property
     def columns(self) -> list[str]:

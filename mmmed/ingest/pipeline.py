@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -83,7 +84,12 @@ def _ingest(
         report = IngestReport(
             out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
         )
-        report.unusable = notes.unusable
+        report.unusable = {
+            column: found.unusable[column] + notes.unusable[column]
+            for column in [*found.unusable, *notes.unusable]
+        }
+        if unread := sum(known.unread_births for known in found.patients.values()):
+            report.unusable["birth date"] = Counter({"not taken, cannot be read (date_format)": unread})
         items = [
             *dicom_items(found, key, report.skipped),
             *table_items(found, notes, key, report.skipped),

@@ -29,6 +29,7 @@ _CODED = ("modality", "view", "body_part", "laterality")
 _FACTS = (*_CODED, "sex", "age", "study_date", "shape", "spacing_mm")
 _FIXED = (*_NAMES, *COLUMNS.values(), "text", *_FACTS)
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
+_LONGEST_LIFE = 125  # years: an older patient has a made-up birth date
 
 Made = tuple[Item, Written]
 
@@ -162,7 +163,7 @@ def _facts(
     return {
         **{name: said.get(name, "") for name in _CODED},
         "sex": said.get("sex") or sex,
-        "age": float(said["age"]) if said.get("age") else entry.values.get("age", _age(patient, entry.date)),
+        "age": float(said["age"]) if said.get("age") else entry.values.get("age", _age(patient, day)),
         "study_date": shift_date(day, key.shift_days(entry.patient)),
         "shape": json.dumps(written.shape if written else ()),
         "spacing_mm": json.dumps([round(v, 4) for v in written.spacing] if written else ()),
@@ -178,4 +179,4 @@ def _age(patient: Patient, day: str) -> float | None:
         years = (int(day) - int(birth)) // 10_000
     except ValueError:
         return None
-    return float(min(years, _OLDEST)) if years >= 0 else None
+    return float(min(years, _OLDEST)) if 0 <= years <= _LONGEST_LIFE else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
-from mmmed.ingest.records import Patient, Report, text_file
+from mmmed.ingest.records import Patient, Report, date, text_file
 from mmmed.ingest.signals import signal_files
 from mmmed.ingest.sources import Found, Skipped, absolute
 from mmmed.ingest.structured import coded_content
@@ -83,6 +84,7 @@ class Scan:
         patients: what headers say of patients, by patient id.
         files_found: origins of all files.
         read: origins of those of which something other than an image or a signal was taken.
+        unusable: column -> why how many headers do not tell it.
     """
 
     instances: list[Instance] = field(default_factory=list)
@@ -93,6 +95,7 @@ class Scan:
     patients: dict[str, Patient] = field(default_factory=lambda: defaultdict(Patient))
     files_found: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    unusable: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def file(self, origin: str) -> Found | None:
         """The file that a table or record names, or None; the name of a WFDB record may lack its ending."""
@@ -209,7 +212,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         findings, measures = coded_content(dataset)
         result.reports.append(
             Report(
-                (patient,), (study,), report_text(dataset), file.origin, date=str(dataset.get("StudyDate") or ""),
+                (patient,), (study,), report_text(dataset), file.origin, date=date(str(dataset.get("StudyDate") or "")),
                 findings=findings, measures=tuple(measures),
             )
         )  # fmt: skip
@@ -220,7 +223,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
     result.instances.append(
         Instance(
             file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient,
-            _facts(dataset, modality), () if planar else tuple(slices_of(dataset, 0)), _kind(sop_class),
+            _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)), _kind(sop_class),
         )
     )  # fmt: skip
 
@@ -247,10 +250,9 @@ def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
     return "" if patient_key(dataset) else _NOBODY
 
 
-def _facts(dataset: Dataset, modality: str) -> dict[str, str]:
-    """The few coded facts that go into the table of studies; ages above 89 are one group."""
-    age = str(dataset.get("PatientAge") or "")
-    years = str(min(90, int(age[:3]))) if age[-1:] == "Y" and age[:3].isdigit() else "0" if age else ""
+def _facts(dataset: Dataset, modality: str, unusable: dict[str, Counter[str]]) -> dict[str, str]:
+    """The few coded facts that go into the table of studies; ages above 89 are one group. What cannot be read is
+    empty and counted."""
     coded = {
         "modality": modality,
         "view": dataset.get("ViewPosition"),
@@ -264,7 +266,24 @@ def _facts(dataset: Dataset, modality: str) -> dict[str, str]:
         n: v if v.replace("_", "").replace(" ", "").isalnum() and v.isascii() else ""
         for n, v in facts.items()
     }
-    return {**facts, "age": years, "study_date": str(dataset.get("StudyDate") or "")}
+    day, years = date(str(dataset.get("StudyDate") or "")), _years(str(dataset.get("PatientAge") or ""))
+    if day is None:
+        unusable["study_date"]["unknown, StudyDate is no date (YYYYMMDD)"] += 1
+    if years is None:
+        unusable["age"]["not taken, PatientAge is no age (045Y)"] += 1
+    return {**facts, "age": years or "", "study_date": day or ""}
+
+
+def _years(age: str) -> str | None:
+    """Whole years of an age string (PS3.5 6.2, its zeros optional), at most 90; "" if it is empty, None if unreadable."""
+    if not age.strip():
+        return ""
+    match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age.upper())
+    return str(min(_OLDEST, int(match[1]) // _A_YEAR[match[2]])) if match else None
+
+
+_OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
+_A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
 
 def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
@@ -275,5 +294,5 @@ def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
     people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
     patient.names |= people
     patient.ids |= identifiers(dataset) - people
-    patient.births |= {str(dataset.get("PatientBirthDate") or "")} - {""}
+    patient.born(str(dataset.get("PatientBirthDate") or ""))
     patient.sexes |= {str(dataset.get("PatientSex") or "")} - {"", "O"}

@@ -120,17 +120,15 @@ def _report(
     def cell(column: str) -> str:
         return cells[column] if column else ""
 
+    person = Patient(names={cells[name] for name in options.names} - {""}, sexes=sex(cell(options.sex)))
+    person.born(cell(options.birth_date), options.date_format)
     return Report(
         patients=(cells[options.patient],),
         studies=(study,) if (study := cell(options.study)) else (),
         text=cell(options.text)[:MAX_NOTE_CHARACTERS],
         origin=f"{found.origin} row {number}",
-        date=date(cell(options.date)),
-        person=Patient(
-            names={cells[name] for name in options.names} - {""},
-            births={date(cell(options.birth_date))} - {""},
-            sexes=sex(cell(options.sex)),
-        ),
+        date=date(cell(options.date), options.date_format),
+        person=person,
         measures=tuple(measures),
         findings=findings,
         values={column: cells[column] or None for column in taken},
