@@ -151,6 +151,9 @@ class IngestOptions(_Stated):
         7, ge=0, description="what names no study goes to the patient's study at most so many days away"
     )
     tables: tuple[TableOptions, ...] = Field((), description="[[tables]]")
+    crosswalk: str = Field(
+        "", description="CSV file with columns id, person and perhaps issuer: which ids are one"
+    )
     name_model: str = Field("", description="local folder of a transformers model that finds names in notes")
     values: dict[str, ValueOptions] = Field({}, description="[values.NAME]: numbers with units")
     labels: dict[str, LabelOptions] = Field({}, description="[labels.NAME]")

@@ -81,6 +81,7 @@ class Report:
         person: what else it says of the patient.
         measures, findings: coded and measured facts.
         values: columns taken over as they are.
+        called: the patient's full name, if it states one.
         file: origin of an image, volume, sound or waveform that belongs to it, or "".
         of_patient: it holds for all studies of the patient.
     """
@@ -97,6 +98,7 @@ class Report:
     findings: Findings = field(default_factory=Findings)
     values: Mapping[str, str | None] = field(default_factory=dict)
     file: str = ""
+    called: str = ""
     of_patient: bool = False
 
 

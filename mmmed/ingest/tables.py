@@ -133,6 +133,7 @@ def _report(
         findings=findings,
         values={column: cells[column] or None for column in taken},
         file=_beside(found, cell(options.file)),
+        called=" ".join(cells[name] for name in options.names),
         of_patient=not options.study and not options.date,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR
 
 from mmmed.deidentify import SiteKey
 from mmmed.dicom.numbers import Unreadable, stated
@@ -30,6 +31,7 @@ def film(folder: Path, patient: str = "P1", accession: str = "A1", **elements: o
     """A film of one patient, saved below ``folder``."""
     ds = dicom(np.zeros((8, 8), np.uint8), PatientID=patient, AccessionNumber=accession, StudyDate="20200310")
     ds["StudyDate"].validation_mode = 0
+    ds.SpecificCharacterSet = "ISO_IR 192"
     for keyword, value in elements.items():
         written(ds, keyword, value)
     save(ds, folder / f"{accession or ds.SOPInstanceUID}.dcm")
@@ -38,6 +40,9 @@ def film(folder: Path, patient: str = "P1", accession: str = "A1", **elements: o
 
 def written(ds: Dataset, keyword: str, value: object) -> None:
     """Set an element as it is, however wrong."""
+    if dictionary_VR(keyword) not in ("AS", "DA", "DS"):
+        setattr(ds, keyword, value)
+        return
     setattr(ds, keyword, None)
     ds[keyword].validation_mode = 0
     ds[keyword]._value = value
