@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
 from datetime import datetime
@@ -63,11 +64,26 @@ class TableOptions(_Stated):
     sex: str = Field("", description="column: m, f, w, male, weiblich ...")
     names: tuple[str, ...] = Field((), description="columns with names, to remove from notes; not kept")
     birth_date: str = Field("", description="column: to remove from notes; not kept")
+    delimiter: str = Field(
+        "", max_length=1, description='CSV: what parts cells; "": , ; tab or |, whichever gives the columns'
+    )
+    encoding: str = Field(
+        "", description='its encoding, e.g. "cp1252", "shift_jis"; "": UTF, else a Latin one if it fits'
+    )
     decimal: str = Field(".", pattern=r"^[.,]$", description="decimal sign of its numbers")
     values: dict[str, ColumnOptions] = Field({}, description="[values] that it holds")
     results: ResultOptions | None = Field(None, description="one row a result, instead of a column a value")
     codes: dict[str, str] = Field({}, description="column of codes -> coding system, e.g. ICD10")
     keep: tuple[str, ...] = Field((), description="columns taken over as text, identifiers removed")
+
+    @field_validator("encoding")
+    @classmethod
+    def _an_encoding(cls, name: str) -> str:
+        try:
+            codecs.lookup(name or "utf-8")
+        except LookupError as error:
+            raise ValueError(f"{name!r} is no encoding, such as utf-8, cp1252 or shift_jis") from error
+        return name
 
     @field_validator("date_format")
     @classmethod

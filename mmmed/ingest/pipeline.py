@@ -25,7 +25,7 @@ from mmmed.ingest.review import STUDIES, Review, exclusive, remove_strangers, se
 from mmmed.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.ingest.scan import scan
 from mmmed.ingest.sources import Found, Skipped, clear_workspace, find_files
-from mmmed.ingest.warnings import look_alikes, several_ids, two_people
+from mmmed.ingest.warnings import look_alikes, several_ids, two_people, unnamed
 
 Progress = Callable[[int, int], None]
 
@@ -115,6 +115,7 @@ def _ingest(
             report.missing = missing_shares(table, options)
             report.warnings += [
                 *two_people(found, key),
+                *unnamed(report.notes, options),
                 *several_ids(found.people, key),
                 *look_alikes(items, journal.done, found.people, key),
                 *(f"label {one}: empty in every study" for one in options.labels if report.missing[one] == 1),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from mmmed.decoding import Undecodable, decode
 from mmmed.ingest.codes import Findings
 from mmmed.ingest.sources import Found, Skipped
 
@@ -25,13 +26,15 @@ _SEX = {spelling: sex for sex, spellings in _SEXES.items() for spelling in spell
 class Patient:
     """What sources say of a patient; names, ids and birth dates must not survive in notes.
 
-    `unread_births` counts birth dates that are stated but cannot be read.
+    `called` is the patient's own full name; `names` may hold those of others, too. `unread_births` counts birth dates that are stated but cannot be read.
     """
 
     names: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
     births: set[str] = field(default_factory=set)
     sexes: set[str] = field(default_factory=set)
+    places: set[str] = field(default_factory=set)
+    called: str = ""
     unread_births: int = 0
 
     def born(self, stated: str, form: str = "") -> None:
@@ -49,6 +52,7 @@ class Patient:
         self.ids |= other.ids
         self.births |= other.births
         self.sexes |= other.sexes
+        self.places |= other.places
         self.unread_births += other.unread_births
 
 
@@ -81,7 +85,6 @@ class Report:
         person: what else it says of the patient.
         measures, findings: coded and measured facts.
         values: columns taken over as they are.
-        called: the patient's full name, if it states one.
         file: origin of an image, volume, sound or waveform that belongs to it, or "".
         of_patient: it holds for all studies of the patient.
     """
@@ -98,7 +101,6 @@ class Report:
     findings: Findings = field(default_factory=Findings)
     values: Mapping[str, str | None] = field(default_factory=dict)
     file: str = ""
-    called: str = ""
     of_patient: bool = False
 
 
@@ -107,10 +109,9 @@ def text_file(found: Found) -> Report | Skipped:
     try:
         if found.path.stat().st_size > MAX_NOTE_CHARACTERS * 4:
             return Skipped(found.origin, "text file too large for a note")
-        content = found.path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("cp1252", errors="replace")
+        text = decode(found.path.read_bytes())
+    except Undecodable as error:
+        return Skipped(found.origin, str(error))
     except OSError as error:
         return Skipped(found.origin, f"cannot be read ({error.strerror})")
     if "\0" in text:

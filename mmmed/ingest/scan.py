@@ -15,6 +15,7 @@ from pydicom.uid import UID
 
 from mmmed.deidentify.header import identifiers, is_copy, patient_key
 from mmmed.deidentify.keys import SiteKey
+from mmmed.dicom.charset import is_legible
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
@@ -146,11 +147,11 @@ def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
     """Name every instance's patient, and leave out what may be of either of two patients."""
     for report in result.reports:
         ids = [Identity(one) for one in report.patients if one]
-        result.people.hear(ids, report.called, next(iter(report.person.births), ""))
+        result.people.hear(ids, report.person.called, next(iter(report.person.births), ""))
     for named in result.named:
         if named.person is not None:
-            name, birth = (next(iter(sorted(told)), "") for told in (named.person.names, named.person.births))
-            result.people.hear([Identity(one) for one in named.ids], name, birth)
+            birth = next(iter(named.person.births), "")
+            result.people.hear([Identity(one) for one in named.ids], named.person.called, birth)
     result.patients.update(result.people.settle(crosswalk))
     whose: dict[str, set[str]] = defaultdict(set)
     for number, one in enumerate(result.instances):
@@ -200,7 +201,7 @@ def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, 
     # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
-    elif suffix in (".csv", ".parquet"):
+    elif suffix in (".csv", ".tsv", ".parquet"):
         table = options.table_of(Path(file.origin).name)
         if table is None:
             result.skipped.append(
@@ -254,6 +255,10 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         date(str(dataset.get("PatientBirthDate") or "")) or "",
     )
     _learn_identifiers(whose, dataset)
+    if not is_legible(str(dataset.get("PatientName") or "")):
+        result.unusable["name"][
+            "with characters that were lost: notes may still hold it (SpecificCharacterSet)"
+        ] += 1
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
     if sop_class.startswith(_STORAGE + _REPORTS):
         findings, measures = coded_content(dataset)
