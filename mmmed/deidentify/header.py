@@ -42,13 +42,13 @@ _TEXT = {"AE", "LO", "LT", "SH", "ST", "UC", "UR", "UT"}
 _PLACEHOLDERS = {"DA": "19000101", "DT": "19000101", "TM": "000000", "AS": "000Y", "DS": "0", "IS": "0"}
 
 
-def deidentify_header(dataset: Dataset, key: SiteKey) -> Dataset:
+def deidentify_header(dataset: Dataset, key: SiteKey, patient: str = "") -> Dataset:
     """A copy without identifiers; pixel data are passed on untouched.
 
-    The patient is named by a pseudonym, the id is `SiteKey.copy_id`. The result is explicit little endian if it is
+    The patient, ``patient`` or as the header says, is named by a pseudonym, the id is `SiteKey.copy_id`. The result is explicit little endian if it is
     written. Any other text that holds a name part or id found in the original is emptied, too.
     """
-    patient = patient_key(dataset)
+    patient = patient or patient_key(dataset)
     days = key.shift_days(patient)
     clean = _copy(dataset)
     _clean(clean, key, days)
@@ -81,8 +81,10 @@ def _methods(dataset: Dataset) -> MultiValue | list[object]:
 
 
 def patient_key(dataset: Dataset) -> str:
-    """What identifies the patient before pseudonyms: the patient id, without the spaces around it."""
-    return str(dataset.get("PatientID") or "").strip()
+    """What identifies the patient before pseudonyms: the (first) patient id, without the spaces around it."""
+    value = dataset.get("PatientID")
+    first = next(iter(value), "") if isinstance(value, MultiValue) else value
+    return str(first or "").strip()
 
 
 def identifiers(dataset: Dataset) -> set[str]:

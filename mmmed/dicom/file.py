@@ -14,6 +14,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from mmmed.dicom.charset import mend_character_set
 from mmmed.errors import DataError
 
 MAX_FILE_BYTES = 2 << 30  # larger objects (whole slides) do not belong into memory
@@ -49,6 +50,7 @@ def parse_dicom(path: Path, *, pixels: bool = True) -> Dataset:
             _refuse_zip_bomb(path)
         dataset = dcmread(path, stop_before_pixels=not pixels, force=not prefixed)
         _complete_transfer_syntax(dataset)
+        mend_character_set(dataset)
     except (DataError, OSError):
         raise
     except Exception as error:  # the parser raises whatever it stumbles over, RecursionError included

@@ -6,15 +6,13 @@ Colour: palette or YBR -> RGB, divided by the largest value. Overlays and ICC pr
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import get_frame
-from pydicom.multival import MultiValue
 from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, RLELossless
 
+from mmmed.dicom.numbers import Unreadable, stated
 from mmmed.errors import DataError
 
 MAX_SAMPLES = 100_000_000  # rows x columns x samples of one frame: ten times a mammogram
@@ -37,6 +35,8 @@ def frame(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
             return _channels_first(colour, np.iinfo(colour.dtype).max)
         if interpretation in _COLOUR and stored.ndim == 3:
             return _channels_first(stored, 2 ** int(dataset.BitsStored) - 1)
+    except Unreadable as error:
+        raise _refused(name, error) from error
     except Exception as error:  # look-up tables and windows come from the file, too
         raise DataError(
             f"{name}: look-up table, window or bit depth is damaged ({type(error).__name__}); "
@@ -142,8 +142,19 @@ def _padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def modality_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
-    """Frame ``index`` after the modality LUT, (H, W) float32: Hounsfield units for CT."""
-    return _modality(stored_values(dataset, name, index), dataset, index)
+    """Frame ``index`` after the modality LUT, (H, W) float32: Hounsfield units for CT.
+
+    Raises `DataError` as `frame`, also if the rescale slope or intercept is stated but cannot be right.
+    """
+    stored = stored_values(dataset, name, index)
+    try:
+        return _modality(stored, dataset, index)
+    except Unreadable as error:
+        raise _refused(name, error) from error
+
+
+def _refused(name: object, error: Unreadable) -> DataError:
+    return DataError(f"{name}: {error}; correct the header, or leave the object out")
 
 
 def _modality(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
@@ -151,6 +162,8 @@ def _modality(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
         return apply_modality_lut(stored, dataset).astype(np.float32)
     group = _functional_group(dataset, "PixelValueTransformationSequence", index)
     slope, intercept = _number(group, "RescaleSlope", 1.0), _number(group, "RescaleIntercept", 0.0)
+    if slope == 0:
+        raise Unreadable("RescaleSlope is 0, which makes all pixels alike")
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
@@ -208,12 +221,7 @@ def _functional_group(dataset: Dataset, sequence: str, index: int) -> Dataset:
     return dataset
 
 
-def _number(dataset: Dataset, keyword: str, default: float) -> float:
-    """The first value of an element as a number, or the default if it is absent or no number."""
-    value: Any = dataset.get(keyword)
-    if isinstance(value, MultiValue):
-        value = value[0] if len(value) else None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return default
+def _number(dataset: Dataset, keyword: str, absent: float) -> float:
+    """The first value of an element, or ``absent`` if it is not stated. Raises `Unreadable` if it is no number."""
+    value = stated(dataset, keyword)
+    return absent if value is None else value

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import Dataset
 
+from mmmed.dicom.numbers import number
+
 MIN_SLICES = 3
 _SAME_DIRECTION = 1e-3  # largest difference of direction cosines
 _SAME_SPACING = 0.1  # largest deviation from the median distance of neighbours, as a share of it
@@ -61,10 +63,10 @@ def slices_of(dataset: Dataset, file: int) -> list[Slice]:
 def _slice(
     file: int, frame: int, place: Dataset, plane: Dataset, measures: Dataset, shape: tuple[int, int]
 ) -> Slice:
-    x, y, z = (float(value) for value in place.ImagePositionPatient)
-    row, column = (float(value) for value in measures.PixelSpacing)
-    orientation = tuple(float(value) for value in plane.ImageOrientationPatient)
-    if len(orientation) != 6 or not np.isfinite([x, y, z, row, column, *orientation]).all():
+    x, y, z = (number(value) for value in place.ImagePositionPatient)
+    row, column = (number(value) for value in measures.PixelSpacing)
+    orientation = tuple(number(value) for value in plane.ImageOrientationPatient)
+    if len(orientation) != 6:
         raise ValueError
     return Slice(file, frame, (x, y, z), orientation, (row, column), shape)
 

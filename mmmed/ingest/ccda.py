@@ -183,7 +183,7 @@ def _person(root: Element, role: Element | None) -> Patient:
         for kind in ("addr", "streetAddressLine", "telecom")
         for one in role.iterfind(f".//h:{kind}", _NS)
     }
-    known.births = {date(_value(role.find("./h:patient/h:birthTime", _NS)))} - {""}
+    known.born(_value(role.find("./h:patient/h:birthTime", _NS)))
     gender = role.find("./h:patient/h:administrativeGenderCode", _NS)
     known.sexes = sex(gender.get("code") or "") if gender is not None else set()
     return known

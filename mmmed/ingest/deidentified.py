@@ -85,7 +85,7 @@ def deidentify(
         def attempt(instance: Instance) -> _Copy | Skipped:
             origin = instance.found.origin
             try:
-                return _copy(instance, out, key)
+                return _copy(instance, found.people.unit(instance.patient), out, key)
             except DataError as error:
                 return Skipped(
                     origin, str(error).removeprefix(f"{origin}: ").removeprefix(f"{instance.found.path}: ")
@@ -120,7 +120,7 @@ class _Copy(NamedTuple):
     masked: bool
 
 
-def _copy(instance: Instance, out: Path, key: SiteKey) -> _Copy:
+def _copy(instance: Instance, patient: str, out: Path, key: SiteKey) -> _Copy:
     """Write one copy, and the pair of pictures of one that was masked."""
     dataset = open_dicom(instance.found.path)
     brightest = frame(dataset, instance.found.origin)
@@ -140,13 +140,13 @@ def _copy(instance: Instance, out: Path, key: SiteKey) -> _Copy:
     boxes, clear = clear_frames(all_frames())
     if not clear:
         raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
-    clean = deidentify_header(dataset, key)
+    clean = deidentify_header(dataset, key, patient)
     _set_pixels(clean, dataset, boxes)
     item = key.pseudonym("item", instance.sop)
     if boxes:
         clean.DeidentificationMethod = [METHOD, MASKED]
         write_pair(out, item, brightest, boxes)
-    target = out / key.patient(instance.patient) / key.pseudonym("study", instance.study)
+    target = out / key.patient(patient) / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = target / f"{item}.dcm"
     with replacing(file) as partial:

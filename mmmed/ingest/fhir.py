@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from fhir.resources.R4B import get_fhir_model_class
 
+from mmmed.decoding import Undecodable, decode
 from mmmed.ingest.codes import Findings, code
 from mmmed.ingest.records import (
     MAX_NOTE_CHARACTERS,
@@ -26,6 +28,9 @@ from mmmed.ingest.sources import Found, Skipped
 KINDS = ("DiagnosticReport", "DocumentReference", "Observation", "Condition")
 _IDENTIFYING = ("Patient", "ImagingStudy", "ServiceRequest")
 _STUDY_UID = "urn:oid:"
+_PEOPLE = ("Practitioner", "PractitionerRole", "RelatedPerson", "Person", "Organization", "Location")
+_MOST_PEOPLE = 500
+_DEEPEST = 20
 _VOID = ("entered-in-error", "cancelled")
 _OVER = ("inactive", "remission", "resolved")
 
@@ -46,13 +51,14 @@ def fhir_resources(found: Found) -> Iterator[Report | Named | Skipped]:
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"larger than {MAX_TEXT_BYTES >> 20} MiB: split the export")
             return
-        content = found.path.read_text("utf-8")
-        lines = content.splitlines() if found.path.suffix.lower() == ".ndjson" else [content]
+        content = decode(found.path.read_bytes())
+        lines = content.split("\n") if found.path.suffix.lower() == ".ndjson" else [content]
         loaded = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         yield Skipped(found.origin, f"not readable as JSON ({type(error).__name__})")
         return
     resources = [entry for one in loaded for entry in _unbundled(one)]
+    others = _others([resource for _, resource in resources])
     if not any(resource.get("resourceType") in (*KINDS, *_IDENTIFYING) for _, resource in resources):
         yield Skipped(found.origin, f"JSON without a FHIR resource of kind {', '.join(KINDS)}")
     for number, (url, resource) in enumerate(resources, start=1):
@@ -65,7 +71,9 @@ def fhir_resources(found: Found) -> Iterator[Report | Named | Skipped]:
             if kind in _IDENTIFYING:
                 yield from _named(resource, url, found.origin)
             else:
-                yield _report(resource, found.origin, origin)
+                yield _report(resource, found.origin, origin, others)
+        except Undecodable as error:
+            yield Skipped(origin, str(error))
         except Exception as error:  # validation runs over a large generated model
             yield Skipped(origin, f"not a valid FHIR R4 {kind} ({type(error).__name__})")
 
@@ -88,13 +96,7 @@ def _unbundled(resource: Any) -> list[tuple[str, dict[str, Any]]]:
 def _named(resource: dict[str, Any], url: str, source: str) -> Iterator[Named]:
     person = None
     if resource["resourceType"] == "Patient":
-        names = resource.get("name") or []
-        person = Patient(
-            names={" ".join([*(n.get("given") or []), n.get("family") or "", n.get("text") or ""]) for n in names},
-            ids={one["value"] for one in resource.get("telecom") or [] if one.get("value")},
-            births={date(str(resource.get("birthDate") or ""))} - {""},
-            sexes=sex(str(resource.get("gender") or "")),
-        )  # fmt: skip
+        person = _person(resource)
     ids = tuple(value.removeprefix(_STUDY_UID) for value in _identifier_values(resource))
     if resource.get("id"):
         yield Named(source, f"{resource['resourceType']}/{resource['id']}", ids, person)
@@ -102,31 +104,104 @@ def _named(resource: dict[str, Any], url: str, source: str) -> Iterator[Named]:
         yield Named(source, url, ids, person)
 
 
-def _report(resource: dict[str, Any], source: str, origin: str) -> Report | Skipped:
+def _person(resource: dict[str, Any]) -> Patient:
+    """What a Patient resource says of the patient and of their contacts."""
+    person = Patient(names=set(_names(resource)), sexes=sex(str(resource.get("gender") or "")))
+    person.called = next(iter(_names(resource)), "")
+    person.born(str(resource.get("birthDate") or ""))
+    _learn(person, resource)
+    return person
+
+
+def _names(resource: dict[str, Any]) -> list[str]:
+    """The names of a Patient, Practitioner, RelatedPerson (several parts each) or Organization (text)."""
+    listed = resource.get("name") or []
+    return [
+        " ".join([*(one.get("given") or []), one.get("family") or "", one.get("text") or ""])
+        if isinstance(one, dict)
+        else str(one)
+        for one in (listed if isinstance(listed, list) else [listed])
+    ]
+
+
+def _learn(person: Patient, element: Any, depth: int = 0) -> None:
+    """Add every name, address, telephone number and name of a referred person that an element holds, at any depth."""
+    if isinstance(element, list):
+        for one in element:
+            _learn(person, one, depth + 1)
+    if not isinstance(element, dict) or depth > _DEEPEST:
+        return
+    if isinstance(element.get("name"), list | dict) and element.get("resourceType") != "Organization":
+        person.names |= set(_names(element))
+    if isinstance(element.get("reference") or element.get("identifier"), str | dict) and element.get(
+        "display"
+    ):
+        person.names.add(str(element["display"]))
+    for one in element.get("telecom") or []:
+        person.ids |= {str(one["value"])} if isinstance(one, dict) and one.get("value") else set()
+    addresses = element.get("address") or []
+    for one in addresses if isinstance(addresses, list) else [addresses]:
+        if isinstance(one, dict):
+            person.ids |= {str(line) for line in [*(one.get("line") or []), one.get("text")] if line}
+            person.places |= {str(one[part]) for part in ("city", "district") if one.get(part)}
+            person.ids |= {str(one["postalCode"])} if one.get("postalCode") else set()
+    for value in element.values():
+        if isinstance(value, list | dict):
+            _learn(person, value, depth + 1)
+
+
+def _others(resources: list[dict[str, Any]]) -> Patient:
+    """Practitioners, relatives and organisations of a file, whom its notes may name; not of an export of a whole hospital."""
+    people = [one for one in resources if one.get("resourceType") in _PEOPLE]
+    known = Patient()
+    for one in people if len(people) <= _MOST_PEOPLE else ():
+        known.names |= set(_names(one))
+        _learn(known, one)
+    return known
+
+
+def _report(resource: dict[str, Any], source: str, origin: str, others: Patient) -> Report | Skipped:
     if resource.get("status") in _VOID or "entered-in-error" in _simple_codes(resource, "verificationStatus"):
         return Skipped(origin, "cancelled or entered in error")
     subject = resource.get("subject") or {}
     reference, named = subject.get("reference") or "", (subject.get("identifier") or {}).get("value")
+    contained = {f"#{one.get('id')}": one for one in resource.get("contained") or [] if isinstance(one, dict)}
+    patients = [named] if named else []
+    known = Patient()
+    known.learn(others)
+    _learn(known, {name: value for name, value in resource.items() if name != "contained"})
+    for one in contained.values():
+        _learn(known, one)
+    if (inner := contained.get(reference)) and inner.get("resourceType") == "Patient":
+        patients += _identifier_values(inner)
+        known.learn(_person(inner))
     text, findings, measures = _fhir_text(resource), _findings(resource), _measures(resource)
     if not text and not findings and not measures:
-        return Skipped(origin, "report without text, code or quantity that can be read")
+        return Skipped(
+            origin,
+            "report without text, code or quantity that can be read (attachments: text, HTML and RTF are)",
+        )
     related = [one for name in ("basedOn", "imagingStudy") for one in resource.get(name) or []]
     related += (resource.get("context") or {}).get("related") or []
+    related += [contained[one["reference"]] for one in related if one.get("reference") in contained]
     studies = [*_identifier_values(resource), *(v for one in related for v in _identifier_values(one))]
     when = next((resource[name] for name in _DATES if resource.get(name)), "")
     return Report(
-        patients=(named,) if named else (),
+        patients=tuple(patients),
         studies=tuple(value.removeprefix(_STUDY_UID) for value in studies),
         text=text[:MAX_NOTE_CHARACTERS],
         origin=origin,
         references=tuple(filter(None, [reference, *(one.get("reference") for one in related)])),
         source=source,
+        person=known,
         date=date(str(when)),
         measures=tuple(measures),
         findings=findings,
     )
 
 
+_CHARSET = re.compile(r"(?i)charset\s*=\s*[\"']?([\w:.-]+)")
+_TEXTS = ("application/rtf", "application/xhtml+xml", "ascii text", "text")
 _DATES = ("effectiveDateTime", "effectiveInstant", "onsetDateTime", "recordedDate", "issued", "date")
 
 
@@ -201,9 +276,11 @@ def _fhir_text(resource: dict[str, Any]) -> str:
     ]
     for attachment in attachments:
         kind = str(attachment.get("contentType") or "")
-        if kind.startswith(("text/plain", "text/html")) and attachment.get("data"):
-            text = base64.b64decode(attachment["data"], validate=True).decode("utf-8", errors="replace")
-            return plain(text) if kind.startswith("text/html") else text
+        form, charset = kind.partition(";")[0].strip().casefold(), _CHARSET.search(kind)
+        if (form.startswith("text/") or form in _TEXTS) and attachment.get("data"):
+            content = base64.b64decode(attachment["data"], validate=True)
+            text = decode(content, charset[1] if charset else "")
+            return plain(text) if "html" in form else text
     narrative = plain((resource.get("text") or {}).get("div", ""))
     conclusion = str(resource.get("conclusion") or "")
     return "\n".join(part for part in (narrative, f"IMPRESSION: {conclusion}" if conclusion else "") if part)

@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import torch
 from PIL import Image
+from pydicom import Dataset
 from torch.nn import functional
 
 from mmmed.data.image import read_image
@@ -18,6 +19,7 @@ from mmmed.deidentify.header import was_masked
 from mmmed.deidentify.pixels import Cleared, clear_text
 from mmmed.deidentify.volumes import has_text
 from mmmed.dicom.file import open_dicom
+from mmmed.dicom.numbers import number
 from mmmed.dicom.pixels import frame, modality_values
 from mmmed.dicom.series import Geometry
 from mmmed.errors import DataError
@@ -84,9 +86,7 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
         dataset = open_dicom(found.path)
         pixels = frame(dataset, found.origin)
         masked_before = was_masked(dataset)
-        given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing")
-        if given and len(given) == 2 and all(0 < float(mm) < _MOST_MM for mm in given):
-            spacing = (float(given[0]), float(given[1]))
+        spacing = _spacing(dataset, found)
     else:
         pixels = read_image(found.path, channels=3)
         if (pixels == pixels[:1]).all():
@@ -102,6 +102,16 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     write_pair(out, item, pixels, cleared.boxes)
     _write(png, masked_picture(out, item))
     return Written(file, shape, spacing, fingerprint(pixels), len(cleared.boxes), held=True)
+
+
+def _spacing(dataset: Dataset, found: Found) -> tuple[float, float]:
+    """Millimetres between rows and between columns; 0 if they are not stated or not possible."""
+    given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing") or ()
+    try:
+        row, column = map(number, given) if len(given) == 2 else (0.0, 0.0)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{found.origin}: PixelSpacing is no number; correct the header") from error
+    return (row, column) if 0 < row < _MOST_MM and 0 < column < _MOST_MM else (0.0, 0.0)
 
 
 def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -> Written:

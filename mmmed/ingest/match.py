@@ -23,6 +23,7 @@ class StudyIndex:
 
     def __init__(self, scan: Scan, nearest_days: int) -> None:
         self._nearest_days = nearest_days
+        self._people, self._undecided = scan.people, scan.undecided
         self._dates: dict[str, str] = {}
         self._patient_of: dict[str, str] = {}
         self._studies_of: dict[str, dict[str, None]] = defaultdict(dict)
@@ -62,7 +63,11 @@ class StudyIndex:
     def match(self, report: Report) -> Match | str:
         """The patient and studies of a report, or the reason as text why none fits."""
         patients, names = self._ids(report)
+        if self._undecided & set(names):
+            return "report of a study that is under several patients"
         named = set().union(*(self._names.get(name, set()) for name in names))
+        if len(named) > 1 and patients:  # accession numbers of two systems may be alike
+            named = {study for study in named if self._patient_of[study] in patients} or named
         if report.file and self.is_object(report.file):
             named.add(self._objects[absolute(report.file)])
         if len(named) > 1:
@@ -77,6 +82,8 @@ class StudyIndex:
             if patients and patient not in patients:
                 return "report that names another patient than its study has"
             return patient, (study,)
+        if any(len(self._people.patients(one)) > 1 for one in report.patients):
+            return "names no study, and its patient id is that of several issuers"
         known = [one for one in patients if one in self._imaged] or [
             one for one in patients if one in self._studies_of
         ]
@@ -85,12 +92,16 @@ class StudyIndex:
             return "row or report without a patient id"
         if names or ((report.text or report.file) and patient not in self._imaged):
             study = names[0] if names else f"{patient}\0{report.date or report.origin}"
-            self._add(study, patient, report.date)
+            self._add(study, patient, report.date or "")
             self._names[study].add(study)
             return patient, (study,)
         return self._of_patient(patient, report)
 
     def _of_patient(self, patient: str, report: Report) -> Match | str:
+        if report.date is None:
+            return (
+                "names no study, and its date cannot be read: state date_format in [[tables]], or correct it"
+            )
         studies = tuple(self._studies_of.get(patient, ()))
         if not studies:
             study = f"{patient}\0{report.date}"
@@ -98,12 +109,15 @@ class StudyIndex:
             return patient, (study,)
         if report.of_patient and not report.text and not report.file:
             return patient, studies
-        dated = [(_days(self._dates.get(study, ""), report.date), study) for study in studies]
+        day = report.date
+        dated = [(_days(self._dates.get(study, ""), day), study) for study in studies]
         near = sorted((days, study) for days, study in dated if days is not None)
         if near and near[0][0] <= self._nearest_days and [days for days, _ in near].count(near[0][0]) == 1:
             return patient, (near[0][1],)
         if near and near[0][0] > self._nearest_days:
             return f"names no study, and is more than {self._nearest_days} days from any (nearest_days)"
+        if day and not near:
+            return "names no study, and no study of its patient has a date to go by"
         if len(studies) == 1:
             return patient, studies
         return "report that names no study, of a patient with several"
@@ -115,7 +129,7 @@ class StudyIndex:
             self._dates.setdefault(study, date)
 
     def _ids(self, report: Report) -> tuple[list[str], list[str]]:
-        """Ids of the patient, and names of the study: those of the report, then those that it refers to."""
+        """Patients it may be of, and names of the study: those of the report, then those that it refers to."""
         patients, names = list(report.patients), list(report.studies)
         for reference in report.references:
             found = self._resolve(report.source, reference)
@@ -125,7 +139,8 @@ class StudyIndex:
             elif kind.rpartition("/")[2] == "Patient":
                 patients.append(name)
             names += [value for one in found if one.person is None for value in one.ids]
-        return list(dict.fromkeys(patients)), list(dict.fromkeys(names))
+        known = [patient for one in patients for patient in (self._people.patients(one) if one else ("",))]
+        return list(dict.fromkeys(known)), list(dict.fromkeys(names))
 
     def _referred(self, report: Report) -> list[Named]:
         return [one for reference in report.references for one in self._resolve(report.source, reference)]

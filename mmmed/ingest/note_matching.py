@@ -9,10 +9,12 @@ from pathlib import Path
 
 import regex
 
+from mmmed.decoding import Undecodable
 from mmmed.deidentify.entities import EntityModel
 from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.errors import ConfigError
 from mmmed.ingest.codes import Findings
+from mmmed.ingest.legible import legible
 from mmmed.ingest.match import StudyIndex
 from mmmed.ingest.options import IngestOptions, ValueOptions
 from mmmed.ingest.records import Measure, Report
@@ -119,10 +121,13 @@ class _Reader:
         entry = self._notes.studies[study]
         entry.findings |= report.findings
         if report.text.strip():
-            self._read_text(report.text, patient, entry)
+            try:
+                self._read_text(legible(report.text), patient, entry)
+            except Undecodable as error:
+                self._notes.skipped.append(Skipped(report.origin, str(error)))
         for column, value in report.values.items():
             if value is not None or column not in entry.values:
-                entry.values[column] = value if _is_plain(value) else self._scrub(str(value), patient)
+                entry.values[column] = value if _is_plain(value) else self._scrub(_legible(value), patient)
         for measure in report.measures:
             column = (
                 measure.what if measure.what in self._options.values else self._columns.get(measure.what, "")
@@ -158,7 +163,11 @@ class _Reader:
         if patient not in self._scrubbers:
             known = self._scan.patients[patient]
             self._scrubbers[patient] = Scrubber(
-                names=known.names, ids={*known.ids, patient}, dates=known.births, model=self._model
+                names=set(map(_legible, known.names)),
+                ids={*known.ids, patient},
+                dates=known.births,
+                places=known.places,
+                model=self._model,
             )
         scrubbed = self._scrubbers[patient].scrub(text)
         self._notes.replaced += scrubbed.counts
@@ -176,6 +185,14 @@ def _in_units(measure: Measure, wanted: ValueOptions) -> tuple[float, bool]:
     if not low <= value <= high:
         raise NotUsable("outside the possible range")
     return value, limit
+
+
+def _legible(value: object) -> str:
+    """A kept cell as text; "" if it cannot be read."""
+    try:
+        return legible(str(value))
+    except Undecodable:
+        return ""
 
 
 def _is_plain(value: object) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tomllib
+from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmmed.errors import ConfigError
 from mmmed.ingest.codes import Code
+from mmmed.ingest.records import EXCEL, date
 from mmmed.ingest.sections import Section
 from mmmed.ingest.units import is_unit
 
@@ -49,7 +52,11 @@ class TableOptions(_Stated):
     study: str = Field(
         "", description="column: accession number or study instance UID; without, values are the patient's"
     )
-    date: str = Field("", description="column: when it was measured (YYYY-MM-DD or YYYYMMDD)")
+    date: str = Field("", description="column: when it was measured")
+    date_format: str = Field(
+        "",
+        description='form of its dates, e.g. "%m/%d/%Y", or "excel" for serial numbers; "": year first, or d.m.yyyy',
+    )
     text: str = Field("", description="column: a note")
     file: str = Field(
         "", description="column: an image, volume, sound or waveform, by its path from the table"
@@ -57,11 +64,34 @@ class TableOptions(_Stated):
     sex: str = Field("", description="column: m, f, w, male, weiblich ...")
     names: tuple[str, ...] = Field((), description="columns with names, to remove from notes; not kept")
     birth_date: str = Field("", description="column: to remove from notes; not kept")
+    delimiter: str = Field(
+        "", max_length=1, description='CSV: what parts cells; "": , ; tab or |, whichever gives the columns'
+    )
+    encoding: str = Field(
+        "", description='its encoding, e.g. "cp1252", "shift_jis"; "": UTF, else a Latin one if it fits'
+    )
     decimal: str = Field(".", pattern=r"^[.,]$", description="decimal sign of its numbers")
     values: dict[str, ColumnOptions] = Field({}, description="[values] that it holds")
     results: ResultOptions | None = Field(None, description="one row a result, instead of a column a value")
     codes: dict[str, str] = Field({}, description="column of codes -> coding system, e.g. ICD10")
     keep: tuple[str, ...] = Field((), description="columns taken over as text, identifiers removed")
+
+    @field_validator("encoding")
+    @classmethod
+    def _an_encoding(cls, name: str) -> str:
+        try:
+            codecs.lookup(name or "utf-8")
+        except LookupError as error:
+            raise ValueError(f"{name!r} is no encoding, such as utf-8, cp1252 or shift_jis") from error
+        return name
+
+    @field_validator("date_format")
+    @classmethod
+    def _states_a_day(cls, form: str) -> str:
+        written = datetime(2003, 4, 5).strftime(form)
+        if form and form != EXCEL and date(written, form) != "20030405":
+            raise ValueError(f'{form!r} states no day; expected a form such as "%d.%m.%y", or "{EXCEL}"')
+        return form
 
     @property
     def columns(self) -> list[str]:
@@ -137,6 +167,9 @@ class IngestOptions(_Stated):
         7, ge=0, description="what names no study goes to the patient's study at most so many days away"
     )
     tables: tuple[TableOptions, ...] = Field((), description="[[tables]]")
+    crosswalk: str = Field(
+        "", description="CSV file with columns id, person and perhaps issuer: which ids are one"
+    )
     name_model: str = Field("", description="local folder of a transformers model that finds names in notes")
     values: dict[str, ValueOptions] = Field({}, description="[values.NAME]: numbers with units")
     labels: dict[str, LabelOptions] = Field({}, description="[labels.NAME]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -24,7 +25,7 @@ from mmmed.ingest.review import STUDIES, Review, exclusive, remove_strangers, se
 from mmmed.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
 from mmmed.ingest.scan import scan
 from mmmed.ingest.sources import Found, Skipped, clear_workspace, find_files
-from mmmed.ingest.warnings import look_alikes, two_people
+from mmmed.ingest.warnings import look_alikes, several_ids, two_people, unnamed
 
 Progress = Callable[[int, int], None]
 
@@ -83,7 +84,12 @@ def _ingest(
         report = IngestReport(
             out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
         )
-        report.unusable = notes.unusable
+        report.unusable = {
+            column: found.unusable[column] + notes.unusable[column]
+            for column in [*found.unusable, *notes.unusable]
+        }
+        if unread := sum(known.unread_births for known in found.patients.values()):
+            report.unusable["birth date"] = Counter({"not taken, cannot be read (date_format)": unread})
         items = [
             *dicom_items(found, key, report.skipped),
             *table_items(found, notes, key, report.skipped),
@@ -109,7 +115,9 @@ def _ingest(
             report.missing = missing_shares(table, options)
             report.warnings += [
                 *two_people(found, key),
-                *look_alikes(items, journal.done, key),
+                *unnamed(report.notes, options),
+                *several_ids(found.people, key),
+                *look_alikes(items, journal.done, found.people, key),
                 *(f"label {one}: empty in every study" for one in options.labels if report.missing[one] == 1),
             ]
         remove_strangers(out, table, report.review.waiting)

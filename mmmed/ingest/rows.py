@@ -29,6 +29,7 @@ _CODED = ("modality", "view", "body_part", "laterality")
 _FACTS = (*_CODED, "sex", "age", "study_date", "shape", "spacing_mm")
 _FIXED = (*_NAMES, *COLUMNS.values(), "text", *_FACTS)
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
+_LONGEST_LIFE = 125  # years: an older patient has a made-up birth date
 
 Made = tuple[Item, Written]
 
@@ -68,15 +69,18 @@ def study_entries(
     for study in dict.fromkeys([*by_study, *notes.studies]):
         files = by_study[study]
         entry = notes.studies.get(study) or StudyNotes(files[0][0].patient)
-        patient = found.patients[entry.patient]
+        patient, unit = found.patients[entry.patient], found.people.unit(entry.patient)
         stands_alone = bool(entry.text) or any(
             entry.values.get(column) is not None for column in options.values
         )
         if files or stands_alone:
             yield StudyEntry(
-                _shared(study, entry, key, options),
-                _facts(None, None, entry, patient, key),
-                [(written.file, _facts(item, written, entry, patient, key)) for item, written in files],
+                _shared(study, entry, unit, key, options),
+                _facts(None, None, entry, patient, key.shift_days(unit)),
+                [
+                    (written.file, _facts(item, written, entry, patient, key.shift_days(unit)))
+                    for item, written in files
+                ],
                 stands_alone,
             )
 
@@ -141,11 +145,11 @@ def _together(files: list[_File]) -> Iterator[dict[str, _File]]:
         yield dict(one[number % len(one)] for one in lists.values())
 
 
-def _shared(study: str, entry: StudyNotes, key: SiteKey, options: IngestOptions) -> dict[str, Any]:
+def _shared(study: str, entry: StudyNotes, unit: str, key: SiteKey, options: IngestOptions) -> dict[str, Any]:
     kept = [column for table in options.tables for column in table.keep]
     return {
         **{column: entry.values.get(column) for column in (*kept, *options.values, *options.labels)},
-        "patient_id": key.patient(entry.patient),
+        "patient_id": key.patient(unit),
         "study_id": key.pseudonym("study", study),
         "site": options.site,
         "text": entry.text,
@@ -153,7 +157,7 @@ def _shared(study: str, entry: StudyNotes, key: SiteKey, options: IngestOptions)
 
 
 def _facts(
-    item: Item | None, written: Written | None, entry: StudyNotes, patient: Patient, key: SiteKey
+    item: Item | None, written: Written | None, entry: StudyNotes, patient: Patient, days: int
 ) -> dict[str, Any]:
     """Columns that may differ between files of a study: what the file says, else what is known of the study."""
     said = item.facts if item is not None else {}
@@ -162,8 +166,8 @@ def _facts(
     return {
         **{name: said.get(name, "") for name in _CODED},
         "sex": said.get("sex") or sex,
-        "age": float(said["age"]) if said.get("age") else entry.values.get("age", _age(patient, entry.date)),
-        "study_date": shift_date(day, key.shift_days(entry.patient)),
+        "age": float(said["age"]) if said.get("age") else entry.values.get("age", _age(patient, day)),
+        "study_date": shift_date(day, days),
         "shape": json.dumps(written.shape if written else ()),
         "spacing_mm": json.dumps([round(v, 4) for v in written.spacing] if written else ()),
     }
@@ -178,4 +182,4 @@ def _age(patient: Patient, day: str) -> float | None:
         years = (int(day) - int(birth)) // 10_000
     except ValueError:
         return None
-    return float(min(years, _OLDEST)) if years >= 0 else None
+    return float(min(years, _OLDEST)) if 0 <= years <= _LONGEST_LIFE else None

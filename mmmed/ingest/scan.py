@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
 from mmmed.deidentify.header import identifiers, is_copy, patient_key
 from mmmed.deidentify.keys import SiteKey
+from mmmed.dicom.charset import is_legible
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
@@ -20,7 +23,8 @@ from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
-from mmmed.ingest.records import Patient, Report, text_file
+from mmmed.ingest.people import Identity, People, is_no_id, read_crosswalk
+from mmmed.ingest.records import Patient, Report, date, text_file
 from mmmed.ingest.signals import signal_files
 from mmmed.ingest.sources import Found, Skipped, absolute
 from mmmed.ingest.structured import coded_content
@@ -48,7 +52,9 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 SOUNDS = (".wav", ".flac", ".mp3")
 WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
 
-_NOBODY = "no patient id: name it and its patient in a table, or it cannot be kept apart from other patients"
+_NOBODY = "no patient id (or a word for none): name it and its patient in a table, or it cannot be kept apart from other patients"
+_SHARED = "study that is under several patients: correct the patient id, or name both ids as one person in the crosswalk"
+_SEVERAL_ISSUERS = "patient id that several issuers gave, without its issuer: name the issuer in the header"
 _FOREIGN = (
     "de-identified copy that this site key did not make: its patient would pass for another than the one of the "
     "originals; use the originals, or the key file of then (--key)"
@@ -70,6 +76,7 @@ class Instance:
     facts: dict[str, str]
     slices: tuple[Slice, ...] = ()
     kind: Kind = "image"
+    issuer: str = ""
 
 
 @dataclass
@@ -80,9 +87,12 @@ class Scan:
         instances, reports: DICOM objects, and what else is said of studies.
         named: FHIR resources by the names that others refer to them with.
         files: images, sounds and WFDB records, of which a table or a header says whose they are; by absolute origin.
-        patients: what headers say of patients, by patient id.
+        people: who is one patient.
+        patients: what headers say of patients, by the names that `people` gives them.
+        undecided: names of studies that are under several patients.
         files_found: origins of all files.
         read: origins of those of which something other than an image or a signal was taken.
+        unusable: column -> why how many headers do not tell it.
     """
 
     instances: list[Instance] = field(default_factory=list)
@@ -91,8 +101,11 @@ class Scan:
     named: list[Named] = field(default_factory=list)
     files: dict[str, Found] = field(default_factory=dict)
     patients: dict[str, Patient] = field(default_factory=lambda: defaultdict(Patient))
+    people: People = field(default_factory=People)
+    undecided: set[str] = field(default_factory=set)
     files_found: list[str] = field(default_factory=list)
     read: set[str] = field(default_factory=set)
+    unusable: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
 
     def file(self, origin: str) -> Found | None:
         """The file that a table or record names, or None; the name of a WFDB record may lack its ending."""
@@ -104,7 +117,10 @@ class Scan:
 
 
 def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey) -> Scan:
-    """Read the headers of all files; an unreadable file is skipped and does not stop the others."""
+    """Read the headers of all files; an unreadable file is skipped and does not stop the others.
+
+    Raises `ConfigError` if the crosswalk cannot be read.
+    """
     result = Scan()
     seen: set[str] = set()
     for file in files:
@@ -123,7 +139,36 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey)
             if len(result.reports) + len(result.named) > told:
                 result.read.add(file.origin)
     _place_loose_files(result)
+    _settle_patients(result, read_crosswalk(Path(options.crosswalk)) if options.crosswalk else {})
     return result
+
+
+def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
+    """Name every instance's patient, and leave out what may be of either of two patients."""
+    for report in result.reports:
+        ids = [Identity(one) for one in report.patients if one]
+        result.people.hear(ids, report.person.called, next(iter(report.person.births), ""))
+    for named in result.named:
+        if named.person is not None:
+            birth = next(iter(named.person.births), "")
+            result.people.hear([Identity(one) for one in named.ids], named.person.called, birth)
+    result.patients.update(result.people.settle(crosswalk))
+    whose: dict[str, set[str]] = defaultdict(set)
+    for number, one in enumerate(result.instances):
+        patient = result.people.patient(Identity(one.patient, one.issuer))
+        result.instances[number] = replace(one, patient=patient)
+        whose[one.study].add(result.people.unit(patient))
+    shared = {study for study, patients in whose.items() if len(patients) > 1}
+    kept = []
+    for one in result.instances:
+        if one.study in shared:
+            result.undecided |= {one.study, one.accession} - {""}
+            result.skipped.append(Skipped(one.found.origin, _SHARED))
+        elif not one.patient:
+            result.skipped.append(Skipped(one.found.origin, _SEVERAL_ISSUERS))
+        else:
+            kept.append(one)
+    result.instances = kept
 
 
 def _place_loose_files(result: Scan) -> None:
@@ -156,7 +201,7 @@ def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, 
     # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
-    elif suffix in (".csv", ".parquet"):
+    elif suffix in (".csv", ".tsv", ".parquet"):
         table = options.table_of(Path(file.origin).name)
         if table is None:
             result.skipped.append(
@@ -202,14 +247,24 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         result.skipped.append(Skipped(file.origin, problem))
         return
     seen.add(sop)  # of what is taken alone: a rejected copy must not hide a good one
-    patient = patient_key(dataset)
-    _learn_identifiers(result.patients[patient], dataset)
+    patient, *others = patient_ids(dataset)
+    whose = result.people.meet(
+        patient,
+        others,
+        str(dataset.get("PatientName") or ""),
+        date(str(dataset.get("PatientBirthDate") or "")) or "",
+    )
+    _learn_identifiers(whose, dataset)
+    if not is_legible(str(dataset.get("PatientName") or "")):
+        result.unusable["name"][
+            "with characters that were lost: notes may still hold it (SpecificCharacterSet)"
+        ] += 1
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
     if sop_class.startswith(_STORAGE + _REPORTS):
         findings, measures = coded_content(dataset)
         result.reports.append(
             Report(
-                (patient,), (study,), report_text(dataset), file.origin, date=str(dataset.get("StudyDate") or ""),
+                (patient.id,), (study,), report_text(dataset), file.origin, date=date(str(dataset.get("StudyDate") or "")),
                 findings=findings, measures=tuple(measures),
             )
         )  # fmt: skip
@@ -219,10 +274,34 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
     planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
     result.instances.append(
         Instance(
-            file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient,
-            _facts(dataset, modality), () if planar else tuple(slices_of(dataset, 0)), _kind(sop_class),
+            file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient.id,
+            _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
+            _kind(sop_class), patient.issuer,
         )
     )  # fmt: skip
+
+
+def patient_ids(dataset: Dataset) -> list[Identity]:
+    """The ids that a header states of its patient, PatientID first (PS3.3 C.2.2, C.2.3)."""
+
+    def issuer(item: Dataset) -> str:
+        qualifiers = item.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
+        return str(item.get("IssuerOfPatientID") or qualifiers[0].get("UniversalEntityID") or "").strip()
+
+    given = issuer(dataset)
+    # one id cannot hold a backslash: what is parsed as several values are several ids of the patient
+    found = [Identity(one, given) for one in _values(dataset, "PatientID")]
+    found += [Identity(one, given) for one in _values(dataset, "OtherPatientIDs")]
+    for item in dataset.get("OtherPatientIDsSequence") or []:
+        found += [Identity(one, issuer(item)) for one in _values(item, "PatientID")]
+    return found
+
+
+def _values(dataset: Dataset, keyword: str) -> list[str]:
+    """The values of an element as text, without empty ones."""
+    value = dataset.get(keyword)
+    several = value if isinstance(value, MultiValue) else [value]
+    return [text for one in several if (text := str(one or "").strip())]
 
 
 def _kind(sop_class: str) -> Kind:
@@ -244,13 +323,12 @@ def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
     is_report = sop_class.startswith(_STORAGE + _REPORTS)
     if _kind(sop_class) == "image" and "Rows" not in dataset and not is_report:
         return f"no image ({UID(sop_class).name})"
-    return "" if patient_key(dataset) else _NOBODY
+    return _NOBODY if is_no_id(patient_key(dataset)) else ""
 
 
-def _facts(dataset: Dataset, modality: str) -> dict[str, str]:
-    """The few coded facts that go into the table of studies; ages above 89 are one group."""
-    age = str(dataset.get("PatientAge") or "")
-    years = str(min(90, int(age[:3]))) if age[-1:] == "Y" and age[:3].isdigit() else "0" if age else ""
+def _facts(dataset: Dataset, modality: str, unusable: dict[str, Counter[str]]) -> dict[str, str]:
+    """The few coded facts that go into the table of studies; ages above 89 are one group. What cannot be read is
+    empty and counted."""
     coded = {
         "modality": modality,
         "view": dataset.get("ViewPosition"),
@@ -264,16 +342,33 @@ def _facts(dataset: Dataset, modality: str) -> dict[str, str]:
         n: v if v.replace("_", "").replace(" ", "").isalnum() and v.isascii() else ""
         for n, v in facts.items()
     }
-    return {**facts, "age": years, "study_date": str(dataset.get("StudyDate") or "")}
+    day, years = date(str(dataset.get("StudyDate") or "")), _years(str(dataset.get("PatientAge") or ""))
+    if day is None:
+        unusable["study_date"]["unknown, StudyDate is no date (YYYYMMDD)"] += 1
+    if years is None:
+        unusable["age"]["not taken, PatientAge is no age (045Y)"] += 1
+    return {**facts, "age": years or "", "study_date": day or ""}
+
+
+def _years(age: str) -> str | None:
+    """Whole years of an age string (PS3.5 6.2, its zeros optional), at most 90; "" if it is empty, None if unreadable."""
+    if not age.strip():
+        return ""
+    match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age.upper())
+    return str(min(_OLDEST, int(match[1]) // _A_YEAR[match[2]])) if match else None
+
+
+_OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
+_A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
 
 def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
-    patient.ids.add(patient_key(dataset))
+    patient.ids |= {one.id for one in patient_ids(dataset)}
     if name := str(dataset.get("PatientName") or "").strip():
         patient.names.add(name)
     # Physicians and operators too: notes name them, and none of them may stay.
     people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
     patient.names |= people
     patient.ids |= identifiers(dataset) - people
-    patient.births |= {str(dataset.get("PatientBirthDate") or "")} - {""}
+    patient.born(str(dataset.get("PatientBirthDate") or ""))
     patient.sexes |= {str(dataset.get("PatientSex") or "")} - {"", "O"}

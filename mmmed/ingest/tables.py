@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import parquet
 
+from mmmed.decoding import LOST, Undecodable, decode
 from mmmed.ingest.codes import Findings, code
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.records import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
@@ -17,7 +20,8 @@ from mmmed.ingest.sources import Found, Skipped
 _TOGETHER = 1024  # rows of Parquet unpacked at once
 _MOST_ROWS = 20_000_000
 
-Row = Mapping[str, object] | str  # of the wanted columns; or why it is not taken
+_LOST = "row in an encoding that cannot be told: state encoding in [[tables]], or save the table as UTF-8"
+_DELIMITERS = (",", ";", "\t", "|")
 
 
 def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) -> Iterator[Report | Skipped]:
@@ -26,78 +30,129 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"table larger than {MAX_TEXT_BYTES >> 20} MiB: split it")
             return
-        packed = found.path.suffix.lower() == ".parquet"
-        names = _parquet_columns(found.path) if packed else next(_csv_lines(found.path), [])
-        missing = [column for column in options.columns if column not in names]
-        if missing:
-            yield Skipped(found.origin, f"table without column {', '.join(missing)} (named in [[tables]])")
-            return
-        if twice := [column for column in options.columns if names.count(column) > 1]:
-            yield Skipped(found.origin, f"table with several columns {', '.join(twice)}: rename all but one")
-            return
-        taken = [*options.keep, *(name for name in labels if name in names and name not in options.keep)]
-        wanted = list(dict.fromkeys([*options.columns, *taken]))
-        rows = _parquet_rows(found.path, wanted) if packed else _csv_rows(found.path, wanted)
-    except csv.Error as error:
-        yield Skipped(found.origin, f"not a readable table ({error}): is a quotation mark left open?")
+        if found.path.suffix.lower() == ".parquet":
+            names, rows = _parquet(found.path)
+        else:
+            names, rows = _csv(decode(found.path.read_bytes(), options.encoding, replace=True), options)
+    except Undecodable as error:
+        yield Skipped(found.origin, str(error))
         return
     except Exception as error:  # the parsers raise whatever they stumble over
         yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
         return
-    if not rows:
-        yield Skipped(found.origin, "table without rows")
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, str):
-            yield Skipped(f"{found.origin} row {number}", row)
-        else:
-            cells = {column: _cell(row[column]) for column in wanted}
+    missing = [column for column in options.columns if column not in names]
+    if missing:
+        yield Skipped(found.origin, f"table without column {', '.join(missing)} (named in [[tables]])")
+        return
+    if twice := [column for column in options.columns if names.count(column) > 1]:
+        yield Skipped(found.origin, f"table with several columns {', '.join(twice)}: rename all but one")
+        return
+    taken = [*options.keep, *(name for name in labels if name in names and name not in options.keep)]
+    wanted = list(dict.fromkeys([*options.columns, *taken]))
+    number = 0
+    try:
+        for number, row in enumerate(rows(wanted), start=1):
+            if isinstance(row, str):
+                yield Skipped(f"{found.origin} row {number}", row)
+                continue
+            cells = {column: _cell(row[column], options.encoding) for column in wanted}
+            if any(LOST in cell for cell in cells.values()):
+                yield Skipped(f"{found.origin} row {number}", _LOST)
+                continue
             yield _report(cells, options, taken, found, number)
+    except Exception as error:
+        yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
+        return
+    if not number:
+        yield Skipped(found.origin, "table without rows")
 
 
-def _csv_lines(path: Path) -> Iterator[list[str]]:
-    """The cells of each line that is not empty, those of the header first."""
+Row = Mapping[str, object] | str  # of the wanted columns; or why it is not taken
+Rows = Callable[[list[str]], Iterator[Row]]
+
+
+def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
+    """The columns of a CSV file, and its rows; one that is damaged, or of another length than the header, is a reason.
+
+    Without a stated delimiter it is the one that gives the columns that the options name.
+    """
+    first = next(iter(_records(text)), "")
+    parsed = {
+        sign: next(csv.reader([first], delimiter=sign), []) for sign in options.delimiter or _DELIMITERS
+    }
+    fit = [sign for sign, names in parsed.items() if set(options.columns) <= set(names)]
+    delimiter = (fit or list(parsed))[0]
+    names = parsed[delimiter]
+
+    def rows(wanted: list[str]) -> Iterator[Row]:
+        places = {column: names.index(column) for column in wanted}
+        records = iter(_records(text))
+        next(records, None)
+        for record in records:
+            try:
+                [line] = csv.reader(io.StringIO(record, newline=""), delimiter=delimiter, strict=True)
+            except (csv.Error, ValueError) as error:
+                yield f"not a readable row ({error}): double the quotation marks within a cell, and close it"
+                continue
+            if len(line) == len(names):
+                yield {column: line[place] for column, place in places.items()}
+            else:
+                yield f"{len(line)} cells in {len(names)} columns: quote cells that hold commas or line breaks"
+
+    return names, rows
+
+
+def _records(text: str) -> Iterator[str]:
+    """The records of a CSV text that are not empty: lines are one until their quotation marks are even.
+
+    If a mark is never closed, its line is a record by itself.
+    """
     csv.field_size_limit(MAX_TEXT_BYTES)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        yield from filter(None, csv.reader(file, strict=True))
+    lines = list(io.StringIO(text, newline=""))
+    start = 0
+    while start < len(lines):
+        end, marks = start + 1, lines[start].count('"')
+        while marks % 2 and end < len(lines):
+            marks += lines[end].count('"')
+            end += 1
+        if marks % 2:
+            end = start + 1
+        record = "".join(lines[start:end])
+        if record.strip("\r\n"):
+            yield record
+        start = end
 
 
-def _csv_rows(path: Path, wanted: list[str]) -> list[Row]:
-    """Rows of a CSV file; a row with another number of cells than the header becomes a reason to skip it."""
-    lines = _csv_lines(path)
-    names = next(lines)
-    places = {column: names.index(column) for column in wanted}
-    return [
-        {column: line[place] for column, place in places.items()}
-        if len(line) == len(names)
-        else f"{len(line)} cells in {len(names)} columns: quote cells that hold commas or line breaks"
-        for line in lines
-    ]
-
-
-def _parquet_columns(path: Path) -> list[str]:
+def _parquet(path: Path) -> tuple[list[str], Rows]:
+    """The columns of a Parquet file, and its rows with whole numbers as such (pandas turns those of a column with gaps
+    to 7.0). Repeated cells take next to nothing in a file, so what is unpacked is counted."""
     with parquet.ParquetFile(path) as file:
-        return list(file.schema_arrow.names)
+        names = list(file.schema_arrow.names)
+
+    def rows(wanted: list[str]) -> Iterator[Row]:
+        unpacked = count = 0
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_TOGETHER, columns=wanted, use_threads=False):
+                unpacked, count = unpacked + batch.nbytes, count + batch.num_rows
+                if unpacked > 4 * MAX_TEXT_BYTES or count > _MOST_ROWS:
+                    raise ValueError("too large")
+                # what says that it is UTF-8 may not be
+                columns = [
+                    one.cast(pa.binary())
+                    if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)
+                    else one
+                    for one in batch.columns
+                ]
+                yield from pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist()
+
+    return names, rows
 
 
-def _parquet_rows(path: Path, wanted: list[str]) -> list[Row]:
-    """Rows with whole numbers as such (pandas turns those of a column with gaps to 7.0). Repeated cells take next to
-    nothing in a file, so what is unpacked is counted."""
-    rows: list[Row] = []
-    unpacked = 0
-    with parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(_TOGETHER, columns=wanted, use_threads=False):
-            unpacked += batch.nbytes
-            if unpacked > 4 * MAX_TEXT_BYTES or len(rows) > _MOST_ROWS:
-                raise ValueError("too large")
-            rows += batch.to_pylist()
-    return rows
-
-
-def _cell(value: object) -> str:
+def _cell(value: object, encoding: str) -> str:
     """A cell as text; a missing value is "", and so is a list or another that is no single value."""
-    if value is None or value != value or isinstance(value, list | dict | bytes):  # (NaN differs from itself)
+    if value is None or value != value or isinstance(value, list | dict):  # (NaN differs from itself)
         return ""
-    return str(value).strip()
+    return (decode(value, encoding, replace=True) if isinstance(value, bytes) else str(value)).strip()
 
 
 def _report(
@@ -120,17 +175,16 @@ def _report(
     def cell(column: str) -> str:
         return cells[column] if column else ""
 
+    person = Patient(names={cells[name] for name in options.names} - {""}, sexes=sex(cell(options.sex)))
+    person.called = " ".join(cells[name] for name in options.names)
+    person.born(cell(options.birth_date), options.date_format)
     return Report(
         patients=(cells[options.patient],),
         studies=(study,) if (study := cell(options.study)) else (),
         text=cell(options.text)[:MAX_NOTE_CHARACTERS],
         origin=f"{found.origin} row {number}",
-        date=date(cell(options.date)),
-        person=Patient(
-            names={cells[name] for name in options.names} - {""},
-            births={date(cell(options.birth_date))} - {""},
-            sexes=sex(cell(options.sex)),
-        ),
+        date=date(cell(options.date), options.date_format),
+        person=person,
         measures=tuple(measures),
         findings=findings,
         values={column: cells[column] or None for column in taken},

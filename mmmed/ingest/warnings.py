@@ -6,6 +6,8 @@ import numpy as np
 
 from mmmed.deidentify.keys import SiteKey
 from mmmed.ingest.items import Written
+from mmmed.ingest.options import IngestOptions
+from mmmed.ingest.people import People
 from mmmed.ingest.plan import Item
 from mmmed.ingest.scan import Scan
 
@@ -15,16 +17,50 @@ _SIMILAR_BITS = 10  # of 256; chest films of different patients differ in 18 and
 def two_people(found: Scan, key: SiteKey) -> list[str]:
     """Warnings of patient ids under which sources name several people, by birth date or sex."""
     return [
-        f"patient {key.patient(patient)}: one id, but {len(known.births)} birth dates and "
+        f"patient {key.patient(found.people.unit(patient))}: one id, but {len(known.births)} birth dates and "
         f"{len(known.sexes)} sexes in the sources; check whether these are different people"
         for patient, known in found.patients.items()
         if len(known.births) > 1 or len(known.sexes) > 1
     ]
 
 
-def look_alikes(items: list[Item], done: dict[str, Written], key: SiteKey) -> list[str]:
+def unnamed(notes: int, options: IngestOptions) -> list[str]:
+    """That nothing has looked for names which are neither known nor introduced."""
+    if not notes or options.name_model:
+        return []
+    return [
+        "no name_model: names in notes that no header knows and no title or label introduces are still there; state one, "
+        "or read a sample"
+    ]
+
+
+def several_ids(people: People, key: SiteKey) -> list[str]:
+    """What was decided of patients who go by several ids, and pairs who may be one person."""
+    told = []
+    if people.respelled:
+        told.append(
+            f"{people.respelled} patient ids are written in several ways (case, spaces, zeros): taken as one each"
+        )
+    if people.joined:
+        told.append(
+            f"{people.joined} patients go by several ids (OtherPatientIDs, crosswalk): taken as one each"
+        )
+    if people.suspects:
+        told.append(
+            f"{len(people.suspects)} pairs of ids have one name and birth date: each is one patient for the ledger. State in "
+            "the crosswalk (id, person) which are one person and which are not"
+        )
+    told += sorted({f"patient {key.patient(people.unit(one))}: perhaps two" for one, _ in people.suspects})
+    return told
+
+
+def look_alikes(items: list[Item], done: dict[str, Written], people: People, key: SiteKey) -> list[str]:
     """Warnings of pairs of patients who share a nearly identical image."""
-    prints = [(key.patient(item.patient), done[item.name].fingerprint) for item in items if item.name in done]
+    prints = [
+        (key.patient(people.unit(item.patient)), done[item.name].fingerprint)
+        for item in items
+        if item.name in done
+    ]
     prints = [(patient, text) for patient, text in prints if text and text.strip("0")]
     if not prints:
         return []

@@ -18,6 +18,7 @@ from mmmed.errors import DataError
 from mmmed.ingest import ingest, load_options
 from simulations.bench.deidentify import measure_notes
 from simulations.bench.planted import planted_notes
+from tests.mmmed.deidentify.introduced import ORDINARY, introduced, survivors
 
 
 def test_every_kind_of_planted_identifier_is_found_and_the_rest_left() -> None:
@@ -29,6 +30,48 @@ def test_every_kind_of_planted_identifier_is_found_and_the_rest_left() -> None:
         text = Scrubber().scrub(note).text
         for clinical in ("3.5 x 2.1 cm", "95 %", "T4 N2 M0, stage 1/2", "10 days ago"):
             assert (clinical in text) == (clinical in note)
+
+
+@pytest.mark.parametrize(
+    "kind, aim", [("name", 0.95), ("date", 0.95), ("phone", 0.95), ("id", 0.95), ("street", 0.8)]
+)
+def test_what_a_title_a_label_or_its_form_introduces_is_found(kind: str, aim: float) -> None:
+    scrubber = Scrubber()
+    left = [survivors(kind, must, scrubber.scrub(note).text) for note, _, must in introduced(0, 46, kind)]
+    assert len(left) == 46 and 1 - sum(left) / len(left) >= aim
+
+
+def test_other_words_stay() -> None:
+    assert Scrubber().scrub(ORDINARY).text == ORDINARY
+
+
+@pytest.mark.parametrize(
+    "name, note, expected",
+    [("May^Rose", "Opacity may represent effusion. Rose colored sputum.", None),
+     ("May^Rose", "Seen: Rose May, with Ms. May.", "Seen: [NAME], with Ms. [NAME]."),
+     ("Stone^Grant", "Kidney stone seen. Will grant follow up.", None), ("No^Minsu", "There is no effusion. No pneumothorax.", None),
+     ("No^Minsu", "No, Minsu has an effusion.", "[NAME] has an effusion."), ("Long^Left", "Long segment, left lower lobe.", None),
+     ("Trauma^Male", "28 year old male after trauma.", None), ("Klein^Peter", "Kleiner Erguss, klein. Herr Klein.",
+     "Kleiner Erguss, klein. Herr [NAME]."), ("von der Heide^Anna", "Zustand von der Lunge. Frau von der Heide.",
+     "Zustand von der Lunge. Frau [NAME]."), ("O'Brien^Sean", "Obrien, O Brien, O’Brien", "[NAME]"),
+     ("M?ller^J?rgen", "Müller, Jürgen stabil", "[NAME] stabil"), ("Li^Wei", "Li Wei. milli, li", "[NAME]. milli, li"),
+     ("Yamada^Tarou=山田^太郎=やまだ^たろう", "患者山田太郎さんは軽快。山田 太郎", "患者[NAME]さんは軽快。[NAME]"),
+     ("Kim^Younghee=김^영희", "환자 김영희는 호전됨. 김 영희 님.", "환자 [NAME]는 호전됨. [NAME] 님."),
+     ("王^伟", "患者王伟，胸腔积液。王先生，王水", "患者[NAME]，胸腔积液。[NAME]先生，王水"), ("王小明", "王小明，小明", "[NAME]，[NAME]")],
+)  # fmt: skip
+def test_a_known_name_is_found_and_the_word_that_it_is_stays(
+    name: str, note: str, expected: str | None
+) -> None:
+    assert Scrubber(names=[name]).scrub(note).text == (expected or note)
+
+
+def test_a_station_of_a_common_name_blanks_nothing() -> None:
+    note = "Chest pain in the emergency department."
+    assert Scrubber(ids=["CHEST", "Emergency"]).scrub(note).text == note
+    assert (
+        Scrubber(ids=["CHEST01"], places=["Springfield"]).scrub("CHEST01, Springfield").text
+        == "[ID], [PLACE]"
+    )
 
 
 def test_open_notes_lose_nothing_but_dates(medical_data: Path) -> None:

@@ -125,10 +125,12 @@ def test_coded_answers() -> None:
 
 @pytest.mark.parametrize(
     "text, expected",
-    [("2020-03-10T08:00:00+01:00", "20200310"), ("20200310081500", "20200310"), ("10.3.2020", "20200310"), ("2020", ""),
-     ("20201310", ""), ("yesterday", ""), ("1234567890", "")],
+    [("2020-03-10T08:00:00+01:00", "20200310"), ("20200310081500", "20200310"), ("10.3.2020", "20200310"), ("2020", None),
+     ("20201310", None), ("yesterday", None), ("1234567890", None), ("", ""),
+     ("2009-02-30", None), ("03/09/2009", None), ("39881", None), ("09.03.09", None), ("2009.03.09", "20090309"),
+     ("2009/3/9", "20090309"), ("31.02.2009", None)],
 )  # fmt: skip
-def test_dates(text: str, expected: str) -> None:
+def test_dates(text: str, expected: str | None) -> None:
     assert date(text) == expected
 
 
