@@ -25,13 +25,18 @@ from mmmed.tasks import TASKS, Classification, Task
 
 Scalar = bool | int | float | str
 Precision = Literal["float32", "bfloat16"]
+_ALWAYS_DIGESTED = frozenset({"image", "text", "volume", "table"})  # also where a run does not have them
 Release = Literal["rounds", "steps", "secure-steps"]
 
 
 class DataConfig(Composed):
     """Where a site's studies are, which columns of its table mean what, and how each modality is read."""
 
-    source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
+    source: str = Field(
+        "demo",
+        description='"demo" (generated hospitals), "demo-signals" (the same with a sound and an ECG a study) or a folder '
+        "that holds the table",
+    )
     table: str = Field(
         "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'
     )
@@ -96,7 +101,10 @@ class TrainingConfig(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
     weight_decay: float = Field(0.0, ge=0)
     proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
-    augment: bool = Field(False, description="random shifts, rotations and contrast of training images")
+    augment: bool = Field(
+        False,
+        description="random shifts, rotations and contrast of training images, begin and loudness of recordings",
+    )
     views: Positive = Field(
         1,
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
@@ -233,8 +241,17 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tree as JSON with sorted keys, in hex."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 of the tree as JSON with sorted keys, in hex.
+
+        Without the keys of modalities that the run does not have: one more in the registry changes no digest.
+        """
+        tree = self.model_dump(mode="json")
+        for name, one in MODALITIES.items():
+            if name not in _ALWAYS_DIGESTED and name not in self.data.modalities:
+                for section, keys in (("data", one.data_keys), ("model", one.model_keys)):
+                    for key in keys.model_fields:
+                        del tree[section][key]
+        text = json.dumps(tree, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
