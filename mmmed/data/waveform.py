@@ -81,7 +81,7 @@ def read_waveform(
     if len(found) < fewest:
         raise DataError(
             f"{path}: {len(found)} of the {len(leads)} leads in data.waveform_leads, {fewest} or more are needed. It "
-            f"has {', '.join(names[:_LISTED])}. Name its leads, lower data.waveform_fewest, or leave the row's cell empty"
+            f"has {', '.join(names[:_LISTED])}. Name its leads, lower data.waveform_fewest, or leave the cell empty"
         )
     chosen = values[list(found.values())]
     if band:
