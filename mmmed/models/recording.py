@@ -70,7 +70,10 @@ class XResNet1d(nn.Module):
         )  # fmt: skip
         widths = (first, first, width // 2, width // 2, width)
         self.stages = nn.Sequential(
-            *(_Residual(*pair, step) for *pair, step in zip(widths, widths[1:], _STEPS, strict=False))
+            *(
+                _Residual(before, channels, step)
+                for before, channels, step in zip(widths[:-1], widths[1:], _STEPS, strict=True)
+            )
         )
 
     def forward(self, given: Input) -> torch.Tensor:
