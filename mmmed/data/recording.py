@@ -17,6 +17,7 @@ from mmmed.errors import DataError
 
 SHORTEST = 0.25  # seconds; less holds neither a heart beat nor a breath
 LONGEST = 1800.0  # seconds
+RATES = (1.0, 100_000.0)  # samples a second
 _LEAST = 1 / 65535  # the smallest value that the cache tells from 0
 
 
@@ -35,7 +36,11 @@ def middle(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def check_length(path: Path, samples: int, rate: float) -> None:
-    """Raise `DataError` unless so many samples at `rate` a second are a recording of a usable length."""
+    """Raise `DataError` unless so many samples at `rate` a second are a recording of a usable rate and length."""
+    if not RATES[0] <= rate <= RATES[1]:
+        raise DataError(
+            f"{path}: {rate:g} samples a second; expected {RATES[0]:g} to {RATES[1]:g}. Export it again"
+        )
     seconds = samples / rate
     if not SHORTEST <= seconds <= LONGEST:
         raise DataError(
@@ -46,7 +51,9 @@ def check_length(path: Path, samples: int, rate: float) -> None:
 
 def stored(values: np.ndarray, length: int) -> np.ndarray:
     """Values (channels, at most `length`) in [0, 1] as a stored recording, (channels, length) float32."""
-    recorded = _LEAST + (1 - _LEAST) * values.clip(0, 1)
+    recorded = _LEAST + (1 - _LEAST) * np.nan_to_num(values).clip(
+        0, 1
+    )  # (what overflowed in a filter is no number)
     return np.pad(recorded, [(0, 0), (0, length - values.shape[1])]).astype(np.float32)
 
 

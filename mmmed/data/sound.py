@@ -20,7 +20,7 @@ _BLOCK = 1 << 18
 
 
 def read_sound(path: Path) -> tuple[np.ndarray, int]:
-    """A WAV or FLAC file: (1, samples) float32, its channels mixed, and samples a second.
+    """A WAV or FLAC file: (1, samples) float32, its channels mixed, 1 the loudest; and samples a second.
 
     Raises:
         DataError: it is no such file, silent, or of no usable length. The message names it.
@@ -34,7 +34,7 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
             ):
                 blocks.append(block.mean(axis=1))
                 samples += len(block)
-    except (soundfile.SoundFileError, OSError) as error:
+    except Exception as error:  # the reader raises whatever it stumbles over
         raise DataError(
             f"{path}: not a readable WAV or FLAC file; export it again, or name the column of sounds in data.audio"
         ) from error
@@ -42,7 +42,7 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
     values = np.nan_to_num(np.concatenate(blocks))[None]
     if float(np.ptp(values)) < _SILENT:
         raise DataError(f"{path}: silent; record it again or leave the row's cell empty")
-    return values, rate
+    return values / np.abs(values).max(), rate
 
 
 def log_mel(path: Path, *, rate: int, hop: int, mels: int, frames: int) -> np.ndarray:

@@ -71,8 +71,10 @@ class WaveformData(Section):
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"waveform_window must be [low, high]. Found {[low, high]}")
         band = self.waveform_band
-        if band and not (len(band) == 2 and 0 < band[0] < band[1] < math.inf):
-            raise ValueError(f"waveform_band must be [low, high] in Hz or []. Found {list(band)}")
+        if band and not (len(band) == 2 and 0.01 <= band[0] < band[1] < math.inf):
+            raise ValueError(
+                f"waveform_band must be [low, high] in Hz, low 0.01 or more, or []. Found {list(band)}"
+            )
         return self
 
 

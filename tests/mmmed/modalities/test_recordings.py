@@ -145,7 +145,11 @@ WAVEFORMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "not finite": (lambda path: write_waveform(path, signal=np.full((3, 500), np.nan)), "no finite numbers"),
     "of a pickle": (lambda path: write_waveform(path, channels=np.array([{}, 1, 2])), "not a waveform"),
     "without a rate": (lambda path: write_waveform(path, rate=None), "not a waveform"),
-    "of rate 0": (lambda path: write_waveform(path, rate=np.float64(0)), "a positive rate"),
+    "of rate 0": (lambda path: write_waveform(path, rate=np.float64(0)), "0 samples a second; expected 1 to"),
+    "of a rate beyond all": (
+        lambda path: write_waveform(path, rate=np.float64(1e9)),
+        r"1e\+09 samples a second",
+    ),
     "of too few names": (lambda path: write_waveform(path, channels=np.array(["I"])), "a name each"),
     "cut short": (lambda path: path.write_bytes(write_waveform(path).read_bytes()[:200]), "not a waveform"),
     "a sound": (lambda path: soundfile.write(path, np.ones(9), 8000, format="WAV"), "data.waveform"),
@@ -181,6 +185,7 @@ def test_keys_that_do_not_fit_are_refused() -> None:
         ({"waveform_fewest": 13}, "names 12: lower it"),
         ({"waveform_window": [1, 1]}, r"must be \[low, high\]"),
         ({"waveform_band": [5]}, r"\[low, high\] in Hz"),
+        ({"waveform_band": [1e-6, 5]}, "0.01 or more"),
         ({"audio_rate": 1000}, "there are 16 at most"),
     ):
         with pytest.raises(ValueError, match=words):
