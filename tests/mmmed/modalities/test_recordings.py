@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,7 +176,7 @@ def test_what_cannot_be_used_is_told_by_name_or_missing_where_it_is_noted(
     noted = read_manifest(folder, config.data, config.task, told.append)
     data = open_site_data(noted, config, tmp_path / "cache")
     assert data.train.modalities[name][np.arange(4)].present.any(1).tolist() == [True, True, False, True]
-    assert len(told) == 1 and words[:8].split(" ")[0].strip("\\") in told[0]
+    assert len(told) == 1 and re.search(words, told[0])
 
 
 def test_keys_that_do_not_fit_are_refused() -> None:
