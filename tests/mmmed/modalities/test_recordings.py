@@ -281,7 +281,7 @@ def test_a_run_of_it_alone_trains_and_a_check_describes_it(name: str, tmp_path: 
     folder = a_data_set(tmp_path / "data", name, patients=40)
     config = a_run(
         name,
-        training={"batch_size": 16, "augment": True, "local_epochs": 1},
+        training={"batch_size": 8, "augment": True, "local_epochs": 1},
         federation={"rounds": 1},
         privacy={"delta": 1e-3},
     )
@@ -297,16 +297,12 @@ def test_a_run_of_it_alone_trains_and_a_check_describes_it(name: str, tmp_path: 
         "--out",
         tmp_path / "run",
     ]
-    simulate = [str(one) for one in arguments]
     broken = folder / f"{name}/2.{'wav' if name == 'audio' else 'npz'}"
     whole = broken.read_bytes()
     broken.write_bytes(b"x")
     assert any(broken.name in problem for problem in check(folder, config.data, config.task).problems)
-    refused = CliRunner().invoke(app, simulate)
-    assert isinstance(refused.exception, DataError) and broken.name in str(refused.exception)
-    assert not (tmp_path / "run").exists()
     broken.write_bytes(whole)
-    result = CliRunner().invoke(app, simulate)
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
     assert result.exit_code == 0, result.output
     assert load_model(tmp_path / "run" / "model")[0].modalities == (name,)
     measured = check(folder, config.data, config.task)
