@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.audio_utils import mel_filter_bank
 
 __all__ = [
     "AutoModel",
@@ -25,4 +26,5 @@ __all__ = [
     "BertTokenizer",
     "PreTrainedModel",
     "PreTrainedTokenizerBase",
+    "mel_filter_bank",
 ]

@@ -16,7 +16,7 @@ from mmmed.errors import RunError
 from mmmed.federation.protocol import MODEL, PRIVACY, Phase, Refusal, Request, SumRequest
 from mmmed.federation.strategies.base import AtServer
 from mmmed.wire import Encoding, pack
-from privacy.metrics import tables_shape
+from privacy.metrics import release_kind
 from server.checkpoint import Arrays
 from server.events import OnEvent, PhaseStarted, SiteReplied
 from server.ledger_receipts import FILE, Receipts
@@ -176,7 +176,7 @@ class Sites:
         if phase == "train":
             return shapes_of(tensors[MODEL])
         release = self._folder.config.task.release
-        return {} if release is None else {TABLES: tables_shape(release.classes)}
+        return {} if release is None else {TABLES: release_kind(release.kind, release.size).shape}
 
     def _message(self, request: Request, phase: Phase, node: int) -> Message:
         content = replace(request, receipt=self._receipts.of(node)).to_record()

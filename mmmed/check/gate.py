@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mmmed.check.measures import further_columns, look_for_telling_words, measure_values
-from mmmed.check.recordings import files_of, measure_sounds, measure_waveforms
 from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
 from mmmed.config import DataConfig
@@ -44,8 +43,6 @@ def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
     _balance(records, target.members(manifest.labels), target.groups, result)
     for modality in MODALITIES.values():
         modality.measure(records, table, root, data, result)
-    measure_sounds(files_of(table, "audio"), root, result)
-    measure_waveforms(files_of(table, "waveform"), root, result)
     columns = further_columns(table, {*_named(data), *_TABLE_FILES, *task.columns.values()})
     measure_values(table, columns, records["site"], result)
     for label, own in _questions(records, target, manifest.labels):

@@ -12,6 +12,7 @@ import pandas as pd
 from mmmed.check.result import CheckResult, Example
 from mmmed.check.statistics import describe
 from mmmed.data.volume import open_volume
+from mmmed.data.waveform import open_waveform
 from mmmed.errors import DataError
 
 _SAMPLED_VOLUMES, _SHOWN_VOLUMES = 60, 8
@@ -83,8 +84,8 @@ def measure_volumes(files: pd.Series, root: Path, used: bool, result: CheckResul
     result.examples += [Example(root / name, whys[name]) for name in order[:_SHOWN_VOLUMES]]
 
 
-def measure_sounds(files: pd.Series, root: Path, result: CheckResult) -> None:
-    """Length and loudness of a sample of the sounds (FLAC as `mmmed site ingest` writes them)."""
+def measure_sounds(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:
+    """Length and loudness of a sample of the sounds; the arguments are those of `measure_volumes`."""
 
     def measure(path: Path) -> Measured:
         import soundfile  # comes with the extra "ingest", as the sounds do
@@ -92,19 +93,20 @@ def measure_sounds(files: pd.Series, root: Path, result: CheckResult) -> None:
         values, rate = soundfile.read(path, dtype="float32", always_2d=True)
         return {"seconds": len(values) / rate, "loudness (RMS)": float(np.sqrt(np.mean(values**2)))}
 
-    frame = _sampled("sounds", files, root, _SAMPLED_SIGNALS, measure, result.warnings)
+    frame = _sampled(
+        "sounds", files, root, _SAMPLED_SIGNALS, measure, result.problems if used else result.warnings
+    )
     if not frame.empty:
         describe("Sounds", frame, ("seconds", "loudness (RMS)"), result)
         if silent := (frame["loudness (RMS)"] < _SILENT).mean():
             result.warnings.append(f"{silent:.1%} of the sounds looked at are silent")
 
 
-def measure_waveforms(files: pd.Series, root: Path, result: CheckResult) -> None:
-    """Length, channels and amplitude of a sample of the waveforms."""
+def measure_waveforms(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:
+    """Length, channels and amplitude of a sample of the waveforms; the arguments are those of `measure_volumes`."""
 
     def measure(path: Path) -> Measured:
-        with np.load(path, allow_pickle=False) as stored:
-            signal, rate = stored["signal"], float(stored["rate"])
+        signal, rate, _ = open_waveform(path)
         spread = np.percentile(signal, 99, axis=1) - np.percentile(signal, 1, axis=1)
         return {
             "seconds": signal.shape[1] / rate,
@@ -113,7 +115,9 @@ def measure_waveforms(files: pd.Series, root: Path, result: CheckResult) -> None
             "flat channels": float((spread == 0).sum()),
         }
 
-    frame = _sampled("waveforms", files, root, _SAMPLED_SIGNALS, measure, result.warnings)
+    frame = _sampled(
+        "waveforms", files, root, _SAMPLED_SIGNALS, measure, result.problems if used else result.warnings
+    )
     if not frame.empty:
         describe("Waveforms", frame, ("seconds", "largest amplitude"), result)
         if flat := (frame["flat channels"] > 0).mean():

@@ -208,10 +208,10 @@ def _is_public(config: RunConfig, public: bool, own: bool, what: str) -> bool:
     Raises:
         ConfigError: the data may be private, and the user has not said whose they are.
     """
-    from mmmed.data.source import DEMO
+    from mmmed.data.source import GENERATED
     from mmmed.errors import ConfigError
 
-    if config.data.source == DEMO or public:
+    if config.data.source in GENERATED or public:
         return True
     if not own:
         raise ConfigError(

@@ -73,10 +73,10 @@ def tune(
 
 
 def _free(candidates: Sequence[Candidate], public: bool, seeds: int, workers: int | None, out: Path) -> None:
-    from mmmed.data.source import DEMO
+    from mmmed.data.source import GENERATED
     from simulations.tune import EPSILON, described, front, sweep
 
-    sources = sorted({each.config.data.source for each in candidates} - {DEMO})
+    sources = sorted({each.config.data.source for each in candidates} - set(GENERATED))
     if sources and not public:
         raise ConfigError(
             f"data.source is {', '.join(sources)}: a sweep on patients' data spends their privacy. Say --public if "

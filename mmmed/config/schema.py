@@ -32,7 +32,11 @@ MOST_ROUNDS, MOST_SITES = 1_000_000, 10_000  # of any run
 class DataConfig(Composed):
     """Where a site's studies are, which columns of its table mean what, and how each modality is read."""
 
-    source: str = Field("demo", description='"demo" (generated hospitals) or a folder that holds the table')
+    source: str = Field(
+        "demo",
+        description='"demo" (generated hospitals), "demo-signals" (also a sound and an ECG a study) or a folder that '
+        "holds the table",
+    )
     table: str = Field(
         "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'
     )
@@ -103,7 +107,10 @@ class TrainingConfig(Section):
     momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
     weight_decay: float = Field(0.0, ge=0)
     proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
-    augment: bool = Field(False, description="random shifts, rotations and contrast of training images")
+    augment: bool = Field(
+        False,
+        description="random shifts, rotations and contrast of training images, begin and loudness of recordings",
+    )
     views: Positive = Field(
         1,
         le=64,

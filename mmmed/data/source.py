@@ -7,7 +7,7 @@ from pathlib import Path
 from mmmed import demo
 from mmmed.errors import DataError
 
-DEMO = "demo"
+GENERATED = ("demo", "demo-signals")  # the second with a sound and an ECG a study
 
 
 def locate(source: str) -> Path:
@@ -16,9 +16,9 @@ def locate(source: str) -> Path:
     Raises:
         DataError: no such folder.
     """
-    if source == DEMO:
-        return demo.dataset()
+    if source in GENERATED:
+        return demo.dataset(signals=source == GENERATED[1])
     folder = Path(source)
     if not folder.is_dir():
-        raise DataError(f'data.source: {source!r} is neither "{DEMO}" nor a folder')
+        raise DataError(f"data.source: {source!r} is neither {' nor '.join(GENERATED)} nor a folder")
     return folder

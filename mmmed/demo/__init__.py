@@ -11,11 +11,15 @@ import json
 import math
 import shutil
 import uuid
+import zlib
 from pathlib import Path
 
+import numpy as np
+
 from mmmed.demo.dicom import write_film
-from mmmed.demo.hospitals import HOSPITALS, Hospital, Study, studies
+from mmmed.demo.hospitals import HOSPITALS, Hospital, Study, evidence, studies
 from mmmed.demo.note_writing import public_text
+from mmmed.demo.recordings import DEVICES, write_ecg, write_sound
 from mmmed.errors import DataError
 from mmmed.paths import cache_home
 
@@ -26,28 +30,30 @@ COLUMNS = (
     *("patient_id", "study_id", "site", "image", "text", "finding", "age", "sex"),
     *("consolidation", "effusion", "nodules", "severity", "grade", "days", "event"),
 )
+SIGNALS = ("audio", "waveform")  # columns beside those, where they are asked for
 _MARK = "generated.json"  # says what a folder was generated from
 _FEWEST = 8  # patients a hospital, however small the scale
 
 
-def dataset(cache: Path | None = None, *, seed: int = 0, scale: float = 1.0) -> Path:
+def dataset(cache: Path | None = None, *, seed: int = 0, scale: float = 1.0, signals: bool = False) -> Path:
     """The generated dataset's folder in ``cache``, made on first use.
 
     ``cache`` defaults to ``$MMMED_HOME``, or else ``~/.cache/mmmed``. Raises as :func:`generate` does.
     """
-    return generate(
-        (cache or cache_home()) / f"demo-v{FORMAT}-seed{seed}-scale{scale:g}", seed=seed, scale=scale
-    )
+    name = f"demo-v{FORMAT}-seed{seed}-scale{scale:g}{'-signals' if signals else ''}"
+    return generate((cache or cache_home()) / name, seed=seed, scale=scale, signals=signals)
 
 
-def generate(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
+def generate(folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool = False) -> Path:
     """Write the generated hospitals to ``folder``: ``data.csv`` and ``images/<site>/<study>.dcm``.
 
     The table has one row a study: patient_id, study_id, site, image (path below ``folder``), text (empty
     where the hospital sends no notes), finding (0 or 1), age in years, sex (F or M), and the columns of
     `mmmed.demo.outcomes.Outcome`. ``scale`` multiplies
     the hospitals' numbers of patients (at least 8 each); a smaller scale holds the first patients of a
-    larger one. The same seed gives the same bytes. The folder appears whole or not at all, also when
+    larger one. With ``signals`` each study has a breath sound and an ECG as well, in ``audio/<site>/<study>.wav`` and
+    ``waveforms/<site>/<study>.npz`` and the columns of `SIGNALS`, "" where the hospital records none; all else is as
+    without. The same seed gives the same bytes. The folder appears whole or not at all, also when
     several processes ask for it at once; one that holds this dataset already is left as it is.
 
     Raises DataError for a scale or seed out of range, or a folder that holds something else.
@@ -56,7 +62,7 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
         raise DataError(f"scale of the generated dataset must be above 0 and at most 100. Found {scale}")
     if seed < 0:
         raise DataError(f"seed of the generated dataset must be 0 or more. Found {seed}")
-    mark = {"format": FORMAT, "seed": seed, "scale": scale}
+    mark = {"format": FORMAT, "seed": seed, "scale": scale} | ({"signals": True} if signals else {})
     if _holds(folder, mark):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -67,7 +73,7 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        _write(draft, seed, scale)
+        _write(draft, seed, scale, signals)
         (draft / _MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
         try:
             draft.rename(folder)
@@ -86,16 +92,17 @@ def _holds(folder: Path, mark: dict[str, float]) -> bool:
         return False
 
 
-def _write(folder: Path, seed: int, scale: float) -> None:
+def _write(folder: Path, seed: int, scale: float, signals: bool) -> None:
     folder.mkdir()
     with (folder / "data.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(file, COLUMNS + SIGNALS * signals, lineterminator="\n")
         table.writeheader()
         for site, hospital in enumerate(HOSPITALS):
             (folder / "images" / hospital.name).mkdir(parents=True)
             patients = max(_FEWEST, round(hospital.patients * scale))
             for study in studies(hospital, site, seed=seed, patients=patients):
-                table.writerow(_row(folder, hospital, study, seed))
+                row = _row(folder, hospital, study, seed)
+                table.writerow(row | _record(folder, study, site, seed) if signals else row)
 
 
 def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str, str | int | float]:
@@ -113,3 +120,21 @@ def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str,
         "sex": info.sex,
         **study.outcome._asdict(),
     }
+
+
+def _record(folder: Path, study: Study, site: int, seed: int) -> dict[str, str]:
+    """Write a study's sound and ECG, from randomness of their own: film and note are the same without them."""
+    info, devices = study.info, DEVICES[study.info.site]
+    rng = np.random.default_rng([seed, site, zlib.crc32(info.study_id.encode())])
+    files = {
+        "audio": f"audio/{info.site}/{info.study_id}.wav",
+        "waveform": f"waveforms/{info.site}/{info.study_id}.npz",
+    }
+    for file in files.values():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    if devices.sound_hz:
+        write_sound(folder / files["audio"], devices, evidence(study.finding, rng), rng)
+    else:
+        files["audio"] = ""
+    write_ecg(folder / files["waveform"], devices, evidence(study.finding, rng), rng)
+    return files

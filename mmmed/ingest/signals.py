@@ -9,15 +9,14 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import soundfile
 from pydicom import Dataset
 from pydicom.waveforms import multiplex_array
-from scipy.signal import resample_poly
 
+from mmmed.data.recording import resampled
 from mmmed.dicom.file import open_dicom
 from mmmed.errors import DataError
 from mmmed.files import replacing
@@ -218,7 +217,7 @@ def _dicom_unit(channel: Dataset) -> str:
 
 def _store_audio(values: np.ndarray, rate: float, found: Found, item: str, out: Path) -> Written:
     _check_rate(rate, found)
-    values = _resampled(_filled(values[None], found), rate, AUDIO_HZ)[0]
+    values = resampled(_filled(values[None], found), rate, AUDIO_HZ)[0]
     if not len(values) or float(np.ptp(values)) < 1e-6:
         raise DataError(f"{found.origin}: silent recording")
     file = f"audio/{item}.flac"
@@ -234,7 +233,7 @@ def _store_waveform(
     _check_rate(rate, found)
     if values.shape[1] > MAX_SECONDS * rate:
         raise DataError(f"{found.origin}: longer than {MAX_SECONDS // 60} minutes; cut it")
-    values = _resampled(_filled(values, found), rate, WAVEFORM_HZ)
+    values = resampled(_filled(values, found), rate, WAVEFORM_HZ)
     stored_units = []
     for channel, unit in enumerate(units):
         try:
@@ -276,14 +275,6 @@ def _filled(values: np.ndarray, found: Found) -> np.ndarray:
         elif gaps.any():
             channel[gaps] = np.interp(np.flatnonzero(gaps), np.flatnonzero(~gaps), channel[~gaps])
     return values
-
-
-def _resampled(values: np.ndarray, rate: float, wanted: int) -> np.ndarray:
-    """Values (channels, samples) at another rate by a polyphase filter, which keeps out what would alias."""
-    step = (Fraction(wanted) / Fraction(rate)).limit_denominator(10_000)
-    if step == 1 or values.shape[1] < 2:  # through one point there is no line
-        return values
-    return resample_poly(values, step.numerator, step.denominator, axis=1, padtype="line").astype(np.float32)
 
 
 def _target(out: Path, file: str) -> Path:

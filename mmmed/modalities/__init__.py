@@ -7,11 +7,13 @@ in `mmmed.data`, the encoders are in `mmmed.models`.
 
 from __future__ import annotations
 
+from mmmed.modalities.audio import Audio
 from mmmed.modalities.base import Modality
 from mmmed.modalities.image import Image
 from mmmed.modalities.table import Table
 from mmmed.modalities.text import Text
 from mmmed.modalities.volume import Volume
+from mmmed.modalities.waveform import Waveform
 
 __all__ = ["MODALITIES", "Modality"]
 
@@ -20,6 +22,8 @@ _ALL: tuple[Modality, ...] = (
     Text(),
     Volume(),
     Table(),
+    Audio(),
+    Waveform(),
 )  # encoders are built, and drawn, in this order
 
 MODALITIES: dict[str, Modality] = {one.name: one for one in _ALL}

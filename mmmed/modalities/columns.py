@@ -5,18 +5,22 @@ from __future__ import annotations
 from abc import abstractmethod
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from mmmed.modalities.base import Modality, Reading
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import torch
 
     from mmmed.config import DataConfig, RunConfig
+    from mmmed.data.batch import Input
     from mmmed.data.manifest import Manifest
     from mmmed.data.pixel_cache import Form
     from mmmed.data.stored import Stored
+
+_LOOKED_AT = 256  # recordings at once, to see what is there of them
 
 
 class Column(Modality):
@@ -113,3 +117,64 @@ class Files(Column):
         present = some(total, rng)
         rows = DrawnRows(self.form(config.data).shape, present, int(rng.integers(1 << 32)))
         return Stored(rows, torch.from_numpy(present)[:, None])
+
+
+class Recordings(Files):
+    """A recording over time, (R, channels, length) float32 as `mmmed.data.recording` says; one flag a span of it.
+
+    Attributes:
+        span: samples or frames of a recording that are one token, by which its form's length can be divided.
+    """
+
+    span: ClassVar[int]
+
+    @abstractmethod
+    def louder(self, values: torch.Tensor, uniform: float) -> torch.Tensor:
+        """A recording (channels, length) of another loudness, or amplitude, by a uniform number in [0, 1)."""
+
+    def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
+        import numpy as np
+        import torch
+
+        from mmmed.data.recording import recorded_spans
+        from mmmed.data.stored import Stored
+
+        rows = super().open(manifest, config, cache).values
+        spans = self.form(config.data).shape[-1] // self.span
+        present = [torch.empty(0, spans, dtype=torch.bool)]
+        for start in range(0, len(manifest.records), _LOOKED_AT):
+            some = np.arange(start, min(start + _LOOKED_AT, len(manifest.records)))
+            present.append(recorded_spans(rows[some], self.span))
+        return Stored(rows, torch.cat(present))
+
+    def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
+        """Recordings of any length and loudness; the first is as long as one can be."""
+        import numpy as np
+        import torch
+
+        from mmmed.data.recording import recorded_spans
+        from mmmed.data.stored import Stored, some
+
+        channels, length = self.form(config.data).shape
+        there, ends = some(total, rng), rng.integers(1, length + 1, total)
+        ends[:1] = length
+        low, high = rng.uniform(0.01, 1, (2, total, 1, 1))
+        values = low + (high - low) * rng.random((total, channels, length), dtype=np.float32)
+        values *= there[:, None, None] & (np.arange(length) < ends[:, None])[:, None]
+        drawn = torch.from_numpy(values.astype(np.float32))
+        return Stored(drawn, recorded_spans(drawn, self.span))
+
+    def view(self, given: Input, uniforms: np.ndarray) -> Input:
+        """Each recording begun at another of its times, its beginning put behind its end, and louder or softer.
+
+        When a recording begins is chance, and what is recorded stays as long as it was.
+        """
+        from dataclasses import replace
+
+        values = given.values.clone()
+        for row, (start, gain) in enumerate(uniforms[:, :2].tolist()):
+            recorded = values[row].any(0).nonzero()
+            if len(recorded):
+                end = int(recorded[-1]) + 1
+                values[row, :, :end] = self.louder(values[row, :, :end].roll(-int(start * end), 1), gain)
+        return replace(given, values=values)

@@ -43,9 +43,16 @@ from tests.contracts.steps import check_independence, check_private_step, exact
 from tests.mmmed.models.test_models import changed, set_row, without
 
 CLASSES = Classification().target()
+SHORT = {"audio_seconds": 1.0, "audio_mels": 8, "waveform_seconds": 1.0, "waveform_leads": ["I", "II", "V1"]}
 SMALL = {
-    "data": {"image_size": 16, "text_tokens": 8, "volume_size": 16},
-    "model": {"image_width": 8, "volume_width": 8, "fusion": {"width": 8, "heads": 2}},
+    "data": {"image_size": 16, "text_tokens": 8, "volume_size": 16, **SHORT},
+    "model": {
+        "image_width": 8,
+        "volume_width": 8,
+        "audio_width": 8,
+        "waveform_width": 8,
+        "fusion": {"width": 8, "heads": 2},
+    },
     "training": {"batch_size": 8},
 }
 COLUMNS: dict[str, dict[str, Any]] = {
@@ -53,6 +60,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "text": {"text": "note"},
     "volume": {"volume": "scan"},
     "table": {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"]}},
+    "audio": {"audio": "sound"},
+    "waveform": {"waveform": "ecg"},
     "signal": {"signal": ["first", "second"]},
 }
 EVERY = pytest.mark.parametrize("name", [*MODALITIES, "signal"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mmmed.modalities import MODALITIES
-from mmmed.section import Kind, Kinds, Positive
+from mmmed.section import Kind, Kinds, Positive, later
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
@@ -65,7 +65,7 @@ class Linear(Fusion):
     together: ClassVar[int] = 256  # a vector each
 
     kind: Literal["linear"] = "linear"
-    centring_steps: int = Field(
+    centring_steps: int = later(
         0,
         ge=0,
         description="so many of a run's steps, the first, learn the mean of frozen encoders' features, which is then "

@@ -194,7 +194,10 @@ def test_sounds_and_waveforms_are_measured(tmp_path: Path) -> None:
         signal[1] *= number != 7
         waveforms.append(f"waveforms/{number}.npz")
         np.savez_compressed(
-            tmp_path / "d" / waveforms[-1], signal=signal * (1000 if number == 9 else 1), rate=250.0
+            tmp_path / "d" / waveforms[-1],
+            signal=signal * (1000 if number == 9 else 1),
+            rate=250.0,
+            channels=["I", "II"],
         )
     result = _check(_data(tmp_path / "d", audio=sounds * 6, waveform=waveforms * 6))
     assert dict(result.facts["Sounds"])["seconds: 5 %, median, 95 %"] == "2, 2, 2"

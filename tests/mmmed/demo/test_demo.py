@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from scipy.signal import find_peaks
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -25,10 +26,13 @@ from mmmed import demo
 from mmmed.config import DataConfig
 from mmmed.data.image import preprocess, read_image
 from mmmed.data.manifest import read_manifest
+from mmmed.data.sound import read_sound
+from mmmed.data.waveform import open_waveform
 from mmmed.demo import hospitals
 from mmmed.demo import note_writing as notes
 from mmmed.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.demo.films import Look, draw_anatomy, draw_film, expose
+from mmmed.demo.recordings import Devices, write_ecg, write_sound
 from mmmed.errors import DataError
 from mmmed.tasks import Classification
 
@@ -443,3 +447,46 @@ def test_evidence_leans_as_documented() -> None:
         assert np.abs(said[finding]).max() <= 1
         assert np.mean(said[finding] * sign > 0.5) == pytest.approx(hospitals.PLAIN, abs=0.03)
         assert np.mean(np.abs(said[finding]) < 0.5) == pytest.approx(hospitals.UNCLEAR, abs=0.03)
+
+
+# Sounds and ECGs
+
+
+def test_signals_are_files_beside_the_same_hospitals(tiny: Path, tmp_path: Path) -> None:
+    with_signals = demo.generate(tmp_path / "signals", scale=TINY, signals=True)
+    before, now = _digests(tiny), _digests(with_signals)
+    same = {name: digest for name, digest in before.items() if name.startswith("images/")}
+    assert same and same.items() <= now.items()
+    table = _table(with_signals)
+    pd.testing.assert_frame_equal(table[list(demo.COLUMNS)], _table(tiny))
+    files = {file for column in demo.SIGNALS for file in table[column] if file}
+    assert files == {name for name in now if name.startswith(("audio/", "waveforms/"))}
+    assert len({now[file] for file in files}) == len(files)
+    lacking = table.groupby("site")[list(demo.SIGNALS)].agg(lambda names: (names == "").mean())
+    assert lacking["waveform"].eq(0).all() and lacking["audio"].to_dict() == {
+        "northgate": 0, "harbour": 0, "meadow": 0, "old-mill": 1,
+    }  # fmt: skip
+    again = demo.generate(tmp_path / "again", scale=0.02, signals=True)
+    assert {n: d for n, d in _digests(again).items() if n.startswith("audio/")}.items() <= now.items()
+    with pytest.raises(DataError, match="is not the generated dataset"):
+        demo.generate(tmp_path / "again", scale=0.02)
+
+
+def test_a_sound_crackles_and_a_heart_hurries_with_the_evidence(tmp_path: Path) -> None:
+    def beats(evidence: float, seed: int) -> float:
+        write_ecg(
+            tmp_path / "x.npz", Devices(leads=("II",), ecg_hz=250), evidence, np.random.default_rng(seed)
+        )
+        signal, rate, _ = open_waveform(tmp_path / "x.npz")
+        return 60 * len(find_peaks(signal[0], height=0.6, distance=60)[0]) / (signal.shape[1] / rate)
+
+    def roughness(evidence: float, seed: int) -> float:
+        write_sound(tmp_path / "x.wav", Devices(), evidence, np.random.default_rng(seed))
+        values, _ = read_sound(tmp_path / "x.wav")
+        return float(
+            np.abs(np.diff(values[0])).mean() / np.abs(values[0]).mean()
+        )  # crackles are of high pitch
+
+    for measured in (beats, roughness):
+        more = [measured(1, seed) > measured(-1, seed) for seed in range(10)]
+        assert np.mean(more) >= 0.9
