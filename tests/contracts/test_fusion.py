@@ -19,17 +19,17 @@ from mmmed.errors import ConfigError
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trainable_state
 from mmmed.models.fusion import FUSIONS
 from mmmed.tasks import Classification
-from tests.contracts.gated import Gated
+from tests.contracts.maximum import Maximum
 from tests.contracts.steps import check_independence, check_private_step, exact
 from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
 
 CLASSES = Classification().target()
-EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "gated"])
+EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "maximum"])
 
 
 @pytest.fixture(autouse=True)
-def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(FUSIONS.sections, "gated", Gated)
+def maximum(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(FUSIONS.sections, "maximum", Maximum)
     yield
 
 
@@ -107,17 +107,19 @@ def test_what_follows_the_encoders_trains_in_every_trainable_set(kind: str, trai
 
 def test_a_fusion_that_is_registered_is_valid_everywhere() -> None:
     config = resolve(
-        None, ["model.fusion.kind=gated", "model.fusion.size=8", "model.fusion.names=['b', 'c']"]
+        None, ["model.fusion.kind=maximum", "model.fusion.size=8", "model.fusion.names=['b', 'c']"]
     )
-    assert config.config.model.fusion == Gated(size=8, names=("b", "c"))
+    assert config.config.model.fusion == Maximum(size=8, names=("b", "c"))
     assert from_flat(to_flat(config.config)) == config.config
-    shown = CliRunner().invoke(app, ["config", "show", "--set", "model.fusion.kind=gated"]).output
+    shown = CliRunner().invoke(app, ["config", "show", "--set", "model.fusion.kind=maximum"]).output
     assert "model.fusion.size" in shown and "model.fusion.heads" not in shown
-    with pytest.raises(ConfigError, match=r"'gated', which has no key 'heads'. Its keys: size, names"):
-        resolve(None, ["model.fusion.kind=gated", "model.fusion.heads=2"])
+    with pytest.raises(ConfigError, match=r"'maximum', which has no key 'heads'. Its keys: size, names"):
+        resolve(None, ["model.fusion.kind=maximum", "model.fusion.heads=2"])
 
 
 def test_a_fusion_that_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(FUSIONS.sections, "gated")
-    with pytest.raises(ConfigError, match=r"model\.fusion\.kind: Input should be 'attention' or 'linear'"):
-        resolve(None, ["model.fusion.kind=gated"])
+    monkeypatch.delitem(FUSIONS.sections, "maximum")
+    with pytest.raises(
+        ConfigError, match=r"model\.fusion\.kind: Input should be 'attention' or 'linear' or 'concat'"
+    ):
+        resolve(None, ["model.fusion.kind=maximum"])

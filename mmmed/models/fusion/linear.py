@@ -8,27 +8,13 @@ unit length, which bounds a record's gradient and gives no modality the greater 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from mmmed.data.batch import Batch, Input
-from mmmed.models.multimodal import Encoder, MultimodalModel, masked_mean
-
-
-class Pooled(nn.Module):
-    """An encoder's tokens averaged: (R, 1, width)."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = cast(nn.Module, encoder)
-        self.width = encoder.width
-
-    def forward(self, given: Input) -> torch.Tensor:
-        tokens = self.encoder(given)
-        return masked_mean(tokens, given.present.expand(-1, tokens.shape[1]))
+from mmmed.data.batch import Batch
+from mmmed.models.fusion.blocks import Pooled, zero_head
+from mmmed.models.multimodal import Encoder, MultimodalModel
 
 
 class LinearFusion(MultimodalModel):
@@ -36,9 +22,7 @@ class LinearFusion(MultimodalModel):
 
     def __init__(self, encoders: Mapping[str, Encoder], *, outputs: int) -> None:
         super().__init__({name: Pooled(encoder) for name, encoder in encoders.items()})
-        self.head = nn.Linear(sum(encoder.width for encoder in encoders.values()), outputs)
-        nn.init.zeros_(self.head.weight)  # there is no symmetry to break, and no noise of a draw to unlearn
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(sum(encoder.width for encoder in encoders.values()), outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         parts = []
