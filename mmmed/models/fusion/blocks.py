@@ -52,6 +52,10 @@ class TokenModel(MultimodalModel):
         present = given.present.any(1, keepdim=True) if one else given.present
         return tokens, present.expand(-1, tokens.shape[1])
 
+    def each(self, batch: Batch) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """`tokens` of all modalities, in order."""
+        return [self.tokens(name, batch) for name in self.modalities]
+
 
 class VectorModel(TokenModel):
     """The same, of one token a modality: the mean of its encoder's, which is all that is kept of a frozen one."""
@@ -61,8 +65,7 @@ class VectorModel(TokenModel):
 
     def vectors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(R, M, d), zero where missing, and (R, M) bool, whether each modality is there."""
-        each = [self.tokens(name, batch) for name in self.modalities]
-        vectors, there = (torch.cat(parts, dim=1) for parts in zip(*each, strict=True))
+        vectors, there = (torch.cat(parts, dim=1) for parts in zip(*self.each(batch), strict=True))
         return vectors * there[..., None], there
 
 

@@ -33,23 +33,25 @@ class BottleneckFusion(TokenModel):
     ) -> None:
         super().__init__(encoders, width)
         self.bottleneck = Learned(bottlenecks, width)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in encoders) for _ in range(layers)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, heads, dropout) for _ in range(layers * len(encoders))
         )
         self.norm = nn.LayerNorm(width)
         self.head = zero_head(width, outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        tokens, masks = map(list, zip(*(self.tokens(name, batch) for name in self.modalities), strict=True))
+        tokens, masks = (
+            list(one) for one in zip(*self.each(batch), strict=True)
+        )  # m of [r, s, d], of [r, s]
         there = torch.stack([mask.any(1) for mask in masks], dim=1)  # [r, m]
         shared = self.bottleneck(len(batch))  # [r, b, d]
         seen = torch.ones_like(shared[..., 0], dtype=torch.bool)
-        for blocks in self.layers:
+        for start in range(0, len(self.blocks), len(tokens)):
             written = []
-            for i, block in enumerate(blocks):
-                both = torch.cat([tokens[i], shared], dim=1)
-                both = block(both, None, torch.cat([masks[i], seen], dim=1))
-                tokens[i], own = both.split([tokens[i].shape[1], shared.shape[1]], dim=1)
+            for i, mask in enumerate(masks):
+                both, visible = torch.cat([tokens[i], shared], dim=1), torch.cat([mask, seen], dim=1)
+                both = self.blocks[start + i](both, None, visible)
+                tokens[i], own = both.split([mask.shape[1], seen.shape[1]], dim=1)
                 written.append(own.flatten(1))
             shared = masked_mean(torch.stack(written, dim=1), there).view_as(shared)
         pooled = [masked_mean(self.norm(one), mask) for one, mask in zip(tokens, masks, strict=True)]

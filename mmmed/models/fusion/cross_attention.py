@@ -32,25 +32,23 @@ class CrossAttentionFusion(TokenModel):
     ) -> None:
         super().__init__(encoders, width)
         self.null = Learned(1, width)  # what there is to see where all others are missing
-        self.layers = nn.ModuleList(
-            nn.ModuleList(AttentionBlock(width, heads, dropout) for _ in encoders) for _ in range(layers)
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, heads, dropout) for _ in range(layers * len(encoders))
         )
         self.norm = nn.LayerNorm(width)
         self.head = zero_head(len(encoders) * width, outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        tokens, masks = zip(*(self.tokens(name, batch) for name in self.modalities), strict=True)
+        tokens, masks = (
+            list(one) for one in zip(*self.each(batch), strict=True)
+        )  # m of [r, s, d], of [r, s]
         null = self.null(len(batch))
         alone = torch.ones_like(masks[0][:, :1])
-        for blocks in self.layers:
+        for start in range(0, len(self.blocks), len(tokens)):
             before = [F.layer_norm(one, one.shape[-1:]) for one in tokens]
-            tokens = tuple(
-                block(
-                    own,
-                    torch.cat([null, *before[:i], *before[i + 1 :]], dim=1),
-                    torch.cat([alone, *masks[:i], *masks[i + 1 :]], dim=1),
-                )
-                for i, (block, own) in enumerate(zip(blocks, tokens, strict=True))
-            )
+            for i in range(len(tokens)):
+                others = torch.cat([null, *before[:i], *before[i + 1 :]], dim=1)
+                visible = torch.cat([alone, *masks[:i], *masks[i + 1 :]], dim=1)
+                tokens[i] = self.blocks[start + i](tokens[i], others, visible)
         pooled = [masked_mean(self.norm(one), mask)[:, 0] for one, mask in zip(tokens, masks, strict=True)]
         return self.head(torch.cat(pooled, dim=1))

@@ -37,8 +37,7 @@ class JointFusion(TokenModel):
     def forward(self, batch: Batch) -> torch.Tensor:
         kinds = self.kinds(len(batch))
         sequence, present = [kinds[:, :1]], [torch.ones_like(kinds[:, :1, 0], dtype=torch.bool)]
-        for i, name in enumerate(self.modalities, start=1):
-            tokens, mask = self.tokens(name, batch)
+        for i, (tokens, mask) in enumerate(self.each(batch), start=1):
             sequence.append(tokens + kinds[:, i : i + 1])
             present.append(mask)
         states, visible = torch.cat(sequence, dim=1), torch.cat(present, dim=1)

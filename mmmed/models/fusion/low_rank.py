@@ -21,9 +21,7 @@ class LowRankFusion(VectorModel):
 
     def __init__(self, encoders: Mapping[str, Encoder], *, outputs: int, width: int, rank: int) -> None:
         super().__init__(encoders, width)
-        self.factors = nn.ModuleList(nn.Linear(width, rank * width) for _ in encoders)
-        for factor in self.factors:
-            nn.init.ones_(factor.bias)
+        self.factors = nn.ModuleList(_factor(width, rank) for _ in encoders)
         self.rank = rank
         self.head = zero_head(width, outputs)
 
@@ -32,3 +30,9 @@ class LowRankFusion(VectorModel):
         factors = [factor(vectors[:, i]) for i, factor in enumerate(self.factors)]  # m of [r, rank d]
         product = torch.stack(factors).prod(0)
         return self.head(product.unflatten(1, (self.rank, -1)).mean(1))
+
+
+def _factor(width: int, rank: int) -> nn.Linear:
+    factor = nn.Linear(width, rank * width)
+    nn.init.ones_(factor.bias)
+    return factor
