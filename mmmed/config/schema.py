@@ -20,7 +20,7 @@ from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
 from mmmed.federation.strategies import STRATEGIES, FedAvg, Strategy
 from mmmed.modalities import MODALITIES
 from mmmed.models.fusion import FUSIONS, Attention, Fusion
-from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section
+from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section, later
 from mmmed.tasks import TASKS, Classification, Task
 
 Scalar = bool | int | float | str
@@ -101,6 +101,12 @@ class TrainingConfig(Section):
         1,
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
         "frozen, the record and fixed views of it",
+    )
+    modality_dropout: float = later(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a record's modalities that a step does without, never all, so that the model learns to",
     )
     precision: Precision = Field(
         "float32",
@@ -233,8 +239,8 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tree as JSON with sorted keys, in hex."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 of the tree as JSON with sorted keys, in hex; see `mmmed.section.later`."""
+        text = json.dumps(self.digested(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
