@@ -80,4 +80,5 @@ def patient_batches(records: Records, config: RunConfig, seed: int) -> PatientBa
         seed=seed,
         augment=training.augment,
         views=training.views,
+        modality_dropout=training.modality_dropout,
     )

@@ -20,7 +20,7 @@ from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
 from mmmed.federation.strategies import STRATEGIES, FedAvg, Strategy
 from mmmed.modalities import MODALITIES
 from mmmed.models.fusion import FUSIONS, Attention, Fusion
-from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section
+from mmmed.section import Composed, FrozenTable, Positive, PositiveFloat, Section, later
 from mmmed.tasks import TASKS, Classification, Task
 
 Scalar = bool | int | float | str
@@ -116,6 +116,12 @@ class TrainingConfig(Section):
         le=64,
         description="augmented views of a record in a step, averaged in its patient's gradient; where the encoder is "
         "frozen, the record and fixed views of it",
+    )
+    modality_dropout: float = later(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a record's modalities that a step does without, never all, so that the model learns to",
     )
     precision: Precision = Field(
         "float32",

@@ -130,10 +130,19 @@ class PatientBatches:
         augment: whether each record is seen in a new random view each step.
         views: of each record in a batch, all its patient's: the loss averages over them before anything is clipped
             (augmentation multiplicity, De et al. 2022, arXiv 2204.13650).
+        modality_dropout: share of the modalities of a record that a step takes for missing, drawn afresh for each
+            modality of each record and view; one that the record has stays (Neverova et al. 2016, arXiv 1501.00102).
     """
 
     def __init__(
-        self, records: Records, *, records_per_patient: int, seed: int, augment: bool = False, views: int = 1
+        self,
+        records: Records,
+        *,
+        records_per_patient: int,
+        seed: int,
+        augment: bool = False,
+        views: int = 1,
+        modality_dropout: float = 0.0,
     ) -> None:
         self._records = records
         self._limit = records_per_patient
@@ -144,6 +153,7 @@ class PatientBatches:
             if augment and MODALITIES[name].viewed and not modality.fixed_views
         ]
         self._views = views
+        self._dropout = modality_dropout
         order = np.argsort(records.patient, kind="stable")
         starts = np.searchsorted(records.patient[order], np.arange(records.patients + 1))
         self._of_patient = [order[starts[p] : starts[p + 1]] for p in range(records.patients)]
@@ -156,7 +166,8 @@ class PatientBatches:
         number = np.tile(np.arange(self._views), len(chosen))
         batch = self._records.batch(np.repeat(chosen, self._views), np.repeat(unit, self._views), number)
         views = {name: self._view(step, name, batch.inputs[name], chosen) for name in self._viewed}
-        return replace(batch, inputs={**batch.inputs, **views})
+        batch = replace(batch, inputs={**batch.inputs, **views})
+        return self._drop(step, batch, chosen) if self._dropout else batch
 
     def choose(self, step: int, patients: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions (R,) int64 of the chosen records, and the drawn patient, 0 .. P - 1, of each."""
@@ -173,8 +184,24 @@ class PatientBatches:
 
     def _view(self, step: int, name: str, given: Input, chosen: np.ndarray) -> Input:
         """All views of the chosen records' modality `name`, record by record."""
-        drawn = [self._uniforms(step, f"view {number} of {name}", chosen) for number in range(self._views)]
-        return MODALITIES[name].view(given, np.stack(drawn, axis=1).reshape(-1, UNIFORMS))
+        return MODALITIES[name].view(given, self._of_views(step, name, chosen))
+
+    def _drop(self, step: int, batch: Batch, chosen: np.ndarray) -> Batch:
+        """The batch with some modalities of its records masked: of those that a record has, the luckiest stays."""
+        there = torch.stack([one.present.any(1) for one in batch.inputs.values()], dim=1)  # [r, m]
+        drawn = [self._of_views(step, f"dropout of {name}", chosen)[:, 0] for name in batch.inputs]
+        lots = torch.from_numpy(np.stack(drawn, axis=1)).masked_fill(~there, -1)
+        kept = (lots >= self._dropout) | (lots == lots.amax(1, keepdim=True))
+        inputs = {
+            name: replace(one, present=one.present & kept[:, i : i + 1])
+            for i, (name, one) in enumerate(batch.inputs.items())
+        }
+        return replace(batch, inputs=inputs)
+
+    def _of_views(self, step: int, what: str, chosen: np.ndarray) -> np.ndarray:
+        """Uniforms of each view of the chosen records, record by record: [views R, UNIFORMS]."""
+        drawn = [self._uniforms(step, f"view {number} of {what}", chosen) for number in range(self._views)]
+        return np.stack(drawn, axis=1).reshape(-1, UNIFORMS)
 
     def _uniforms(self, step: int, purpose: str, positions: np.ndarray) -> np.ndarray:
         names, patient = self._records.names, self._records.patient

@@ -12,6 +12,7 @@ BENCHMARKS = {
     "accounting": "epsilon of long and of mixed compositions: time and discretisation error",
     "audit": "how often the empirical audit flags correct code, and its lower bounds",
     "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
+    "zoo": "every encoder, fusion and task: parameters, the cost of a private step, and how exact it is",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "secure": "a step of masked sums: CPU and bytes over the private step, and its time over a SuperLink",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",

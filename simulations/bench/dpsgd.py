@@ -166,7 +166,7 @@ CASES: dict[str, Setup] = {
 }
 
 
-def _stepper(case: Case, system: str) -> Callable[[], None]:
+def stepper(case: Case, system: str) -> Callable[[], None]:
     """A function that takes one step. Raises PrivacyError if the system refuses the case."""
     model = copy.deepcopy(case.model)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
@@ -209,7 +209,7 @@ def _memory_of(case: Case, system: str, limit_mb: int) -> float | str:
         c = ctypes.CDLL(None)
         c.mallopt(_MMAP_THRESHOLD, 1 << 20)
         try:
-            take_step = _stepper(case, system)
+            take_step = stepper(case, system)
             c.malloc_trim(0)  # what is free already would hide what the step takes
             Path("/proc/self/clear_refs").write_text("5")  # the peak so far is the parent's
             idle = _status("VmRSS")
@@ -290,7 +290,7 @@ def compare(name: str, case: Case, repeats: int, limit_mb: int, systems: Sequenc
         One row a system.
     """
     memory = {system: _memory_of(case, system, limit_mb) for system in systems}
-    steps = {system: _stepper(case, system) for system in systems if not isinstance(memory[system], str)}
+    steps = {system: stepper(case, system) for system in systems if not isinstance(memory[system], str)}
     for take_step in steps.values():
         take_step()
     seconds: dict[str, list[float]] = {system: [] for system in steps}

@@ -40,7 +40,7 @@ TOLERANCE = 1e-3  # of C; sums of float32
 CONFIGS: dict[str, dict[str, Any]] = {
     "default": {},
     "views": {"training": {"augment": True, "views": 2}},
-    "one record": {"training": {"augment": True, "records_per_patient": 1}},
+    "one record": {"training": {"augment": True, "records_per_patient": 1, "modality_dropout": 0.5}},
     "frozen": {
         "model": {"fusion": {"kind": "linear"}, "trainable": "fusion-head"},
         "training": {"optimizer": "sgd", "learning_rate": 1.0, "augment": True, "views": 3},

@@ -4,33 +4,52 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
 
 from mmmed.cli import app
 from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
 from mmmed.data.batch import Batch
+from mmmed.data.made_up import made_up_records
 from mmmed.errors import ConfigError
+from mmmed.modalities import MODALITIES
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trainable_state
 from mmmed.models.fusion import FUSIONS
-from mmmed.tasks import Classification
-from tests.contracts.gated import Gated
+from mmmed.tasks import TASKS, Classification
+from tests.contracts.maximum import Maximum
+from tests.contracts.signal import Signal
 from tests.contracts.steps import check_independence, check_private_step, exact
+from tests.contracts.test_modality import SMALL, a_run, made_up
 from tests.mmmed.models.test_models import EVERYTHING, a_batch, changed, configured, set_row, without
 
 CLASSES = Classification().target()
-EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "gated"])
+EVERY = pytest.mark.parametrize("kind", [*FUSIONS.sections, "maximum"])
+CHEAP = ("image", "text", "table")
 
 
 @pytest.fixture(autouse=True)
-def gated(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(FUSIONS.sections, "gated", Gated)
+def toys(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(FUSIONS.sections, "maximum", Maximum)
+    monkeypatch.setitem(MODALITIES, "signal", Signal())
     yield
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, MultimodalModel]:
+    """A model of each fusion, of the modalities that cost little."""
+    found = {}
+    for kind in FUSIONS.sections:
+        model = build_model(a_run(*CHEAP, model={"fusion": {"kind": kind}})).eval()
+        nn.init.normal_(model.head.weight)
+        found[kind] = model
+    return found
 
 
 def of_everything(kind: str) -> tuple[MultimodalModel, Batch]:
@@ -47,12 +66,12 @@ def test_a_missing_modality_does_not_reach_the_output(kind: str) -> None:
     assert set(model.modalities) == set(batch.inputs)
     with torch.no_grad():
         full = model(batch)
-        for name, given in batch.inputs.items():
+        for name, one in batch.inputs.items():
             missing, nothing = without(batch, name), without(nothing, name)
             expected = model(missing)
             assert not torch.allclose(expected[0], full[0])
-            other = given.values[[1]].flip(-1)[0]  # what another record holds
-            garbage = changed(missing, name, values=set_row(given.values, 0, other))
+            other = one.values[[1]].flip(-1)[0]  # what another record holds
+            garbage = changed(missing, name, values=set_row(one.values, 0, other))
             torch.testing.assert_close(model(garbage), expected)
         assert torch.isfinite(model(nothing)).all()
 
@@ -60,9 +79,9 @@ def test_a_missing_modality_does_not_reach_the_output(kind: str) -> None:
 @EVERY
 def test_a_missing_modality_has_no_gradient(kind: str) -> None:
     model, batch = of_everything(kind)
-    for name, given in batch.inputs.items():
+    for name, one in batch.inputs.items():
         model.zero_grad()
-        absent = changed(batch, name, present=torch.zeros_like(given.present))
+        absent = changed(batch, name, present=torch.zeros_like(one.present))
         CLASSES.losses(model(absent), batch.label).sum().backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         assert all(torch.isfinite(g).all() for g in gradients.values())
@@ -76,9 +95,47 @@ def test_records_are_independent(kind: str) -> None:
 
 
 @EVERY
-def test_a_private_step_is_the_definitions(kind: str) -> None:
-    model, batch = exact(*of_everything(kind))
-    check_private_step(model, CLASSES, replace(batch, unit=torch.tensor([0, 1, 0])))
+def test_a_private_step_with_every_modality_is_the_definitions(kind: str) -> None:
+    """All default encoders at once, on records that lack this or that."""
+    config = a_run(*MODALITIES, model={**SMALL["model"], "fusion": {"kind": kind}})
+    model, batch = exact(*made_up(config, patients=3))
+    check_private_step(model, CLASSES, batch)
+
+
+@pytest.mark.parametrize("task", TASKS.sections)
+@EVERY
+def test_a_private_step_of_every_task_is_the_definitions(kind: str, task: str) -> None:
+    config = a_run(
+        "table", "signal", model={"fusion": {"kind": kind}}, task={"kind": task}, privacy={"metrics": "none"}
+    )
+    model, batch = exact(*made_up(config, patients=3))
+    check_private_step(model, config.task.target(), batch)
+
+
+@settings(deadline=None, max_examples=20)
+@given(data=st.data())
+def test_what_is_absent_may_be_anything(models: dict[str, MultimodalModel], data: st.DataObject) -> None:
+    """Any modalities of any records, all of a record's too, with any finite numbers in their place."""
+    model = models[data.draw(st.sampled_from(sorted(models)), label="fusion")]
+    config = a_run(*CHEAP)
+    records = made_up_records(config, 2)
+    batch = records.batch(np.arange(len(records)), records.patient)
+    anything = batch
+    for name, one in batch.inputs.items():
+        absent = data.draw(st.lists(st.booleans(), min_size=len(batch), max_size=len(batch)), label=name)
+        gone = torch.tensor(absent)
+        present = one.present & ~gone[:, None]
+        other = data.draw(st.sampled_from([-1e6, -1.0, 0.5, 1e6]), label="instead")
+        values = one.values.clone()
+        values[gone] = 1 if name == "text" else other
+        batch, anything = (
+            changed(batch, name, present=present),
+            changed(anything, name, present=present, values=values),
+        )
+    with torch.no_grad():
+        expected = model(batch)
+        assert torch.isfinite(expected).all()
+        torch.testing.assert_close(model(anything), expected)
 
 
 @EVERY
@@ -107,17 +164,19 @@ def test_what_follows_the_encoders_trains_in_every_trainable_set(kind: str, trai
 
 def test_a_fusion_that_is_registered_is_valid_everywhere() -> None:
     config = resolve(
-        None, ["model.fusion.kind=gated", "model.fusion.size=8", "model.fusion.names=['b', 'c']"]
+        None, ["model.fusion.kind=maximum", "model.fusion.size=8", "model.fusion.names=['b', 'c']"]
     )
-    assert config.config.model.fusion == Gated(size=8, names=("b", "c"))
+    assert config.config.model.fusion == Maximum(size=8, names=("b", "c"))
     assert from_flat(to_flat(config.config)) == config.config
-    shown = CliRunner().invoke(app, ["config", "show", "--set", "model.fusion.kind=gated"]).output
+    shown = CliRunner().invoke(app, ["config", "show", "--set", "model.fusion.kind=maximum"]).output
     assert "model.fusion.size" in shown and "model.fusion.heads" not in shown
-    with pytest.raises(ConfigError, match=r"'gated', which has no key 'heads'. Its keys: size, names"):
-        resolve(None, ["model.fusion.kind=gated", "model.fusion.heads=2"])
+    with pytest.raises(ConfigError, match=r"'maximum', which has no key 'heads'. Its keys: size, names"):
+        resolve(None, ["model.fusion.kind=maximum", "model.fusion.heads=2"])
 
 
 def test_a_fusion_that_is_not_registered_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(FUSIONS.sections, "gated")
-    with pytest.raises(ConfigError, match=r"model\.fusion\.kind: Input should be 'attention' or 'linear'"):
-        resolve(None, ["model.fusion.kind=gated"])
+    monkeypatch.delitem(FUSIONS.sections, "maximum")
+    with pytest.raises(
+        ConfigError, match=r"model\.fusion\.kind: Input should be 'attention' or 'linear' or 'concat'"
+    ):
+        resolve(None, ["model.fusion.kind=maximum"])

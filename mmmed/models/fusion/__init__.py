@@ -7,7 +7,7 @@ outputs and the keys of its section.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -40,22 +40,36 @@ class Fusion(Kind):
         return True
 
 
-class Attention(Fusion):
-    """Cross-attention over the tokens of all modalities."""
+class _OfVectors(Fusion):
+    """A fusion of one vector a modality."""
 
-    implementation: ClassVar[str] = "mmmed.models.fusion.attention:AttentionFusion"
+    together: ClassVar[int] = 256
 
-    kind: Literal["attention"] = "attention"
-    width: int = Field(64, ge=8, le=2048, description="width of the fused representation")
+    width: int = Field(32, ge=8, le=2048, description="width of the fused representation")
+
+
+class _OfTokens(Fusion):
+    """A fusion by attention over the encoders' tokens."""
+
+    width: int = Field(32, ge=8, le=2048, description="width of the fused representation")
     heads: Positive = Field(4, le=256, description="heads of each attention; they divide the width")
     layers: Positive = Field(1, le=64, description="blocks of attention and feed-forward layer")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of a block's outputs that is dropped")
 
     @model_validator(mode="after")
-    def _heads_divide_width(self) -> Attention:
+    def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads. Found {self.width} and {self.heads}")
         return self
+
+
+class Attention(_OfTokens):
+    """Cross-attention of one query over the tokens of all modalities."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.attention:AttentionFusion"
+
+    kind: Literal["attention"] = "attention"
+    width: int = Field(64, ge=8, le=2048, description="width of the fused representation")
 
 
 class Linear(Fusion):
@@ -104,4 +118,110 @@ class Linear(Fusion):
                 raise ValueError(f"model.fusion.centring_steps = {self.centring_steps} needs {needed}")
 
 
-FUSIONS = Kinds(Attention, Linear)
+class Concat(_OfVectors):
+    """Early fusion: a multilayer perceptron on the concatenated features."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.concat:ConcatFusion"
+
+    kind: Literal["concat"] = "concat"
+
+
+class Mean(_OfVectors):
+    """The mean of the modalities that are there."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.mean:MeanFusion"
+
+    kind: Literal["mean"] = "mean"
+
+
+class WeightedMean(_OfVectors):
+    """A mean of the modalities that are there, with learned weights."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.weighted_mean:WeightedMeanFusion"
+
+    kind: Literal["weighted-mean"] = "weighted-mean"
+
+
+class Channel(_OfVectors):
+    """Channels scaled by squeeze-and-excitation across modalities (MMTM)."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.channel:ChannelFusion"
+
+    kind: Literal["channel"] = "channel"
+    reduction: Positive = Field(4, le=2048, description="channels over the features that their scales follow from")
+
+
+class Gated(_OfVectors):
+    """A sum of the modalities, each feature through a gate that all set (GMU)."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.gated:GatedFusion"
+
+    kind: Literal["gated"] = "gated"
+
+
+class LowRank(_OfVectors):
+    """Products of the modalities' features, by low-rank factors (LMF)."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.low_rank:LowRankFusion"
+
+    kind: Literal["low-rank"] = "low-rank"
+    rank: Positive = Field(4, le=256, description="of the tensor of products")
+
+
+class CrossAttention(_OfTokens):
+    """Cross-attention both ways: each modality's tokens attend to all others'."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.cross_attention:CrossAttentionFusion"
+
+    kind: Literal["cross-attention"] = "cross-attention"
+
+
+class Bottleneck(_OfTokens):
+    """Attention within each modality and, between them, through a few shared tokens (MBT)."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.bottleneck:BottleneckFusion"
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    layers: int = Field(2, ge=2, le=64, description="blocks; what one modality writes, others read in the next")
+    bottlenecks: Positive = Field(4, le=256, description="shared tokens")
+
+
+class Joint(_OfTokens):
+    """Joint encoder: self-attention over the tokens of all modalities."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.joint:JointFusion"
+
+    kind: Literal["joint"] = "joint"
+
+
+class Late(_OfVectors):
+    """Late fusion: the logits of each modality, averaged with learned weights."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.late:LateFusion"
+
+    kind: Literal["late"] = "late"
+
+
+class MixtureOfExperts(_OfVectors):
+    """The logits of each modality, averaged with weights that each record sets by a gate."""
+
+    implementation: ClassVar[str] = "mmmed.models.fusion.mixture:MixtureFusion"
+
+    kind: Literal["mixture-of-experts"] = "mixture-of-experts"
+
+
+FUSIONS = Kinds(
+    Attention,
+    Linear,
+    Concat,
+    Mean,
+    WeightedMean,
+    Channel,
+    Gated,
+    LowRank,
+    CrossAttention,
+    Bottleneck,
+    Joint,
+    Late,
+    MixtureOfExperts,
+)

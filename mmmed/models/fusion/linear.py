@@ -20,22 +20,10 @@ from torch import nn
 from mmmed.data.batch import Batch, Input
 from mmmed.modalities import MODALITIES
 from mmmed.models.fusion import OVER_COUNT
-from mmmed.models.multimodal import Encoder, MultimodalModel, masked_mean
+from mmmed.models.fusion.blocks import Pooled, zero_head
+from mmmed.models.multimodal import Encoder, MultimodalModel
 
 _LONGEST = 0.95  # a mean of vectors of unit length is shorter than 1; noise might make it longer
-
-
-class Pooled(nn.Module):
-    """An encoder's tokens averaged: (R, 1, width)."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = cast(nn.Module, encoder)
-        self.width = encoder.width
-
-    def forward(self, given: Input) -> torch.Tensor:
-        tokens = self.encoder(given)
-        return masked_mean(tokens, given.present.expand(-1, tokens.shape[1]))
 
 
 class Centre(nn.Module):
@@ -48,9 +36,7 @@ class Centre(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.total = nn.Linear(width, 1)  # weight: sum of features; bias: how many, over OVER_COUNT
-        nn.init.zeros_(self.total.weight)
-        nn.init.zeros_(self.total.bias)
+        self.total = zero_head(width, 1)  # weight: sum of features; bias: how many, over OVER_COUNT
 
     def losses(self, features: torch.Tensor) -> torch.Tensor:
         """(R, width) -> (R,), of whose gradients the mean is made."""
@@ -77,9 +63,7 @@ class LinearFusion(MultimodalModel):
         super().__init__({name: Pooled(encoder) for name, encoder in encoders.items()})
         frozen = [name for name in encoders if centring_steps and not MODALITIES[name].joins_fusion]
         self.centre = nn.ModuleDict({name: Centre(encoders[name].width) for name in frozen})
-        self.head = nn.Linear(sum(encoder.width for encoder in encoders.values()), outputs)
-        nn.init.zeros_(self.head.weight)  # there is no symmetry to break, and no noise of a draw to unlearn
-        nn.init.zeros_(self.head.bias)
+        self.head = zero_head(sum(encoder.width for encoder in encoders.values()), outputs)
 
     def forward(self, batch: Batch, centring: bool = False) -> torch.Tensor:
         if centring:

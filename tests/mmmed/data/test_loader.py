@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -135,10 +137,10 @@ def test_nobody_else_changes_what_a_batch_holds_of_a_patient(data: st.DataObject
     added = list(without)
     for number in range(data.draw(st.integers(1, 6), label="records")):
         added.insert(data.draw(st.integers(0, len(added)), label="place"), (newcomer, 100 + number))
-    views = data.draw(st.integers(1, 3))
+    how: dict[str, Any] = {"records_per_patient": 2, "seed": 3, "augment": True}
+    how |= {"views": data.draw(st.integers(1, 3)), "modality_dropout": data.draw(st.sampled_from([0.0, 0.5]))}
     one, other = (
-        (records, PatientBatches(records, records_per_patient=2, seed=3, augment=True, views=views))
-        for records in (pictured(without), pictured(added))
+        (records, PatientBatches(records, **how)) for records in (pictured(without), pictured(added))
     )
     for step in range(3):
         drawn = data.draw(st.sets(st.sampled_from(sorted({p for p, _ in without}))), label="drawn")
@@ -149,6 +151,42 @@ def test_nobody_else_changes_what_a_batch_holds_of_a_patient(data: st.DataObject
         assert before.keys() == drawn and after.keys() == drawn | {newcomer}
         for patient in drawn:
             assert all(map(torch.equal, before[patient], after[patient]))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=12),
+    st.sets(st.integers(0, 9)),
+    st.floats(0.01, 0.99),
+    st.integers(1, 2),
+)
+def test_modality_dropout_leaves_a_record_one_of_what_it_has_and_adds_nothing(
+    table: list[tuple[int, int]], missing: set[int], share: float, views: int
+) -> None:
+    records = pictured([(str(patient), content) for patient, content in table], frozenset(missing))
+    batches = [
+        PatientBatches(
+            records, records_per_patient=9, seed=1, augment=views > 1, views=views, modality_dropout=p
+        )
+        for p in (0.0, share)
+    ]
+    whole, dropped = (batch(2, np.arange(records.patients)).inputs for batch in batches)
+    before, after = (
+        torch.cat([one.present for one in inputs.values()], dim=1) for inputs in (whole, dropped)
+    )
+    assert not (after & ~before).any() and torch.equal(after.any(1), before.any(1))
+    for name, one in whole.items():
+        assert torch.equal(one.values, dropped[name].values)
+
+
+def test_modality_dropout_drops_each_modality_by_its_share_and_anew_each_step() -> None:
+    records = pictured([(str(n), 0) for n in range(60)])
+    batches = PatientBatches(records, records_per_patient=1, seed=0, modality_dropout=0.3)
+    steps = [batches(step, np.arange(60)).inputs for step in range(10)]
+    kept = torch.stack([torch.cat([one.present for one in inputs.values()], dim=1) for inputs in steps])
+    gone = 0.3 - 0.3**3 / 3  # one of three stays where all would go
+    np.testing.assert_allclose(1 - kept.double().mean((0, 1)), [gone] * 3, atol=0.07)
+    assert len({one.numpy().tobytes() for one in kept}) == 10
 
 
 def of_patients(

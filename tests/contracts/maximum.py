@@ -1,4 +1,4 @@
-"""A toy fusion, as somebody outside the project would write it: each record's modalities weigh themselves."""
+"""A toy fusion, as somebody outside the project would write it: the maximum of each feature over the modalities."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from mmmed.models.fusion import Fusion
 from mmmed.models.multimodal import Encoder, MultimodalModel, masked_mean
 
 
-class Gated(Fusion):
-    """A mean of the modalities, each by a gate of its own."""
+class Maximum(Fusion):
+    """The largest of what the modalities say, feature by feature."""
 
-    implementation: ClassVar[str] = "tests.contracts.gated:GatedFusion"
+    implementation: ClassVar[str] = "tests.contracts.maximum:MaximumFusion"
 
-    kind: Literal["gated"] = "gated"
+    kind: Literal["maximum"] = "maximum"
     size: int = 16
     names: tuple[str, ...] = ("a",)
 
 
-class GatedFusion(MultimodalModel):
+class MaximumFusion(MultimodalModel):
     def __init__(
         self, encoders: Mapping[str, Encoder], *, outputs: int, size: int, names: tuple[str, ...]
     ) -> None:
         super().__init__(encoders)
         for name, encoder in encoders.items():
             self.add_module(f"{name}_part", nn.Linear(encoder.width, size))
-            self.add_module(f"{name}_gate", nn.Linear(encoder.width, 1))
         self.head = nn.Linear(size, outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        total: torch.Tensor | float = 0.0
+        parts = []
         for name in self.modalities:
             given = batch.inputs[name]
             tokens = self.encoder(name)(given)
             pooled = masked_mean(tokens, given.present.expand(-1, tokens.shape[1]))[:, 0]
-            part, gate = self.get_submodule(f"{name}_part"), self.get_submodule(f"{name}_gate")
-            total = total + given.present.any(1, keepdim=True) * torch.sigmoid(gate(pooled)) * part(pooled)
-        logits: torch.Tensor = self.head(total)
+            part = torch.relu(self.get_submodule(f"{name}_part")(pooled))
+            parts.append(given.present.any(1, keepdim=True) * part)
+        logits: torch.Tensor = self.head(torch.stack(parts).amax(0))
         return logits
