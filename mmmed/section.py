@@ -36,6 +36,11 @@ Positive = PositiveInt
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def later(default: Any, **field: Any) -> Any:
+    """A field that is no part of a section's digest while it has its default: it came after digests were in use."""
+    return Field(default, json_schema_extra={"later": True}, **field)
+
+
 class FrozenDict(dict[K, V]):
     """A mapping that cannot be changed, and so can be hashed."""
 
@@ -64,6 +69,17 @@ class Section(BaseModel):
         """A copy with other values, which are not validated; mappings in `update` are frozen. As in pydantic."""
         frozen = {k: FrozenDict(v) if type(v) is dict else v for k, v in (update or {}).items()}
         return super().model_copy(update=frozen, deep=deep)
+
+    def digested(self) -> dict[str, Any]:
+        """The section as JSON values, without keys that are `later` and have their default."""
+        values = self.model_dump(mode="json")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if isinstance(value, Section):
+                values[name] = value.digested()
+            elif field.json_schema_extra == {"later": True} and value == field.default:
+                del values[name]
+        return values
 
 
 class Composed(Section):

@@ -233,8 +233,8 @@ class RunConfig(Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the tree as JSON with sorted keys, in hex."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 of the tree as JSON with sorted keys, in hex; see `mmmed.section.later`."""
+        text = json.dumps(self.digested(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
