@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmmed.modalities.columns import Column
-from mmmed.section import Section
+from mmmed.section import Section, later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,19 @@ if TYPE_CHECKING:
     from mmmed.data.stored import Stored
     from mmmed.models.multimodal import Encoder
 
-_SHIPPED = ("tiny", "minilm")  # any other encoder is a folder
+WORDS = {
+    "bag-of-words": "mmmed.models.words.bag:BagOfWords",
+    "tf-idf": "mmmed.models.words.bag:TfIdf",
+    "word-mean": "mmmed.models.words.mean:WordMean",
+    "word-cnn": "mmmed.models.words.cnn:WordCNN",
+    "word-lstm": "mmmed.models.words.recurrent:WordLSTM",
+    "word-bilstm": "mmmed.models.words.recurrent:WordBiLSTM",
+    "word-gru": "mmmed.models.words.recurrent:WordGRU",
+    "word-bigru": "mmmed.models.words.recurrent:WordBiGRU",
+}
+"""Encoders without a transformer, each a `mmmed.models.words.WordEncoder`."""
+
+_SHIPPED = ("tiny", "minilm", *WORDS)  # any other encoder is a folder
 _WORDS = ("no", "the", "a", "is", "and", "with", "of", "lesion", "left", "right", "small", "large")
 
 
@@ -36,9 +48,24 @@ class TextModel(Section):
     """The encoder of notes."""
 
     text: str = Field(
-        "tiny", description='"tiny", "minilm" (pretrained; extra `pretrained`) or a local Hugging Face folder'
+        "tiny",
+        description='"tiny", "minilm" (pretrained; extra `pretrained`), a local Hugging Face folder, or without a '
+        f"transformer {', '.join(WORDS)}",
     )
-    text_dropout: float = Field(0.0, ge=0, lt=1, description='of the encoder "tiny"')
+    text_dropout: float = Field(0.0, ge=0, lt=1, description="of encoders that are learnt from scratch")
+    text_public: str = later(
+        "",
+        description='local file of public text, one note a line, of whose words "tf-idf" counts how rare they are',
+    )
+
+    @model_validator(mode="after")
+    def _text_public(self) -> TextModel:
+        if self.text == "tf-idf" and not self.text_public:
+            raise ValueError(
+                'text = "tf-idf" needs text_public, a local file of public text: how rare words are is never counted '
+                'in patients\' notes. Without such a file take text = "bag-of-words"'
+            )
+        return self
 
 
 class Text(Column):
@@ -89,10 +116,13 @@ class Text(Column):
         return build_text_encoder(config.model, config.data)
 
     def from_scratch(self, model: ModelConfig) -> bool:
-        return model.of(TextModel).text == "tiny"
+        text = model.of(TextModel).text
+        return text == "tiny" or text in WORDS
 
     def given(self, model: ModelConfig) -> str:
-        return f"model.text = {model.of(TextModel).text!r}"
+        keys = model.of(TextModel)
+        public = f", model.text_public = {keys.text_public!r}" if keys.text_public else ""
+        return f"model.text = {keys.text!r}{public}"
 
     def further_digests(self, config: RunConfig) -> dict[str, str]:
         from mmmed.models.tokens import tokenizer_digest

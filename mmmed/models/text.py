@@ -1,7 +1,8 @@
-"""A transformers encoder from note tokens to feature tokens."""
+"""From note tokens to feature tokens: a transformers encoder, or one of `mmmed.models.words`."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import cast
 
 import torch
@@ -11,9 +12,11 @@ from mmmed._transformers import AutoModel, BertConfig, BertModel, PreTrainedMode
 from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError
-from mmmed.modalities.text import TextData, TextModel
+from mmmed.modalities.text import WORDS, TextData, TextModel
 from mmmed.models.lora import add_adapters
+from mmmed.models.multimodal import Encoder
 from mmmed.models.tokens import TINY, load_tokenizer, model_folder
+from mmmed.models.words import Given, WordEncoder
 
 _ROUNDING = 1e-4  # of the largest feature
 
@@ -36,13 +39,24 @@ class TextEncoder(nn.Module):
         return features
 
 
-def build_text_encoder(config: ModelConfig, data: DataConfig) -> TextEncoder:
+def build_text_encoder(config: ModelConfig, data: DataConfig) -> Encoder:
     """Build the encoder that `config.text` names.
 
     Raises:
-        ModelError: the local folder cannot be loaded, or reads fewer tokens than `data.text_tokens`.
+        ModelError: the local folder cannot be loaded, or reads fewer tokens than `data.text_tokens`; a local file of
+            public text cannot be read; or adapters are asked for where there is no transformer.
     """
-    encoder = _build(config.of(TextModel), data.of(TextData).text_tokens)
+    keys, tokens = config.of(TextModel), data.of(TextData).text_tokens
+    if keys.text in WORDS:
+        if config.trainable == "lora":
+            raise ModelError(
+                f'model.trainable = "lora" adapts a transformer, and model.text = {keys.text!r} has none. Choose '
+                "another model.trainable, or another model.text"
+            )
+        module, _, name = WORDS[keys.text].partition(":")
+        words: WordEncoder = getattr(import_module(module), name)
+        return words(Given(load_tokenizer(keys.text), keys, tokens))
+    encoder = _build(keys, tokens)
     if config.trainable == "lora":
         add_adapters(encoder.encoder, config.lora_rank)
     return encoder

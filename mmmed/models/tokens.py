@@ -1,6 +1,6 @@
-"""The tokenizer: a local Hugging Face folder's own, or the tiny encoder's WordPiece vocabulary.
+"""The tokenizer: a local Hugging Face folder's own, or the WordPiece vocabulary of what is learnt from scratch.
 
-The tiny vocabulary (`vocab.txt`, see `vocabulary`) is built from public text alone and shipped with the
+The shipped vocabulary (`vocab.txt`, see `vocabulary`) is built from public text alone and shipped with the
 package: a vocabulary learnt from a site's notes would leak their words.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mmmed._transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from mmmed.errors import ModelError
+from mmmed.modalities.text import WORDS
 from mmmed.models.pretrained import MINILM, minilm_folder
 
 TINY = "tiny"
@@ -21,12 +22,12 @@ VOCABULARY = Path(__file__).with_name("vocab.txt")
 
 @lru_cache(maxsize=4)
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of the text encoder `name` ("tiny", "minilm" or a local folder).
+    """The tokenizer of the text encoder `name` (one of those that are shipped, or a local folder).
 
     Raises:
         ModelError: the folder holds no tokenizer, or one that cannot pad.
     """
-    if name == TINY:
+    if name == TINY or name in WORDS:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
     folder = model_folder(name)
     try:
@@ -59,7 +60,7 @@ def model_folder(name: str) -> Path:
         return minilm_folder()
     if not Path(name).is_dir():
         raise ModelError(
-            f'model.text: {name!r} is neither "tiny", "minilm" nor a local folder. '
+            f'model.text: {name!r} is neither "tiny", "minilm", {", ".join(WORDS)} nor a local folder. '
             "Expected a folder with config.json, the weights and the tokenizer (models are never downloaded)"
         )
     return Path(name)

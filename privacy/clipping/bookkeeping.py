@@ -15,7 +15,16 @@ import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
 
-from privacy.clipping import activation, attention, conv, embedding, linear, norm, parameter  # noqa: F401  (their rules)
+from privacy.clipping import (  # noqa: F401  (their rules)
+    activation,
+    attention,
+    conv,
+    embedding,
+    linear,
+    norm,
+    parameter,
+    recurrent,
+)
 from privacy.clipping.book import Book
 from privacy.clipping.engine import Clipped, Factors, RecordLosses, weighted_losses
 from privacy.clipping.operators import Tracking

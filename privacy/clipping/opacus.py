@@ -122,6 +122,16 @@ def _finite(value: Any) -> Any:
     return torch.nan_to_num(value, 0.0).clamp(-limit, limit)
 
 
+def _refuse_recurrent(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.RNNBase) and any(p.requires_grad for p in module.parameters()):
+            dp = {nn.LSTM: "DPLSTM", nn.GRU: "DPGRU"}.get(type(module), "DPRNN")
+            raise UnsupportedModel(
+                f"{name or 'the model'} ({type(module).__name__}): its fused kernel gives Opacus one gradient for the "
+                f"whole batch. Take engine='bookkeeping', or opacus.layers.{dp}, which takes the same arguments."
+            )
+
+
 class _OpacusEngine:
     """What the two modes share: Opacus' validation, and a clean slate before and after each pass."""
 
@@ -129,6 +139,7 @@ class _OpacusEngine:
 
     def __init__(self, model: nn.Module, wrapper: Callable[..., GradSampleModule]) -> None:
         _detach(model)
+        _refuse_recurrent(model)
         errors = ModuleValidator.validate(model, strict=False)
         if errors:
             raise UnsupportedModel(f"Opacus refuses the model: {errors[0]}")

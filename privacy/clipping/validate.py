@@ -22,8 +22,7 @@ def validate_model(model: nn.Module) -> None:
 
     Raises:
         UnsupportedModel: nothing is trainable, a parameter is not a floating-point tensor, BatchNorm in training
-            mode, running statistics, a trained recurrent layer with a fused kernel, or a layer that drops whole
-            batches. The module is named.
+            mode, running statistics, or a layer that drops whole batches. The module is named.
     """
     parameters = trainable(model)
     if not parameters:
@@ -47,12 +46,6 @@ def _reason_against(module: nn.Module) -> str | None:
         )
     if isinstance(module, _InstanceNorm) and module.track_running_stats and module.training:
         return "running statistics would be released without noise. Build it with track_running_stats=False."
-    if isinstance(module, nn.RNNBase) and any(p.requires_grad for p in module.parameters()):
-        dp = {nn.LSTM: "DPLSTM", nn.GRU: "DPGRU"}.get(type(module), "DPRNN")
-        return (
-            "its fused kernel gives one gradient for the whole batch. Use opacus.layers."
-            f"{dp}, which takes the same arguments, or freeze it."
-        )
     if getattr(module, "mode", None) == "batch" and type(module).__name__ == "StochasticDepth":
         return "it drops a layer for the whole batch at once. Use mode='row'."
     return None

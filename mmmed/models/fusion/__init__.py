@@ -148,7 +148,9 @@ class Channel(_OfVectors):
     implementation: ClassVar[str] = "mmmed.models.fusion.channel:ChannelFusion"
 
     kind: Literal["channel"] = "channel"
-    reduction: Positive = Field(4, le=2048, description="channels over the features that their scales follow from")
+    reduction: Positive = Field(
+        4, le=2048, description="channels over the features that their scales follow from"
+    )
 
 
 class Gated(_OfVectors):
@@ -182,7 +184,9 @@ class Bottleneck(_OfTokens):
     implementation: ClassVar[str] = "mmmed.models.fusion.bottleneck:BottleneckFusion"
 
     kind: Literal["bottleneck"] = "bottleneck"
-    layers: int = Field(2, ge=2, le=64, description="blocks; what one modality writes, others read in the next")
+    layers: int = Field(
+        2, ge=2, le=64, description="blocks; what one modality writes, others read in the next"
+    )
     bottlenecks: Positive = Field(4, le=256, description="shared tokens")
 
 

@@ -16,6 +16,12 @@ from opacus.layers import DPGRU, DPLSTM
 from torch import nn
 
 from privacy.clipping import conv, per_record
+from privacy.clipping.book import Book
+from privacy.clipping.operators import Tracking
+from privacy.clipping.shared import Constants
+from privacy.clipping.shared import Shared as SharedParts
+from privacy.clipping.units import Units
+from privacy.clipping.validate import trainable
 from tests.privacy.clipping.agreement import check
 
 R = 5
@@ -286,6 +292,77 @@ def test_multihead_attention(w, u, kind, first, separate, mode, weights) -> None
 def test_recurrent_layers_of_opacus(layer: type[nn.Module], unit: str) -> None:
     model = randomised(layer(3, 4, batch_first=True))
     check(model, (normal(R, 6, 3),), torch.tensor(UNITS[unit]), call=lambda m, x: m(x)[0])
+
+
+RECURRENT: dict[str, Callable[..., nn.RNNBase]] = {
+    "lstm": nn.LSTM,
+    "lstm with a projection": lambda *sizes, **options: nn.LSTM(*sizes, proj_size=2, **options),
+    "gru": nn.GRU,
+    "rnn": nn.RNN,
+    "rnn of relu": lambda *sizes, **options: nn.RNN(*sizes, nonlinearity="relu", **options),
+}
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_recurrent_layers_of_torch(kind: str, both: bool, first: bool) -> None:
+    """Two layers, a mask on what they put out, and their last states; with and without biases and a first state."""
+    there = torch.arange(3) < torch.tensor([3, 1, 3, 2, 0])[:, None]
+
+    def call(m: nn.RNNBase, x: torch.Tensor, start: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        starts = start.transpose(0, 1).contiguous()  # of each layer and direction
+        given = starts
+        if isinstance(m, nn.LSTM):
+            given = (starts[..., : m.proj_size or 3], starts.flip(0))  # type: ignore[assignment]
+        out, last = m(x if first else x.transpose(0, 1), given if m.bias else None)
+        out = (out if first else out.transpose(0, 1)) * there[..., None]
+        ends = torch.cat(last, 2) if isinstance(last, tuple) else last
+        return torch.cat([out.flatten(1), ends.transpose(0, 1).flatten(1)], 1)
+
+    inputs = (normal(R, 3, 3), normal(R, 4 if both else 2, 3), there)
+    ways = ("keep", "ghost") if both else (None, "recompute")
+    for unit, one_way, bias in zip(("patients", "scattered"), ways, (False, True), strict=True):
+        model = RECURRENT[kind](3, 3, num_layers=2, bidirectional=both, batch_first=first, bias=bias)
+        check(randomised(model), inputs, torch.tensor(UNITS[unit]), way=one_way, call=call)
+
+
+@pytest.mark.parametrize("kind", RECURRENT)
+def test_unrolled_layers_put_out_what_torchs_own_do(kind: str) -> None:
+    """Also with dropout between the layers: the mask is the same one."""
+    torch.manual_seed(0)
+    model = RECURRENT[kind](3, 4, num_layers=3, dropout=0.5, bidirectional=True, batch_first=True).double()
+    x = normal(R, 6, 3)
+
+    def run(mode: ExitStack) -> list[torch.Tensor]:
+        torch.manual_seed(1)
+        with mode:
+            out, last = model(x)
+        return [out, *(last if isinstance(last, tuple) else [last])]
+
+    units = Units.of(torch.arange(R))
+    book = Book(SharedParts(trainable(model), Constants([])), units, 0.5, set())
+    followed = ExitStack()
+    followed.enter_context(Tracking(book))
+    for ours, own in zip(run(followed), run(ExitStack()), strict=True):
+        torch.testing.assert_close(ours, own)
+        assert (ours.grad_fn is None) == (own.grad_fn is None)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("frozen", ["", "ih", "hh", "bias"])
+def test_recurrent_cells_and_frozen_parts(cell: type[nn.RNNCellBase], frozen: str) -> None:
+    def call(m: nn.RNNCellBase, x: torch.Tensor) -> torch.Tensor:
+        state = None
+        for time in x.unbind(1):
+            state = m(time, state)
+        return state[0] if isinstance(state, tuple) else state  # type: ignore[return-value]
+
+    whole = {nn.LSTMCell: nn.LSTM, nn.GRUCell: nn.GRU, nn.RNNCell: nn.RNN}[cell]
+    for model, how in ((cell(3, 4), call), (whole(3, 4, batch_first=True), lambda m, x: m(x)[0])):
+        for name, parameter in randomised(model).named_parameters():
+            parameter.requires_grad_(not frozen or frozen not in name)
+        check(model, (normal(R, 4, 3),), torch.tensor(UNITS["patients"]), call=how)
 
 
 class Raw(nn.Module):

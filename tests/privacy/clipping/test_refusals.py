@@ -68,8 +68,8 @@ def test_an_operator_without_a_rule_is_refused_by_the_parameters_name(name: str)
 
 
 @pytest.mark.parametrize(("layer", "mend"), [(nn.LSTM, "DPLSTM"), (nn.GRU, "DPGRU"), (nn.RNN, "DPRNN")])
-@pytest.mark.parametrize("engine", ["bookkeeping", "hooks", "ghost"])
-def test_torchs_recurrent_layers_are_refused_with_their_mend(
+@pytest.mark.parametrize("engine", ["hooks", "ghost"])
+def test_torchs_recurrent_layers_are_refused_by_opacus_engines_with_their_mend(
     layer: type[nn.Module], mend: str, engine: EngineName
 ) -> None:
     model = nn.ModuleDict({"notes": layer(4, 3, batch_first=True), "head": nn.Linear(3, 2)})
@@ -79,6 +79,30 @@ def test_torchs_recurrent_layers_are_refused_with_their_mend(
 
     with pytest.raises(UnsupportedModel, match=rf"notes .*opacus\.layers\.{mend}"):
         take_step(model, losses, engine=engine)
+
+
+class Notes(nn.Module):
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.notes, self.packed = nn.GRU(4, 3, batch_first=True), packed
+        self.first = nn.Parameter(torch.zeros(1, 1, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.packed:
+            x = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), x.shape[1]), batch_first=True)
+        first = self.first.expand(1, x.batch_sizes[0] if self.packed else len(x), 3).contiguous()
+        last: torch.Tensor = self.notes(x, first.detach() if self.packed else first)[1][0]
+        return last
+
+
+@pytest.mark.parametrize(
+    ("packed", "words"),
+    [(True, r"notes\.weight_ih_l0: a packed sequence .* padded"), (False, r"first: .* take part")],
+)
+def test_what_a_recurrent_layer_may_not_be_given(packed: bool, words: str) -> None:
+    model = Notes(packed)
+    with pytest.raises(UntrackedParameter, match=words):
+        take_step(model, lambda: model(X).square().sum(1))
 
 
 def test_a_frozen_recurrent_layer_is_taken() -> None:

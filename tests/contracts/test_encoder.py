@@ -1,0 +1,151 @@
+"""What holds for every encoder at a tiny size; the default ones are in `test_modality.py`, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmmed.config import RunConfig, from_flat, to_flat
+from mmmed.data.batch import Batch, Input
+from mmmed.data.made_up import made_up_records
+from mmmed.errors import ModelError
+from mmmed.modalities.text import WORDS
+from mmmed.models import MultimodalModel, build_model, load_model, save_model
+from mmmed.models.names import in_words, policy_name
+from mmmed.models.tokens import load_tokenizer
+from mmmed.models.words.bag import BagOfWords, TfIdf
+from mmmed.tasks import Classification
+from tests.contracts.steps import check_independence, check_private_step, exact
+from tests.mmmed.models.test_models import changed, set_row
+
+COLUMNS: dict[str, dict[str, Any]] = {
+    "text": {"text": "note"},
+}
+ENCODERS = [
+    *(("text", name) for name in WORDS),
+]
+EVERY = pytest.mark.parametrize(("modality", "name"), ENCODERS, ids=[" ".join(one) for one in ENCODERS])
+
+
+@pytest.fixture
+def public(tmp_path: Path) -> str:
+    """Notes that anybody may read."""
+    file = tmp_path / "public.txt"
+    file.write_text("no lesion in the left lung\n\na small lesion\nno effusion\n", encoding="utf-8")
+    return str(file)
+
+
+def a_run(modality: str, name: str, public: str = "", **sections: Any) -> RunConfig:
+    model = {"image_width": 8, "volume_width": 8, "fusion": {"width": 8, "heads": 2}, modality: name}
+    if name == "tf-idf":
+        model["text_public"] = public
+    data = {"image": "", "text": "", "image_size": 16, "text_tokens": 8, "volume_size": 16}
+    return RunConfig.model_validate({"data": data | COLUMNS[modality], "model": model, **sections})
+
+
+def made_up(config: RunConfig, patients: int = 2) -> tuple[MultimodalModel, Batch]:
+    records = made_up_records(config, patients)
+    model = build_model(config)
+    nn.init.normal_(model.head.weight)
+    return model, records.batch(np.arange(len(records)), records.patient)
+
+
+@EVERY
+def test_a_private_step_is_the_definitions_and_records_are_independent(
+    modality: str, name: str, public: str
+) -> None:
+    model, batch = exact(*made_up(a_run(modality, name, public)))
+    check_independence(model, batch)
+    check_private_step(model.train(), Classification().target(), batch)
+
+
+@EVERY
+def test_what_is_missing_reaches_nothing_and_the_rest_reaches_the_logits(
+    modality: str, name: str, public: str
+) -> None:
+    model, batch = made_up(a_run(modality, name, public))
+    given = batch.inputs[modality]
+    with torch.no_grad():
+        model.eval()
+        expected = model(batch)
+        assert not torch.allclose(expected[0], expected[1])  # the first has everything, the second nothing
+        values = set_row(given.values, 1, given.values[0])
+        torch.testing.assert_close(model(changed(batch, modality, values=values)), expected)
+        values = set_row(given.values, 0, given.values[-1])
+        assert not torch.allclose(model(changed(batch, modality, values=values))[0], expected[0])
+
+
+@EVERY
+def test_a_model_of_it_is_named_saved_and_read(modality: str, name: str, public: str, tmp_path: Path) -> None:
+    config = a_run(modality, name, public)
+    assert from_flat(to_flat(config)) == config
+    assert name in in_words(config) and name in policy_name(config)
+    model, batch = made_up(config)
+    save_model(tmp_path / "model", model, config)
+    again, read = load_model(tmp_path / "model")
+    assert read == config
+    torch.testing.assert_close(again(batch), model.eval()(batch))
+
+
+def test_no_two_encoders_of_a_modality_have_the_same_name(public: str) -> None:
+    assert len({policy_name(a_run(*one, public)) for one in ENCODERS}) == len(ENCODERS)
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "holds no text"), (None, "cannot be read")])
+def test_public_text_that_cannot_be_read_is_named(text: str | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "public.txt"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ModelError, match=f"text_public: .*public.txt .*{words}|text_public: .*{words}"):
+        build_model(a_run("text", "tf-idf", str(file)))
+    with pytest.raises(ValueError, match="needs text_public"):
+        a_run("text", "tf-idf")
+
+
+def test_rare_words_of_public_text_weigh_more(public: str) -> None:
+    encoder = build_model(a_run("text", "tf-idf", public)).encoder("text")
+    assert isinstance(encoder, TfIdf)
+    vocabulary = load_tokenizer("tf-idf").get_vocab()
+    lesion, effusion = (float(encoder.frequencies[vocabulary[word]]) for word in ("lesion", "effusion"))
+    assert lesion == pytest.approx(np.log(4 / 3) + 1) and effusion == pytest.approx(np.log(4 / 2) + 1)
+
+
+def test_a_bag_counts_words_and_pairs_and_nothing_else(public: str) -> None:
+    config = a_run("text", "bag-of-words")
+    encoder = build_model(config).encoder("text")
+    assert isinstance(encoder, BagOfWords)
+    tokenizer = load_tokenizer("bag-of-words")
+    read = tokenizer(
+        ["no lesion no", "lesion no no", ""], padding="max_length", max_length=8, return_tensors="pt"
+    )
+    counts = encoder.counts(Input(read["input_ids"], read["attention_mask"].bool()))
+    no, lesion = (tokenizer.get_vocab()[word] for word in ("no", "lesion"))
+    assert counts[:, [no, lesion]].tolist() == [[2, 1], [2, 1], [0, 0]]
+    assert counts.sum(1).tolist() == [5, 5, 0] and not torch.equal(counts[0], counts[1])
+    lengths = encoder.weighted(counts).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.tensor([1.0, 1.0, 0.0]))
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_how_much_padding_is_behind_a_note_does_not_show(name: str, public: str) -> None:
+    model, batch = made_up(a_run("text", name, public))
+    encoder = model.eval().encoder("text")
+    values = batch.inputs["text"].values[:1]
+    for length in (1, 5):
+        there = torch.arange(values.shape[1])[None] < length
+        short = encoder(Input(values[:, :length], there[:, :length]))
+        whole = encoder(Input(values.masked_fill(~there, 7), there))
+        torch.testing.assert_close(whole[:, :length], short)
+
+
+def test_adapters_of_what_is_no_transformer_are_refused() -> None:
+    config = RunConfig.model_validate({"model": {"text": "word-gru", "trainable": "lora"}})
+    with pytest.raises(
+        ModelError, match=r"lora. adapts a transformer, and model\.text = 'word-gru' has none"
+    ):
+        build_model(config)
