@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from mmmed.config import RunConfig
+from mmmed.modalities import MODALITIES
 from mmmed.models.names import former_policy_name, policy_name
 from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
 
@@ -47,9 +48,13 @@ def _epsilon(config: RunConfig, purpose: str) -> float:
 
 
 def _columns(config: RunConfig) -> frozenset[str]:
-    """Every name in the data section that is not the site's to choose: a key that is added later counts as well."""
+    """Every name in the data section that is not the site's to choose: a key that is added later counts as well.
+
+    Of a modality's keys only those that it says name columns: others may name what is inside a file, as a lead.
+    """
     named = [*config.task.columns.values()]
+    inside = {key for one in MODALITIES.values() for key in one.data_keys.model_fields if key not in one.column_keys}
     for key, value in config.data.model_dump().items():
-        if key not in _SITES_OWN and not isinstance(value, bool | int | float):
+        if key not in {*_SITES_OWN, *inside} and not isinstance(value, bool | int | float):
             named += [value] if isinstance(value, str) else [one for one in value if isinstance(one, str)]
     return frozenset(column for column in named if column)
