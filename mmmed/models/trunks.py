@@ -1,7 +1,7 @@
 """Networks of images and volumes without their classifiers, as they come: CNNs with BatchNorm, transformers without.
 
-Each is given with the channels it puts out. Parameters are named as in the weights of torchvision; those of "vit-tiny" and
-"convnext-tiny" as in the folders of classifiers of transformers.
+Each is given with the channels it puts out. Parameters are named as in the weights of torchvision; those of "vit-tiny"
+and "convnext-tiny" as in the folders of classifiers of transformers.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from mmmed.data.made_up import made_up_records
 from mmmed.errors import ModelError
 from mmmed.modalities.text import WORDS
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trunks
-from mmmed.models.names import in_words, policy_name
+from mmmed.models.names import former_policy_name, in_words, policy_name
 from mmmed.models.tokens import load_tokenizer
 from mmmed.models.words.bag import BagOfWords, TfIdf
 from mmmed.tasks import Classification
@@ -27,12 +27,14 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "image": {"image": "film"},
     "text": {"text": "note"},
     "volume": {"volume": "scan"},
+    "table": {"numbers": {"age": [0, 90], "crp": [0, 5]}, "categories": {"sex": ["F", "M"]}},
 }
 LARGER = {"convnext-tiny": {"image_size": 32}, "densenet121": {"volume_size": 32}}
 ENCODERS = [
     *(("image", name) for name in ("resnet50", "vgg16", "convnext-tiny", "vit-tiny", "swin-tiny")),
     *(("volume", name) for name in ("densenet121", "swin-unetr")),
     *(("text", name) for name in WORDS),
+    ("table", "ft-transformer"),
 ]
 LONG = {
     "convnext-tiny",
@@ -198,3 +200,22 @@ def test_local_weights_are_read_without_their_classifier(name: str, tmp_path: Pa
     loaded = build_model(RunConfig.model_validate({"data": config.data, "model": model}))
     for key, value in loaded.encoder("image").trunk.state_dict().items():
         torch.testing.assert_close(value, whole[key])
+
+
+def test_a_former_name_allows_no_encoder_that_came_later() -> None:
+    both = {"numbers": {"age": [0, 90]}}
+    former = former_policy_name(RunConfig.model_validate({"data": both}))
+    assert former == "resnet10+tiny"
+    later = RunConfig.model_validate({"data": both, "model": {"table": "ft-transformer"}})
+    assert former_policy_name(later) is None and policy_name(later) == "resnet10+tiny+ft-transformer"
+
+
+def test_a_missing_value_and_another_one_are_told_apart_by_the_columns_that_are_there() -> None:
+    """The transformer's columns see each other: what one says depends on another's value, none on a missing one's."""
+    model, _ = made_up(a_run("table", "ft-transformer"))
+    encoder = model.eval().encoder("table")
+    values = torch.tensor([[0.5, -1.0, 1.0, 0.0]])
+    whole, part = torch.tensor([[True, True, True]]), torch.tensor([[True, False, True]])
+    moved = values + torch.tensor([[0.0, 3.0, 0.0, 0.0]])
+    assert not torch.allclose(encoder(Input(values, whole)), encoder(Input(moved, whole)))
+    torch.testing.assert_close(encoder(Input(values, part)), encoder(Input(moved, part)))
