@@ -33,13 +33,20 @@ class ImageData(Section):
 class ImageModel(Section):
     """The encoder of images."""
 
-    image: Literal["resnet10", "resnet18", "densenet121", "efficientnet-b0", "efficientnet-lite0"] = Field(
+    image: Literal[
+        "resnet10", "resnet18", "resnet50", "vgg16", "densenet121", "efficientnet-b0", "efficientnet-lite0",
+        "convnext-tiny", "vit-tiny", "swin-tiny",
+    ] = Field(
         "resnet10",
-        description='MONAI CNN, built with GroupNorm; or "efficientnet-lite0", pretrained on ImageNet '
+        description='CNN, built with GroupNorm, or transformer; or "efficientnet-lite0", pretrained on ImageNet '
         "(extra `pretrained`)",
-    )
+    )  # fmt: skip
     image_width: int = Field(
-        16, ge=8, le=64, description="channels of a ResNet's first stage (64 is the standard)"
+        16,
+        ge=8,
+        le=64,
+        description="channels of the first stage of a ResNet or VGG (64 is the standard); of the others but DenseNet "
+        "and EfficientNet in proportion, the tiny models at 64",
     )
     image_weights: str = Field("", description="local file, or MONAI bundle, of pretrained image weights")
     image_scaling: Literal["unit", "imagenet"] = Field(
@@ -99,7 +106,8 @@ class Image(Files):
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_image_encoder
 
-        return build_image_encoder(config.model, config.data.of(ImageData).image_channels)
+        keys = config.data.of(ImageData)
+        return build_image_encoder(config.model, keys.image_channels, keys.image_size)
 
     def from_scratch(self, model: ModelConfig) -> bool:
         keys = model.of(ImageModel)

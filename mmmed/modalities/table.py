@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from mmmed.modalities.base import Modality, Reading
-from mmmed.section import FrozenTable, Section
+from mmmed.section import FrozenTable, Section, later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +56,11 @@ class TableData(Section):
 
 
 class TableModel(Section):
-    """The encoder of a table's values has no keys."""
+    """The encoder of a table's values."""
+
+    table: Literal["linear", "ft-transformer"] = later(
+        "linear", description="a layer on each value alone, or a transformer over the columns"
+    )
 
 
 class Table(Modality):
@@ -108,12 +112,20 @@ class Table(Modality):
         return Stored(*encode_table(pd.DataFrame(columns).add_prefix(PREFIX), keys))
 
     def encoder(self, config: RunConfig) -> Encoder:
-        from mmmed.models.table import TableEncoder
+        from mmmed.models.table import FTTransformer, TableEncoder
 
-        return TableEncoder(widths(config.data.of(TableData)))
+        columns = widths(config.data.of(TableData))
+        return TableEncoder(columns) if _linear(config.model) else FTTransformer(columns)
+
+    def label(self, model: ModelConfig) -> str:
+        return self.name if _linear(model) else model.of(TableModel).table
 
     def in_words(self, model: ModelConfig) -> str:
-        return "one layer for the table's values"
+        return f"{'one layer' if _linear(model) else model.of(TableModel).table} for the table's values"
+
+
+def _linear(model: ModelConfig) -> bool:
+    return model.of(TableModel).table == "linear"
 
 
 def widths(data: TableData) -> list[int]:

@@ -48,10 +48,12 @@ class VolumeData(Section):
 class VolumeModel(Section):
     """The encoder of volumes."""
 
-    volume: Literal["resnet10", "resnet18"] = Field(
-        "resnet10", description="MONAI 3D CNN, built with GroupNorm"
+    volume: Literal["resnet10", "resnet18", "densenet121", "swin-unetr"] = Field(
+        "resnet10", description="MONAI 3D CNN, built with GroupNorm, or SwinUNETR's encoder"
     )
-    volume_width: int = Field(16, ge=8, le=64, description="channels of its first stage")
+    volume_width: int = Field(
+        16, ge=8, le=64, description="channels of its first stage; of swin-unetr 48 at 64, its standard"
+    )
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Volume(Files):
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_volume_encoder
 
-        return build_volume_encoder(config.model)
+        return build_volume_encoder(config.model, config.data.of(VolumeData).volume_size)
 
     def label(self, model: ModelConfig) -> str:
         return f"3d-{model.of(VolumeModel).volume}"

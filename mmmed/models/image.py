@@ -1,4 +1,4 @@
-"""MONAI CNNs as encoders from an image or a volume to a sequence of feature tokens.
+"""Networks of images and volumes as encoders from an image or a volume to a sequence of feature tokens.
 
 What is trained from scratch has GroupNorm: BatchNorm mixes the records of a batch, so one patient's gradient would
 depend on another patient and clipping would bound nothing. Pretrained weights may come with BatchNorm; it keeps the
@@ -7,6 +7,7 @@ statistics that it came with, and is then a scale and a shift of each channel.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -75,16 +76,18 @@ def _group_norm_throughout(module: nn.Module) -> None:
     """Replace every BatchNorm in a module by a GroupNorm, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            setattr(module, name, nn.GroupNorm(NORM_GROUPS, child.num_features))
+            groups = math.gcd(NORM_GROUPS, child.num_features)
+            setattr(module, name, nn.GroupNorm(groups, child.num_features))
         else:
             _group_norm_throughout(child)
 
 
-def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
+def build_image_encoder(config: ModelConfig, channels: int, size: int = 64) -> ImageEncoder:
     """Build the encoder that `config.image` names, with its pretrained weights if it names a file.
 
     Raises:
-        ModelError: the weight file is missing or is for another network, or the encoder's package is.
+        ModelError: the weight file is missing or is for another network, the encoder's package is missing, or images
+            of `size` pixels a side are too small for it.
     """
     keys = config.of(ImageModel)
     if keys.image == LITE0:
@@ -93,7 +96,7 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
     channels = max(channels, input_channels(state, channels))
     from mmmed.models.trunks import image_trunk  # MONAI, which is slow to import, only where it is used
 
-    trunk, width = image_trunk(keys, channels)
+    trunk, width = image_trunk(keys, channels, size)
     if not has_batch_statistics(state):
         _group_norm_throughout(trunk)
     if state:
@@ -101,10 +104,14 @@ def build_image_encoder(config: ModelConfig, channels: int) -> ImageEncoder:
     return ImageEncoder(_without_overwriting(trunk), width, channels, keys.image_scaling)
 
 
-def build_volume_encoder(config: ModelConfig) -> ImageEncoder:
-    """Build the 3D encoder that `config.volume` names, of one input channel."""
+def build_volume_encoder(config: ModelConfig, size: int = 48) -> ImageEncoder:
+    """Build the 3D encoder that `config.volume` names, of one input channel.
+
+    Raises:
+        ModelError: volumes of `size` voxels a side are too small for it.
+    """
     from mmmed.models.trunks import volume_trunk
 
-    trunk, width = volume_trunk(config.of(VolumeModel))
+    trunk, width = volume_trunk(config.of(VolumeModel), size)
     _group_norm_throughout(trunk)
     return ImageEncoder(_without_overwriting(trunk), width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmmed.config import RunConfig
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.image import ImageModel
+from mmmed.modalities.table import TableModel
 from mmmed.modalities.text import TextModel
 from mmmed.modalities.volume import VolumeModel
 
@@ -30,6 +31,8 @@ def former_policy_name(config: RunConfig) -> str | None:
         return None
     image, text = config.model.of(ImageModel), config.model.of(TextModel)
     weights = f":{image.image_weights}" if image.image_weights else ""
+    if "table" in config.data.modalities and config.model.of(TableModel).table != "linear":
+        return None  # a former name says nothing of the table, which had one encoder
     volume = f"+3d-{config.model.of(VolumeModel).volume}" if "volume" in config.data.modalities else ""
     return f"{image.image}{weights}+{text.text}{volume}"
 

@@ -15,7 +15,13 @@ from mmmed.errors import ModelError
 
 State = dict[str, torch.Tensor]
 
-_CLASSIFIERS = ("fc.", "class_layers.", "_fc.", "classifier.")  # left out: the fusion has its own head
+_CLASSIFIERS = (
+    "fc.",
+    "class_layers.",
+    "_fc.",
+    "classifier.",
+    "head.",
+)  # left out: the fusion has its own head
 _BUNDLE = ("models/model.safetensors", "models/model.pt")  # in a MONAI bundle, beside configs/
 _TORCHVISION_DENSE = re.compile(r"(denselayer\d+)\.(norm|conv)")  # MONAI: denselayer1.layers.norm1
 

@@ -15,8 +15,8 @@ from mmmed.data.batch import Batch, Input
 from mmmed.data.made_up import made_up_records
 from mmmed.errors import ModelError
 from mmmed.modalities.text import WORDS
-from mmmed.models import MultimodalModel, build_model, load_model, save_model
-from mmmed.models.names import in_words, policy_name
+from mmmed.models import MultimodalModel, build_model, load_model, save_model, trunks
+from mmmed.models.names import former_policy_name, in_words, policy_name
 from mmmed.models.tokens import load_tokenizer
 from mmmed.models.words.bag import BagOfWords, TfIdf
 from mmmed.tasks import Classification
@@ -24,12 +24,37 @@ from tests.contracts.steps import check_independence, check_private_step, exact
 from tests.mmmed.models.test_models import changed, set_row
 
 COLUMNS: dict[str, dict[str, Any]] = {
+    "image": {"image": "film"},
     "text": {"text": "note"},
+    "volume": {"volume": "scan"},
+    "table": {"numbers": {"age": [0, 90], "crp": [0, 5]}, "categories": {"sex": ["F", "M"]}},
 }
+LARGER = {"convnext-tiny": {"image_size": 32}, "densenet121": {"volume_size": 32}}
 ENCODERS = [
+    *(("image", name) for name in ("resnet50", "vgg16", "convnext-tiny", "vit-tiny", "swin-tiny")),
+    *(("volume", name) for name in ("densenet121", "swin-unetr")),
     *(("text", name) for name in WORDS),
+    ("table", "ft-transformer"),
+]
+LONG = {
+    "convnext-tiny",
+    "resnet50",
+    "vgg16",
+    "densenet121",
+    "swin-unetr",
+}  # 10 CPU-s and more a step in float64
+STEPS = [
+    pytest.param(*one, marks=[pytest.mark.slow] if one[1] in LONG else [], id=" ".join(one))
+    for one in ENCODERS
 ]
 EVERY = pytest.mark.parametrize(("modality", "name"), ENCODERS, ids=[" ".join(one) for one in ENCODERS])
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One block a stage; two where every second one shifts its windows."""
+    for name, stages in trunks.DEPTHS.items():
+        monkeypatch.setitem(trunks.DEPTHS, name, [2, 1, 1, 1] if "swin" in name else [1] * len(stages))
 
 
 @pytest.fixture
@@ -44,7 +69,9 @@ def a_run(modality: str, name: str, public: str = "", **sections: Any) -> RunCon
     model = {"image_width": 8, "volume_width": 8, "fusion": {"width": 8, "heads": 2}, modality: name}
     if name == "tf-idf":
         model["text_public"] = public
-    data = {"image": "", "text": "", "image_size": 16, "text_tokens": 8, "volume_size": 16}
+    data = {"image": "", "text": "", "image_size": 16, "text_tokens": 8, "volume_size": 16} | LARGER.get(
+        name, {}
+    )
     return RunConfig.model_validate({"data": data | COLUMNS[modality], "model": model, **sections})
 
 
@@ -55,7 +82,7 @@ def made_up(config: RunConfig, patients: int = 2) -> tuple[MultimodalModel, Batc
     return model, records.batch(np.arange(len(records)), records.patient)
 
 
-@EVERY
+@pytest.mark.parametrize(("modality", "name"), STEPS)
 def test_a_private_step_is_the_definitions_and_records_are_independent(
     modality: str, name: str, public: str
 ) -> None:
@@ -64,7 +91,7 @@ def test_a_private_step_is_the_definitions_and_records_are_independent(
     check_private_step(model.train(), Classification().target(), batch)
 
 
-@EVERY
+@pytest.mark.parametrize(("modality", "name"), STEPS)
 def test_what_is_missing_reaches_nothing_and_the_rest_reaches_the_logits(
     modality: str, name: str, public: str
 ) -> None:
@@ -149,3 +176,46 @@ def test_adapters_of_what_is_no_transformer_are_refused() -> None:
         ModelError, match=r"lora. adapts a transformer, and model\.text = 'word-gru' has none"
     ):
         build_model(config)
+
+
+@pytest.mark.parametrize(
+    ("modality", "name", "key"),
+    [("image", "convnext-tiny", "image_size"), ("volume", "densenet121", "volume_size")],
+)
+def test_files_too_small_for_an_encoder_are_refused(
+    modality: str, name: str, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(LARGER, name)
+    with pytest.raises(ModelError, match=f"{name}.* of 32 .* a side or more. Found data.{key} = 16"):
+        build_model(a_run(modality, name))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vit-tiny", "swin-tiny"])
+def test_local_weights_are_read_without_their_classifier(name: str, tmp_path: Path) -> None:
+    config = a_run("image", name)
+    state = build_model(config).encoder("image").trunk.state_dict()
+    whole = {key: value + 1 if value.is_floating_point() else value for key, value in state.items()}
+    torch.save(whole | {"classifier.weight": torch.ones(2, 2), "head.bias": torch.ones(2)}, tmp_path / "w.pt")
+    model = {**config.model.model_dump(), "image_weights": str(tmp_path / "w.pt")}
+    loaded = build_model(RunConfig.model_validate({"data": config.data, "model": model}))
+    for key, value in loaded.encoder("image").trunk.state_dict().items():
+        torch.testing.assert_close(value, whole[key])
+
+
+def test_a_former_name_allows_no_encoder_that_came_later() -> None:
+    both = {"numbers": {"age": [0, 90]}}
+    former = former_policy_name(RunConfig.model_validate({"data": both}))
+    assert former == "resnet10+tiny"
+    later = RunConfig.model_validate({"data": both, "model": {"table": "ft-transformer"}})
+    assert former_policy_name(later) is None and policy_name(later) == "resnet10+tiny+ft-transformer"
+
+
+def test_a_missing_value_and_another_one_are_told_apart_by_the_columns_that_are_there() -> None:
+    """The transformer's columns see each other: what one says depends on another's value, none on a missing one's."""
+    model, _ = made_up(a_run("table", "ft-transformer"))
+    encoder = model.eval().encoder("table")
+    values = torch.tensor([[0.5, -1.0, 1.0, 0.0]])
+    whole, part = torch.tensor([[True, True, True]]), torch.tensor([[True, False, True]])
+    moved = values + torch.tensor([[0.0, 3.0, 0.0, 0.0]])
+    assert not torch.allclose(encoder(Input(values, whole)), encoder(Input(moved, whole)))
+    torch.testing.assert_close(encoder(Input(values, part)), encoder(Input(moved, part)))
