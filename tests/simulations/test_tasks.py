@@ -24,7 +24,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     run = tmp_path / "run"
     code, out, err = mmmed(
         *small(hospitals, "task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true", "privacy.delta=1e-3"),
-        "--set=federation.rounds=1", "--set=privacy.metrics_epsilon=200",
+        "--set=federation.rounds=1", "--set=privacy.metrics_epsilon=8",
         "--workers=0", "--out", run,
     )  # fmt: skip
     assert code == 0, out + err
@@ -51,7 +51,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     assert body["run"]["pooled"]["kind"] == "errors" and told["mae"]["low"] <= told["mae"]["value"]
     value = result["mae"]["pooled"]["value"]
     assert (
-        told["mae"]["low"] - 0.05 < value < told["mae"]["high"] + 0.05
+        told["mae"]["low"] - 0.3 < value < told["mae"]["high"] + 0.3
     )  # there patients weigh 1, here records
     page = render_report(body)
     assert "mean absolute error, share of the range" in page and "hold no AUROC" in page
