@@ -95,7 +95,9 @@ def evaluate(
 
     def main_score(values: np.ndarray, sites: np.ndarray) -> Interval:
         """Within `sites` (N,); within one that all are of, it is the score itself."""
-        return intervals(lambda rows: {main: target.within_sites(values[rows], label[rows], sites[rows])})[main]
+        return intervals(lambda rows: {main: target.within_sites(values[rows], label[rows], sites[rows])})[
+            main
+        ]
 
     pooled = intervals(lambda rows: target.scores(predicted[rows], label[rows]))
     return Evaluation(
