@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
@@ -43,7 +44,16 @@ class ResolvedConfig:
     renamed: Mapping[str, str]
 
 
+_RESAMPLING = re.compile(r"resampl|oversampl|undersampl|balance")
+
+
 def _unknown(key: str, source: str) -> ConfigError:
+    if _RESAMPLING.search(key):
+        return ConfigError(
+            f"{source}: unknown key '{key}': patients are not resampled by label, since under differential privacy the "
+            "chance to draw a patient must be public and must not follow from labels. Weigh the loss with "
+            "task.weights or task.focal"
+        )
     keys = list(known_keys())
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
     if not near:  # the section may be wrong and the key right

@@ -51,14 +51,16 @@ def draw_outcome(
         rng: public randomness.
     """
     looked = rng.random(len(OPACITIES)) >= _NOT_LOOKED_AT
-    kinds = [
+    consolidation, effusion, nodules = (
         finding * int(opacity == one) if there else "" for one, there in zip(OPACITIES, looked, strict=True)
-    ]
+    )
     severity = float(np.clip(1.0 + 4.5 * strength + finding + rng.normal(0, 1.6), 0, 10))
     rate = np.exp(0.35 * severity + 0.02 * (age - 60)) / _MEAN_DAYS
     comes_back, ends = rng.exponential(1 / rate), rng.uniform(*_OBSERVED)
     return Outcome(
-        *kinds,
+        consolidation,
+        effusion,
+        nodules,
         severity=round(severity, 1),
         grade=int(np.searchsorted(_GRADES, severity, side="right")),
         days=round(float(min(comes_back, ends)), 1),

@@ -93,15 +93,18 @@ def evaluate(
 
     main = target.score.name
 
-    def within(rows: np.ndarray) -> dict[str, float]:
-        return {main: target.within_sites(predicted[rows], label[rows], site[rows])}
+    def main_score(values: np.ndarray, sites: np.ndarray) -> Interval:
+        """Within `sites` (N,); within one that all are of, it is the score itself."""
+        return intervals(lambda rows: {main: target.within_sites(values[rows], label[rows], sites[rows])})[
+            main
+        ]
 
     pooled = intervals(lambda rows: target.scores(predicted[rows], label[rows]))
     return Evaluation(
         score=target.score,
         pooled=pooled.pop(main),
-        site_only=intervals(lambda rows: target.scores(guess[rows], label[rows]))[main],
-        within_site=intervals(within)[main],
+        site_only=main_score(guess, np.zeros_like(site)),
+        within_site=main_score(predicted, site),
         sites={p.site: target.scores(p.prediction, p.label)[main] for p in predictions},
         others=pooled,
     )

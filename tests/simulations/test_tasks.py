@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mmmed.config import resolve
+from mmmed.models.names import policy_name
 from privacy.metrics import errors
 from privacy.report import render_report, verify_report
 from server.dashboard.runs import read_run
-from tests.simulations.conftest import small
+from tests.simulations.test_trial_policy import policy
 
 Command = Callable[..., tuple[int, str, str]]
 TASKS = '{severity={kind="regression"}, findings={kind="multilabel"}, back={kind="survival"}}'
@@ -20,13 +22,27 @@ TASKS = '{severity={kind="regression"}, findings={kind="multilabel"}, back={kind
 def test_several_tasks_train_and_tell_their_own_scores(
     mmmed: Command, hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small, and so is the noise below
+    monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small
+    settings = (
+        *("data.image=", "data.text=", "data.numbers={age=[18, 95]}", "training.batch_size=8"),
+        *("task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true"),
+        *(
+            "federation.rounds=1",
+            "training.local_epochs=1",
+            "privacy.delta=1e-3",
+            "privacy.metrics_epsilon=8",
+        ),
+    )
+    config = resolve(None, settings).config
+    columns = ["age", *config.task.columns.values()]
+    rules = {"run__columns": columns, "run__models": [policy_name(config)], "purposes": {}}
+    rules |= {"metrics": {"mae": "private", "r2": "private"}}
+    signed = policy(tmp_path / "policy.toml", **rules)
+    told = [f"--set={one}" for one in settings]
     run = tmp_path / "run"
     code, out, err = mmmed(
-        *small(hospitals, "task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true", "privacy.delta=1e-3"),
-        "--set=federation.rounds=1", "--set=privacy.metrics_epsilon=200",
-        "--workers=0", "--out", run,
-    )  # fmt: skip
+        "simulate", "--data", hospitals, *told, "--policy", signed, "--workers=0", "--out", run
+    )
     assert code == 0, out + err
     title = "mean absolute error (share of the range)"
     assert f"{title} on held-out patients" in out and "AUROC" not in out
@@ -51,7 +67,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     assert body["run"]["pooled"]["kind"] == "errors" and told["mae"]["low"] <= told["mae"]["value"]
     value = result["mae"]["pooled"]["value"]
     assert (
-        told["mae"]["low"] - 0.05 < value < told["mae"]["high"] + 0.05
+        told["mae"]["low"] - 0.3 < value < told["mae"]["high"] + 0.3
     )  # there patients weigh 1, here records
     page = render_report(body)
     assert "mean absolute error, share of the range" in page and "hold no AUROC" in page
@@ -59,7 +75,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     assert any("results/scores/0/value" in finding for finding in verify_report(body))
 
     view = read_run(run)
-    assert view.score.name == "mae" and len(view.scored) == 4
+    assert view.score.name == "mae" and view.scored == {}  # no site shows its own
     code, out, err = mmmed("evaluate", run)
     assert code == 0, out + err
     assert f"{value:.3f} [" in out and "back.c_index, all sites pooled" in out

@@ -46,6 +46,11 @@ def test_weights_are_one_a_class_and_above_0(bad: dict[str, object]) -> None:
         Classification.model_validate(bad)
 
 
+def test_resampling_by_label_is_refused_with_its_reason() -> None:
+    with pytest.raises(ConfigError, match=r"must not follow from labels\. Weigh the loss with task\.weights"):
+        from_flat({"training.oversample": True})
+
+
 def test_keys_that_came_later_change_no_digest_until_they_are_used() -> None:
     assert RunConfig().digest == "cddfb5336a5aa0d5b16a270d1df0cde361bdd8242678d580dfe4fa7709fc57ce"
     assert RunConfig(task=Classification(focal=2.0)).digest != RunConfig().digest

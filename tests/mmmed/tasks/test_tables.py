@@ -81,6 +81,7 @@ def test_a_wrong_cell_is_named_and_where_it_is_only_noted_left_out(
     [
         (TWO, {"a": ["", ""], "b": ["", ""]}, "'a, b' is empty in every row"),
         (TWO, {"a": [1, 1], "b": [0, 0]}, r"the same label \(a = 1, b = 0\)"),
+        (TWO, {"a": [1, 1], "b": ["", ""]}, r"the same label \(a = 1\)"),
         (TIMES, {"days": [50, 60], "event": [0, 0]}, r"the same label \(no event seen by 30\)"),
         (Survival(event="died"), {"days": [50, 60], "event": [0, 1]}, r"no column 'died' \(asked for by task.event\)"),
         (BOTH, {"age": [5, 6], "a": [0, 1], "b": [0, 1]}, r"no column 'grade' \(asked for by task.tasks.grade.label\)"),
