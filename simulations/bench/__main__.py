@@ -14,6 +14,7 @@ BENCHMARKS = {
     "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "secure": "a step of masked sums: CPU and bytes over the private step, and its time over a SuperLink",
+    "poison": "how far one hostile site moves a round's update under each aggregation rule",
     "scale": "a round at the server against sites and model size: bytes, CPU, memory",
     "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
     "start": "CPU time and memory until `--help` or `config show` has answered",
