@@ -70,7 +70,6 @@ class Rounds:
         self._combiner = SiteLevel(federation) if federation.site_noise_multiplier else ByRule(federation)
         self._secure = SecureSteps(folder, self._sites) if federation.release == "secure-steps" else None
         self._changed = 0  # rounds that changed the model
-        self._least = max(federation.min_sites, federation.aggregation.least_updates)
 
     def run(self, initial: Arrays) -> Arrays:
         """Run all rounds that are not finished; returns the final model.
@@ -158,7 +157,7 @@ class Rounds:
             answers.append(replace(answer, arrays={}))
         updates, outliers = self._combiner.choose(store.updates)
         told = [_unless_outlier(answer, outliers) for answer in answers]
-        if len(updates) < self._least:
+        if len(updates) < self._federation.least_updates:
             log.warning("round %d changed nothing: %d good updates", number, len(updates))
             return None, told
         update = self._combiner.combine(updates, len(answers))

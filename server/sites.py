@@ -113,7 +113,7 @@ class Sites:
             if answer.site is not None:
                 self._roster.takes(answer.node, answer.site, connected)
         nodes = sorted(connected - {answer.node for answer in answered})
-        if len(nodes) + len(answered) >= self._federation.min_sites:
+        if len(nodes) + len(answered) >= self._federation.least_updates:
             tensors = {**strategy.extras(), MODEL: model}
             yield from self._ask(number, "train", tensors, nodes, answered, strategy.accepts)
 

@@ -8,6 +8,7 @@ answered.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,9 +21,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mmmed.config import FederationConfig
+from mmmed.federation.aggregation import Aggregation
 from mmmed.files import write_atomic
 from server.checkpoint import Arrays
 from server.replies import Answer
+
+log = logging.getLogger(__name__)
 
 OUTLIER = 100.0  # times the median norm of a round's updates; the noise of a small site is far below that
 _ABOUT = "about"
@@ -107,14 +111,25 @@ class ByRule:
 
     def __init__(self, config: FederationConfig) -> None:
         self._rule, self._max_norm = config.aggregation, config.max_update_norm
+        self._to_median = (
+            config.release == "rounds" and not config.max_update_norm and not self._rule.bounds_updates
+        )
+        self._left: Aggregation | None = None  # what combined the last updates, if it was not the run's rule
 
     def choose(self, updates: Sequence[Update]) -> tuple[list[Update], set[int]]:
         """The updates that `screen` keeps, sorted by name of the site, and the nodes of the outliers."""
-        return screen(by_name(updates), self._max_norm)
+        return screen(by_name(updates), self._max_norm, to_median=self._to_median)
 
     def combine(self, updates: Sequence[Update], asked: int) -> Arrays:
-        """Combine updates into one by the run's rule, which does not depend on the number of sites ``asked``."""
-        return self._rule.combine(updates)
+        """Combine updates into one by the run's rule, or what is left of it, whatever the number of sites ``asked``."""
+        rule = self._rule.for_updates(len(updates))
+        self._left = None if rule is self._rule else rule
+        if self._left is not None:
+            log.warning(
+                "%d good updates, and %s needs %d: combined by %s",
+                *(len(updates), self._rule.kind, self._rule.least_updates, rule.kind),
+            )
+        return rule.combine(updates)
 
     def state(self) -> dict[str, Arrays]:
         """Nothing: a rule has no state."""
@@ -124,8 +139,8 @@ class ByRule:
         """Restore nothing: a rule has no state."""
 
     def statement(self, rounds: int) -> dict[str, Any]:
-        """Nothing: the server adds no privacy of its own."""
-        return {}
+        """No privacy, since the server adds none; but the rule of the newest round, where it was not the run's."""
+        return {} if self._left is None else {"aggregation": self._left.kind}
 
 
 def by_name(updates: Sequence[Update]) -> list[Update]:
@@ -136,15 +151,21 @@ def by_name(updates: Sequence[Update]) -> list[Update]:
     return sorted(updates, key=lambda one: str(one.answer.site))
 
 
-def screen(updates: Sequence[Update], max_norm: float) -> tuple[list[Update], set[int]]:
+def screen(
+    updates: Sequence[Update], max_norm: float, *, to_median: bool = False
+) -> tuple[list[Update], set[int]]:
     """Which updates are aggregated, and the nodes whose update is refused as an outlier.
 
     An update with `OUTLIER` times the median norm (of at least three) is refused whole. One above ``max_norm``, if that
-    is not 0, is scaled down to it (norm bounding, Sun et al. 2019, arXiv 1911.07963, section 4).
+    is not 0, is scaled down to it (norm bounding, Sun et al. 2019, arXiv 1911.07963, section 4); with ``to_median`` one
+    above the median of those that are kept. Noise is most of a private update's norm, and of one size where sites
+    are: theirs lie within a few parts of the median, and a hostile minority cannot move it beyond them.
     """
     limit = OUTLIER * float(np.median([one.norm for one in updates])) if len(updates) > 2 else math.inf
     outliers = {one.answer.node for one in updates if one.norm > limit > 0}
     kept = [one for one in updates if one.answer.node not in outliers]
+    if to_median and len(kept) > 2:
+        max_norm = float(np.median([one.norm for one in kept]))
     if max_norm > 0:
         kept = [one.scaled(max_norm / one.norm) if one.norm > max_norm else one for one in kept]
     return kept, outliers

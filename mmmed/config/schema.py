@@ -210,7 +210,8 @@ class FederationConfig(Section):
         0.0,
         ge=0,
         allow_inf_nan=False,
-        description="larger updates are scaled down to this norm; 0 for no bound",
+        description="larger updates are scaled down to this norm; 0 for the median norm of the round's updates, where "
+        'three or more are averaged with release = "rounds"',
     )
     wire: Literal["float32", "bfloat16", "int8"] = Field(
         "float32", description="encoding of updates; bfloat16 and int8 send the model in bfloat16"
@@ -222,6 +223,11 @@ class FederationConfig(Section):
         1.0, description="first clipping norm of a site's update under server noise; adapted each round"
     )
     site_delta: float = Field(1e-3, gt=0, lt=1, description="delta of the site-level epsilon")
+
+    @property
+    def least_updates(self) -> int:
+        """Good updates that a round needs: of `min_sites`, all but those that the rule takes to be hostile."""
+        return max(1, self.min_sites - self.aggregation.withstands)
 
     @model_validator(mode="after")
     def _enough_sites(self) -> FederationConfig:

@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import MultiKrum
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from mmmed.config import from_flat
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import AGGREGATIONS, Aggregation, Mean
 from mmmed.federation.strategies.scaffold import next_control
@@ -20,7 +21,7 @@ from privacy.noise import lattice_step
 from server.checkpoint import Arrays
 from server.replies import Answer
 from server.site_level import SiteLevel
-from server.update_store import OUTLIER, Update, UpdateStore, screen
+from server.update_store import OUTLIER, ByRule, Update, UpdateStore, screen
 from simulations.grid import InProcessGrid
 from tests import standin
 from tests.server.test_loop import config, run, same
@@ -129,6 +130,72 @@ def test_a_thousandfold_update_costs_only_itself_and_its_spending_stays_on_recor
     same(final, standin.averaged(standin.initial(), 1, [0, 1, 2]))
     told = record["train"][3]
     assert told["refused"] == "norm-outlier" and told["released"]["epsilon"] == 1.5
+
+
+def moved(tmp_path: Path, hostile: float, **keys: object) -> tuple[float, float]:
+    """Cosine and norm of a round with one of five sites hostile, against the mean of the four alone."""
+    honest = [{"a": one["a"] + 3, "b": one["b"]} for one in random(4)]
+    mean = {key: np.mean([one[key] for one in honest], axis=0) for key in LIKE}
+    bad = {key: np.asarray(value * hostile, np.float32) for key, value in mean.items()}
+    rule = ByRule(config(**keys).federation)
+    kept, _ = rule.choose(spooled(tmp_path, [*honest, bad]))
+    found, expected = (
+        np.concatenate([np.ravel(one[key]) for key in LIKE]) for one in (rule.combine(kept, 5), mean)
+    )
+    length = np.linalg.norm(found)
+    return found @ expected / (length * np.linalg.norm(expected)), length / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("hostile", [90.0, -90.0, -1.0])
+def test_no_single_site_turns_a_round_by_default(tmp_path: Path, hostile: float) -> None:
+    cosine, norm = moved(tmp_path, hostile, max_update_norm=0.0)
+    assert cosine > 0.9 and 0.3 < norm < 1.3
+    if hostile == -90:
+        assert moved(tmp_path / "unbounded", hostile, max_update_norm=1e9)[0] < 0  # what it is there for
+
+
+def test_masked_sums_and_steps_and_robust_rules_are_as_they_were(tmp_path: Path) -> None:
+    each = random(3)
+    each[2] = {key: value * 9 for key, value in each[2].items()}
+    updates = spooled(tmp_path, each)
+    plain = {"training.optimizer": "sgd", "federation.release": "steps"}
+    for federation in (
+        from_flat(plain).federation,
+        config(max_update_norm=0.0, aggregation__kind="median").federation,
+    ):
+        assert ByRule(federation).choose(updates) == (updates, set())
+    bounded, _ = ByRule(config(max_update_norm=0.0).federation).choose(updates)
+    middle = sorted(one.norm for one in updates)[1]
+    assert [one.norm for one in bounded] == pytest.approx([min(one.norm, middle) for one in updates])
+    assert ByRule(config(max_update_norm=0.0).federation).choose(updates[1:]) == (updates[1:], set())
+
+
+@pytest.mark.parametrize("fault", ["outlier", "nan", "refuse"])
+@pytest.mark.parametrize("rule", ["trimmed-mean", "multi-krum"])
+def test_a_rule_that_lost_a_site_goes_on_with_the_strongest_that_is_left(
+    tmp_path: Path, rule: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sites: list[dict[str, object]] = [*4 * [{}], {"behaviour": fault}]
+    agreed = config(rounds=1, aggregation__kind=rule, aggregation__hostile_sites=1, min_sites=5)
+    final, (record,) = run(tmp_path / "run", sites, agreed)
+    assert record["changed"] and "refused" in record["train"][4]
+    assert record.get("aggregation") == ("trimmed-mean" if rule == "multi-krum" else None)
+    assert ("multi-krum needs 5: combined by trimmed-mean" in caplog.text) == (rule == "multi-krum")
+    honest = [standin.averaged(standin.initial(), 1, [i]) for i in range(4)]
+    for key, value in final.items():
+        stack = np.stack([one[key] for one in honest])
+        assert (value >= stack.min(0) - 1e-5).all() and (value <= stack.max(0) + 1e-5).all()
+
+
+def test_a_rule_falls_back_step_by_step() -> None:
+    krum = robust("multi-krum", 1)
+    assert [krum.for_updates(n).kind for n in (5, 4, 3, 2)] == [
+        "multi-krum",
+        "trimmed-mean",
+        "trimmed-mean",
+        "median",
+    ]
+    assert Mean().for_updates(1) == Mean()
 
 
 @pytest.mark.parametrize("rule", ["trimmed-mean", "multi-krum"])

@@ -26,14 +26,28 @@ class Aggregation(Kind):
 
     Attributes:
         needs_single_updates: whether it needs more of a round's updates than their sum.
+        bounds_updates: whether one update can move the result only so far, however large it is.
     """
 
     needs_single_updates: ClassVar[bool] = True
+    bounds_updates: ClassVar[bool] = True
 
     @property
     def least_updates(self) -> int:
         """How many updates the rule needs."""
         return 1
+
+    @property
+    def withstands(self) -> int:
+        """How many sites may be hostile: a round goes on without so many of its sites."""
+        return 0
+
+    def for_updates(self, count: int) -> Aggregation:
+        """This rule, or the strongest that is left for so few updates.
+
+        Else one site whose update is refused, or that is gone, would stop every round of a rule that needs it.
+        """
+        return self
 
     def combine(self, updates: Sequence[SiteUpdate]) -> Arrays:
         """One update of at least `least_updates`: float32, with the keys and shapes that each of them has."""
@@ -45,6 +59,7 @@ class Mean(Aggregation):
     """The mean by the updates' public weights."""
 
     needs_single_updates: ClassVar[bool] = False
+    bounds_updates: ClassVar[bool] = False
 
     implementation: ClassVar[str] = "mmmed.federation.aggregation.mean:mean"
 
@@ -71,6 +86,13 @@ class TrimmedMean(Aggregation):
     def least_updates(self) -> int:
         return 2 * self.hostile_sites + 1
 
+    @property
+    def withstands(self) -> int:
+        return self.hostile_sites
+
+    def for_updates(self, count: int) -> Aggregation:
+        return self if count >= self.least_updates else Median()
+
 
 class MultiKrum(Aggregation):
     """The mean of the n - f updates that are closest to their neighbours."""
@@ -83,6 +105,15 @@ class MultiKrum(Aggregation):
     @property
     def least_updates(self) -> int:
         return 2 * self.hostile_sites + 3
+
+    @property
+    def withstands(self) -> int:
+        return self.hostile_sites
+
+    def for_updates(self, count: int) -> Aggregation:
+        if count >= self.least_updates:
+            return self
+        return TrimmedMean(hostile_sites=self.hostile_sites).for_updates(count)
 
 
 AGGREGATIONS = Kinds(Mean, Median, TrimmedMean, MultiKrum)
