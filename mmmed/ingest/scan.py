@@ -144,7 +144,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey)
 
 
 def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
-    """Name every instance's patient, and leave out what may be of either of two patients."""
+    """Name every instance's patient, and leave out those whose patient cannot be told."""
     for report in result.reports:
         ids = [Identity(one) for one in report.patients if one]
         result.people.hear(ids, report.person.called, next(iter(report.person.births), ""))
@@ -153,22 +153,26 @@ def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
             birth = next(iter(named.person.births), "")
             result.people.hear([Identity(one) for one in named.ids], named.person.called, birth)
     result.patients.update(result.people.settle(crosswalk))
-    whose: dict[str, set[str]] = defaultdict(set)
-    for number, one in enumerate(result.instances):
-        patient = result.people.patient(Identity(one.patient, one.issuer))
-        result.instances[number] = replace(one, patient=patient)
-        whose[one.study].add(result.people.unit(patient))
-    shared = {study for study, patients in whose.items() if len(patients) > 1}
     kept = []
     for one in result.instances:
-        if one.study in shared:
+        patient = result.people.patient(Identity(one.patient, one.issuer))
+        if patient:
+            kept.append(replace(one, patient=patient))
+        else:
+            result.skipped.append(Skipped(one.found.origin, _SEVERAL_ISSUERS))
+    result.instances = kept
+
+
+def leave_out_undecided(result: Scan) -> None:
+    """Leave out studies that are under several patients, with what reports say of them: either may be theirs."""
+    whose: dict[str, set[str]] = defaultdict(set)
+    for one in result.instances:
+        whose[one.study].add(result.people.unit(one.patient))
+    for one in result.instances:
+        if len(whose[one.study]) > 1:
             result.undecided |= {one.study, one.accession} - {""}
             result.skipped.append(Skipped(one.found.origin, _SHARED))
-        elif not one.patient:
-            result.skipped.append(Skipped(one.found.origin, _SEVERAL_ISSUERS))
-        else:
-            kept.append(one)
-    result.instances = kept
+    result.instances = [one for one in result.instances if len(whose[one.study]) == 1]
 
 
 def _place_loose_files(result: Scan) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from mmmed.deidentify.keys import SiteKey
 from mmmed.ingest.items import Written
-from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.people import People
 from mmmed.ingest.plan import Item
 from mmmed.ingest.scan import Scan
@@ -21,16 +20,6 @@ def two_people(found: Scan, key: SiteKey) -> list[str]:
         f"{len(known.sexes)} sexes in the sources; check whether these are different people"
         for patient, known in found.patients.items()
         if len(known.births) > 1 or len(known.sexes) > 1
-    ]
-
-
-def unnamed(notes: int, options: IngestOptions) -> list[str]:
-    """That nothing has looked for names which are neither known nor introduced."""
-    if not notes or options.name_model:
-        return []
-    return [
-        "no name_model: names in notes that no header knows and no title or label introduces are still there; state one, "
-        "or read a sample"
     ]
 
 

@@ -19,7 +19,7 @@ from mmmed.ingest.note_matching import Notes, attach
 from mmmed.ingest.options import IngestOptions, TableOptions
 from mmmed.ingest.records import date
 from mmmed.ingest.rows import study_entries
-from mmmed.ingest.scan import Scan, scan
+from mmmed.ingest.scan import Scan, leave_out_undecided, scan
 from mmmed.ingest.sources import find_files
 from tests.mmmed.dicom.files import CT, dicom, save
 
@@ -52,6 +52,7 @@ def read(folder: Path, **options: Any) -> tuple[Scan, Notes]:
     """What the headers and documents of ``folder`` say; pixels are left alone."""
     stated = IngestOptions(site="north", **options)
     found = scan(find_files([folder], folder / "unpacked"), stated, KEY)
+    leave_out_undecided(found)
     return found, attach(found, stated)
 
 
