@@ -47,6 +47,8 @@ _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
 _REPORTS = "88."
 _WAVEFORMS, _AUDIO = "9.", "9.4.2"
 _VOLUME_MODALITIES = ("CT", "MR", "PT", "NM")
+_SLICES = ("CT", "MR", "PT")  # the images of which are slices, unless they say otherwise
+_STACKED = {_STORAGE + rest for rest in ("2", "4", "128")}  # CT, MR, PET image storage
 _NO_VOLUME_IMAGES = "LOCALIZER"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 SOUNDS = (".wav", ".flac", ".mp3")
@@ -77,6 +79,8 @@ class Instance:
     slices: tuple[Slice, ...] = ()
     kind: Kind = "image"
     issuer: str = ""
+    scout: bool = False
+    stacked: bool = False  # what should be a slice of a volume
 
 
 @dataclass
@@ -275,12 +279,13 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         return
     modality = str(dataset.get("Modality") or "OT")
     # A localiser lies across the slices of its series, which would then not be a regular volume.
-    planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    scout = _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    planar = modality not in _VOLUME_MODALITIES or scout
     result.instances.append(
         Instance(
             file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient.id,
             _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
-            _kind(sop_class), patient.issuer,
+            _kind(sop_class), patient.issuer, scout, modality in _SLICES and not scout and sop_class in _STACKED,
         )
     )  # fmt: skip
 
