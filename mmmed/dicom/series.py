@@ -102,7 +102,7 @@ def geometry(slices: Sequence[Slice]) -> Geometry | str:
         return "series with several slices at one position (phases or echoes): export them as separate series"
     if gaps.max() > (1 + _SAME_SPACING) * step or gaps.min() < (1 - _SAME_SPACING) * step:
         wide = int((gaps > (1 + _SAME_SPACING) * gaps.min()).sum())
-        return f"series with missing slices, or slices at uneven distances: {wide} gaps"
+        return f"series with missing slices: {wide} gaps"
     ordered = tuple(slices[i] for i in order)
     origin, last = np.array(ordered[0].position), np.array(ordered[-1].position)
     affine = np.eye(4)
@@ -113,9 +113,13 @@ def geometry(slices: Sequence[Slice]) -> Geometry | str:
     shifts = None
     if np.linalg.norm(np.cross(last - origin, normal)) > _TILTED * np.linalg.norm(last - origin):
         places = np.array([one.position for one in ordered]) - origin
-        shifts = np.stack([places @ along_column / first.spacing[0], places @ along_row / first.spacing[1]], axis=1)
+        shifts = np.stack(
+            [places @ along_column / first.spacing[0], places @ along_row / first.spacing[1]], axis=1
+        )
         low = shifts.min(axis=0)
         shifts = shifts - low
         affine[:3, 2] = normal * step
         affine[:3, 3] = origin + affine[:3, 0] * low[0] + affine[:3, 1] * low[1]
-    return Geometry(ordered, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, shifts)  # DICOM is LPS+, NIfTI and MONAI RAS+
+    return Geometry(
+        ordered, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, shifts
+    )  # DICOM is LPS+, NIfTI and MONAI RAS+

@@ -160,8 +160,10 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
 
 
 def _upright(volume: np.ndarray, shifts: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """Slices of a tilted gantry (H, W, N) moved by rows and columns (N, 2), linearly interpolated; beside them the least
-    value."""
+    """Slices of a tilted gantry (H, W, N) moved by rows and columns (N, 2), linearly interpolated.
+
+    Beside them is the least value.
+    """
     height, width, _ = volume.shape
     upright = np.full(shape, volume.min(), dtype=np.float32)
     upright[:height, :width] = volume

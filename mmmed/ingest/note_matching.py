@@ -100,9 +100,13 @@ def attach(scan: Scan, options: IngestOptions) -> Notes:
         entry.texts = [text for text in entry.texts if text]
         for column, rule in options.labels.items():
             if column in entry.said:
-                entry.values[column] = _LABEL[rule.uncertain if entry.said[column] is Certainty.OPEN else entry.said[column]]
+                entry.values[column] = _LABEL[
+                    rule.uncertain if entry.said[column] is Certainty.OPEN else entry.said[column]
+                ]
                 if entry.said[column] is Certainty.OPEN:
-                    notes.unusable[column][f"studies whose report leaves it open: {rule.uncertain} (labels.NAME.uncertain)"] += 1
+                    notes.unusable[column][
+                        f"studies whose report leaves it open: {rule.uncertain} (labels.NAME.uncertain)"
+                    ] += 1
             elif rule.codes:
                 entry.values[column] = entry.findings.label(rule.codes)
             elif rule.column:
@@ -147,7 +151,9 @@ class _Reader:
         for column, (pattern, sections) in self._patterns.items():
             try:
                 if not has_section(text, sections):
-                    self._notes.unusable[column]["reports without the section of the label: it is not read from them"] += 1
+                    self._notes.unusable[column][
+                        "reports without the section of the label: it is not read from them"
+                    ] += 1
                     continue
                 said = finding(select_sections(text, sections), pattern)
             except TimeoutError as error:

@@ -15,7 +15,8 @@ from mmmed.ingest.review import Review
 from mmmed.ingest.sources import Skipped
 
 _UNNAMED = (
-    "  no name_model: names in notes that no header knows and no title or label introduces are still there; state one, or "
+    "  no name_model: names in notes that no header knows and no title or label introduces are still there; state "
+    "one, or "
     "read a sample"
 )
 

@@ -68,7 +68,8 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
 
 _SCOUT = "localiser, or slice that lies or is sampled otherwise than the others of its series: no part of the volume"
 _UNPLACED = (
-    "slice without position, orientation or pixel spacing, in a series of slices: it belongs to no volume; export it again"
+    "slice without position, orientation or pixel spacing, in a series of slices: it belongs to no volume; export "
+    "it again"
 )
 _TWICE = "slice that was sent twice: the same place and the same pixels"
 
@@ -88,14 +89,18 @@ def _one_stack(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]
     stacks = [group for group in alike.values() if sum(len(one.slices) for one in group) >= MIN_SLICES]
     unplaced = [one for one in instances if not one.slices]
     left_out = [
-        Skipped(one.found.origin, _UNPLACED if one.stacked else _SCOUT) for one in unplaced if one.stacked or one.scout
+        Skipped(one.found.origin, _UNPLACED if one.stacked else _SCOUT)
+        for one in unplaced
+        if one.stacked or one.scout
     ]
     if not stacks:
-        return [one for one in instances if one.slices or not one.stacked and not one.scout], left_out
+        return [one for one in instances if one.slices or (not one.stacked and not one.scout)], left_out
     if len(stacks) > 1:
         return [one for one in instances if one.slices], left_out
     others = [one for one in instances if one.slices and one not in stacks[0]]
-    left_out += [Skipped(one.found.origin, _SCOUT) for one in [*others, *unplaced] if not one.stacked or one in others]
+    left_out += [
+        Skipped(one.found.origin, _SCOUT) for one in [*others, *unplaced] if not one.stacked or one in others
+    ]
     kept, twice = _once(stacks[0])
     return kept, [*{one.origin: one for one in left_out}.values(), *twice]
 
@@ -116,7 +121,9 @@ def _once(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]]:
         if len(first.slices) == len(other.slices) == 1 and _content(first) == _content(other)
     ]
     again = {one.sop for one in twice}
-    return [one for one in instances if one.sop not in again], [Skipped(one.found.origin, _TWICE) for one in twice]
+    return [one for one in instances if one.sop not in again], [
+        Skipped(one.found.origin, _TWICE) for one in twice
+    ]
 
 
 def _content(instance: Instance) -> object:

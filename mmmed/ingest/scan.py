@@ -54,8 +54,13 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 SOUNDS = (".wav", ".flac", ".mp3")
 WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
 
-_NOBODY = "no patient id (or a word for none): name it and its patient in a table, or it cannot be kept apart from other patients"
-_SHARED = "study that is under several patients: correct the patient id, or name both ids as one person in the crosswalk"
+_NOBODY = (
+    "no patient id (or a word for none): name it and its patient in a table, or it cannot be kept apart from other "
+    "patients"
+)
+_SHARED = (
+    "study that is under several patients: correct the patient id, or name the ids as one in the crosswalk"
+)
 _SEVERAL_ISSUERS = "patient id that several issuers gave, without its issuer: name the issuer in the header"
 _FOREIGN = (
     "de-identified copy that this site key did not make: its patient would pass for another than the one of the "
@@ -263,16 +268,17 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         date(str(dataset.get("PatientBirthDate") or "")) or "",
     )
     _learn_identifiers(whose, dataset)
-    if not is_legible(str(dataset.get("PatientName") or "")):
-        result.unusable["name"][
-            "with characters that were lost: notes may still hold it (SpecificCharacterSet)"
-        ] += 1
+    if not is_legible(name := str(dataset.get("PatientName") or "")):
+        result.unusable["name"]["headers with characters that were lost: notes may hold it (SpecificCharacterSet)"] += 1
+    elif not name.strip("^ "):
+        result.unusable["name"]["headers without the patient's name: notes may hold it"] += 1
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
     if sop_class.startswith(_STORAGE + _REPORTS):
         findings, measures = coded_content(dataset)
         result.reports.append(
             Report(
-                (patient.id,), (study,), report_text(dataset), file.origin, date=date(str(dataset.get("StudyDate") or "")),
+                (patient.id,), (study,), report_text(dataset), file.origin,
+                date=date(str(dataset.get("StudyDate") or "")),
                 findings=findings, measures=tuple(measures),
             )
         )  # fmt: skip
@@ -360,7 +366,7 @@ def _facts(dataset: Dataset, modality: str, unusable: dict[str, Counter[str]]) -
 
 
 def _years(age: str) -> str | None:
-    """Whole years of an age string (PS3.5 6.2, its zeros optional), at most 90; "" if it is empty, None if unreadable."""
+    """Whole years of an age string (PS3.5 6.2, zeros optional), at most 90; "" if it is empty, None if unreadable."""
     if not age.strip():
         return ""
     match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age.upper())

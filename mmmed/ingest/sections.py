@@ -13,35 +13,61 @@ import regex
 
 from mmmed.ingest.negation import SLOWEST, Certainty, certainty
 
-__all__ = ["SLOWEST", "Certainty", "Section", "finding", "finding_stated", "has_section", "select_sections", "sentences"]
+__all__ = [
+    "SLOWEST",
+    "Certainty",
+    "Section",
+    "finding",
+    "finding_stated",
+    "has_section",
+    "select_sections",
+    "sentences",
+]
 Section = Literal["history", "technique", "findings", "impression", "other"]
 
 _WORDS: dict[str, str] = {
     "history": r"(?:clinical |patient |relevant )?(?:history|information|indications?|details|data|question|problem)|"
-    r"reason for (?:the )?(?:exam(?:ination)?|study|visit|request)|anamnese|klinische (?:angaben?|daten|informationen?|fragestellung)|klinik|"
-    r"(?:klinische )?fragestellung|(?:rechtfertigende )?indikation(?:sstellung)?|vorgeschichte|überweisungs(?:diagnose|grund)|motif|renseignements cliniques",
-    "technique": r"techniques?|procedures?|comparisons?|protocol|exam(?:ination)?|study|technik|untersuchungs(?:technik|protokoll)|methodik|"
+    r"reason for (?:the )?(?:exam(?:ination)?|study|visit|request)|anamnese|klinische (?:angaben?|daten|"
+    r"informationen?|fragestellung)|klinik|"
+    r"(?:klinische )?fragestellung|(?:rechtfertigende )?indikation(?:sstellung)?|vorgeschichte|"
+    r"überweisungs(?:diagnose|grund)|motif|renseignements cliniques",
+    "technique": r"techniques?|procedures?|comparisons?|protocol|exam(?:ination)?|study|technik|"
+        r"untersuchungs(?:technik|protokoll)|methodik|"
     r"voraufnahmen?|voruntersuchung(?:en)?|vergleich|untersuchung|contrast|kontrastmittel",
-    "findings": r"(?:radiological |imaging |detailed )?(?:findings?|observations?|results?|report)|description|befunde?|befundbeschreibung|"
+    "findings": r"(?:radiological |imaging |detailed )?(?:findings?|observations?|results?|report)|description|"
+        r"befunde?|befundbeschreibung|"
     r"beschreibung|bevindingen|résultats?|hallazgos|reperti",
-    "impression": r"(?:final |overall |radiological |preliminary )?(?:impressions?|conclusions?|assessment|opinion|summary|diagnos[ie]s|interpretation|comments?|"
-    r"recommendations?|plan|synopsis|in summary)|(?:zusammenfassende |abschließende |gesamt|radiologische )?(?:beurteilung|bewertung|wertung|einschätzung|"
-    r"diagnosen?)|zusammenfassung|zusammenfassend|epikrise|fazit|schlussfolgerung(?:en)?|ergebnis|interpretation|kommentar|conclusie|besluit|"
+    "impression": r"(?:final |overall |radiological |preliminary )?(?:impressions?|conclusions?|assessment|opinion|"
+        r"summary|diagnos[ie]s|interpretation|comments?|"
+    r"recommendations?|plan|synopsis|in summary)|(?:zusammenfassende |abschließende |gesamt|"
+    r"radiologische )?(?:beurteilung|bewertung|wertung|einschätzung|"
+    r"diagnosen?)|zusammenfassung|zusammenfassend|epikrise|fazit|schlussfolgerung(?:en)?|ergebnis|interpretation|"
+    r"kommentar|conclusie|besluit|"
     r"conclusión|conclusiones|impresión|synthèse|conclusioni|conclusão|empfehlung(?:en)?|procedere|resümee|a/p|imp",
 }  # fmt: skip
-_STEMS = re.compile(r"(?i)impress|conclu|beurteil|zusammenfass|schlussfolger|epikris|fazit|bewertung|assessment|interpretation|diagnos[ie]")
+_STEMS = re.compile(
+    r"(?i)impress|conclu|beurteil|zusammenfass|schlussfolger|epikris|fazit|bewertung|assessment|"
+    r"interpretation|diagnos[ie]"
+)
 _JOIN = r"[ ]?(?:/|&|\+|and|und|,|-|or|et|y|en)[ ]?"
 _ONE = "|".join(f"(?:{words})" for words in _WORDS.values())
 _KNOWN = re.compile(rf"(?i)(?:the )?(?:{_ONE})(?:{_JOIN}(?:{_ONE})){{0,2}}(?:[ ]\([^()\n]{{1,30}}\))?")
 _MARK = r"[ \t]*(?:#{1,6}[ ]*|(?:\d{1,2}|[IVX]{1,4}|[a-zA-Z])[.)][ ]*|[-•–>][ ]+)?(?:\*{1,2}|_{1,2}|<b>|\[)?"
-_COLON = re.compile(rf"^{_MARK}(?P<title>[^\n:.!?*_\]]{{2,60}}?)[ ]*(?:(?:\*{{1,2}}|_{{1,2}}|</b>|\])?[ ]*[:=]|\](?=[ ]))[ ]*(?:\*{{1,2}}|_{{1,2}})?[ \t]*", re.M)
+_COLON = re.compile(
+    rf"^{_MARK}(?P<title>[^\n:.!?*_\]]{{2,60}}?)[ ]*(?:(?:\*{{1,2}}|_{{1,2}}|</b>|\])?[ ]*[:=]|"
+    rf"\](?=[ ]))[ ]*(?:\*{{1,2}}|_{{1,2}})?[ \t]*",
+    re.M,
+)
 _BARE = re.compile(
-    rf"^{_MARK}(?P<title>{_KNOWN.pattern.removeprefix('(?i)')})[ ]*(?:\*{{1,2}}|_{{1,2}}|</b>|\])?(?:[ ]*$|[ ]+[-–—][ ]+|[ ]*[.—–][ ]*$)[ \t]*",
+    rf"^{_MARK}(?P<title>{_KNOWN.pattern.removeprefix('(?i)')})[ ]*(?:\*{{1,2}}|_{{1,2}}|</b>|\])?(?:[ ]*$|"
+    rf"[ ]+[-–—][ ]+|[ ]*[.—–][ ]*$)[ \t]*",
     re.M | re.I,
 )
 _LEADING = re.compile(  # begins its line without a sign after it
-    r"^[ \t]*(?P<title>IMPRESSIONS?|CONCLUSIONS?|BEURTEILUNG|FINDINGS|BEFUND|HISTORY|INDICATION|TECHNIQUE|ZUSAMMENFASSUNG"
-    r"|Impression|Conclusion|Beurteilung|Zusammenfassung|Epikrise|Fazit|Zusammenfassend)[ ]+(?!of\b|on\b|by\b|and\b|und\b|der\b|des\b|is\b)(?=\w)",
+    r"^[ \t]*(?P<title>IMPRESSIONS?|CONCLUSIONS?|BEURTEILUNG|FINDINGS|BEFUND|HISTORY|INDICATION|TECHNIQUE|"
+    r"ZUSAMMENFASSUNG"
+    r"|Impression|Conclusion|Beurteilung|Zusammenfassung|Epikrise|Fazit|Zusammenfassend)[ ]+(?!of\b|on\b|by\b|and\b|"
+    r"und\b|der\b|des\b|is\b)(?=\w)",
     re.M,
 )
 _MOST_WORDS = 6  # of a heading
@@ -91,18 +117,25 @@ def has_section(text: str, sections: Sequence[Section]) -> bool:
 # ---------------------------------------------------------------- sentences
 
 _ABBREVIATIONS = (
-    r"Dr|Prof|Mr|Mrs|Ms|St|Nr|No|vs|approx|e\.g|i\.e|cf|etc|incl|resp|est|Fig|max|min|ca|bzw|z\.\s?B|u\.\s?a|o\.\s?g|d\.\s?h|V\.\s?a|Z\.\s?n|"
-    r"DD|evtl|ggf|ggü|path|pathol|pulm|pulmon|kard|entz|entzündl|infiltr|ausgepr|ger|geringgr|vergr|verd|sog|insb|insbes|zirk|inkl|vermehrt|"
-    r"venös|art|lob|seg|rez|chron|ak|akt|unverd|spez|mediast|basal|interst|postop|präop|med|lat|dors|ventr|kran|kaud|beg|bek|li|re|bds|subpl|"
+    r"Dr|Prof|Mr|Mrs|Ms|St|Nr|No|vs|approx|e\.g|i\.e|cf|etc|incl|resp|est|Fig|max|min|ca|bzw|z\.\s?B|u\.\s?a|"
+    r"o\.\s?g|d\.\s?h|V\.\s?a|Z\.\s?n|"
+    r"DD|evtl|ggf|ggü|path|pathol|pulm|pulmon|kard|entz|entzündl|infiltr|ausgepr|ger|geringgr|vergr|verd|sog|insb|"
+    r"insbes|zirk|inkl|vermehrt|"
+    r"venös|art|lob|seg|rez|chron|ak|akt|unverd|spez|mediast|basal|interst|postop|präop|med|lat|dors|ventr|kran|"
+    r"kaud|beg|bek|li|re|bds|subpl|"
     r"wsl|wahrsch|susp|fragl|mögl|diff|einschl|u|o|d|f|s|m|i|a|e|n|v|z|p|t"
 )
 _ENDS = re.compile(rf"(?<![\w.])(?:{_ABBREVIATIONS})\.$", re.I)
-_SIDES = re.compile(r"(?:[A-ZÄÖÜ][\w-]+[ ](?:li|re|bds|basal)|etc)\.$")  # end a sentence after a noun, not after "im"
+_SIDES = re.compile(
+    r"(?:[A-ZÄÖÜ][\w-]+[ ](?:li|re|bds|basal)|etc)\.$"
+)  # end a sentence after a noun, not after "im"
 _NEW = re.compile(r"[A-ZÄÖÜ]")
 _STOP = re.compile(r"[.!?](?=[\s\"')\]])\s*|;\s*|\n+")
 _HANGING = re.compile(  # a line that ends so goes on in the next
-    r"(?i)(?:[,(/–-]|(?<!\w)(?:no|not|of|the|an?|and|or|nor|for|in|on|at|to|with|without|is|are|any|by|from|new|focal|left|right|evidence|sign|signs|"
-    r"kein(?:e[nrsm]?)?|ohne|nicht|einen?|eine[rms]|ein|der|die|das|des|dem|den|und|oder|noch|weder|auf|von|vom|im|in|mit|für|zur?|zum|bei|path\.?|"
+    r"(?i)(?:[,(/–-]|(?<!\w)(?:no|not|of|the|an?|and|or|nor|for|in|on|at|to|with|without|is|are|any|by|from|new|"
+    r"focal|left|right|evidence|sign|signs|"
+    r"kein(?:e[nrsm]?)?|ohne|nicht|einen?|eine[rms]|ein|der|die|das|des|dem|den|und|oder|noch|weder|auf|von|vom|im|"
+    r"in|mit|für|zur?|zum|bei|path\.?|"
     r"pathologische[nrsm]?|sichere[nrsm]?|Hinweis|Hinweise|Nachweis|Anhalt))$"
 )
 _ITEM = re.compile(r"[ \t]*(?:[-•*–>]|\d{1,2}[.)])[ \t]|[ \t]*$")
@@ -133,8 +166,18 @@ def _unwrapped(text: str) -> str:
     joined: list[str] = []
     for number, (line, raw) in enumerate(zip(lines, text.splitlines(), strict=True)):
         before = joined[-1] if joined else ""
-        if before and line and number not in headings and not _ITEM.match(raw) and _goes_on(before, lines[number - 1], line, width):
-            joined[-1] = before.rstrip("-") + line if re.search(r"[a-zäöü]-$", before) and line[0].islower() else f"{before} {line}"
+        if (
+            before
+            and line
+            and number not in headings
+            and not _ITEM.match(raw)
+            and _goes_on(before, lines[number - 1], line, width)
+        ):
+            joined[-1] = (
+                before.rstrip("-") + line
+                if re.search(r"[a-zäöü]-$", before) and line[0].islower()
+                else f"{before} {line}"
+            )
         else:
             joined.append(line)
     return "\n".join(joined)

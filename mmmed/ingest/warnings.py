@@ -36,7 +36,8 @@ def several_ids(people: People, key: SiteKey) -> list[str]:
         )
     if people.suspects:
         told.append(
-            f"{len(people.suspects)} pairs of ids have one name and birth date: each is one patient for the ledger. State in "
+            f"{len(people.suspects)} pairs of ids have one name and birth date: each is one patient for the ledger. "
+            f"State in "
             "the crosswalk (id, person) which are one person and which are not"
         )
     told += sorted({f"patient {key.patient(people.unit(one))}: perhaps two" for one, _ in people.suspects})

@@ -78,7 +78,8 @@ def _build(config: TextModel, tokens: int) -> TextEncoder:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
     if absent := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
         raise ModelError(
-            f"model.text: {config.text} lacks {len(absent)} of the weights of its architecture, '{absent[0]}' among them: they "
+            f"model.text: {config.text} lacks {len(absent)} of the weights of its architecture, '{absent[0]}' among "
+            f"them: they "
             "would be random. Copy all weight files of the model"
         )
     if getattr(encoder.config, "is_encoder_decoder", False):

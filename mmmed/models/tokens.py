@@ -35,7 +35,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"model.text: {name} holds no tokenizer that transformers can load: {error}"
         ) from error
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):  # made up by transformers from the config alone
+    if set(tokenizer.get_vocab()) <= set(
+        tokenizer.all_special_tokens
+    ):  # made up by transformers from the config alone
         raise ModelError(
             f"model.text: {name} holds no tokenizer that knows a word. Copy the tokenizer's files (tokenizer.json, or "
             "vocab.txt and the like) into the folder from where the weights came"

@@ -61,7 +61,8 @@ LABS = {"values": {"crp": {"unit": "mg/L"}}}
 
 @pytest.mark.parametrize(
     "cell, form, expected",
-    [("2009-03-09", "", None), ("03/09/2009", "", None), ("39881", "", None), ("09.03.09", "", None), ("soon", "", None),
+    [("2009-03-09", "", None), ("03/09/2009", "", None), ("39881", "", None), ("09.03.09", "", None), ("soon", "",
+     None),
      ("2020-03-11", "", 250.0), ("11.3.2020", "", 250.0), ("2020.03.11", "", 250.0), ("2020/03/11", "", 250.0),
      ("03/11/2020", "%m/%d/%Y", 250.0), ("11/03/2020 08:15", "%d/%m/%Y", 250.0), ("43901", "excel", 250.0),
      ("11.03.20", "%d.%m.%y", 250.0), ("11/03/2020", "%m/%d/%Y", None), ("39881", "excel", None)],
@@ -166,7 +167,8 @@ def test_decimal_commas_are_read(tmp_path: Path) -> None:
     [({"RescaleSlope": "0"}, "RescaleSlope is 0"), ({"RescaleSlope": "1.0.0"}, "RescaleSlope is no number"),
      ({"RescaleSlope": "1", "RescaleIntercept": "?"}, "RescaleIntercept is no number"),
      ({"WindowCenter": "40/400", "WindowWidth": "400"}, "WindowCenter is no number"),
-     ({"RescaleSlope": "1,024,5"}, "RescaleSlope is no number"), ({"RescaleSlope": "nan"}, "RescaleSlope is no number")],
+     ({"RescaleSlope": "1,024,5"}, "RescaleSlope is no number"), ({"RescaleSlope": "nan"},
+     "RescaleSlope is no number")],
 )  # fmt: skip
 def test_a_slope_or_window_that_cannot_be_right_is_refused(
     elements: dict[str, str], told: str, tmp_path: Path

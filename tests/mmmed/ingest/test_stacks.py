@@ -29,7 +29,9 @@ def stack(folder: Path, count: int = 5, tilt: float = 0.0) -> list[Dataset]:
         row = 10 - 2 * number * sin
         low = int(np.floor(row))
         pixels[low, 8:12], pixels[low + 1, 8:12] = round(100 * (1 - (row - low))), round(100 * (row - low))
-        ds = dicom(pixels, sop_class=CT, ImageOrientationPatient=[1, 0, 0, 0, cos, sin], PixelSpacing=[1.0, 1.0])
+        ds = dicom(
+            pixels, sop_class=CT, ImageOrientationPatient=[1, 0, 0, 0, cos, sin], PixelSpacing=[1.0, 1.0]
+        )
         ds.StudyInstanceUID, ds.SeriesInstanceUID = base.StudyInstanceUID, base.SeriesInstanceUID
         ds.ImagePositionPatient = [0.0, 0.0, 2.0 * number]
         save(ds, folder / f"{number}.dcm")

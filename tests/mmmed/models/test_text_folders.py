@@ -52,7 +52,9 @@ def _cut(path: Path) -> None:
 
 def _halved(path: Path) -> None:
     state = load_file(path / "model.safetensors")
-    save_file({k: v for k, v in state.items() if "layer.0" not in k}, path / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: v for k, v in state.items() if "layer.0" not in k}, path / "model.safetensors", {"format": "pt"}
+    )
 
 
 def _pickled(path: Path) -> None:
@@ -68,10 +70,13 @@ def _more_words(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "harm, told",
-    [(_without_tokenizer, "no tokenizer that knows a word"), (_cut, "cut short or damaged"), (_halved, "would be random"),
+    [(_without_tokenizer, "no tokenizer that knows a word"), (_cut, "cut short or damaged"), (_halved,
+     "would be random"),
      (_pickled, "cannot be loaded"), (_more_words, "its embedding has 9 rows")],
 )  # fmt: skip
-def test_a_folder_that_is_not_whole_is_refused(harm: Callable[[Path], None], told: str, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_whole_is_refused(
+    harm: Callable[[Path], None], told: str, tmp_path: Path
+) -> None:
     harm(folder(tmp_path))
     with pytest.raises(ModelError, match=told):
         build(tmp_path)
@@ -84,7 +89,10 @@ def test_a_folder_without_a_padding_token_is_refused(tmp_path: Path) -> None:
 
 def test_padding_comes_behind_a_note_whatever_the_folder_says(tmp_path: Path) -> None:
     config = RunConfig.model_validate(
-        {"data": {"source": "x", "text": "text", "text_tokens": 8}, "model": {"text": str(folder(tmp_path, padding_side="left"))}}
+        {
+            "data": {"source": "x", "text": "text", "text_tokens": 8},
+            "model": {"text": str(folder(tmp_path, padding_side="left"))},
+        }
     )
     tokens, mask = _tokens(["small effusion"], config)
     assert tokens[0].tolist() == [4, 6, 0, 0, 0, 0, 0, 0] and mask[0].tolist() == [True] * 2 + [False] * 6
