@@ -159,7 +159,12 @@ def _clean(dataset: Dataset, key: SiteKey, days: int) -> None:
                 for item in items:
                     _clean(item, key, days)
                 dataset[tag] = DataElement(tag, "SQ", Sequence(items))
-        elif action == "X" or element.VR == "UN" or int(tag) in _NAMED_NOWHERE or (not action and element.VR in _PROSE):
+        elif (
+            action == "X"
+            or element.VR == "UN"
+            or int(tag) in _NAMED_NOWHERE
+            or (not action and element.VR in _PROSE)
+        ):
             del dataset[tag]
         elif action == "Z" or element.VR == "PN":
             dataset[tag] = DataElement(tag, element.VR, None)

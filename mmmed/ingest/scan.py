@@ -269,7 +269,9 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
     )
     _learn_identifiers(whose, dataset)
     if not is_legible(name := str(dataset.get("PatientName") or "")):
-        result.unusable["name"]["headers with characters that were lost: notes may hold it (SpecificCharacterSet)"] += 1
+        result.unusable["name"][
+            "headers with characters that were lost: notes may hold it (SpecificCharacterSet)"
+        ] += 1
     elif not name.strip("^ "):
         result.unusable["name"]["headers without the patient's name: notes may hold it"] += 1
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
