@@ -1,7 +1,7 @@
 """DICOM headers by the Basic Application Level Confidentiality Profile (PS3.15 table E.1-1, edition 2026c).
 
 The table comes from dicom-anonymizer. Its own traversal treats the top level only; here every item of every
-sequence is treated, and what the table does not know is decided for privacy: private and unknown elements,
+sequence is treated, and what the table does not know is decided for privacy: private and unknown elements, prose,
 overlays and curves are removed, every person name emptied, every UID that DICOM did not register replaced.
 
 Options of the profile that are taken: Clean Pixel Data (by `deidentify.pixels`), Retain Longitudinal
@@ -36,6 +36,10 @@ OPTIONS = (  # PS3.16 CID 7050
 )
 _CHARACTERISTICS = {0x00100040, 0x00101010, 0x00101020, 0x00101030}  # sex, age, size, weight
 _BIRTH_DATE = 0x00100030  # a shifted one would tell who is older than 89
+_NAMED_NOWHERE = {  # that the profile's table forgets: birth dates of other calendars, a comment, retired order numbers
+    0x00100033, 0x00100034, 0x00100035, 0x00400400, 0x00402006, 0x00402007,
+}  # fmt: skip
+_PROSE = {"LT", "ST", "UT", "UC"}  # anybody may be named in it: what the table says nothing of is removed
 _OLDEST = 90
 _REGISTERED_ROOT = "1.2.840.10008."
 _TEXT = {"AE", "LO", "LT", "SH", "ST", "UC", "UR", "UT"}
@@ -45,7 +49,8 @@ _PLACEHOLDERS = {"DA": "19000101", "DT": "19000101", "TM": "000000", "AS": "000Y
 def deidentify_header(dataset: Dataset, key: SiteKey, patient: str = "") -> Dataset:
     """A copy without identifiers; pixel data are passed on untouched.
 
-    The patient, ``patient`` or as the header says, is named by a pseudonym, the id is `SiteKey.copy_id`. The result is explicit little endian if it is
+    The patient, ``patient`` or as the header says, is named by a pseudonym, the id is `SiteKey.copy_id`. The result
+    is explicit little endian if it is
     written. Any other text that holds a name part or id found in the original is emptied, too.
     """
     patient = patient or patient_key(dataset)
@@ -154,7 +159,12 @@ def _clean(dataset: Dataset, key: SiteKey, days: int) -> None:
                 for item in items:
                     _clean(item, key, days)
                 dataset[tag] = DataElement(tag, "SQ", Sequence(items))
-        elif action == "X" or element.VR == "UN":
+        elif (
+            action == "X"
+            or element.VR == "UN"
+            or int(tag) in _NAMED_NOWHERE
+            or (not action and element.VR in _PROSE)
+        ):
             del dataset[tag]
         elif action == "Z" or element.VR == "PN":
             dataset[tag] = DataElement(tag, element.VR, None)

@@ -9,7 +9,8 @@ import unicodedata
 from mmmed.deidentify.words import PARTICLES, is_word
 
 TITLES = (
-    r"Drs?|Prof|PD|Mr|Mrs|Ms|Miss|Mister|Herr|Herrn|Frau|Fr|Hr|Sr|Sra|Mme|OA|OÄ|CA|Doctor|Nurse|Schwester|Pfleger|Fräulein|"
+    r"Drs?|Prof|PD|Mr|Mrs|Ms|Miss|Mister|Herr|Herrn|Frau|Fr|Hr|Sr|Sra|Mme|OA|OÄ|CA|Doctor|Nurse|Schwester|Pfleger|"
+    r"Fräulein|"
     r"Kolleg(?:e|en|in)|Sir|Dame|Rev|Dipl\.-(?:Med|Psych|Ing)|Priv\.-Doz|med|habil|univ|hc|Jr|Sr|II|III|MD|PhD"
 )
 _SPELLINGS = {
@@ -24,8 +25,12 @@ _SPELLINGS = {
 }
 _SEPARATORS = " -'’.,^"
 _PARTICLES = "|".join(PARTICLES)
-_LINK = rf"(?:[\s,^_]{{1,3}}|-)(?:(?:{_PARTICLES})[\s’']{{1,2}}){{0,3}}(?:[A-Z]\.?[\s,]{{1,2}})?"  # between two parts of a name
-_EAST_ASIAN = r"\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+# between two parts of a name
+_LINK = rf"(?:[\s,^_]{{1,3}}|-)(?:(?:{_PARTICLES})[\s’']{{1,2}}){{0,3}}(?:[A-Z]\.?[\s,]{{1,2}})?"
+_EAST_ASIAN = (
+    r"\u1100-\u11ff\u2e80-\u2fdf\u3005-\u3007\u3040-\u30ff\u3130-\u318f"
+    r"\u31f0-\u31ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff"
+)
 _AFTER_SURNAME = "님|씨|氏|さん|さま|様|殿|君|ちゃん|先生|医師|医生|教授|女士|小姐|患者|선생|교수|의사|환자"
 _MOST_PARTS = 5
 

@@ -24,35 +24,47 @@ _RARE_NAME = rf"{_LED}(?!(?i:{_ANY_WORD})(?![\w'’-])){_TOKEN}(?!\w*:){_REST}" 
 _SHORT_TITLES = r"OA|OÄ|CA|PD|Fr\.|Hr\.|Sr\.|Sra|Mme|Hrn\."
 _LONG_TITLES = (
     r"(?i:Drs?|Prof|Mrs|Miss|Mister|Herrn?|Frau|Fräulein|Doctor|Doktor|Nurse|Schwester|Pfleger|Professor|Sir|Rev)"
-    r"|Mr|Ms|M[RS](?=\.)|Dipl\.-(?:Med|Psych|Ing)|Priv\.-?Doz|Privatdozent(?:in)?|Oberarzt|Oberärztin|Chefarzt|Chefärztin|Assistenzarzt"
+    r"|Mr|Ms|M[RS](?=\.)|Dipl\.-(?:Med|Psych|Ing)|Priv\.-?Doz|Privatdozent(?:in)?|Oberarzt|Oberärztin|Chefarzt|"
+    r"Chefärztin|Assistenzarzt"
     r"|Assistenzärztin|Facharzt|Fachärztin|Stationsarzt|Stationsärztin|Hausarzt|Hausärztin|Kolleg(?:e|en|in)"
 )
 _CHAIN = (  # further titles after the first
-    r"(?:(?i:Dr|Prof|med|habil|univ|dent|rer|nat|phil|h\.? ?c|mult|PD|Priv\.-?Doz|Dipl\.-\w+|OA|OÄ|CA|Oberarzt|Oberärztin|Chefarzt|Kolleg(?:e|en|in)|Herrn?|Frau|MD)\b\.?,?\s{1,2}){0,6}"
+    r"(?:(?i:Dr|Prof|med|habil|univ|dent|rer|nat|phil|h\.? ?c|mult|PD|Priv\.-?Doz|Dipl\.-\w+|OA|OÄ|CA|Oberarzt|"
+    r"Oberärztin|Chefarzt|Kolleg(?:e|en|in)|Herrn?|Frau|MD)\b\.?,?\s{1,2}){0,6}"
 )
 _DONE = (
-    r"dictated|signed|reported|read|interpreted|reviewed|approved|verified|finali[sz]ed|transcribed|performed|ordered|requested|referred|"
-    r"attested|authored|prepared|seen|examined|supervised|co-?signed|edited|validated|authenticated|discussed|communicated|called|"
+    r"dictated|signed|reported|read|interpreted|reviewed|approved|verified|finali[sz]ed|transcribed|performed|"
+    r"ordered|requested|referred|"
+    r"attested|authored|prepared|seen|examined|supervised|co-?signed|edited|validated|authenticated|discussed|"
+    r"communicated|called|"
     r"telephoned|paged|notified|given|conveyed|relayed|reviewing|scheduled|typed|entered|completed|electronically"
 )
 _GETAN = (
-    r"befundet|diktiert|geschrieben|vidiert|unterzeichnet|unterschrieben|freigegeben|erstellt|validiert|kontrolliert|untersucht|überwiesen|"
-    r"zugewiesen|signiert|gesehen|besprochen|verfasst|gezeichnet|visitiert|operiert|behandelt|mitgeteilt|informiert|angefordert|"
+    r"befundet|diktiert|geschrieben|vidiert|unterzeichnet|unterschrieben|freigegeben|erstellt|validiert|"
+    r"kontrolliert|untersucht|überwiesen|"
+    r"zugewiesen|signiert|gesehen|besprochen|verfasst|gezeichnet|visitiert|operiert|behandelt|mitgeteilt|informiert|"
+    r"angefordert|"
     r"veranlasst|begutachtet|gegengezeichnet|übermittelt|Rücksprache|telefonat"
 )
 _LABELS = (
-    r"patient(?:in)?(?:[ ']{0,2}s?[ ]name|enname)?|pat\.?|(?:full |first |last |sur|fore|family |vor|nach|familien|geburts|mädchen)?name|dear|"
-    r"attending|resident|fellow|radiologists?|radiologe|radiologin|physician|provider|technologist|technician|surgeon|author|consultant|"
-    r"registrar|pcp|nurse|sonographer|reader|readers|interpreter|next of kin|emergency contact|contact(?: person)?|caregiver|guardian|"
+    r"patient(?:in)?(?:[ ']{0,2}s?[ ]name|enname)?|pat\.?|(?:full |first |last |sur|fore|family |vor|nach|familien|"
+    r"geburts|mädchen)?name|dear|"
+    r"attending|resident|fellow|radiologists?|radiologe|radiologin|physician|provider|technologist|technician|"
+    r"surgeon|author|consultant|"
+    r"registrar|pcp|nurse|sonographer|reader|readers|interpreter|next of kin|emergency contact|contact(?: person)?|"
+    r"caregiver|guardian|"
     r"(?:referring|ordering|requesting|attending|primary|performing|reading|interpreting|supervising|signing|family)"
     r"(?: care)? (?:physician|provider|doctor|clinician|radiologist|md|dr)|clinician|cc|to|from|an|von|signature|"
-    r"(?:ober|chef|assistenz|stations|haus|fach)?(?:arzt|ärztin)|befunder(?:in)?|überweiser|zuweiser|einweiser|operateur(?:in)?|assistenz|"
+    r"(?:ober|chef|assistenz|stations|haus|fach)?(?:arzt|ärztin)|befunder(?:in)?|überweiser|zuweiser|einweiser|"
+    r"operateur(?:in)?|assistenz|"
     r"mtra?|unterschrift|anforderer|ansprechpartner(?:in)?|verfasser(?:in)?|gutachter(?:in)?|untersucher(?:in)?|"
-    r"wife|husband|daughter|son|mother|father|brother|sister|partner|spouse|ehefrau|ehemann|tochter|sohn|mutter|vater|bruder|schwester|"
+    r"wife|husband|daughter|son|mother|father|brother|sister|partner|spouse|ehefrau|ehemann|tochter|sohn|mutter|"
+    r"vater|bruder|schwester|"
     r"betreuer(?:in)?|angehörige[rn]?"
 )
 _KIN = (
-    r"wife|husband|daughter|son|mother|father|brother|sister|niece|nephew|ehefrau|ehemann|tochter|sohn|mutter|vater|bruder|betreuer(?:in)?|"
+    r"wife|husband|daughter|son|mother|father|brother|sister|niece|nephew|ehefrau|ehemann|tochter|sohn|mutter|vater|"
+    r"bruder|betreuer(?:in)?|"
     r"lebensgefährt(?:e|in)|named|namens"
 )
 _CREDENTIALS = (
@@ -62,8 +74,10 @@ _NAMES = (
     rf"(?<![\w.])(?:{_LONG_TITLES})\b\.?,?[ \u00a0]{{1,2}}{_CHAIN}({_FULL_NAME})",
     rf"(?<![\w.])(?:DR)[ ]{{1,2}}({_RARE_NAME})",
     rf"(?<![\w.])(?:{_SHORT_TITLES})[ \u00a0]{{1,2}}{_CHAIN}({_FULL_NAME})",
-    rf"(?<!\w)(?i:(?:{_DONE})(?:[ ](?:and|&|electronically|digitally|\w+ed)){{0,2}}[ ](?:by|with|to|from))\s*[:–-]\s*{_CHAIN}({_FULL_NAME})",
-    rf"(?<!\w)(?i:(?:{_DONE})(?:[ ](?:and|&|electronically|digitally|\w+ed)){{0,2}}[ ](?:by|with|to|from))\s{{1,2}}{_CHAIN}({_RARE_NAME})",
+    rf"(?<!\w)(?i:(?:{_DONE})(?:[ ](?:and|&|electronically|digitally|\w+ed)){{0,2}}[ ](?:by|with|to|"
+    rf"from))\s*[:–-]\s*{_CHAIN}({_FULL_NAME})",
+    rf"(?<!\w)(?i:(?:{_DONE})(?:[ ](?:and|&|electronically|digitally|\w+ed)){{0,2}}[ ](?:by|with|to|"
+    rf"from))\s{{1,2}}{_CHAIN}({_RARE_NAME})",
     rf"(?<!\w)(?i:(?:{_GETAN})[ ](?:von|durch|mit|an))\s*[:–-]\s*{_CHAIN}({_FULL_NAME})",
     rf"(?<!\w)(?i:(?:{_GETAN})[ ](?:von|durch|mit|an))\s{{1,2}}{_CHAIN}({_RARE_NAME})",
     rf"(?<!\w)(?i:{_LABELS})[ ]?[:=]\s{{0,3}}{_CHAIN}({_FULL_NAME})",
@@ -79,10 +93,15 @@ _MONTHS = (
     r"Aug(?:ust)?|Sept?(?:ember)?|O[ck]t(?:ober)?|Nov(?:ember)?|De[cz](?:ember)?"
 )
 _NUMBER_WORDS = (
-    r"MRN|PID|Patienten-?(?:nummer|ID)|Pat\.?-?(?:Nr|ID)|Aufnahme(?:nummer|-?Nr)|Auftrags?(?:nummer|-?Nr)|Vorgangs?(?:nummer|-?Nr)|KVNR|"
-    r"Akten(?:zeichen|-?Nr)|Az|NHS(?:\s*no)?|CHI|FIN|CSN|encounter|(?:hospital|unit|NHS|lab|visit|encounter|specimen|request|reference|ref|chart|file|medical record)"
-    r"\s*(?:id|no|number|nr|#)|Untersuchungs?(?:nummer|-?Nr)|Geräte(?:nummer|-?Nr)|Serien(?:nummer|-?Nr)|Personal(?:nummer|-?Nr)|Anforderungs?(?:nummer|-?Nr)|patient\s*(?:id|no|number|nr)|record\s*(?:no|number|#)|account|acct|acc(?:ession)?(?:\s*(?:no|number|#))?|"
-    r"case\s*(?:no|number)|Fall(?:nummer|-?Nr)|Pat(?:ienten)?-?(?:ID|Nr)|policy|insurance|member|Versicherten(?:nummer|-?Nr)|"
+    r"MRN|PID|Patienten-?(?:nummer|ID)|Pat\.?-?(?:Nr|ID)|Aufnahme(?:nummer|-?Nr)|Auftrags?(?:nummer|-?Nr)|"
+    r"Vorgangs?(?:nummer|-?Nr)|KVNR|"
+    r"Akten(?:zeichen|-?Nr)|Az|NHS(?:\s*no)?|CHI|FIN|CSN|encounter|(?:hospital|unit|NHS|lab|visit|encounter|"
+    r"specimen|request|reference|ref|chart|file|medical record)"
+    r"\s*(?:id|no|number|nr|#)|Untersuchungs?(?:nummer|-?Nr)|Geräte(?:nummer|-?Nr)|Serien(?:nummer|-?Nr)|"
+    r"Personal(?:nummer|-?Nr)|Anforderungs?(?:nummer|-?Nr)|patient\s*(?:id|no|number|nr)|record\s*(?:no|number|#)|"
+    r"account|acct|acc(?:ession)?(?:\s*(?:no|number|#))?|"
+    r"case\s*(?:no|number)|Fall(?:nummer|-?Nr)|Pat(?:ienten)?-?(?:ID|Nr)|policy|insurance|member|"
+    r"Versicherten(?:nummer|-?Nr)|"
     r"licen[cs]e|certificate|passport|serial|S/N|SN|device\s*(?:id|no)|lot|VIN|plate|Kennzeichen|study\s*id|order"
 )
 RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -115,17 +134,23 @@ RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
         re.compile(
             r"(?<![\d.])(?:\d{1,2}([./-])\s?\d{1,2}\1\s?(?:\d{4}|\d{2})|\d{4}([./-])\d{1,2}\2\d{1,2}|"
             r"(?:19|20)\d{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))(?!\d|\.\d)"
-            rf"|\b\d{{1,2}}(?:st|nd|rd|th|\.)?(?:\s*(?:of\s+)?|-)(?:{_MONTHS})\b\.?(?:-\d{{2,4}}\b|,?\s*(?:'?\d{{4}}|'\d{{2}}))?"
+            rf"|\b\d{{1,2}}(?:st|nd|rd|th|\.)?(?:\s*(?:of\s+)?|-)(?:{_MONTHS})\b\.?(?:-\d{{2,4}}\b|"
+            rf",?\s*(?:'?\d{{4}}|'\d{{2}}))?"
             rf"|\b(?:{_MONTHS})\b\.?\s+\d{{1,2}}(?:st|nd|rd|th)?\b(?:,?\s*(?:19|20)\d{{2}})?"
             rf"|\b(?:{_MONTHS})\b\.?,?\s+(?:19|20)\d{{2}}\b"
-            r"|(?<![\d/.])(?:0?[1-9]|1[0-2])/(?:19|20)\d{2}(?![\d/])|(?<![\d-])(?:19|20)\d{2}-(?:0[1-9]|1[0-2])(?![\d-])",
+            r"|(?<![\d/.])(?:0?[1-9]|1[0-2])/(?:19|20)\d{2}(?![\d/])|(?<![\d-])(?:19|20)\d{2}-(?:0[1-9]|"
+            r"1[0-2])(?![\d-])",
             re.I,
         ),
     ),
-    ("DATE", re.compile(rf"(?<![\w])\d{{1,2}}[ .]?(?:{_MONTHS})[ .]?(?:\d{{4}}|\d{{2}})(?!\w)|\b(?:{_MONTHS})-\d{{1,2}}-\d{{2,4}}\b"
-        r"|(?<![\w.])\d{1,2}\.\s?\d{1,2}\.\s?'?(?:\d{4}|\d{2})(?![\d.])|(?<![\d.,])(?:0?[1-9]|1[0-2])\.(?:19|20)\d{2}(?![\d.])"
-        r"|\b\d{4}\s?/\s?\d{1,2}\s?/\s?\d{1,2}\b|\b(?:the\s)?\d{1,2}(?:st|nd|rd|th)\s(?:of\s)?(?:this|last)\smonth\b", re.I)),
-    ("DATE", re.compile(r"\b(?:on|am|vom|since|seit|until|bis|from|dated?|admitted|discharged|ab|zum|of|prior|comparison|compared (?:to|with)|"
+    ("DATE", re.compile(rf"(?<![\w])\d{{1,2}}[ .]?(?:{_MONTHS})[ .]?(?:\d{{4}}|\d{{2}})(?!\w)|"
+        rf"\b(?:{_MONTHS})-\d{{1,2}}-\d{{2,4}}\b"
+        r"|(?<![\w.])\d{1,2}\.\s?\d{1,2}\.\s?'?(?:\d{4}|\d{2})(?![\d.])|(?<![\d.,])(?:0?[1-9]|1[0-2])\.(?:19|"
+        r"20)\d{2}(?![\d.])"
+        r"|\b\d{4}\s?/\s?\d{1,2}\s?/\s?\d{1,2}\b|\b(?:the\s)?\d{1,2}(?:st|nd|rd|th)\s(?:of\s)?(?:this|last)\smonth\b",
+        re.I)),
+    ("DATE", re.compile(r"\b(?:on|am|vom|since|seit|until|bis|from|dated?|admitted|discharged|ab|zum|of|prior|"
+        r"comparison|compared (?:to|with)|"
         r"CT|MRI?|CXR|vs|exam|study|film|DOS|DOA|zuletzt|Voraufnahmen? (?:vom|von))\s{0,2}:?\s{0,2}"
         r"((?:0?[1-9]|[12]\d|3[01])[./](?:0?[1-9]|[12]\d|3[01])(?:\.(?!\d)|(?![\d./%]))"
         r"(?!\s*(?:mm|cm|l|kg)\b))", re.I)),
@@ -133,17 +158,21 @@ RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     (
         "ID",
         re.compile(
-            rf"(?<=\b)(?:{_NUMBER_WORDS})\b\s*(?:[:#.=]|is|Nr\.?|no\.?)?\s*(?=[\w/-]{{0,20}}\d)([\w][\w/-]{{2,}}(?:[ ]\d{{3,4}}\b(?!\s?(?:%|m[mlg]|cm|HU|[.,]\d)))*)", re.I
+            rf"(?<=\b)(?:{_NUMBER_WORDS})\b\s*(?:[:#.=]|is|Nr\.?|"
+            rf"no\.?)?\s*(?=[\w/-]{{0,20}}\d)([\w][\w/-]{{2,}}(?:[ ]\d{{3,4}}\b(?!\s?(?:%|m[mlg]|cm|HU|[.,]\d)))*)",
+            re.I
         ),
     ),
     (
         "PHONE",
         re.compile(
-            r"(?<![\w.])(?:\+|00)\d{1,3}[\s./-]?(?:\(0\)\s?)?(?:\(0?\d{2,5}\)|\d{2,5})[\s./-]?\d{3,4}(?:[\s./-]?\d{2,5}){0,2}(?![\w.])"
+            r"(?<![\w.])(?:\+|00)\d{1,3}[\s./-]?(?:\(0\)\s?)?(?:\(0?\d{2,5}\)|"
+            r"\d{2,5})[\s./-]?\d{3,4}(?:[\s./-]?\d{2,5}){0,2}(?![\w.])"
             r"|(?<![\w.])(?:\(0?\d{2,5}\)|0\d{2,5})[\s./-]\s?\d{3,4}(?:[\s./-]?\d{2,5}){1,2}(?![\w.]\d)"
             r"|(?<![\w.])\d{3}[\s.-]\d{3,4}[\s.-]\d{4}(?!\w)"
             r"|(?<![\w.-])\d{3}-\d{4}(?![\w-])(?!\s*(?:mm|cm|ml|mg|g|Hz|mL)\b)"
-            r"|(?:\b(?:tel|phone|fax|pager|beeper|telefon|mobile?|cell|handy|dect|durchwahl|ext(?:ension)?|apparat|piepser|funk|fon|tel\.-nr)\b\.?"
+            r"|(?:\b(?:tel|phone|fax|pager|beeper|telefon|mobile?|cell|handy|dect|durchwahl|ext(?:ension)?|apparat|"
+            r"piepser|funk|fon|tel\.-nr)\b\.?"
             r"(?:\s*(?:no|nr|number|nummer)\b\.?)?\s*[:#]?\s*)((?:[+\d(][\d\s()./-]{2,}|-)\d+)",
             re.I,
         ),
@@ -152,18 +181,28 @@ RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
         "ADDRESS",
         re.compile(
             r"\b[A-Z]{1,2}\d[A-Z\d]? \d(?!ST|ND|RD|TH|MM|CM|ML|MG)[A-Z]{2}\b|\b[A-Z]\d[A-Z] \d[A-Z]\d\b"  # UK, Canada
-            r"|\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
-            r"|\b\d{1,5}[A-Za-z]?,?\s+(?:[NSEW]\.?\s+)?(?:(?:[A-Z][\w'-]{0,40}|\d{1,3}(?:st|nd|rd|th))\.?\s{1,3}){1,3}(?:Crescent|Close|Terrace|Parkway|Pkwy|"
-            r"Street|Avenue|Road|Lane|Drive|Court|Way|Place|Square|Boulevard|Highway|Hwy|Circle|Cir|Trail|Gardens|Grove|Row|Walk|Mews|Park|Ter|Pl|Sq|Blvd|Pike|Alley|Hill|Heights|Green|Quay|Loop|St|Rd|Ave|Dr|Ln)\b\.?"
-            r"(?:\s[NSEW]{1,2}\b)?(?:,?\s(?:[Aa]pt|[Uu]nit|[Ss]uite|[Ff]lat|#)\.?\s?\w{1,5})?|\bP\.?\s?O\.?\s?[Bb]ox\s\d{1,6}|\bPostfach\s\d[\d ]{1,8}"
-            r"|\b[A-ZÄÖÜ][\w-]{1,40}[ -](?:Straße|Strasse|Str\.|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer|Chaussee|Reihe|Markt|Steig|Wall|Garten|Kamp|Hof)\s+\d{1,4}\s?[a-h]?(?:\s?[-–/]\s?\d{1,4})?\b"
-            r"|\b[A-ZÄÖÜ][\w-]{2,40}(?:ufer|chaussee|steig|wall|kamp|stieg|pfad|berg|hof|markt|garten|anger|graben|brücke|twiete|reihe|winkel|zeile)\s+\d{1,3}\s?[a-h]?(?=\s*(?:[,.;\n]|$|in\b))"
-            r"|\b(?:Am|An der|An den|Im|In der|Auf der|Auf dem|Unter den|Zum|Zur|Hinter der|Vor dem|Bei der|Alte|Neue)\s+(?!(?i:Segment|Tag|Alter|Apex|Bereich|Ober|Unter|Stadium|"
-            r"Mittel|Rahmen|Level|Grad|Zeit|Verlauf|Vergleich|Median)\w*)[A-ZÄÖÜ][\w-]+(?:\s[A-ZÄÖÜ][\w-]+)?\s+\d{1,3}\s?[a-h]?(?=\s*(?:[,;\n]|$|\.\s|\.$|in\b))"
-            r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|damm)\s+\d{1,4}\s?[a-z]?\b"
+            r"|\b\d{1,5}\s+(?:[A-Z][\w'-]{0,40}\s{1,3}){1,3}(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|"
+            r"Drive|Dr|Court|Ct|Way|Place|Square)\b\.?"
+            r"|\b\d{1,5}[A-Za-z]?,?\s+(?:[NSEW]\.?\s+)?(?:(?:[A-Z][\w'-]{0,40}|\d{1,3}(?:st|nd|rd|"
+            r"th))\.?\s{1,3}){1,3}(?:Crescent|Close|Terrace|Parkway|Pkwy|"
+            r"Street|Avenue|Road|Lane|Drive|Court|Way|Place|Square|Boulevard|Highway|Hwy|Circle|Cir|Trail|Gardens|"
+            r"Grove|Row|Walk|Mews|Park|Ter|Pl|Sq|Blvd|Pike|Alley|Hill|Heights|Green|Quay|Loop|St|Rd|Ave|Dr|Ln)\b\.?"
+            r"(?:\s[NSEW]{1,2}\b)?(?:,?\s(?:[Aa]pt|[Uu]nit|[Ss]uite|[Ff]lat|#)\.?\s?\w{1,5})?|"
+            r"\bP\.?\s?O\.?\s?[Bb]ox\s\d{1,6}|\bPostfach\s\d[\d ]{1,8}"
+            r"|\b[A-ZÄÖÜ][\w-]{1,40}[ -](?:Straße|Strasse|Str\.|Weg|Platz|Allee|Gasse|Ring|Damm|Ufer|Chaussee|Reihe|"
+            r"Markt|Steig|Wall|Garten|Kamp|Hof)\s+\d{1,4}\s?[a-h]?(?:\s?[-–/]\s?\d{1,4})?\b"
+            r"|\b[A-ZÄÖÜ][\w-]{2,40}(?:ufer|chaussee|steig|wall|kamp|stieg|pfad|berg|hof|markt|garten|anger|graben|"
+            r"brücke|twiete|reihe|winkel|zeile)\s+\d{1,3}\s?[a-h]?(?=\s*(?:[,.;\n]|$|in\b))"
+            r"|\b(?:Am|An der|An den|Im|In der|Auf der|Auf dem|Unter den|Zum|Zur|Hinter der|Vor dem|Bei der|Alte|"
+            r"Neue)\s+(?!(?i:Segment|Tag|Alter|Apex|Bereich|Ober|Unter|Stadium|"
+            r"Mittel|Rahmen|Level|Grad|Zeit|Verlauf|Vergleich|"
+            r"Median)\w*)[A-ZÄÖÜ][\w-]+(?:\s[A-ZÄÖÜ][\w-]+)?\s+\d{1,3}\s?[a-h]?(?=\s*(?:[,;\n]|$|\.\s|\.$|in\b))"
+            r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|"
+            r"damm)\s+\d{1,4}\s?[a-z]?\b"
             rf"|(?<![\w.,-])(?:D-)?\d{{5}}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[ -](?!(?i:{_ANY_WORD})\b)[A-ZÄÖÜ][a-zäöüß]+)?\b"
             r"|\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b"
-            r"|(?i:\b(?:wohnhaft|wohnt|adresse|anschrift|lebt|address|lives at|resides at|residing at|living at)\b)[ ]?:?\s(?:in[ ])?"
+            r"|(?i:\b(?:wohnhaft|wohnt|adresse|anschrift|lebt|address|lives at|resides at|residing at|"
+            r"living at)\b)[ ]?:?\s(?:in[ ])?"
             r"([A-ZÄÖÜ\d][^\n.;:]{2,50}?\s\d{1,4}\s?[a-hA-H]?)\b"
         ),
     ),

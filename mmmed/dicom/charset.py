@@ -1,4 +1,4 @@
-"""Headers whose character set is missing or wrong (PS3.3 C.12.1.1.2): names in them would not be recognised in notes."""
+"""Headers whose character set is missing or wrong (PS3.3 C.12.1.1.2): notes would keep the names in them."""
 
 from __future__ import annotations
 

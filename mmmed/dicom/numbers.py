@@ -1,4 +1,4 @@
-"""Numbers of DICOM headers (DS, PS3.5 6.2). One that cannot be read is refused: a default in its place would be wrong."""
+"""Numbers of DICOM headers (DS, PS3.5 6.2). One that cannot be read is refused: a default would be wrong."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ Colour: palette or YBR -> RGB, divided by the largest value. Overlays and ICC pr
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import get_frame
@@ -52,7 +54,7 @@ def stored_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
     """Decode frame ``index`` to stored values, (H, W) or (H, W, 3), YBR turned to RGB, native byte order."""
     try:
         _check_declared(dataset, name, index)
-        array = pixel_array(dataset, index=index)
+        array = pixel_array(_full_samples(dataset, name), index=index)
     except DataError:
         raise
     except Exception as error:  # decoders raise whatever they stumble over
@@ -61,6 +63,37 @@ def stored_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
             "export the image again, uncompressed if need be"
         ) from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+_GRAY = 8  # levels by which a gray pixel may be off
+_CLEARLY = 2  # times as many pixels
+
+
+def _full_samples(dataset: Dataset, name: object) -> Dataset:
+    """The data set; if it says that colour is halved (YBR_FULL_422) and all samples are there, as what they are.
+
+    Most of a medical picture is gray: equal samples in RGB, 128 in both colours of YBR. Raises `DataError` if neither
+    is clear.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if dataset.get("PhotometricInterpretation") != "YBR_FULL_422" or syntax.is_encapsulated:
+        return dataset
+    pixels, frames = int(dataset.Rows) * int(dataset.Columns), int(dataset.get("NumberOfFrames") or 1)
+    if dataset.get("BitsAllocated") != 8 or len(dataset.PixelData) < 3 * pixels * frames:
+        return dataset
+    samples = np.frombuffer(dataset.PixelData, np.uint8, 3 * pixels).astype(np.int16)
+    first, second, third = (
+        samples.reshape(3, -1) if dataset.get("PlanarConfiguration") else samples.reshape(-1, 3).T
+    )
+    equal = ((np.abs(first - second) <= _GRAY) & (np.abs(first - third) <= _GRAY)).sum()
+    middle = ((np.abs(second - 128) <= _GRAY) & (np.abs(third - 128) <= _GRAY)).sum()
+    if max(equal, middle) < _CLEARLY * min(equal, middle) or equal == middle:
+        raise DataError(
+            f"{name}: YBR_FULL_422 over full samples that may be RGB or YBR; export the image again"
+        )
+    full = copy.copy(dataset)
+    full.PhotometricInterpretation = "RGB" if equal > middle else "YBR_FULL"
+    return full
 
 
 def _check_declared(dataset: Dataset, name: object, index: int) -> None:

@@ -14,6 +14,8 @@ MIN_SLICES = 3
 _SAME_DIRECTION = 1e-3  # largest difference of direction cosines
 _SAME_SPACING = 0.1  # largest deviation from the median distance of neighbours, as a share of it
 
+_TILTED = 0.01  # sine of the angle between the stack and its normal from which slices are moved
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -29,10 +31,15 @@ class Slice:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Slices in order along the normal, and the affine from (row, column, slice) to RAS+ millimetres."""
+    """Slices in order along the normal, and the affine from (row, column, slice) to RAS+ millimetres.
+
+    ``shifts`` (N, 2) float64 says by how many rows and columns each slice has to be moved so that the affine holds, as
+    after a tilted gantry; all are at least 0. None: the affine holds as it is.
+    """
 
     slices: tuple[Slice, ...]
     affine: np.ndarray  # (4, 4) float64
+    shifts: np.ndarray | None = None
 
 
 def slices_of(dataset: Dataset, file: int) -> list[Slice]:
@@ -91,10 +98,11 @@ def geometry(slices: Sequence[Slice]) -> Geometry | str:
     order = np.argsort(depths, kind="stable")
     gaps = np.diff(depths[order])
     step = float(np.median(gaps))
-    if step <= 0 or gaps.min() < (1 - _SAME_SPACING) * step:
+    if step <= 0 or gaps.min() < _SAME_SPACING * step:
         return "series with several slices at one position (phases or echoes): export them as separate series"
-    if gaps.max() > (1 + _SAME_SPACING) * step:
-        return f"series with missing slices: {int((gaps > (1 + _SAME_SPACING) * step).sum())} gaps"
+    if gaps.max() > (1 + _SAME_SPACING) * step or gaps.min() < (1 - _SAME_SPACING) * step:
+        wide = int((gaps > (1 + _SAME_SPACING) * gaps.min()).sum())
+        return f"series with missing slices: {wide} gaps"
     ordered = tuple(slices[i] for i in order)
     origin, last = np.array(ordered[0].position), np.array(ordered[-1].position)
     affine = np.eye(4)
@@ -102,4 +110,16 @@ def geometry(slices: Sequence[Slice]) -> Geometry | str:
     affine[:3, 1] = along_row * first.spacing[1]
     affine[:3, 2] = (last - origin) / (len(ordered) - 1)
     affine[:3, 3] = origin
-    return Geometry(ordered, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM is LPS+, NIfTI and MONAI RAS+
+    shifts = None
+    if np.linalg.norm(np.cross(last - origin, normal)) > _TILTED * np.linalg.norm(last - origin):
+        places = np.array([one.position for one in ordered]) - origin
+        shifts = np.stack(
+            [places @ along_column / first.spacing[0], places @ along_row / first.spacing[1]], axis=1
+        )
+        low = shifts.min(axis=0)
+        shifts = shifts - low
+        affine[:3, 2] = normal * step
+        affine[:3, 3] = origin + affine[:3, 0] * low[0] + affine[:3, 1] * low[1]
+    return Geometry(
+        ordered, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, shifts
+    )  # DICOM is LPS+, NIfTI and MONAI RAS+

@@ -151,7 +151,7 @@ def _learn(person: Patient, element: Any, depth: int = 0) -> None:
 
 
 def _others(resources: list[dict[str, Any]]) -> Patient:
-    """Practitioners, relatives and organisations of a file, whom its notes may name; not of an export of a whole hospital."""
+    """Practitioners, relatives and organisations of a file, whom its notes may name; none of a large export."""
     people = [one for one in resources if one.get("resourceType") in _PEOPLE]
     known = Patient()
     for one in people if len(people) <= _MOST_PEOPLE else ():

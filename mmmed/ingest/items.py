@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from pydicom import Dataset
+from scipy import ndimage
 from torch.nn import functional
 
 from mmmed.data.image import read_image
@@ -129,12 +130,14 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
         DataError: the volume is too large, a slice has another size or masked text, or a file cannot be read.
     """
     height, width = geometry.slices[0].shape
-    shape = (height, width, len(geometry.slices))
+    shifts = geometry.shifts if geometry.shifts is not None else np.zeros((1, 2))
+    margin = np.ceil(shifts.max(axis=0)).astype(int)
+    shape = (height + int(margin[0]), width + int(margin[1]), len(geometry.slices))
     if np.prod(shape) > MAX_VOXELS:
         raise DataError(f"{files[0].origin}: volume of {shape} voxels; at most {MAX_VOXELS:,} are taken")
-    volume = np.empty(shape, dtype=np.float32)
+    volume = np.empty((height, width, shape[2]), dtype=np.float32)
     opened, dataset = -1, None
-    for number, one in enumerate(geometry.slices):
+    for place, one in enumerate(geometry.slices):
         if one.file != opened:
             opened, dataset = one.file, open_dicom(files[one.file].path)
         assert dataset is not None
@@ -147,11 +150,26 @@ def write_volume(files: list[Found], geometry: Geometry, item: str, out: Path) -
             raise DataError(
                 f"{files[one.file].origin}: slice of {values.shape} pixels; expected {(height, width)}"
             )
-        volume[:, :, number] = values
+        volume[:, :, place] = values
+    if geometry.shifts is not None:
+        volume = _upright(volume, geometry.shifts, shape)
     spacing = tuple(float(v) for v in np.linalg.norm(geometry.affine[:3, :3], axis=0))
     if has_text(volume, axes=(2,)):
         return Written("", shape, spacing, "", 0)
     return Written(_write_nifti(volume, geometry.affine, item, out), shape, spacing, "", 0)
+
+
+def _upright(volume: np.ndarray, shifts: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """Slices of a tilted gantry (H, W, N) moved by rows and columns (N, 2), linearly interpolated.
+
+    Beside them is the least value.
+    """
+    height, width, _ = volume.shape
+    upright = np.full(shape, volume.min(), dtype=np.float32)
+    upright[:height, :width] = volume
+    for place, shift in enumerate(shifts):
+        upright[:, :, place] = ndimage.shift(upright[:, :, place], shift, order=1, cval=float(volume.min()))
+    return upright
 
 
 def copy_nifti(found: Found, item: str, out: Path) -> Written:

@@ -19,11 +19,13 @@ from mmmed.ingest.match import StudyIndex
 from mmmed.ingest.options import IngestOptions, ValueOptions
 from mmmed.ingest.records import Measure, Report
 from mmmed.ingest.scan import Scan
-from mmmed.ingest.sections import SLOWEST, finding_stated, select_sections
+from mmmed.ingest.sections import SLOWEST, Certainty, finding, has_section, select_sections
 from mmmed.ingest.sources import Skipped
 from mmmed.ingest.units import NotUsable, convert, number
 
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
+
+_LABEL = {Certainty.STATED: 1, Certainty.DENIED: 0, "empty": None, "positive": 1, "negative": 0}
 
 
 @dataclass
@@ -34,6 +36,7 @@ class StudyNotes:
         texts: notes without identifiers.
         values: kept columns, numbers in their units, and labels.
         findings: coded findings.
+        said: label -> the most that reports say of it.
         date: YYYYMMDD of the study, or "".
     """
 
@@ -41,6 +44,7 @@ class StudyNotes:
     texts: list[str] = field(default_factory=list)
     values: dict[str, object] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
+    said: dict[str, Certainty] = field(default_factory=dict)
     date: str = ""
 
     @property
@@ -95,7 +99,15 @@ def attach(scan: Scan, options: IngestOptions) -> Notes:
     for entry in notes.studies.values():
         entry.texts = [text for text in entry.texts if text]
         for column, rule in options.labels.items():
-            if rule.codes:
+            if column in entry.said:
+                entry.values[column] = _LABEL[
+                    rule.uncertain if entry.said[column] is Certainty.OPEN else entry.said[column]
+                ]
+                if entry.said[column] is Certainty.OPEN:
+                    notes.unusable[column][
+                        f"studies whose report leaves it open: {rule.uncertain} (labels.NAME.uncertain)"
+                    ] += 1
+            elif rule.codes:
                 entry.values[column] = entry.findings.label(rule.codes)
             elif rule.column:
                 entry.values[column] = entry.values.get(rule.column)
@@ -138,13 +150,18 @@ class _Reader:
     def _read_text(self, text: str, patient: str, entry: StudyNotes) -> None:
         for column, (pattern, sections) in self._patterns.items():
             try:
-                stated = finding_stated(select_sections(text, sections), pattern)
+                if not has_section(text, sections):
+                    self._notes.unusable[column][
+                        "reports without the section of the label: it is not read from them"
+                    ] += 1
+                    continue
+                said = finding(select_sections(text, sections), pattern)
             except TimeoutError as error:
                 raise ConfigError(
                     f"labels.{column}.text: {pattern.pattern!r} takes more than {SLOWEST:g} s on one sentence of a "
                     "report; write it without repetition within repetition, such as (a|aa)+"
                 ) from error
-            entry.values[column] = int(stated or entry.values.get(column) == 1)
+            entry.said[column] = max(said, entry.said.get(column, said))
         entry.texts.append(self._scrub(select_sections(text, self._options.sections), patient).strip())
 
     def _read_measure(self, measure: Measure, column: str, entry: StudyNotes) -> None:

@@ -8,6 +8,7 @@ import tomllib
 from datetime import datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal
 
 import regex
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -133,7 +134,10 @@ class LabelOptions(_Stated):
         (), description="1 if one of them (or, in ICD-10, one below it) is stated, 0 if it is refuted or other "
         "codes of its system are stated",
     )  # fmt: skip
-    text: str = Field("", description="regular expression: 1 if a sentence states it unnegated, else 0")
+    text: str = Field("", description="regular expression: 1 if a sentence states it, 0 if none does")
+    uncertain: Literal["empty", "positive", "negative"] = Field(
+        "empty", description="what the label is if the report leaves open whether it is so"
+    )
     sections: tuple[Section, ...] = Field(
         (), description="sections in which the text is looked for; none: all"
     )

@@ -14,6 +14,12 @@ from mmmed.errors import DataError
 from mmmed.ingest.review import Review
 from mmmed.ingest.sources import Skipped
 
+_UNNAMED = (
+    "  no name_model: names in notes that no header knows and no title or label introduces are still there; state "
+    "one, or "
+    "read a sample"
+)
+
 
 @dataclass
 class IngestReport:
@@ -29,6 +35,7 @@ class IngestReport:
         replaced: identifiers replaced in notes, by kind.
         missing: value or label -> share of the studies in which it is empty.
         unusable: value -> what was written but is no number in a known unit within its range.
+        unnamed: no model has looked for names in notes.
         warnings: what a human should look into.
     """
 
@@ -49,6 +56,7 @@ class IngestReport:
     replaced: Counter[str] = field(default_factory=Counter)
     missing: dict[str, float] = field(default_factory=dict)
     unusable: dict[str, Counter[str]] = field(default_factory=dict)
+    unnamed: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def account(self, found: list[str], read: set[str], used: set[str]) -> None:
@@ -118,6 +126,7 @@ class IngestReport:
                 for reason, count in counts.most_common()
                 if count
             ),
+            *([_UNNAMED] if self.unnamed and self.notes else []),
             *(f"  warning: {warning}" for warning in self.warnings),
             *self.review.next_steps(),
         ]

@@ -23,9 +23,9 @@ from mmmed.ingest.outcome import IngestReport
 from mmmed.ingest.plan import Item, dicom_items, table_items
 from mmmed.ingest.review import STUDIES, Review, exclusive, remove_strangers, settle
 from mmmed.ingest.rows import COLUMNS, TABLE, missing_shares, study_entries, write_entries
-from mmmed.ingest.scan import scan
+from mmmed.ingest.scan import leave_out_undecided, scan
 from mmmed.ingest.sources import Found, Skipped, clear_workspace, find_files
-from mmmed.ingest.warnings import look_alikes, several_ids, two_people, unnamed
+from mmmed.ingest.warnings import look_alikes, several_ids, two_people
 
 Progress = Callable[[int, int], None]
 
@@ -80,10 +80,12 @@ def _ingest(
     clear_workspace(workspace)
     try:
         found = scan(_outside(find_files(sources, workspace), out), options, key)
+        leave_out_undecided(found)
         notes = attach(found, options)
         report = IngestReport(
             out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
         )
+        report.unnamed = not options.name_model
         report.unusable = {
             column: found.unusable[column] + notes.unusable[column]
             for column in [*found.unusable, *notes.unusable]
@@ -115,7 +117,6 @@ def _ingest(
             report.missing = missing_shares(table, options)
             report.warnings += [
                 *two_people(found, key),
-                *unnamed(report.notes, options),
                 *several_ids(found.people, key),
                 *look_alikes(items, journal.done, found.people, key),
                 *(f"label {one}: empty in every study" for one in options.labels if report.missing[one] == 1),

@@ -9,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from mmmed.deidentify.keys import SiteKey
-from mmmed.dicom.file import is_dicom
-from mmmed.dicom.series import geometry
+from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.pixels import modality_values
+from mmmed.dicom.series import MIN_SLICES, geometry
+from mmmed.errors import DataError
 from mmmed.ingest.items import Written, copy_nifti, write_image, write_volume
 from mmmed.ingest.note_matching import Notes
 from mmmed.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
@@ -49,6 +51,8 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
                 Skipped(one.found.origin, "series of several patients or studies") for one in instances
             ]
             continue
+        instances, left_out = _one_stack(instances)
+        skipped += left_out
         slices = [replace(plane, file=i) for i, one in enumerate(instances) for plane in one.slices]
         volume = geometry(slices) if len(slices) > 2 and all(one.slices for one in instances) else None
         if isinstance(volume, str):
@@ -60,6 +64,74 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
         else:
             for one in instances:
                 yield _dicom_item(key, one.sop, [one], _object_writer(one))
+
+
+_SCOUT = "localiser, or slice that lies or is sampled otherwise than the others of its series: no part of the volume"
+_UNPLACED = (
+    "slice without position, orientation or pixel spacing, in a series of slices: it belongs to no volume; export "
+    "it again"
+)
+_TWICE = "slice that was sent twice: the same place and the same pixels"
+
+
+def _one_stack(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]]:
+    """Of a series with enough slices, those that lie alike; what is left out of it with the reason.
+
+    A series of pictures, and one with several stacks, comes back whole.
+    """
+    if sum(one.stacked or bool(one.slices) for one in instances) < MIN_SLICES:
+        return instances, []
+    alike: dict[object, list[Instance]] = defaultdict(list)
+    for one in instances:
+        if one.slices:
+            first = one.slices[0]
+            alike[(first.shape, _rounded(first.orientation), _rounded(first.spacing))].append(one)
+    stacks = [group for group in alike.values() if sum(len(one.slices) for one in group) >= MIN_SLICES]
+    unplaced = [one for one in instances if not one.slices]
+    left_out = [
+        Skipped(one.found.origin, _UNPLACED if one.stacked else _SCOUT)
+        for one in unplaced
+        if one.stacked or one.scout
+    ]
+    if not stacks:
+        return [one for one in instances if one.slices or (not one.stacked and not one.scout)], left_out
+    if len(stacks) > 1:
+        return [one for one in instances if one.slices], left_out
+    others = [one for one in instances if one.slices and one not in stacks[0]]
+    left_out += [
+        Skipped(one.found.origin, _SCOUT) for one in [*others, *unplaced] if not one.stacked or one in others
+    ]
+    kept, twice = _once(stacks[0])
+    return kept, [*{one.origin: one for one in left_out}.values(), *twice]
+
+
+def _rounded(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 2) + 0.0 for value in values)
+
+
+def _once(instances: list[Instance]) -> tuple[list[Instance], list[Skipped]]:
+    """Slices without those that were sent again under another name."""
+    places: dict[tuple[float, ...], list[Instance]] = defaultdict(list)
+    for one in instances:
+        places[_rounded(one.slices[0].position)].append(one)
+    twice = [
+        other
+        for first, *others in places.values()
+        for other in others
+        if len(first.slices) == len(other.slices) == 1 and _content(first) == _content(other)
+    ]
+    again = {one.sop for one in twice}
+    return [one for one in instances if one.sop not in again], [
+        Skipped(one.found.origin, _TWICE) for one in twice
+    ]
+
+
+def _content(instance: Instance) -> object:
+    """What a slice shows; of one that cannot be read, something unlike any other."""
+    try:
+        return modality_values(open_dicom(instance.found.path), instance.found.origin).tobytes()
+    except DataError:
+        return object()
 
 
 def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:

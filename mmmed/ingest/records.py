@@ -26,7 +26,8 @@ _SEX = {spelling: sex for sex, spellings in _SEXES.items() for spelling in spell
 class Patient:
     """What sources say of a patient; names, ids and birth dates must not survive in notes.
 
-    `called` is the patient's own full name; `names` may hold those of others, too. `unread_births` counts birth dates that are stated but cannot be read.
+    `called` is the patient's own full name; `names` may hold those of others, too. `unread_births` counts birth dates
+    that are stated but cannot be read.
     """
 
     names: set[str] = field(default_factory=set)
@@ -133,8 +134,8 @@ _GERMAN = re.compile(r"\s*(\d{1,2})\.\s?(\d{1,2})\.\s?(\d{4})\b")
 def date(text: str, form: str = "") -> str | None:
     """The date, YYYYMMDD, that a text states: "" if it is empty, None if it cannot be read for sure.
 
-    Read are a year before month and day, as FHIR, HL7 and DICOM write, and day.month.year. ``03/09/2009`` may be March or
-    September and ``39881`` a day of Excel's: for these ``form`` says what they are.
+    Read are a year before month and day, as FHIR, HL7 and DICOM write, and day.month.year. ``03/09/2009`` may be
+    March or September and ``39881`` a day of Excel's: for these ``form`` says what they are.
 
     Args:
         text: a date, and perhaps a time after it.

@@ -47,13 +47,20 @@ _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
 _REPORTS = "88."
 _WAVEFORMS, _AUDIO = "9.", "9.4.2"
 _VOLUME_MODALITIES = ("CT", "MR", "PT", "NM")
+_SLICES = ("CT", "MR", "PT")  # the images of which are slices, unless they say otherwise
+_STACKED = {_STORAGE + rest for rest in ("2", "4", "128")}  # CT, MR, PET image storage
 _NO_VOLUME_IMAGES = "LOCALIZER"
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".nii", ".nii.gz")
 SOUNDS = (".wav", ".flac", ".mp3")
 WFDB_HEADER, _WFDB_SIGNALS = ".hea", (".dat", ".mat")
 
-_NOBODY = "no patient id (or a word for none): name it and its patient in a table, or it cannot be kept apart from other patients"
-_SHARED = "study that is under several patients: correct the patient id, or name both ids as one person in the crosswalk"
+_NOBODY = (
+    "no patient id (or a word for none): name it and its patient in a table, or it cannot be kept apart from other "
+    "patients"
+)
+_SHARED = (
+    "study that is under several patients: correct the patient id, or name the ids as one in the crosswalk"
+)
 _SEVERAL_ISSUERS = "patient id that several issuers gave, without its issuer: name the issuer in the header"
 _FOREIGN = (
     "de-identified copy that this site key did not make: its patient would pass for another than the one of the "
@@ -77,6 +84,8 @@ class Instance:
     slices: tuple[Slice, ...] = ()
     kind: Kind = "image"
     issuer: str = ""
+    scout: bool = False
+    stacked: bool = False  # what should be a slice of a volume
 
 
 @dataclass
@@ -144,7 +153,7 @@ def scan(files: Iterable[Found | Skipped], options: IngestOptions, key: SiteKey)
 
 
 def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
-    """Name every instance's patient, and leave out what may be of either of two patients."""
+    """Name every instance's patient, and leave out those whose patient cannot be told."""
     for report in result.reports:
         ids = [Identity(one) for one in report.patients if one]
         result.people.hear(ids, report.person.called, next(iter(report.person.births), ""))
@@ -153,22 +162,26 @@ def _settle_patients(result: Scan, crosswalk: Mapping[Identity, str]) -> None:
             birth = next(iter(named.person.births), "")
             result.people.hear([Identity(one) for one in named.ids], named.person.called, birth)
     result.patients.update(result.people.settle(crosswalk))
-    whose: dict[str, set[str]] = defaultdict(set)
-    for number, one in enumerate(result.instances):
-        patient = result.people.patient(Identity(one.patient, one.issuer))
-        result.instances[number] = replace(one, patient=patient)
-        whose[one.study].add(result.people.unit(patient))
-    shared = {study for study, patients in whose.items() if len(patients) > 1}
     kept = []
     for one in result.instances:
-        if one.study in shared:
+        patient = result.people.patient(Identity(one.patient, one.issuer))
+        if patient:
+            kept.append(replace(one, patient=patient))
+        else:
+            result.skipped.append(Skipped(one.found.origin, _SEVERAL_ISSUERS))
+    result.instances = kept
+
+
+def leave_out_undecided(result: Scan) -> None:
+    """Leave out studies that are under several patients, with what reports say of them: either may be theirs."""
+    whose: dict[str, set[str]] = defaultdict(set)
+    for one in result.instances:
+        whose[one.study].add(result.people.unit(one.patient))
+    for one in result.instances:
+        if len(whose[one.study]) > 1:
             result.undecided |= {one.study, one.accession} - {""}
             result.skipped.append(Skipped(one.found.origin, _SHARED))
-        elif not one.patient:
-            result.skipped.append(Skipped(one.found.origin, _SEVERAL_ISSUERS))
-        else:
-            kept.append(one)
-    result.instances = kept
+    result.instances = [one for one in result.instances if len(whose[one.study]) == 1]
 
 
 def _place_loose_files(result: Scan) -> None:
@@ -255,28 +268,32 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
         date(str(dataset.get("PatientBirthDate") or "")) or "",
     )
     _learn_identifiers(whose, dataset)
-    if not is_legible(str(dataset.get("PatientName") or "")):
+    if not is_legible(name := str(dataset.get("PatientName") or "")):
         result.unusable["name"][
-            "with characters that were lost: notes may still hold it (SpecificCharacterSet)"
+            "headers with characters that were lost: notes may hold it (SpecificCharacterSet)"
         ] += 1
+    elif not name.strip("^ "):
+        result.unusable["name"]["headers without the patient's name: notes may hold it"] += 1
     study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
     if sop_class.startswith(_STORAGE + _REPORTS):
         findings, measures = coded_content(dataset)
         result.reports.append(
             Report(
-                (patient.id,), (study,), report_text(dataset), file.origin, date=date(str(dataset.get("StudyDate") or "")),
+                (patient.id,), (study,), report_text(dataset), file.origin,
+                date=date(str(dataset.get("StudyDate") or "")),
                 findings=findings, measures=tuple(measures),
             )
         )  # fmt: skip
         return
     modality = str(dataset.get("Modality") or "OT")
     # A localiser lies across the slices of its series, which would then not be a regular volume.
-    planar = modality not in _VOLUME_MODALITIES or _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    scout = _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    planar = modality not in _VOLUME_MODALITIES or scout
     result.instances.append(
         Instance(
             file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient.id,
             _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
-            _kind(sop_class), patient.issuer,
+            _kind(sop_class), patient.issuer, scout, modality in _SLICES and not scout and sop_class in _STACKED,
         )
     )  # fmt: skip
 
@@ -351,7 +368,7 @@ def _facts(dataset: Dataset, modality: str, unusable: dict[str, Counter[str]]) -
 
 
 def _years(age: str) -> str | None:
-    """Whole years of an age string (PS3.5 6.2, its zeros optional), at most 90; "" if it is empty, None if unreadable."""
+    """Whole years of an age string (PS3.5 6.2, zeros optional), at most 90; "" if it is empty, None if unreadable."""
     if not age.strip():
         return ""
     match = re.fullmatch(r"\s*(\d{1,3})([DWMY])\s*", age.upper())

@@ -145,7 +145,7 @@ def _header(found: Found) -> tuple[list[str], list[list[str]]]:
         record, *signals = lines
         if "/" in record[0]:
             raise DataError(f"{found.origin}: record of several segments; convert it to one")
-        if len(signals) != int(record[1]) or not signals or int(record[3]) < 1:
+        if len(signals) != int(record[1]) or not signals or (len(record) > 3 and int(record[3]) < 0):
             raise ValueError
     except (ValueError, IndexError) as error:
         raise DataError(
@@ -159,6 +159,8 @@ def _copy_record(found: Found, beside: Callable[[str], Found | None], folder: Pa
     record, signals = _header(found)
     files: dict[str, str] = {}
     values = 0
+    if len(record) < 4 or int(record[3]) == 0:  # it may leave them out (header(5), record line)
+        record[3:] = [str(_samples(found, beside, signals))]
     for signal in signals:
         form = _FORMAT.fullmatch(signal[1]) if len(signal) > 1 else None
         if form is None:
@@ -175,6 +177,34 @@ def _copy_record(found: Found, beside: Callable[[str], Found | None], folder: Pa
         "\n".join(" ".join(line) for line in [["record", *record[1:4]], *signals]) + "\n"
     )
     return values, len(signals)
+
+
+def _samples(found: Found, beside: Callable[[str], Found | None], signals: list[list[str]]) -> int:
+    """How many samples of each signal the first signal's file holds, by its size."""
+    data = beside(signals[0][0])
+    forms = [_FORMAT.fullmatch(one[1]) for one in signals if one[0] == signals[0][0] and len(one) > 1]
+    sizes = [
+        _BITS.get(form[0].partition("x")[0].partition(":")[0].partition("+")[0]) if form else None
+        for form in forms
+    ]
+    if data is None or not sizes or None in sizes:
+        raise DataError(f"{found.origin}: WFDB header without the number of samples; state it")
+    together = sum(int(form[1] or 1) for form in forms if form) * float(sizes[0] or 1)
+    return int(data.path.stat().st_size * 8 // together)
+
+
+_BITS = {
+    "8": 8,
+    "80": 8,
+    "16": 16,
+    "61": 16,
+    "160": 16,
+    "212": 12,
+    "310": 32 / 3,
+    "311": 32 / 3,
+    "24": 24,
+    "32": 32,
+}
 
 
 def _multiplex(dataset: Dataset, found: Found) -> tuple[Dataset, np.ndarray]:

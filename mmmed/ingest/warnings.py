@@ -6,7 +6,6 @@ import numpy as np
 
 from mmmed.deidentify.keys import SiteKey
 from mmmed.ingest.items import Written
-from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.people import People
 from mmmed.ingest.plan import Item
 from mmmed.ingest.scan import Scan
@@ -24,16 +23,6 @@ def two_people(found: Scan, key: SiteKey) -> list[str]:
     ]
 
 
-def unnamed(notes: int, options: IngestOptions) -> list[str]:
-    """That nothing has looked for names which are neither known nor introduced."""
-    if not notes or options.name_model:
-        return []
-    return [
-        "no name_model: names in notes that no header knows and no title or label introduces are still there; state one, "
-        "or read a sample"
-    ]
-
-
 def several_ids(people: People, key: SiteKey) -> list[str]:
     """What was decided of patients who go by several ids, and pairs who may be one person."""
     told = []
@@ -47,7 +36,8 @@ def several_ids(people: People, key: SiteKey) -> list[str]:
         )
     if people.suspects:
         told.append(
-            f"{len(people.suspects)} pairs of ids have one name and birth date: each is one patient for the ledger. State in "
+            f"{len(people.suspects)} pairs of ids have one name and birth date: each is one patient for the ledger. "
+            f"State in "
             "the crosswalk (id, person) which are one person and which are not"
         )
     told += sorted({f"patient {key.patient(people.unit(one))}: perhaps two" for one, _ in people.suspects})

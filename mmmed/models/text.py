@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from mmmed._transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
@@ -79,11 +80,22 @@ def _build(config: TextModel, tokens: int) -> TextEncoder:
     folder = model_folder(config.text)
     try:
         # whatever it was saved in: rounding a sum to less would move it by more than one patient may
-        encoder = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32
-        )
+        encoder, loaded = AutoModel.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+    except SafetensorError as error:
+        raise ModelError(
+            f"model.text: a weight file of {config.text} is cut short or damaged ({error}). Copy it again"
+        ) from error
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
+    if absent := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
+        raise ModelError(
+            f"model.text: {config.text} lacks {len(absent)} of the weights of its architecture, '{absent[0]}' among "
+            f"them: they "
+            "would be random. Copy all weight files of the model"
+        )
     if getattr(encoder.config, "is_encoder_decoder", False):
         encoder = encoder.get_encoder()
     longest = getattr(encoder.config, "max_position_embeddings", tokens)

@@ -25,7 +25,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of the text encoder `name` (one of those that are shipped, or a local folder).
 
     Raises:
-        ModelError: the folder holds no tokenizer, or one that cannot pad.
+        ModelError: the folder holds no tokenizer, or one that knows no word or cannot pad.
     """
     if name == TINY or name in WORDS:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
@@ -36,11 +36,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ModelError(
             f"model.text: {name} holds no tokenizer that transformers can load: {error}"
         ) from error
+    if set(tokenizer.get_vocab()) <= set(
+        tokenizer.all_special_tokens
+    ):  # made up by transformers from the config alone
+        raise ModelError(
+            f"model.text: {name} holds no tokenizer that knows a word. Copy the tokenizer's files (tokenizer.json, or "
+            "vocab.txt and the like) into the folder from where the weights came"
+        )
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"model.text: the tokenizer of {name} has no padding token, which notes of different lengths need. "
             "Set its pad_token and save it again"
         )
+    tokenizer.padding_side = "right"  # where the encoder expects it, whatever the folder was used for
     return tokenizer
 
 

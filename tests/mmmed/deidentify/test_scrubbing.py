@@ -49,15 +49,18 @@ def test_other_words_stay() -> None:
     "name, note, expected",
     [("May^Rose", "Opacity may represent effusion. Rose colored sputum.", None),
      ("May^Rose", "Seen: Rose May, with Ms. May.", "Seen: [NAME], with Ms. [NAME]."),
-     ("Stone^Grant", "Kidney stone seen. Will grant follow up.", None), ("No^Minsu", "There is no effusion. No pneumothorax.", None),
-     ("No^Minsu", "No, Minsu has an effusion.", "[NAME] has an effusion."), ("Long^Left", "Long segment, left lower lobe.", None),
+     ("Stone^Grant", "Kidney stone seen. Will grant follow up.", None), ("No^Minsu",
+     "There is no effusion. No pneumothorax.", None),
+     ("No^Minsu", "No, Minsu has an effusion.", "[NAME] has an effusion."), ("Long^Left",
+     "Long segment, left lower lobe.", None),
      ("Trauma^Male", "28 year old male after trauma.", None), ("Klein^Peter", "Kleiner Erguss, klein. Herr Klein.",
      "Kleiner Erguss, klein. Herr [NAME]."), ("von der Heide^Anna", "Zustand von der Lunge. Frau von der Heide.",
      "Zustand von der Lunge. Frau [NAME]."), ("O'Brien^Sean", "Obrien, O Brien, O’Brien", "[NAME]"),
      ("M?ller^J?rgen", "Müller, Jürgen stabil", "[NAME] stabil"), ("Li^Wei", "Li Wei. milli, li", "[NAME]. milli, li"),
      ("Yamada^Tarou=山田^太郎=やまだ^たろう", "患者山田太郎さんは軽快。山田 太郎", "患者[NAME]さんは軽快。[NAME]"),
      ("Kim^Younghee=김^영희", "환자 김영희는 호전됨. 김 영희 님.", "환자 [NAME]는 호전됨. [NAME] 님."),
-     ("王^伟", "患者王伟，胸腔积液。王先生，王水", "患者[NAME]，胸腔积液。[NAME]先生，王水"), ("王小明", "王小明，小明", "[NAME]，[NAME]")],
+     ("王^伟", "患者王伟，胸腔积液。王先生，王水", "患者[NAME]，胸腔积液。[NAME]先生，王水"),
+     ("王小明", "王小明，小明", "[NAME]，[NAME]")],
 )  # fmt: skip
 def test_a_known_name_is_found_and_the_word_that_it_is_stays(
     name: str, note: str, expected: str | None

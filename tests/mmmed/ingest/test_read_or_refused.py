@@ -19,7 +19,7 @@ from mmmed.ingest.note_matching import Notes, attach
 from mmmed.ingest.options import IngestOptions, TableOptions
 from mmmed.ingest.records import date
 from mmmed.ingest.rows import study_entries
-from mmmed.ingest.scan import Scan, scan
+from mmmed.ingest.scan import Scan, leave_out_undecided, scan
 from mmmed.ingest.sources import find_files
 from tests.mmmed.dicom.files import CT, dicom, save
 
@@ -52,6 +52,7 @@ def read(folder: Path, **options: Any) -> tuple[Scan, Notes]:
     """What the headers and documents of ``folder`` say; pixels are left alone."""
     stated = IngestOptions(site="north", **options)
     found = scan(find_files([folder], folder / "unpacked"), stated, KEY)
+    leave_out_undecided(found)
     return found, attach(found, stated)
 
 
@@ -60,7 +61,8 @@ LABS = {"values": {"crp": {"unit": "mg/L"}}}
 
 @pytest.mark.parametrize(
     "cell, form, expected",
-    [("2009-03-09", "", None), ("03/09/2009", "", None), ("39881", "", None), ("09.03.09", "", None), ("soon", "", None),
+    [("2009-03-09", "", None), ("03/09/2009", "", None), ("39881", "", None), ("09.03.09", "", None), ("soon", "",
+     None),
      ("2020-03-11", "", 250.0), ("11.3.2020", "", 250.0), ("2020.03.11", "", 250.0), ("2020/03/11", "", 250.0),
      ("03/11/2020", "%m/%d/%Y", 250.0), ("11/03/2020 08:15", "%d/%m/%Y", 250.0), ("43901", "excel", 250.0),
      ("11.03.20", "%d.%m.%y", 250.0), ("11/03/2020", "%m/%d/%Y", None), ("39881", "excel", None)],
@@ -165,7 +167,8 @@ def test_decimal_commas_are_read(tmp_path: Path) -> None:
     [({"RescaleSlope": "0"}, "RescaleSlope is 0"), ({"RescaleSlope": "1.0.0"}, "RescaleSlope is no number"),
      ({"RescaleSlope": "1", "RescaleIntercept": "?"}, "RescaleIntercept is no number"),
      ({"WindowCenter": "40/400", "WindowWidth": "400"}, "WindowCenter is no number"),
-     ({"RescaleSlope": "1,024,5"}, "RescaleSlope is no number"), ({"RescaleSlope": "nan"}, "RescaleSlope is no number")],
+     ({"RescaleSlope": "1,024,5"}, "RescaleSlope is no number"), ({"RescaleSlope": "nan"},
+     "RescaleSlope is no number")],
 )  # fmt: skip
 def test_a_slope_or_window_that_cannot_be_right_is_refused(
     elements: dict[str, str], told: str, tmp_path: Path
@@ -185,3 +188,49 @@ def test_what_is_not_stated_is_told_from_what_cannot_be_read(tmp_path: Path) -> 
     written(ds, "WindowWidth", "wide")
     with pytest.raises(Unreadable, match="WindowWidth is no number"):
         stated(ds, "WindowWidth")
+
+
+@pytest.mark.parametrize("coded", ["RGB", "YBR"])
+@pytest.mark.parametrize("planes", [0, 1])
+def test_halved_colour_over_full_samples_is_read_as_what_it_is(
+    coded: str, planes: int, tmp_path: Path
+) -> None:
+    gray = np.linspace(0, 255, 64).astype(np.uint8).reshape(8, 8)
+    samples = np.stack(
+        [gray] * 3 if coded == "RGB" else [gray, np.full_like(gray, 128), np.full_like(gray, 128)], -1
+    )
+    ds = dicom(samples, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=planes)
+    ds.PixelData = (np.moveaxis(samples, -1, 0) if planes else samples).tobytes()
+    shown = frame(dcmread(save(ds, tmp_path / "f.dcm")), "f")
+    np.testing.assert_allclose(shown, np.stack([gray / 255] * 3), atol=0.01)
+    ds.PixelData = np.random.default_rng(0).integers(0, 256, ds.PixelData.__len__(), np.uint8).tobytes()
+    with pytest.raises(DataError, match="may be RGB or YBR"):
+        frame(dcmread(save(ds, tmp_path / "f.dcm")), "f")
+
+
+def test_a_wfdb_header_may_leave_out_the_number_of_samples(tmp_path: Path) -> None:
+    import wfdb
+
+    from mmmed.ingest.signals import write_wfdb
+    from mmmed.ingest.sources import Found
+
+    signal = np.sin(np.arange(720) / 9)[:, None]
+    for form in ("16", "212"):
+        (tmp_path / form).mkdir()
+        wfdb.wrsamp(
+            "r",
+            fs=360,
+            units=["mV"],
+            sig_name=["II"],
+            p_signal=signal,
+            fmt=[form],
+            write_dir=str(tmp_path / form),
+        )
+        header = tmp_path / form / "r.hea"
+        lengths = []
+        for line in (header.read_text(), header.read_text().replace("r 1 360 720", "r 1 360")):
+            header.write_text(line)
+            found = Found(header, str(header))
+            beside = lambda name, at=header: Found(at.parent / name, name)  # noqa: E731
+            lengths.append(write_wfdb(found, beside, f"x{len(lengths)}", tmp_path).shape)
+        assert lengths[0] == lengths[1] == (1, 500)

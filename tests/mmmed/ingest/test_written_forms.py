@@ -1,4 +1,4 @@
-"""Names that the header knows are found in notes however their bytes were written; what cannot be decoded is refused."""
+"""Names that the header knows are found in notes however they were written; what cannot be decoded is refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_what_no_encoding_fits_is_refused_row_by_row_until_it_is_stated(tmp_path
 
 @pytest.mark.parametrize(
     "text, encoding", [("Больной Иванов Пётр, выпота нет.", "koi8_r"), ("患者山田太郎さんは軽快。", "euc_jp"),
-                       ("Hasta Şükrü Yılmaz", "cp1254"), ("Herr Müller", "mac_roman"), (POLISH, "iso8859_2"), ("患者山田太郎さんは軽快。", "shift_jis")],
+                       ("Hasta Şükrü Yılmaz", "cp1254"), ("Herr Müller", "mac_roman"), (POLISH, "iso8859_2"),
+                       ("患者山田太郎さんは軽快。", "shift_jis")],
 )  # fmt: skip
 def test_no_encoding_is_guessed_where_several_fit(text: str, encoding: str) -> None:
     with pytest.raises(Undecodable, match="state encoding"):
@@ -98,11 +99,15 @@ def test_parquet_of_bytes_and_of_strings_that_are_no_utf8(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "written, meant",
-    [(r"c.\.br\M\XFC\ller, J\XFC\rgen\X0D\\X0A\No", "c.\nMüller, Jürgen\nNo"), (r"M\XC3\\XBC\ller \T\ \H\b\N\ ", "Müller & b "),
-     ("M&uuml;ller &amp;uuml; &#252; &#xFC; &lt;5 a&b", "Müller ü ü ü <5 a&b"), ("<p>Herr M&uuml;ller<br>x</p>", "Herr Müller\nx"),
-     ("MÃ¼ller GrÃ¶ÃŸe", "Müller Größe"), (r"J\u00fcrgen", "Jürgen"), ("M=C3=BCller", "Müller"), ("M\u00adül\u200bler\u00a0x", "Müller x"),
+    [(r"c.\.br\M\XFC\ller, J\XFC\rgen\X0D\\X0A\No", "c.\nMüller, Jürgen\nNo"), (r"M\XC3\\XBC\ller \T\ \H\b\N\ ",
+     "Müller & b "),
+     ("M&uuml;ller &amp;uuml; &#252; &#xFC; &lt;5 a&b", "Müller ü ü ü <5 a&b"), ("<p>Herr M&uuml;ller<br>x</p>",
+     "Herr Müller\nx"),
+     ("MÃ¼ller GrÃ¶ÃŸe", "Müller Größe"), (r"J\u00fcrgen", "Jürgen"), ("M=C3=BCller", "Müller"),
+     ("M\u00adül\u200bler\u00a0x", "Müller x"),
      (r"{\rtf1\ansi\ansicpg1252{\fonttbl{\f0 Arial;}}\f0 M\'fcller\par Gro\'df \u8211?\par}", "Müller\nGroß –\n"),
-     (r"{\rtf1\ansi\ansicpg1250 Pawe\'b3}", "Paweł"), ("p < 0.05 and x > 3; EF=55%", "p < 0.05 and x > 3; EF=55%"), (r"C:\tmp\x", r"C:\tmp\x")],
+     (r"{\rtf1\ansi\ansicpg1250 Pawe\'b3}", "Paweł"), ("p < 0.05 and x > 3; EF=55%", "p < 0.05 and x > 3; EF=55%"),
+     (r"C:\tmp\x", r"C:\tmp\x")],
 )  # fmt: skip
 def test_layers_of_escapes_are_taken_off(written: str, meant: str) -> None:
     assert legible(written) == meant
@@ -121,7 +126,8 @@ def test_a_note_with_lost_characters_is_refused_and_counted(note: str, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "written, stated", [("ISO_IR 192", None), ("ISO_IR 192", "ISO_IR 100"), ("ISO_IR 100", None), ("ISO_IR 100", "ISO_IR 192"),
+    "written, stated", [("ISO_IR 192", None), ("ISO_IR 192", "ISO_IR 100"), ("ISO_IR 100", None), ("ISO_IR 100",
+    "ISO_IR 192"),
                         ("ISO_IR 100", "ISO_IR 100"), ("ISO_IR 192", "ISO_IR 192")],
 )  # fmt: skip
 @pytest.mark.parametrize("implicit", [False, True])
@@ -159,7 +165,8 @@ def fhir(folder: Path, *resources: dict[str, object], name: str = "r.json") -> N
 def document(content: bytes, kind: str, **elements: object) -> dict[str, object]:
     data = base64.b64encode(content).decode()
     return {"resourceType": "DocumentReference", "status": "current", "subject": {"reference": "Patient/p"},
-            "date": "2020-03-10T10:00:00Z", "content": [{"attachment": {"contentType": kind, "data": data}}], **elements}  # fmt: skip
+            "date": "2020-03-10T10:00:00Z", "content": [{"attachment": {"contentType": kind, "data": data}}],
+            **elements}  # fmt: skip
 
 
 PATIENT = {"resourceType": "Patient", "id": "p", "identifier": [{"value": "P1"}]}
@@ -167,9 +174,12 @@ PATIENT = {"resourceType": "Patient", "id": "p", "identifier": [{"value": "P1"}]
 
 @pytest.mark.parametrize(
     "kind, content",
-    [("text/plain; charset=iso-8859-1", "Bei Jürgen Müller.".encode("latin-1")), ("text/plain", "Bei Jürgen Müller.".encode()),
-     ("text/plain; charset=UTF-16", "Bei Jürgen Müller.".encode("utf-16")), ("text/plain;charset=\"utf-8\"", "Bei Jürgen Müller.".encode("cp1252")),
-     ("text/rtf", rb"{\rtf1\ansi\ansicpg1252 Bei J\'fcrgen M\'fcller.}"), ("application/rtf", rb"{\rtf1\ansi Bei J\'fcrgen M\'fcller.}"),
+    [("text/plain; charset=iso-8859-1", "Bei Jürgen Müller.".encode("latin-1")), ("text/plain",
+     "Bei Jürgen Müller.".encode()),
+     ("text/plain; charset=UTF-16", "Bei Jürgen Müller.".encode("utf-16")), ("text/plain;charset=\"utf-8\"",
+     "Bei Jürgen Müller.".encode("cp1252")),
+     ("text/rtf", rb"{\rtf1\ansi\ansicpg1252 Bei J\'fcrgen M\'fcller.}"), ("application/rtf",
+     rb"{\rtf1\ansi Bei J\'fcrgen M\'fcller.}"),
      ("text/html", b"<p>Bei J&uuml;rgen M&#252;ller.</p>"), ("ASCII Text", b"Bei Juergen Mueller.")],
 )  # fmt: skip
 def test_attachments_are_decoded_by_what_they_state(kind: str, content: bytes, tmp_path: Path) -> None:
@@ -216,7 +226,8 @@ def test_contained_patients_and_exports_with_a_mark_are_read(tmp_path: Path) -> 
     film(tmp_path)
     inner = {**PATIENT, "name": [{"family": "Zander"}]}
     report = {"resourceType": "DiagnosticReport", "status": "final", "code": {"text": "CXR"}, "contained": [inner],
-              "subject": {"reference": "#p"}, "effectiveDateTime": "2020-03-10", "conclusion": "Effusion,\u2028Zander."}  # fmt: skip
+              "subject": {"reference": "#p"}, "effectiveDateTime": "2020-03-10",
+              "conclusion": "Effusion,\u2028Zander."}  # fmt: skip
     lines = json.dumps(report, ensure_ascii=False) + "\r\n"
     (tmp_path / "r.ndjson").write_bytes(b"\xef\xbb\xbf" + lines.encode())
     assert texts(tmp_path) == ["IMPRESSION: Effusion,\u2028[NAME]."]
