@@ -53,7 +53,9 @@ def _columns(config: RunConfig) -> frozenset[str]:
     Of a modality's keys only those that it says name columns: others may name what is inside a file, as a lead.
     """
     named = [*config.task.columns.values()]
-    inside = {key for one in MODALITIES.values() for key in one.data_keys.model_fields if key not in one.column_keys}
+    inside = {
+        key for one in MODALITIES.values() for key in one.data_keys.model_fields if key not in one.column_keys
+    }
     for key, value in config.data.model_dump().items():
         if key not in {*_SITES_OWN, *inside} and not isinstance(value, bool | int | float):
             named += [value] if isinstance(value, str) else [one for one in value if isinstance(one, str)]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from mmmed import models
@@ -15,6 +16,7 @@ from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import load_records
 from mmmed.data.manifest import read_manifest
 from mmmed.data.source import locate
+from mmmed.inference import inputs, modality_shares, read_study
 from mmmed.inference import predict as predict_records
 from mmmed.paths import image_cache
 
@@ -31,11 +33,69 @@ class Run(NamedTuple):
     evaluation: dict[str, Any]
 
 
+class Prediction(NamedTuple):
+    """What a model says of one study.
+
+    Attributes:
+        values: each number of the task by its name, such as a class's probability; as the model gives it, uncalibrated.
+        read: modalities of the study that it was made from.
+        missing: those that the model could have read.
+        shares: what each of `read` added to each of `values`, beginning from `nothing` (`mmmed.inference.Shares`); by
+            modality, then by name. Empty if it was not asked for.
+        without: `values` without each of `read` alone, in the same way.
+        nothing: `values` where nothing is known.
+    """
+
+    values: dict[str, float]
+    read: tuple[str, ...]
+    missing: tuple[str, ...]
+    shares: dict[str, dict[str, float]] = {}
+    without: dict[str, dict[str, float]] = {}
+    nothing: dict[str, float] = {}
+
+
 class Model(NamedTuple):
     """A trained model, in evaluation mode, and the configuration of the run that trained it."""
 
     network: models.MultimodalModel
     config: RunConfig
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what may be given of a study: modalities, and columns of a table."""
+        return tuple(inputs(self.config.data))
+
+    def predict(self, **given: str | Path) -> Prediction:
+        """Predict one study, read as a record of training is.
+
+        Args:
+            given: any of `inputs`: paths of files, a note (or the Path of a text file), numbers and categories as text.
+
+        Raises:
+            DataError: see `mmmed.inference.read_study`.
+        """
+        return self._ask(given, explain=False)
+
+    def explain(self, **given: str | Path) -> Prediction:
+        """`predict`, with what each modality did to it: 2^M predictions for M of them."""
+        return self._ask(given, explain=True)
+
+    def _ask(self, given: Mapping[str, str | Path], explain: bool) -> Prediction:
+        study, target = read_study(self.config, given), self.config.task.target()
+
+        def named(numbers: np.ndarray) -> dict[str, float]:
+            return dict(zip(target.names, numbers.tolist(), strict=True))
+
+        there = {name: bool(one.present.any()) for name, one in study.modalities.items()}
+        read, missing = (tuple(name for name in there if there[name] is wanted) for wanted in (True, False))
+        values = named(predict_records(self.network, target, study)[0])
+        if not explain:
+            return Prediction(values, read, missing)
+        found = modality_shares(self.network, target, study)
+        shares, without = (
+            {m: named(one) for m, one in part.items()} for part in (found.shares, found.without)
+        )
+        return Prediction(values, read, missing, shares, without, named(found.nothing))
 
 
 def simulate(
@@ -86,7 +146,7 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
 
     Of the hospitals that it was trained on, a model knows the training patients: how good it is say `Run.evaluation`
     and ``mmmed evaluate``, from held-out patients alone. What is wrong with a row is a warning, and the row is left
-    out, or has the value missing; so is a row without a label.
+    out, or has the value missing. No label is needed.
 
     Args:
         model: as `load_model` gives it; it is not changed.
@@ -100,7 +160,8 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
         DataError: no such folder, or a table or column is missing.
     """
     network, config = model
-    manifest = read_manifest(locate(str(data)), config.data, config.task, problem=_warn)
+    data_config = config.data.model_copy(update={"fold": ""})
+    manifest = read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
     named = ["row", "site", "patient", "study"]
     target = config.task.target()
     parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(target.names, 0.0))]

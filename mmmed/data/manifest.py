@@ -84,7 +84,7 @@ class Manifest:
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 
-def read_manifest(root: Path, data: DataConfig, task: Task, problem: Problem = refuse) -> Manifest:
+def read_manifest(root: Path, data: DataConfig, task: Task | None, problem: Problem = refuse) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
     A problem is a row that is malformed or none left, no valid label, one label only, a patient in two
@@ -94,7 +94,8 @@ def read_manifest(root: Path, data: DataConfig, task: Task, problem: Problem = r
     Args:
         root: the data folder; paths in the table are below it.
         data: which table and which of its columns are read, and which rows are kept.
-        task: which columns hold the labels, and what may stand there.
+        task: which columns hold the labels, and what may stand there; None for studies that are to be predicted: no
+            label is asked for, and NaN stands in its place.
         problem: is told of each problem; by default it raises.
 
     Raises:
@@ -113,14 +114,14 @@ def read_manifest(root: Path, data: DataConfig, task: Task, problem: Problem = r
 
 
 def _records(
-    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Task, problem: Problem
+    frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Task | None, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
     columns = {"patient": data.patient, "study": data.study, "site": data.site}
     columns |= {"fold": data.fold} if data.fold else {}
     for name, column in columns.items():
         _require_column(frame, column, path, f"data.{name}")
-    for key, column in task.columns.items():
+    for key, column in task.columns.items() if task else ():
         _require_column(frame, column, path, f"task.{key}")
     for modality in MODALITIES.values():
         for column, key in modality.columns(data).items():
@@ -129,17 +130,23 @@ def _records(
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
         records = _identified(records, name, path, columns[name], problem)
-    cells = frame[list(dict.fromkeys(task.columns.values()))]
-    records, unlabelled = _labelled(records, cells, task, path, problem)
+    unlabelled: dict[str, int] = {}
+    if task is None:
+        records = records.assign(**{_LABEL: np.nan})
+    else:
+        cells = frame[list(dict.fromkeys(task.columns.values()))]
+        records, unlabelled = _labelled(records, cells, task, path, problem)
     reading = Reading(root, path, problem)
     read = [one.read(frame.loc[records.index], data, reading) for one in MODALITIES.values()]
     records = pd.concat([records, *read], axis=1)
     if data.fold:
         records = _folds(records, path, data.fold, problem)
-    records = _one_site_each(records, data, path, problem)
-    _check_several_labels(records, task, path, problem)
+    if task is not None:
+        records = _one_site_each(records, data, path, problem)
+        _check_several_labels(records, task, path, problem)
     for name in data.modalities:
-        records = MODALITIES[name].check(records, data, reading)
+        if task is not None or MODALITIES[name].has(records, data).any():  # a study may be without
+            records = MODALITIES[name].check(records, data, reading)
     records["row"] = records.index
     return records.reset_index(drop=True), unlabelled
 

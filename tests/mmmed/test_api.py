@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import mmmed
+from mmmed.cli import app
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import ConfigError, DataError, ModelError
 from mmmed.inference.sites import predict_sites
@@ -92,8 +96,74 @@ def test_one_patient_is_enough_and_what_is_wrong_with_a_row_is_a_warning(
     rows = pd.read_csv(hospitals / "data.csv", dtype=str)
     rows.head(1).to_csv(data / "data.csv", index=False)
     model = mmmed.load_model(run.folder)
-    with pytest.warns(UserWarning, match="the same label"):
+    rows.head(1).drop(columns="finding").to_csv(data / "data.csv", index=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(mmmed.predict(model, data)) == 1  # nobody has to know what is true
+    rows.head(1).assign(image="images/gone.dcm").to_csv(data / "data.csv", index=False)
+    with pytest.warns(UserWarning, match="gone"):
         assert len(mmmed.predict(model, data)) == 1
     rows.head(1).drop(columns="text").to_csv(data / "data.csv", index=False)
     with pytest.raises(DataError, match="text"):
         mmmed.predict(model, data)
+
+
+def test_a_study_by_its_files_is_predicted_as_the_row_of_a_table(run: mmmed.Run, hospitals: Path) -> None:
+    model = mmmed.load_model(run.folder)
+    rows = pd.read_csv(hospitals / "data.csv", dtype=str, keep_default_na=False)
+    table = mmmed.predict(model, hospitals).set_index("row")
+    number = int(rows.index[rows["text"] != ""][0])
+    found = model.predict(image=hospitals / rows["image"][number], text=rows["text"][number])
+    assert found.read == ("image", "text") and found.missing == ()
+    for name, value in found.values.items():
+        assert value == pytest.approx(float(table[name][number]), abs=1e-6)
+
+
+def test_shares_of_modalities_add_up_and_are_those_of_all_orders(run: mmmed.Run, hospitals: Path) -> None:
+    model = mmmed.load_model(run.folder)
+    rows = pd.read_csv(hospitals / "data.csv", dtype=str, keep_default_na=False)
+    film, note = hospitals / rows["image"][0], "Consolidation on the left. Fever."
+    found = model.explain(image=film, text=note)
+    image, text = model.predict(image=film).values, model.predict(text=note).values
+    for name, value in found.values.items():
+        nothing = found.nothing[name]
+        assert found.without == {"image": text, "text": image}
+        orders = ((image[name] - nothing) + (value - text[name])) / 2  # the image first, and last
+        assert found.shares["image"][name] == pytest.approx(orders, abs=1e-9)
+        assert nothing + sum(one[name] for one in found.shares.values()) == pytest.approx(value, abs=1e-9)
+
+
+def test_what_is_wrong_with_a_study_is_told_by_name(run: mmmed.Run, tmp_path: Path) -> None:
+    model = mmmed.load_model(run.folder)
+    (tmp_path / "film.dcm").write_bytes(b"no picture")
+    (tmp_path / "note.txt").write_bytes(b"\xff\xfe\xff")
+    for given, told in (
+        ({"imge": "x"}, "does not read 'imge'. It reads: image, text"),
+        ({"image": tmp_path / "gone.dcm"}, "image: no file"),
+        ({"image": tmp_path / "film.dcm"}, "image.dcm"),
+        ({"text": tmp_path / "note.txt"}, "text: .*UTF-8"),
+        ({"text": " "}, "nothing that the model reads"),
+        ({}, "nothing that the model reads"),
+    ):
+        with pytest.raises(DataError, match=told):
+            model.predict(**given)
+
+
+def test_the_command_predicts_a_study_and_a_data_set(run: mmmed.Run, hospitals: Path, tmp_path: Path) -> None:
+    image = pd.read_csv(hospitals / "data.csv")["image"][0]
+    (tmp_path / "note.txt").write_text("No effusion.")
+    told = tmp_path / "one.json"
+    given = [f"image={hospitals / image}", f"text=@{tmp_path / 'note.txt'}"]
+    shown = CliRunner().invoke(app, ["predict", str(run.folder), *given, "--explain", "--json", str(told)])
+    assert shown.exit_code == 0 and "read: image, text." in shown.output and "without image" in shown.output
+    found = json.loads(told.read_text())
+    assert (
+        found["values"]
+        == mmmed.load_model(run.folder).predict(image=hospitals / image, text="No effusion.").values
+    )
+    out = tmp_path / "all.csv"
+    whole = CliRunner().invoke(app, ["predict", str(run.folder), "--data", str(hospitals), "--out", str(out)])
+    assert whole.exit_code == 0 and len(pd.read_csv(out)) == len(pd.read_csv(hospitals / "data.csv"))
+    for wrong in (["image"], ["image=x", "image=x"], []):
+        with pytest.raises(DataError):
+            CliRunner().invoke(app, ["predict", str(run.folder), *wrong], catch_exceptions=False)

@@ -1,0 +1,113 @@
+"""``mmmed predict``: ask a trained model about one study, or about all of a data set."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmmed.cli.options import DataFolder, JsonFile
+
+if TYPE_CHECKING:
+    from mmmed.api import Model, Prediction
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    given: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            help="What is known of the study: image=film.dcm, text=@note.txt (or the text itself), age=63. Any part.",
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Also say what each modality did to it.")
+    ] = False,
+    json_file: JsonFile = None,
+    data: DataFolder = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --data: the predictions, CSV or Parquet by the name's end.")
+    ] = None,
+) -> None:
+    """Predict one study from its files and values, or every study of --data. Nothing of it is kept."""
+    from mmmed.api import load_model
+    from mmmed.errors import DataError
+    from mmmed.files import replacing
+
+    model = load_model(run)
+    if data is not None:
+        if given or explain or json_file or out is None:
+            raise typer.BadParameter("--data goes with --out FILE, and with nothing of a single study")
+        _predict_all(model, data, out)
+        return
+    if out is not None:
+        raise typer.BadParameter("--out goes with --data; --json FILE has the prediction of one study")
+    if not given:
+        raise DataError(
+            f"say what is known of the study, as NAME=VALUE. The model reads: {', '.join(model.inputs)}"
+        )
+    values = dict(map(_pair, given))
+    if len(values) < len(given):
+        raise DataError("a name is given twice")
+    found = model.explain(**values) if explain else model.predict(**values)
+    _show(found)
+    if json_file is not None:
+        with replacing(json_file) as partial:
+            partial.write_text(
+                json.dumps({"model": str(run), **found._asdict()}, indent=2) + "\n", encoding="utf-8"
+            )
+
+
+def _pair(text: str) -> tuple[str, str | Path]:
+    """``name=value`` or ``name=@file``."""
+    from mmmed.errors import DataError
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise DataError(f"expected NAME=VALUE, such as image=film.dcm. Found {text!r}")
+    return name, Path(value[1:]) if value.startswith("@") else value
+
+
+def _predict_all(model: Model, data: str, out: Path) -> None:
+    import sys
+    import warnings
+
+    from mmmed.api import predict as predict_table
+    from mmmed.errors import DataError
+    from mmmed.files import replacing
+
+    kinds = {".csv": "to_csv", ".parquet": "to_parquet"}
+    if out.suffix.lower() not in kinds:
+        raise DataError(f"--out {out}: expected a name that ends in .csv or .parquet")
+    with warnings.catch_warnings(record=True) as problems:
+        warnings.simplefilter("always", UserWarning)
+        table = predict_table(model, data)
+    for problem in problems:
+        sys.stderr.write(f"note: {problem.message}\n")
+    with replacing(out) as partial:
+        getattr(table, kinds[out.suffix.lower()])(partial, index=False)
+    print(f"{len(table)} studies: {out}")
+
+
+def _show(found: Prediction) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in found.values:
+        table.add_column(name, justify="right")
+    table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
+    if found.shares:
+        table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
+        for name in found.read:
+            table.add_row(f"{name} added", *(f"{value:+.3f}" for value in found.shares[name].values()))
+        for name in found.read:
+            table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
+    console = Console(highlight=False)
+    console.print(table)
+    missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
+    console.print(f"read: {', '.join(found.read)}{missing}. Values as the model gives them, not calibrated.")

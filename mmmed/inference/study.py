@@ -1,0 +1,100 @@
+"""One study that a model is asked about, from files and values that are given by name.
+
+It goes the way of a training record: a table of one row is written beside copies of the files, and read as any other.
+So what the model sees is what it saw in training. All of it is gone afterwards.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from mmmed.config import DataConfig, RunConfig
+from mmmed.data.loader import Records, load_records
+from mmmed.data.manifest import read_manifest
+from mmmed.data.stored import Stored
+from mmmed.errors import DataError
+from mmmed.modalities import MODALITIES
+from mmmed.modalities.columns import Files
+
+
+def inputs(data: DataConfig) -> dict[str, str]:
+    """What may be given of a study: by name, the column of a training table that it stands for.
+
+    A modality of one column goes by its own name (``image``), what a table holds by the column's (``age``).
+    """
+    found = {}
+    for name in data.modalities:
+        columns = MODALITIES[name].columns(data)
+        alone = MODALITIES[name].column_keys == (name,)
+        found |= {name if alone else column: column for column in columns}
+    return found
+
+
+def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
+    """The study as the one record that a model of this configuration reads. All of it is in memory.
+
+    Args:
+        config: the model's.
+        given: by the names of `inputs`: a file's path, or what stands in the cell (a note, a number, a category); for a
+            note also the path of a file that holds it.
+
+    Raises:
+        DataError: a name that the model does not read, a file that is not there or cannot be read, a value that does
+            not fit, or nothing that the model reads.
+    """
+    names = inputs(config.data)
+    if unknown := sorted(given.keys() - names.keys()):
+        raise DataError(f"the model does not read {unknown[0]!r}. It reads: {', '.join(names)}")
+    plain = {"table": "", "fold": "", "where": {}}
+    data = config.data.model_copy(update=plain)
+    with TemporaryDirectory(prefix="mmmed-study-") as temporary:
+        root = Path(temporary)
+        cells = {names[name]: _cell(root, name, value) for name, value in given.items()}
+        row = dict.fromkeys(names.values(), "") | cells
+        row |= dict.fromkeys((data.patient, data.study, data.site), "asked")
+        with (root / "data.csv").open("w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, list(row))
+            table.writeheader()
+            table.writerow(row)
+        asked = config.model_copy(update={"data": data})
+        try:
+            records = load_records(read_manifest(root, data, task=None), asked, root / "cache")
+            held = {name: _held(stored, records.rows) for name, stored in records.modalities.items()}
+        except DataError as error:  # whose folder the reader has never seen
+            raise DataError(str(error).replace(f"{root}/data.csv: ", "").replace(f"{root}/", "")) from error
+    if not any(bool(one.present.any()) for one in held.values()):
+        raise DataError(f"nothing that the model reads was given. It reads: {', '.join(names)}")
+    return replace(records, modalities=held)
+
+
+def _cell(root: Path, name: str, value: str | Path) -> str:
+    """What stands in the table for a value; a file is copied below `root`."""
+    path = Path(value)
+    is_file = isinstance(MODALITIES.get(name), Files)
+    if (is_file or isinstance(value, Path)) and not path.is_file():
+        raise DataError(f"{name}: no file {path}")
+    if not is_file:
+        return _text(name, value) if isinstance(value, Path) else value
+    copy = root / f"{name}{''.join(path.suffixes)}"
+    shutil.copyfile(path, copy)
+    return copy.name
+
+
+def _text(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: {path} cannot be read as UTF-8 text: {error}") from error
+
+
+def _held(stored: Stored, rows: np.ndarray) -> Stored:
+    """The rows in memory."""
+    given = stored[rows]
+    return Stored(given.values.clone(), given.present)
