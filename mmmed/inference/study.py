@@ -29,7 +29,7 @@ def inputs(data: DataConfig) -> dict[str, str]:
 
     A modality of one column goes by its own name (``image``), what a table holds by the column's (``age``).
     """
-    found = {}
+    found: dict[str, str] = {}
     for name in data.modalities:
         columns = MODALITIES[name].columns(data)
         alone = MODALITIES[name].column_keys == (name,)

@@ -5,7 +5,8 @@ learns more than attention does (Tramer & Boneh 2021, arXiv 2011.11660). Each mo
 unit length, which bounds a record's gradient and gives no modality the greater say; a missing one is zero.
 
 What all records' features have in common tells nothing of any, and it is most of a pretrained encoder's: on
-HAM10000 their mean is 0.67 long for images and 0.94 for sentences. `Centre` takes it away where a run spends its first steps on learning it.
+HAM10000 their mean is 0.67 long for images and 0.94 for sentences. `Centre` takes it away where a run spends its first
+steps on learning it.
 """
 
 from __future__ import annotations
