@@ -103,8 +103,9 @@ def _run(modalities: list[Modality], model: dict[str, Any], public: Path) -> dic
     for one in modalities:
         key = one.column_keys[0]
         default = one.data_keys.model_fields[key].get_default()
-        named = {str: f"{one.name}_column", tuple: [f"{one.name}_column"]}
-        data[key] = named.get(type(default), {f"{one.name}_column": [0, 1]})
+        column = f"{one.name}_column"
+        named: dict[type, Any] = {str: column, tuple: [column]}
+        data[key] = named.get(type(default), {column: [0, 1]})
     return {"data": data, "model": model, "privacy": {"metrics": "none"}}
 
 
