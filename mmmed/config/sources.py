@@ -180,14 +180,17 @@ def resolve(
         origin: what errors call the source of `options`.
 
     Raises:
-        ConfigError: unknown key (the nearest valid one is named) or invalid value (its source is named).
+        ConfigError: unknown key (the nearest valid one is named), invalid value (its source is named), or an encoder
+            of a modality without columns.
     """
     merged = _Merge()
     if toml is not None:
         merged.put(_read_toml(toml), str(toml))
     merged.put({key: value for key, value in (options or {}).items() if value is not None}, origin)
     merged.put(dict(parse_assignment(text) for text in assignments), "--set")
-    return _suited(merged)
+    resolved = _suited(merged)
+    _check_encoders(resolved)
+    return resolved
 
 
 def _suited(merged: _Merge) -> ResolvedConfig:
@@ -202,6 +205,22 @@ def _suited(merged: _Merge) -> ResolvedConfig:
         return resolved
     merged.put({"model.fusion.kind": "linear"}, _OF_VALUES)
     return merged.resolved()
+
+
+def _check_encoders(resolved: ResolvedConfig) -> None:
+    """
+    Raises:
+        ConfigError: an encoder is named for a modality of which nobody named a column, or said that there is none.
+    """
+    for name, modality in MODALITIES.items():
+        source = resolved.sources.get(f"model.{name}", DEFAULT)
+        columns = [f"data.{key}" for key in modality.column_keys]
+        said = any(resolved.sources.get(key, DEFAULT) != DEFAULT for key in columns)
+        if source != DEFAULT and name not in resolved.config.data.modalities and not said:
+            raise ConfigError(
+                f"{source}: model.{name} is the encoder of {modality.plural}, but the run reads none: "
+                f"{' and '.join(columns)} name no column. Name one, or leave model.{name} out"
+            )
 
 
 def to_flat(config: RunConfig) -> dict[str, Scalar]:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from mmmed.config import RunConfig, from_flat, to_flat
+from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
 from mmmed.data.batch import Batch, Input
 from mmmed.data.made_up import made_up_records
-from mmmed.errors import ModelError
+from mmmed.errors import ConfigError, ModelError
 from mmmed.modalities.text import WORDS
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trunks
 from mmmed.models.names import former_policy_name, in_words, policy_name
@@ -219,3 +219,23 @@ def test_a_missing_value_and_another_one_are_told_apart_by_the_columns_that_are_
     moved = values + torch.tensor([[0.0, 3.0, 0.0, 0.0]])
     assert not torch.allclose(encoder(Input(values, whole)), encoder(Input(moved, whole)))
     torch.testing.assert_close(encoder(Input(values, part)), encoder(Input(moved, part)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "columns"),
+    [
+        ("model.volume=swin-unetr", "data.volume"),
+        ("model.table=ft-transformer", "data.numbers and data.categories"),
+    ],
+)
+def test_an_encoder_without_a_column_is_refused(asked: str, columns: str, tmp_path: Path) -> None:
+    key = asked.partition("=")[0]
+    with pytest.raises(
+        ConfigError, match=f"--set: {key} is the encoder of .* but .* {columns} name no column"
+    ):
+        resolve(None, [asked])
+    dropped = resolve(
+        None, [asked, 'data.volume=""', "data.numbers={}"]
+    ).config  # said so: one modality left out
+    (tmp_path / "run.toml").write_text(to_toml(dropped))
+    assert resolve(tmp_path / "run.toml").config == dropped
