@@ -25,7 +25,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small
     settings = (
         *("data.image=", "data.text=", "data.numbers={age=[18, 95]}", "training.batch_size=8"),
-        *("task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true"),
+        *("task.kind=several", f"task.tasks={TASKS}", "task.main=severity", "task.uncertainty=true"),
         *(
             "federation.rounds=1",
             "training.local_epochs=1",
