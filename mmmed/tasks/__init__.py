@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
-from mmmed.section import FrozenTable, Kind, Kinds, PositiveFloat, later
+from mmmed.section import FrozenDict, FrozenTable, Kind, Kinds, PositiveFloat, later
 
 if TYPE_CHECKING:
     from mmmed.tasks.base import Target
@@ -227,7 +227,7 @@ TASKS = Kinds(
 
 
 class Several(Task):
-    """Several tasks at once, by names of yours; the first is the main one, whose score is compared and released."""
+    """Several tasks at once, by names of yours; the score of the main one is compared and released."""
 
     implementation: ClassVar[str] = "mmmed.tasks.several:SeveralTarget"
 
@@ -236,6 +236,7 @@ class Several(Task):
         {"finding": Classification(), "severity": Regression()},
         description="each a section of a task; records may lack some, not all",
     )
+    main: str = Field("finding", description="name of the main task")
     weights: FrozenTable[PositiveFloat] = Field(
         {}, description="of the tasks' losses, by name, public numbers; 1 for those not named"
     )
@@ -251,12 +252,19 @@ class Several(Task):
 
     @property
     def release(self) -> Release | None:
-        return next(iter(self.tasks.values())).release
+        return self.tasks[self.main].release
+
+    @field_validator("tasks", mode="after")
+    @classmethod
+    def _by_name(cls, tasks: Mapping[str, Task]) -> Mapping[str, Task]:
+        return FrozenDict(sorted(tasks.items()))  # however they were written, it is one model
 
     @model_validator(mode="after")
     def _named(self) -> Several:
         if len(self.tasks) < 2 or any(isinstance(task, Several) for task in self.tasks.values()):
             raise ValueError("tasks must be two or more, none of them 'several' again")
+        if self.main not in self.tasks:
+            raise ValueError(f"main must name one of tasks, {list(self.tasks)}. Found {self.main!r}")
         if unknown := sorted(set(self.weights) - set(self.tasks)):
             raise ValueError(f"weights names {unknown}, which tasks has not. It has {list(self.tasks)}")
         return self

@@ -18,7 +18,7 @@ _MOST = 4.0  # size of a log-variance: no noise makes it run away
 
 
 class SeveralTarget(Target):
-    """Tasks by name, the main one first. Label and prediction are those of all tasks side by side.
+    """Tasks in the order of their names. Label and prediction are those of all tasks side by side.
 
     A label is float32 with NaN for a task of which the record has none. The main task's scores have their names, those
     of the others "task.score". A task that a record lacks adds nothing to its loss, whatever the model says there.
@@ -33,7 +33,7 @@ class SeveralTarget(Target):
         self._columns = {name: tuple(task.columns.values()) for name, task in section.tasks.items()}
         self._weights = {name: section.weights.get(name, 1.0) for name in self._tasks}
         self._uncertainty = section.uncertainty
-        self._main = next(iter(self._tasks))
+        self._main = section.main
         self.score: Score = self._tasks[self._main].score  # type: ignore[misc]
         self.also_told: tuple[str, ...] = self._tasks[self._main].also_told  # type: ignore[misc]
 
@@ -175,8 +175,7 @@ class SeveralTarget(Target):
         return self._tasks[self._main].within_sites(given[known], own, site[known])
 
     def _main_labels(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        _, known, own = next(self._of_each(labels))
-        return known, own
+        return next((known, own) for name, known, own in self._of_each(labels) if name == self._main)
 
     def _predicted(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
         ends = np.cumsum([len(target.names) for target in self._tasks.values()])[:-1]

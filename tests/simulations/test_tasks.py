@@ -16,7 +16,7 @@ from server.dashboard.runs import read_run
 from tests.simulations.test_trial_policy import policy
 
 Command = Callable[..., tuple[int, str, str]]
-TASKS = '{severity={kind="regression"}, findings={kind="multilabel"}, back={kind="survival"}}'
+TASKS = '{severity={kind="regression"}, findings={kind="multilabel", labels=["effusion"]}, back={kind="survival"}}'
 
 
 def test_several_tasks_train_and_tell_their_own_scores(
@@ -25,7 +25,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small
     settings = (
         *("data.image=", "data.text=", "data.numbers={age=[18, 95]}", "training.batch_size=8"),
-        *("task.kind=several", f"task.tasks={TASKS}", "task.uncertainty=true"),
+        *("task.kind=several", f"task.tasks={TASKS}", "task.main=severity", "task.uncertainty=true"),
         *(
             "federation.rounds=1",
             "training.local_epochs=1",
@@ -35,7 +35,11 @@ def test_several_tasks_train_and_tell_their_own_scores(
     )
     config = resolve(None, settings).config
     columns = ["age", *config.task.columns.values()]
-    rules = {"run__columns": columns, "run__models": [policy_name(config)], "purposes": {}}
+    rules = {
+        "run__columns": columns,
+        "run__models": [policy_name(config)],
+        "purposes": {"training": 8.0, "evaluation": 8.0},
+    }
     rules |= {"metrics": {"mae": "private", "r2": "private"}}
     signed = policy(tmp_path / "policy.toml", **rules)
     told = [f"--set={one}" for one in settings]

@@ -189,11 +189,11 @@ def test_coxs_likelihood_is_refused_with_its_reason() -> None:
 
 # ---------------------------------------------------------------- several
 
-PARTS = {"grade": Ordinal(), "found": Multilabel(labels=("a", "b")), "age": Regression(low=0, high=100)}
+PARTS = {"a": Ordinal(), "b": Multilabel(labels=("a", "b")), "c": Regression(low=0, high=100)}
 
 
 def test_several_losses_are_the_weighted_sum_of_those_that_a_record_has() -> None:
-    target = Several(tasks=PARTS, weights={"age": 3.0}).target()
+    target = Several(tasks=PARTS, main="a", weights={"c": 3.0}).target()
     outputs = torch.randn(3, 6, requires_grad=True)
     labels = torch.tensor([[2.0, 1.0, NAN, 40.0], [NAN, NAN, NAN, 90.0], [0.0, 0.0, 1.0, NAN]])
     found = target.losses(outputs, labels)
@@ -211,7 +211,10 @@ def test_several_losses_are_the_weighted_sum_of_those_that_a_record_has() -> Non
 
 
 def test_uncertainty_weighs_a_task_by_its_variance_where_the_record_has_it() -> None:
-    plain, target = Several(tasks=PARTS).target(), Several(tasks=PARTS, uncertainty=True).target()
+    plain, target = (
+        Several(tasks=PARTS, main="a").target(),
+        Several(tasks=PARTS, main="a", uncertainty=True).target(),
+    )
     assert target.outputs == plain.outputs + 3
     outputs, labels = torch.zeros(2, 9), torch.tensor([[NAN, NAN, NAN, 90.0], [NAN, NAN, NAN, 90.0]])
     outputs[1, 8] = 1.0
@@ -222,25 +225,33 @@ def test_uncertainty_weighs_a_task_by_its_variance_where_the_record_has_it() -> 
 
 
 def test_scores_of_several_are_named_by_their_task_and_the_first_is_compared() -> None:
-    target = Several(tasks=PARTS).target()
+    target = Several(tasks=PARTS, main="a").target()
     labels = target.made_up(60).numpy()
     predictions = target.predictions(torch.randn(60, target.outputs)).double().numpy()
     found = target.scores(predictions, labels)
     known = ~np.isnan(labels[:, 0])
     grades = Ordinal().target().scores(predictions[known, :4], labels[known, 0].astype(np.int64))
     assert {name: found[name] for name in grades} == grades
-    assert {"age.mae", "age.r2", "found.auroc"} <= set(found) and "grade.auroc" not in found
+    assert {"c.mae", "c.r2", "b.auroc"} <= set(found) and "a.auroc" not in found
     none = np.full_like(labels, NAN)
     none[:, 3] = 40.0
     found = target.scores(predictions, none)
-    assert np.isnan(found["auroc"]) and np.isfinite(found["age.mae"])
+    assert np.isnan(found["auroc"]) and np.isfinite(found["c.mae"])
     assert np.isfinite(target.guess(none)).all()
+
+
+def test_the_order_in_which_tasks_are_written_makes_no_odds() -> None:
+    one, other = (Several(tasks=dict(order), main="c") for order in (PARTS.items(), reversed(PARTS.items())))
+    assert (
+        list(one.tasks) == list(other.tasks) and one.target().score.name == other.target().score.name == "mae"
+    )
 
 
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
         ({"tasks": {"one": Ordinal()}}, "two or more"),
+        ({"main": "other"}, "main must name one of tasks"),
         ({"tasks": {"one": Several(), "other": Ordinal()}}, "none of them 'several' again"),
         ({"weights": {"other": 1.0}}, "which tasks has not"),
     ],

@@ -16,7 +16,9 @@ from mmmed.errors import DataError
 from mmmed.tasks import Multilabel, Ordinal, Regression, Several, Survival, Task
 
 TWO = Multilabel(labels=("a", "b"))
-BOTH = Several(tasks={"age": Regression(label="age", low=0, high=100), "grade": Ordinal(), "two": TWO})
+BOTH = Several(
+    tasks={"age": Regression(label="age", low=0, high=100), "grade": Ordinal(), "two": TWO}, main="grade"
+)
 FOUND = {"a": [0, 0, 1], "b": [0, 1, 1]}
 TIMES = Survival(borders=(7, 30))
 

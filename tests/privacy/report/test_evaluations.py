@@ -19,7 +19,7 @@ import privacy.report
 from privacy.accounting import DpSgdEvent, epsilon
 from privacy.errors import ReportError
 from privacy.ledger import Budget, Ledger, dataset_identity, evaluation_id
-from privacy.metrics import BINS, estimate
+from privacy.metrics import BINS, estimate, release_kind
 from privacy.metrics.release import edges
 from privacy.report import Pooled, build_report, render_report, sign_statement, verify_report
 from privacy.report.build import digest
@@ -166,3 +166,27 @@ def test_statements_of_something_else_are_refused(
     ):
         with pytest.raises(ReportError):
             build_report([], facts, wrong)
+
+
+def test_results_that_are_no_auroc_are_computed_again_by_their_kind(
+    state_run: Callable[..., Body], evaluated: Callable[..., Body]
+) -> None:
+    kind = release_kind("concordance", 3)
+    risk = np.linspace(0.9, 0.1, 400)
+    label = 2 * np.clip(((1 - risk) * 4).astype(int), 0, 3) + (np.arange(400) % 2)
+    label[label == 7] = 6  # behind the last border no event is seen
+    counts = 10 * kind.exact(risk[:, None], label[:, None].astype(float), np.arange(400))
+    pooled = Pooled(("north",), counts, "concordance")
+    facts = replace(FACTS, answered={}, pooled=pooled, subject={"predicts": "time"}, utility=())
+    trained, tested = [state_run("north")], [evaluated("north")]
+    body = json.loads(json.dumps(build_report(trained, facts, tested), allow_nan=False))
+    schema = json.loads((Path(privacy.report.__file__).parent / "schema.json").read_text())
+    jsonschema.validate(body, schema)
+    assert verify_report(body) == []
+    (score,) = body["results"]["scores"]
+    assert score["name"] == "c_index" and 0.9 < score["low"] <= score["value"] <= score["high"] <= 1
+    page = render_report(body)
+    assert "C-index" in page and "hold no AUROC" in page
+    for wrong in (Pooled(("north",), counts, "means"), Pooled(("north",), counts[:, :1], "concordance")):
+        with pytest.raises(ReportError, match="of no known form"):
+            build_report(trained, replace(facts, pooled=wrong), tested)
