@@ -1,7 +1,8 @@
 """What a site has released, kept so that the same request gets the same answer.
 
 A released update is public: sending it again costs no privacy. Computing it again would. So when a server
-lost a round and asks again for the same round from the same parameters, the kept answer is sent.
+lost a round and asks again for the same round from the same parameters, the kept answer is sent. Answers of a
+gigabyte are kept, of all runs together.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from client.release import Spending
 from mmmed.files import replacing
 
 _SPENDING = "spending"
+_MOST_BYTES, _LEAST_KEPT = (
+    1_000_000_000,
+    4,
+)  # of all runs' answers: the oldest go first, the newest four never
 
 
 class AnswerCache:
@@ -59,3 +64,14 @@ class AnswerCache:
         stated = {_SPENDING: json.dumps(asdict(spending) if spending else None)}
         with replacing(self._path) as partial:
             save_file(tensors, partial, metadata=stated)
+        _prune(self._path.parent)
+
+
+def _prune(folder: Path) -> None:
+    """Forget the oldest answers. Should a server ask for one again, that round is charged again."""
+    kept = sorted(((path.stat().st_mtime, path) for path in folder.glob("*.safetensors")), reverse=True)
+    total = 0
+    for place, (_, path) in enumerate(kept):
+        total += path.stat().st_size
+        if total > _MOST_BYTES and place >= _LEAST_KEPT:
+            path.unlink(missing_ok=True)

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from mmmed.text import shown
+
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE, _SETTLED = 1.0, 30.0, 60.0  # seconds
@@ -94,7 +96,7 @@ class _Child:
             if now - self._born > _SETTLED:
                 self._pause = _FIRST_PAUSE
             ended = f"{self.service.name} ended ({_how(code)}); starts again in {self._pause:.0f} s"
-            log.warning("%s. It last said: %s", ended, self._said or "nothing")
+            log.warning("%s. It last said: %s", ended, shown(self._said or "nothing"))
             self._process, self._next = None, now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if now >= self._next:
@@ -109,7 +111,7 @@ class _Child:
             self._process.terminate()
 
     def end(self, deadline: float) -> None:
-        """Wait for the process to end; kill it at `deadline`."""
+        """Wait for the process to end; kill it at `deadline`, and whatever it has started and left."""
         if self._process is None:
             return
         try:
@@ -117,6 +119,9 @@ class _Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        # A task's process that sends its answer heeds no SIGTERM: without its runner it would try for ever.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _start(self) -> None:
         self._process = subprocess.Popen(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -34,6 +35,17 @@ def main(grid: Grid, context: Context) -> None:
     admitted = os.environ.get(NODES)
     with RunFolder.create_or_open(path, config) as folder:
         federate(grid, folder, model, roster=Roster(Path(admitted) if admitted else None))
+        _check_that_something_was_learnt(folder.rounds())
+
+
+def _check_that_something_was_learnt(rounds: list[dict[str, Any]]) -> None:
+    """Raise RunError if no round changed the model: such a run did not complete."""
+    if rounds and not any(record["changed"] for record in rounds):
+        last = [f"{line['site']} {line['refused']}" for line in rounds[-1]["train"] if "refused" in line]
+        raise RunError(
+            f"no round changed the model: too few sites gave an update. In the last: {', '.join(last) or 'no answer'}. "
+            "`mmmed server log` says what each code means. Start a new run when that is mended"
+        )
 
 
 def _run_folder(name: str) -> Path:

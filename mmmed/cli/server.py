@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmmed.cli.options import read_config
+from mmmed.text import shown
 
 if TYPE_CHECKING:
     from server.deployment.folder import Folder
@@ -124,6 +126,41 @@ def run_command(
     from server.deployment.runs import begin
 
     print(begin(Folder(folder), read_config(config, assignments).config))
+
+
+@app.command()
+def check(
+    config: Annotated[Path | None, typer.Argument(help="TOML file of the run configuration.")] = None,
+    policies: Annotated[
+        list[Path] | None, typer.Option("--policy", help="A site's policy file, signed or not (repeat).")
+    ] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
+) -> None:
+    """Say which sites' policies would refuse a run, and by which rule. Asks no site, charges nothing. Exit 1 if any."""
+    from client.run_request import INSTALLED, run_request
+    from privacy.errors import PolicyError, PolicyRefusal
+    from privacy.policy import EVALUATION, TRAINING, SitePolicy
+    from server.deployment.bundle import app_digest
+
+    if not policies:
+        raise typer.BadParameter("name the policies of the sites: --policy north.toml --policy south.toml")
+    run, refused = read_config(config, assignments).config, False
+    for path in policies:
+        try:
+            policy = SitePolicy.parse(path.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"{path}: not UTF-8 text. Expected a policy file") from error
+        bundle = INSTALLED if INSTALLED in policy.apps else app_digest()
+        verdict = "allows the run; what depends on its patients and its ledger the site alone can say"
+        for purpose in (TRAINING, EVALUATION) if run.privacy.metrics != "none" else (TRAINING,):
+            try:
+                policy.check(run_request(run, purpose, bundle), time.time())
+            except PolicyRefusal as refusal:
+                verdict, refused = f"REFUSES {purpose}: {refusal}", True
+                break
+        print(f"{shown(policy.site)}: {verdict}")
+    if refused:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from mmmed.federation.protocol import meaning
 from mmmed.pki.certificates import days_left, read_certificate
 from mmmed.text import shown
 from server.deployment.authority import AUTHORITY_SOON
@@ -84,7 +85,7 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
 
 def _line(record: dict[str, Any]) -> str:
     good = [line["site"] for line in record["train"] if "refused" not in line]
-    bad = [f"{line['site']} {line['refused']}" for line in record["train"] if "refused" in line]
+    bad = [f"{line['site']} {_told(line['refused'])}" for line in record["train"] if "refused" in line]
     parts = [
         f"round {record['round']}: {record['train_seconds']:.0f} s",
         f"updates of {', '.join(good) or 'none'}",
@@ -95,3 +96,8 @@ def _line(record: dict[str, Any]) -> str:
     if not record["changed"]:
         parts.append("too few, so nothing changed")
     return "; ".join(parts)
+
+
+def _told(code: str) -> str:
+    """A refusal's code with what it means."""
+    return f"{code} ({words})" if (words := meaning(code)) else code

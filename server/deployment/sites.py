@@ -81,7 +81,7 @@ def admit(folder: Folder, request_file: Path, name: str | None = None) -> tuple[
     with _editing(folder) as sites:
         if any(site.public_key == pem and site.revoked for site in sites):
             raise DeployError(
-                f"{request_file}: this key was revoked. The hospital needs a new one: `mmmed site init` in a new folder"
+                f"{request_file}: this key was revoked. The hospital needs a new one: `mmmed site init NAME --new-key`"
             )
         for site in sites:
             if (site.public_key == pem) != (site.name == named) and not site.revoked:

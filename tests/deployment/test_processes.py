@@ -97,3 +97,14 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
     supervisor.terminate()
     assert supervisor.wait(30) == 0
     assert processes("-u", str(tmp_path)) == []
+
+
+def test_what_a_stopped_process_had_started_does_not_outlive_it(tmp_path: Path) -> None:
+    """Such as a task that sends its answer, which heeds no SIGTERM, and would try for ever."""
+    child = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"
+    popen = f"subprocess.Popen([sys.executable, '-c', {child!r}])"
+    supervisor = supervise(tmp_path, one=f"import subprocess, sys, time; print({popen}.pid); time.sleep(600)")
+    wait_for(lambda: len(log(tmp_path, "one").split()) == 1, "the process and its child")
+    supervisor.terminate()
+    assert supervisor.wait(30) == 0
+    wait_for(lambda: not running(log(tmp_path, "one").split()[0]), "the end of the child")
