@@ -13,7 +13,7 @@ from mmmed.check.result import CheckResult, Plot
 from mmmed.check.suspects import shortcut_auroc, telling_columns
 from mmmed.config import DataConfig
 from mmmed.data.counts import rounded
-from mmmed.data.image_approvals import waiting_note
+from mmmed.data.image_approvals import waiting_note, without_name_model
 from mmmed.data.manifest import Manifest, read_manifest, read_table, table_file
 from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
@@ -36,6 +36,11 @@ def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
         return result
     if manifest.waiting:
         result.warnings.append(waiting_note(root, manifest.waiting))
+    if without_name_model(root) and (manifest.records.get("text", pd.Series(dtype=str)) != "").any():
+        result.warnings.append(
+            "notes were read without a name_model: names that no header knows and no title or label introduces are in "
+            "them; ingest again with one, or read a sample"
+        )
     records, target = manifest.records, task.target()
     table = read_table(table_file(root, data)).iloc[records["row"]].reset_index(drop=True)
     _count(manifest, result)

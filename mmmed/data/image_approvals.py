@@ -21,6 +21,7 @@ from mmmed.data.counts import rounded
 from mmmed.errors import DataError
 from mmmed.files import write_atomic
 
+NAMES = "names.json"  # in the state: whether a model looked for names in notes
 STATE = ".ingest"  # folder below the data set: how it was made
 _MASKED, _DECISIONS = "masked.json", "approvals.json"
 _VERSION = 1
@@ -176,3 +177,11 @@ def _decisions(values: list[dict[str, str]]) -> tuple[Decision, ...]:
 def _check_digest(digest: str) -> None:
     if len(bytes.fromhex(digest)) != 32:
         raise ValueError(f"no SHA-256: {digest!r}")
+
+
+def without_name_model(dataset: Path) -> bool:
+    """Whether the ingest that made a data set says that no model has looked for names in its notes."""
+    try:
+        return not json.loads((dataset / STATE / NAMES).read_text("utf-8"))["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

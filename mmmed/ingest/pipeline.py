@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mmmed.data.image_approvals import STATE, ImageApprovals, review_folder
+from mmmed.data.image_approvals import NAMES, STATE, ImageApprovals, review_folder
 from mmmed.deidentify.keys import SiteKey
 from mmmed.errors import DataError
 from mmmed.files import sha256_of
@@ -108,6 +109,7 @@ def _ingest(
             masked = {written.file: written.sha256 for _, written in made if written.held}
             ImageApprovals(masked).save_masked(out)
             write_entries(entries, options, out / STUDIES)
+            (state / NAMES).write_text(json.dumps({"version": 1, "model": bool(options.name_model)}) + "\n")
             report.review, table = settle(out)
             report.hold(
                 {file.origin for item, _ in made if item.name in report.review.waiting for file in item.files}

@@ -183,28 +183,16 @@ def _samples(found: Found, beside: Callable[[str], Found | None], signals: list[
     """How many samples of each signal the first signal's file holds, by its size."""
     data = beside(signals[0][0])
     forms = [_FORMAT.fullmatch(one[1]) for one in signals if one[0] == signals[0][0] and len(one) > 1]
-    sizes = [
-        _BITS.get(form[0].partition("x")[0].partition(":")[0].partition("+")[0]) if form else None
-        for form in forms
-    ]
+    sizes = [_BITS.get(re.split("[x:+]", form[0])[0]) if form else None for form in forms]
     if data is None or not sizes or None in sizes:
         raise DataError(f"{found.origin}: WFDB header without the number of samples; state it")
     together = sum(int(form[1] or 1) for form in forms if form) * float(sizes[0] or 1)
     return int(data.path.stat().st_size * 8 // together)
 
 
-_BITS = {
-    "8": 8,
-    "80": 8,
-    "16": 16,
-    "61": 16,
-    "160": 16,
-    "212": 12,
-    "310": 32 / 3,
-    "311": 32 / 3,
-    "24": 24,
-    "32": 32,
-}
+_BITS = {  # a sample takes, by format (WFDB signal(5))
+    "8": 8, "80": 8, "16": 16, "61": 16, "160": 16, "212": 12, "310": 32 / 3, "311": 32 / 3, "24": 24, "32": 32,
+}  # fmt: skip
 
 
 def _multiplex(dataset: Dataset, found: Found) -> tuple[Dataset, np.ndarray]:

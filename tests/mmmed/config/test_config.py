@@ -216,7 +216,7 @@ def test_every_key_of_an_earlier_version_has_a_name_of_today() -> None:
 @pytest.mark.parametrize(
     ("assignments", "words"),
     [
-        (["model.fusion.kind=linear", "model.fusion.heads=2"], ["--set", "'linear'", "'heads'", "keys: centring_steps"]),
+        (["model.fusion.kind=linear", "model.fusion.heads=2"], ["'linear'", "'heads'", "keys: centring_steps"]),
         (["federation.strategy.momentum=0.5"], ["'fedavg'", "'momentum'", "Its keys: server_learning_rate"]),
         (["model.fusion.kind=linaer"], ["model.fusion.kind", "'attention' or 'linear'", "'linaer'"]),
         (["model.fusion=3"], ["model.fusion.kind", "3"]),
