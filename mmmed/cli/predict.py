@@ -18,10 +18,7 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
     given: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[NAME=VALUE]...",
-            help="What is known of the study: image=film.dcm, text=@note.txt (or the text itself), age=63. Any part.",
-        ),
+        typer.Argument(metavar="NAME=VALUE...", help="What is known of the study.", show_default=False),
     ] = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Also say what each modality did to it.")
@@ -32,7 +29,11 @@ def predict(
         Path | None, typer.Option(help="With --data: the predictions, CSV or Parquet by the name's end.")
     ] = None,
 ) -> None:
-    """Predict one study from its files and values, or every study of --data. Nothing of it is kept."""
+    """Predict one study from its files and values, or every study of --data. Nothing of it is kept.
+
+    NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, text=@note.txt (or the text itself),
+    age=63.
+    """
     from mmmed.api import load_model
     from mmmed.errors import DataError
     from mmmed.files import replacing
