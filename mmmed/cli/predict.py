@@ -31,8 +31,8 @@ def predict(
 ) -> None:
     """Predict one study from its files and values, or every study of --data. Nothing of it is kept.
 
-    NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, text=@note.txt (or the text itself),
-    age=63.
+    NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, age=63,
+    text=@note.txt or the text itself.
     """
     from mmmed.api import load_model
     from mmmed.errors import DataError
