@@ -1,8 +1,9 @@
 """A breath sound and an ECG for a study of the generated hospitals, each with a weak sign of the finding.
 
 A sound is noise that swells with every breath, and crackles: short damped bursts while breathing in. The more the
-evidence says, the more of them there are, and the higher is the breath's pitch, as over a consolidated lung. An ECG is a row of beats whose waves point along one axis of the heart; the evidence makes it faster and
-flattens its T waves. Device, length and loudness say nothing. Both draw their evidence apart from film and note.
+evidence says, the more of them there are, and the higher is the breath's pitch, as over a consolidated lung. An ECG is
+a row of beats whose waves point along one axis of the heart; the evidence makes it faster and flattens its T waves.
+Device, length and loudness say nothing. Both draw their evidence apart from film and note.
 """
 
 from __future__ import annotations
