@@ -1,8 +1,9 @@
 """A breath sound and an ECG for a study of the generated hospitals, each with a weak sign of the finding.
 
-A sound is noise that swells with every breath, and crackles: short damped bursts while breathing in, the more the
-evidence says. An ECG is a row of beats whose waves point along one axis of the heart; the evidence makes it faster and
-flattens its T waves. Device, length and loudness say nothing. Both draw their evidence apart from film and note.
+A sound is noise that swells with every breath, and crackles: short damped bursts while breathing in. The more the
+evidence says, the more of them there are, and the higher is the breath's pitch, as over a consolidated lung. An ECG is
+a row of beats whose waves point along one axis of the heart; the evidence makes it faster and flattens its T waves.
+Device, length and loudness say nothing. Both draw their evidence apart from film and note.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scipy.signal import butter, sosfilt
 _LEADS = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
 _SECONDS = (3.5, 6.0)
 _CRACKLES = (1.0, 9.0)  # of a breath, at evidence -1 and 1
+_HIGHEST_HZ = (420.0, 680.0)  # of the breath
 _BURST = 0.06  # seconds
 _BEATS = (68.0, 92.0)  # a minute
 _WAVES = (  # of a beat: seconds from its R wave, width in seconds, mV
@@ -63,7 +65,8 @@ def write_sound(path: Path, devices: Devices, evidence: float, rng: np.random.Ge
     swell = np.sin(np.pi * np.minimum(phase / 0.45, 1)) ** 2 + 0.35 * (phase > 0.5) * np.sin(
         np.pi * np.clip((phase - 0.5) / 0.4, 0, 1)
     )
-    band = butter(2, (80, 600), "bandpass", fs=rate, output="sos")
+    highest = float(np.clip(_between(_HIGHEST_HZ, evidence) + rng.normal(0, 60), 250, 950))
+    band = butter(2, (80, highest), "bandpass", fs=rate, output="sos")
     sound = sosfilt(band, rng.standard_normal(len(time))) * (0.1 + swell)
     number = rng.poisson(_between(_CRACKLES, evidence) * seconds / breath)
     while_in = np.flatnonzero(phase < 0.45)
