@@ -183,10 +183,14 @@ def _of_units(unit: torch.Tensor) -> list[torch.Tensor]:
 def _gradient(
     model: nn.Module, losses: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor
 ) -> torch.Tensor:
-    """Of the mean over a unit's records, each computed alone."""
+    """Of the mean over a unit's records, each computed alone, beside a copy of itself.
+
+    Of one image alone PyTorch's own gradient through BatchNorm is wrong where what comes back is transposed, as
+    tokens are (efficientnet-lite0; seen in torch 2.13, float64).
+    """
     model.zero_grad()
     for row in rows:
-        (losses(row[None]).sum() / len(rows)).backward()
+        (losses(row.repeat(2))[0] / len(rows)).backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     gradient = torch.cat(
         [torch.zeros(p.numel()).double() if p.grad is None else p.grad.flatten() for p in trained]
