@@ -219,7 +219,7 @@ def _check_encoders(resolved: ResolvedConfig) -> None:
         if source != DEFAULT and name not in resolved.config.data.modalities and not said:
             raise ConfigError(
                 f"{source}: model.{name} is the encoder of {modality.plural}, but the run reads none: "
-                f"{' and '.join(columns)} name no column. Name one, or leave model.{name} out"
+                f"no column is named by {' or '.join(columns)}. Name one, or leave model.{name} out"
             )
 
 

@@ -225,13 +225,13 @@ def test_a_missing_value_and_another_one_are_told_apart_by_the_columns_that_are_
     ("asked", "columns"),
     [
         ("model.volume=swin-unetr", "data.volume"),
-        ("model.table=ft-transformer", "data.numbers and data.categories"),
+        ("model.table=ft-transformer", "data.numbers or data.categories"),
     ],
 )
 def test_an_encoder_without_a_column_is_refused(asked: str, columns: str, tmp_path: Path) -> None:
     key = asked.partition("=")[0]
     with pytest.raises(
-        ConfigError, match=f"--set: {key} is the encoder of .* but .* {columns} name no column"
+        ConfigError, match=f"--set: {key} is the encoder of .* no column is named by {columns}"
     ):
         resolve(None, [asked])
     dropped = resolve(
