@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import client.evaluation
 import client.tuning
 from client.site_folder import SiteFolder
 from client.tuning import FILE, Winner, open_site, plan_sweep, run_sweep
@@ -197,7 +198,7 @@ def test_a_broken_model_has_no_score_and_stops_nothing(
     assert client.tuning._best(site, sweep)[2] is None
     monkeypatch.setattr(client.tuning, "_train_round", lambda *arguments: None)
     monkeypatch.setattr(
-        client.tuning, "predict", lambda model, target, records: np.full((len(records), 2), np.nan)
+        client.evaluation, "predict", lambda model, target, records: np.full((len(records), 2), np.nan)
     )
     assert client.tuning._trial(site, sweep, 0)[1] is not None  # a score of noise alone, and no error
 

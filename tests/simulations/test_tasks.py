@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmmed.config import resolve
+from mmmed.inference import evaluate
 from mmmed.models.names import policy_name
 from privacy.metrics import errors
 from privacy.report import render_report, verify_report
@@ -23,6 +24,7 @@ def test_several_tasks_train_and_tell_their_own_scores(
     mmmed: Command, hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(errors, "MIN_PATIENTS", 1)  # the hospitals are small
+    monkeypatch.setitem(evaluate.__kwdefaults__, "resamples", 100)
     settings = (
         *("data.image=", "data.text=", "data.numbers={age=[18, 95]}", "training.batch_size=8"),
         *("task.kind=several", f"task.tasks={TASKS}", "task.main=severity", "task.uncertainty=true"),

@@ -34,7 +34,7 @@ from mmmed.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.demo.films import Look, draw_anatomy, draw_film, expose
 from mmmed.demo.recordings import Devices, write_ecg, write_sound
 from mmmed.errors import DataError
-from mmmed.tasks import Classification
+from mmmed.tasks import Classification, Multilabel, Ordinal, Regression, Several, Survival
 
 TINY = 0.03
 MEASURED = 0.4  # enough patients for loose bounds on difficulty
@@ -97,6 +97,20 @@ def test_table_and_files_belong_together(tiny: Path) -> None:
     assert sorted(table["image"]) == sorted(str(p.relative_to(tiny)) for p in tiny.rglob("*.dcm"))
     assert set(table["finding"]) == {0, 1}
     assert table["age"].between(18, 105).all() and set(table["sex"]) == {"F", "M"}
+
+
+def test_every_task_has_labels_that_follow_from_the_finding(tiny: Path) -> None:
+    table = _table(tiny)
+    for name in ("consolidation", "effusion", "nodules"):
+        looked = table[table[name] != ""]
+        assert 0 < len(looked) < len(table) and set(looked[name].astype(float)) == {0, 1}
+        assert (looked["finding"] >= looked[name].astype(float)).all()
+    assert table["severity"].between(0, 10).all() and set(table["grade"]) == {0, 1, 2, 3}
+    assert (table["days"] >= 0).all() and set(table["event"]) == {0, 1}
+    for column in ("severity", "grade"):  # something to learn, and no way to read the finding off
+        assert 0.65 < roc_auc_score(table["finding"], table[column]) < 0.95
+    for task in (Multilabel(), Ordinal(), Regression(), Survival(), Several()):
+        assert len(read_manifest(tiny, DataConfig(), task).records) > 0.9 * len(table)
 
 
 def test_one_to_four_studies_and_one_hospital_a_patient(measured: Path) -> None:
