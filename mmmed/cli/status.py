@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmmed.federation.protocol import meaning
 from mmmed.pki.certificates import days_left, read_certificate
@@ -39,15 +39,17 @@ def show_status(folder: Folder) -> None:
         table.add_row(site.name, state, site.expires[:10], site.fingerprint[:17])
     console.print(table)
     if runs:
-        table = Table("run", "at the sites", "state", "rounds", "down", "up", "", box=None, pad_edge=False)
+        columns = ("run", "at the sites", "state", "rounds", "down", "up")
+        table = Table(*(Column(name, no_wrap=True) for name in columns), box=None, pad_edge=False)
         for run in runs:
-            detail = run.flower.details if run.flower else ""
             records = finished_rounds(folder.runs / run.name)
             crossed = [megabytes(records, way) for way in ("down", "up")]
-            done = f"{run.done} of {run.rounds}"
-            table.add_row(run.name, run.short, run.status, done, *crossed, escape(shown(detail, 120)))
+            table.add_row(run.name, run.short, run.status, f"{run.done} of {run.rounds}", *crossed)
         console.print()
         console.print(table)
+        for run in runs:
+            if run.flower and run.flower.details:
+                console.print(f"{run.name}: {escape(shown(run.flower.details))}")
     authority = days_left(read_certificate(folder.ca_certificate))
     if authority < AUTHORITY_SOON:
         console.print(

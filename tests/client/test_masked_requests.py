@@ -390,8 +390,10 @@ def test_an_attempt_is_answered_once(federation: Federation) -> None:
     assert federation.charged(0) == 1
     later = TrainReply.read(federation.ask(0, replace(asked, attempt=5), step=2).content).update
     assert later != words and len(later) == len(words)
-    for attempt, step in ((4, 2), (5, 1), (6, 1), (10, 3), (6, 4), (6, 0), (6, -1), (6, 1 << 40)):
+    for attempt, step in ((4, 2), (5, 1), (6, 1), (10, 3), (6, 4), (6, 0)):
         assert refused(federation.ask(0, replace(asked, attempt=attempt), step=step)) == Refusal.PLAN
+    for step in (-1, 1 << 40):  # no number of a round at all
+        assert refused(federation.ask(0, replace(asked, attempt=6), step=step)) == Refusal.REQUEST
     assert federation.charged(0) == 2
     for attempt in (6, 7, 8, 9):
         stated(federation.ask(0, replace(asked, attempt=attempt), step=3))
