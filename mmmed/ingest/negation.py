@@ -101,15 +101,6 @@ _BEFORE = _any(
     r"negativ für", r"kaum",
 )  # fmt: skip
 _AFTER = _any(
-    r"(?:can ?not|can't|could not|may not|not)(?: be)?(?: \w+)? (?:excluded|ruled out)",
-    r"(?:is|are|remains?|was) (?:also )?(?:possible|suspected|likely|probable|questionable|"
-    r"equivocal|uncertain|considered|unclear)", r"not excluded", r"(?:is|are) in the differential",
-    r"nicht (?:\w+ )?(?:auszuschließen|ausschließbar|ausgeschlossen|auszuschliessen)",
-    r"nicht (?:\w+ )?ausgeschlossen werden", r"fraglich", r"möglich", r"denkbar", r"wahrscheinlich",
-    r"zu diskutieren", r"zu erwägen", r"nicht sicher", r"vermutet", r"unklar",
-    r"suspected", r"possible", r"versus", r"vs\.?", r"in betracht",
-)  # fmt: skip
-_AFTER = _any(
     rf"(?:not|cannot|can't|no longer|never|nicht(?: mehr)?)(?: \w+){{0,2}}? (?:{_SEEN})", r"ruled out", r"excluded",
     r"absent", r"unlikely", r"(?:has|have|had|is|are|now|fully|completely)(?: \w+)? (?:resolved|cleared)",
     r"resolved", r"negative", r"negativ", r"none", r"isn't|aren't|wasn't", r"ausgeschlossen", r"verneint", r"fehlt",
