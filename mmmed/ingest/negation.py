@@ -34,8 +34,18 @@ _CHANGE = (
     r"rückgang|rückbildung|"
     r"besserung|verschlechterung|größenänderung|zweifel|doubt|veränderung (?:des|der|zum|gegenüber)"
 )
+_SEEN = (
+    r"seen|identified|detected|present|demonstrated|visuali[sz]ed|evident|appreciated|found|noted|observed|shown|"
+    r"visible|apparent|suspected|suggested|"
+    r"reported|confirmed|recogni[sz]ed|(?:nach|auf)weisbar|nachgewiesen|erkennbar|abgrenzbar|vorhanden|darstellbar|"
+    r"sichtbar|gesehen|gefunden|zu (?:sehen|"
+    r"erkennen|finden)|vor(?:liegend)?|dargestellt|feststellbar|festgestellt|beobachtet|bestätigt|ersichtlich|"
+    r"vorgefunden|auffällig"
+)
 _PSEUDO = _any(  # look like a denial and are none
     rf"(?:no|without|kein(?:e[nrsm]?)?|ohne)(?: \w+){{0,3}}? (?:{_CHANGE})",
+    rf"(?:not|nicht) (?:{_SEEN}) (?:on|in|at) (?:the )?(?:prior|previous|earlier|old|outside)(?: \w+)?",
+    rf"(?:in|auf) (?:der|den|dem) (?:vor\w+|alten?\w* \w+)(?: noch)? nicht (?:{_SEEN})",
     r"not only", r"not necessarily", r"nicht nur",
     r"not (?:significantly |appreciably |much )?(?:changed|increased|decreased|enlarged|improved|worse)",
     r"nicht (?:wesentlich |signifikant |weiter |mehr )?(?:verändert|zugenommen|abgenommen|größer|kleiner|"
@@ -90,14 +100,6 @@ _BEFORE = _any(
     r"fehlende[nrsm]?", r"frei von", r"verneint", r"(?:vollständig(?:e|er)? )(?:rückbildung|regredienz)",
     r"negativ für", r"kaum",
 )  # fmt: skip
-_SEEN = (
-    r"seen|identified|detected|present|demonstrated|visuali[sz]ed|evident|appreciated|found|noted|observed|shown|"
-    r"visible|apparent|suspected|suggested|"
-    r"reported|confirmed|recogni[sz]ed|(?:nach|auf)weisbar|nachgewiesen|erkennbar|abgrenzbar|vorhanden|darstellbar|"
-    r"sichtbar|gesehen|gefunden|zu (?:sehen|"
-    r"erkennen|finden)|vor(?:liegend)?|dargestellt|feststellbar|festgestellt|beobachtet|bestätigt|ersichtlich|"
-    r"vorgefunden|auffällig"
-)
 _AFTER = _any(
     rf"(?:not|cannot|can't|no longer|never|nicht(?: mehr)?)(?: \w+){{0,2}}? (?:{_SEEN})", r"ruled out", r"excluded",
     r"absent", r"unlikely", r"(?:has|have|had|is|are|now|fully|completely)(?: \w+)? (?:resolved|cleared)",
@@ -108,12 +110,12 @@ _AFTER = _any(
 )  # fmt: skip
 _ANSWERED = re.compile(
     r"[^:;,]{0,30}?[:=][ ]?(?:no|none|negative|absent|nil|0|kein(?:e[rs]?)?|nein|nicht|ohne|"
-    r"negativ|-)(?![\w.])",
+    r"negativ|-)(?!\w|\.\d)",
     re.I,
 )
 _ASKED = re.compile(r"[^.;!]{0,60}\?|[ ]?\(\?\)")
 _SIZE = (
-    r"small|moderate|large|trace|tiny|new|increas\w+|persist\w+|unchanged|stable|mild|marked|minimal|slight|left|"
+    r"rest\w*|small|moderate|large|trace|tiny|new|increas\w+|persist\w+|unchanged|stable|mild|marked|minimal|slight|left|"
     r"right|bilateral|dense|extensive|known|"
     r"kleine[nrsm]?|geringe[nrsm]?|große[nrsm]?|deutliche[nrsm]?|neue[nrsm]?|neu|zunehmende[nrsm]?|bekannte[nrsm]?|"
     r"stationäre[nrsm]?|diskrete[nrsm]?|mäßige[nrsm]?|"

@@ -87,10 +87,9 @@ def _ingest(
             out / TABLE, Review(out), skipped=[*found.skipped, *notes.skipped], replaced=notes.replaced
         )
         report.unnamed = not options.name_model
-        report.unusable = {
-            column: found.unusable[column] + notes.unusable[column]
-            for column in [*found.unusable, *notes.unusable]
-        }
+        report.unusable = notes.unusable
+        for column, counts in found.unusable.items():
+            report.unusable[column].update(counts)
         if unread := sum(known.unread_births for known in found.patients.values()):
             report.unusable["birth date"] = Counter({"not taken, cannot be read (date_format)": unread})
         items = [

@@ -37,6 +37,9 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
     except Undecodable as error:
         yield Skipped(found.origin, str(error))
         return
+    except csv.Error as error:
+        yield Skipped(found.origin, f"not a readable table ({error}): is a quotation mark left open?")
+        return
     except Exception as error:  # the parsers raise whatever they stumble over
         yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
         return
@@ -76,7 +79,7 @@ def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
 
     Without a stated delimiter it is the one that gives the columns that the options name.
     """
-    first = next(iter(_records(text)), "")
+    first = next((line for line in io.StringIO(text, newline="") if line.strip("\r\n")), "")
     parsed = {
         sign: next(csv.reader([first], delimiter=sign), []) for sign in options.delimiter or _DELIMITERS
     }
@@ -84,17 +87,14 @@ def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
     delimiter = (fit or list(parsed))[0]
     names = parsed[delimiter]
 
+    records = list(_records(text, delimiter))
+
     def rows(wanted: list[str]) -> Iterator[Row]:
         places = {column: names.index(column) for column in wanted}
-        records = iter(_records(text))
-        next(records, None)
-        for record in records:
-            try:
-                [line] = csv.reader(io.StringIO(record, newline=""), delimiter=delimiter, strict=True)
-            except (csv.Error, ValueError) as error:
-                yield f"not a readable row ({error}): double the quotation marks within a cell, and close it"
-                continue
-            if len(line) == len(names):
+        for line in records[1:]:
+            if isinstance(line, str):
+                yield line
+            elif len(line) == len(names):
                 yield {column: line[place] for column, place in places.items()}
             else:
                 yield f"{len(line)} cells in {len(names)} columns: quote cells that hold commas or line breaks"
@@ -102,25 +102,32 @@ def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
     return names, rows
 
 
-def _records(text: str) -> Iterator[str]:
-    """The records of a CSV text that are not empty: lines are one until their quotation marks are even.
+def _records(text: str, delimiter: str) -> Iterator[list[str] | str]:
+    """The cells of each record that is not empty; why it cannot be read, if its quotation marks are amiss.
 
-    If a mark is never closed, its line is a record by itself.
+    Raises `csv.Error` if a mark is left open: what follows can be read in two ways.
     """
     csv.field_size_limit(MAX_TEXT_BYTES)
-    lines = list(io.StringIO(text, newline=""))
-    start = 0
-    while start < len(lines):
-        end, marks = start + 1, lines[start].count('"')
-        while marks % 2 and end < len(lines):
-            marks += lines[end].count('"')
-            end += 1
-        if marks % 2:
-            end = start + 1
-        record = "".join(lines[start:end])
-        if record.strip("\r\n"):
-            yield record
-        start = end
+    open_record = ""
+    for line in io.StringIO(text, newline=""):
+        if open_record and '"' not in line:
+            open_record += line
+            continue
+        open_record += line
+        try:
+            cells = next(
+                csv.reader(io.StringIO(open_record, newline=""), delimiter=delimiter, strict=True), []
+            )
+        except csv.Error as error:
+            if "unexpected end" in str(error):
+                continue
+            yield f"not a readable row ({error}): double the quotation marks within a cell"
+            cells = []
+        open_record = ""
+        if cells:
+            yield cells
+    if open_record:
+        raise csv.Error("unexpected end of data")
 
 
 def _parquet(path: Path) -> tuple[list[str], Rows]:

@@ -160,7 +160,7 @@ def _fhir(root: Path) -> None:
     (root / "bundle.json").write_text(json.dumps(bundle))
     # A bulk export: patients stand in a file of their own.
     (root / "Patient.ndjson").write_text(
-        json.dumps({**patient, "id": "p5", "identifier": [{"value": "MHH000005"}]})
+        json.dumps({**patient, "id": "p5", "identifier": [{"value": "MHH000005"}], "birthDate": "1961-05-01"})
     )
     observations = [
         _resource("Observation", "p5", code=_concept(LOINC, "2160-0"), effectiveDateTime="2020-03-10",

@@ -14,6 +14,7 @@ from tests.mmmed.ingest.test_read_or_refused import film, read
 FINDING = regex.compile("effusion|erguss|pneumothorax|pneumoni", regex.I)
 
 STATED = [
+    "There is an effusion, not seen on the prior study.", "Kein Infiltrat nach Drainage, Resterguss links.",
     "There is no change in the effusion.", "No pneumothorax, small left effusion.",
     "Not only atelectasis but an effusion.",
     "No consolidation; there is a moderate effusion.", "No fever but pneumonia.", "Effusion partially resolved.",
@@ -26,6 +27,7 @@ STATED = [
     "Kein Infiltrat bei bekanntem Pleuraerguss.", "Erguss ohne Stauung.",
 ]  # fmt: skip
 DENIED = [
+    "Pneumothorax: keiner.",
     "No focal consolidation, pleural effusion, or pneumothorax.", "Effusion is not seen.",
     "The effusion has resolved.", "Effusion: none",
     "Neither effusion nor edema.", "The lungs are free of effusion.", "Denies pneumonia.",

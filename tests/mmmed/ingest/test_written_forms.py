@@ -240,10 +240,11 @@ def test_one_bad_row_loses_that_row_alone(tmp_path: Path) -> None:
         "pid,acc,note",
         'P0,A0,"Effusion."',
         'P1,A1,"Patient said "fine" today, effusion"',
-        'P2,A2,"open',
+        'P2,A2,5" needle',
         "P3,A3,No effusion.",
     ]
     (tmp_path / "r.csv").write_text("\n".join(rows) + "\n")
     found, notes = read(tmp_path, tables=(TABLE,))
-    assert sorted(entry.text for entry in notes.studies.values()) == ["Effusion.", "No effusion."]
-    assert [one.origin.rpartition(" ")[2] for one in found.skipped] == ["2", "3"]
+    texts = sorted(entry.text for entry in notes.studies.values())
+    assert texts == ['5" needle', "Effusion.", "No effusion."]
+    assert [one.origin.rpartition(" ")[2] for one in found.skipped] == ["2"]
