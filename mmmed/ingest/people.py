@@ -109,7 +109,7 @@ class People:
 
         Of several, those are one that headers or tables know alone: others may be numbers of a family's insurance.
         """
-        words = frozenset(re.findall(r"[^\W\d_]+", _bare(name)))
+        words = frozenset(re.findall(r"[^\W_]+", _bare(name)))  # a number tells made-up names apart
         for identity in several:
             self._met[identity] = self._met.get(identity, False) or len(several) == 1
             if len(words) > 1 and len(birth) == 8 and birth not in _NO_BIRTH:

@@ -37,7 +37,11 @@ def test_only_what_is_trained_asks_for_small_parts(changes: dict[str, Any], size
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_a_run_is_tried_on_more_than_one_part(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[np.ndarray] = []
-    monkeypatch.setattr("client.trial.train", lambda model, config, step, draws, batches: drawn.extend(draws))
+
+    def train(*arguments: Any, **_: Any) -> None:
+        drawn.extend(arguments[3])
+
+    monkeypatch.setattr("client.trial.train", train)
     config = RunConfig.model_validate({"model": LINEAR, "training": {"records_per_patient": most}})
     try_run.__wrapped__(config)
     taken = np.minimum(np.bincount(made_up(config).patient), most)[drawn[0]].sum()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ def answer(clinic: Hospital, run: str, kind: str = MessageType.TRAIN, **changes:
     settings |= {key.replace("__", "."): str(value) for key, value in changes.items()}
     config = resolve(None, [f"{key}={value}" for key, value in settings.items()]).config
     context = Context(1, 1, {"site-dir": str(clinic.path)}, RecordDict(), {})
-    reply = app(request(config, kind, **{"run-id": run}), context)
+    reply = app(request(config, kind, **{"run-id": re.sub(r"\W", "-", run)[:64]}), context)
     if reply.has_error():
         return (reply.error.reason,)
     stated = read_statement(json.loads(str(reply.content["site"]["privacy.statement"])))

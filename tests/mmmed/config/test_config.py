@@ -97,7 +97,7 @@ def test_a_bare_word_is_text(assignment: str, expected: str) -> None:
         ("privacy.target_epsilon=-1", ["privacy.target_epsilon"]),
         ("privacy.target_epsilon=inf", ["privacy.target_epsilon", "finite"]),
         ("privacy.delta=1", ["privacy.delta", "less than 1"]),
-        ("model.image=resnet50", ["model.image", "resnet50", "resnet18"]),
+        ("model.image=resnet34", ["model.image", "resnet34", "resnet18"]),
         ("model.fusion.heads=5", ["model.fusion", "width", "64", "5"]),
         ("task.classes=['a']", ["classes", "two"]),
         ("data.volume_window=[400, -1000]", ["volume_window", "[low, high]", "-1000"]),

@@ -212,7 +212,8 @@ def _documents(root: Path, number: int) -> None:
         "icd": ["J18.0", "I50"],
     })  # fmt: skip
     labs.to_csv(root / f"{MARK}-labs.csv", index=False)
-    labs.assign(pid=[patient(number, 24), patient(number, 1)]).to_parquet(root / f"{MARK}-labs.parquet")
+    others = {"pid": [patient(number, 24), patient(number, 1)], "name": [f"Qzname{number:03}24 Max", ""]}
+    labs.assign(**others).to_parquet(root / f"{MARK}-labs.parquet")
 
 
 def _media(root: Path, number: int, draw: np.random.Generator) -> None:
