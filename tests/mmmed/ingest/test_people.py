@@ -10,7 +10,7 @@ from pydicom import Dataset, Sequence
 from mmmed.errors import ConfigError
 from mmmed.ingest.note_matching import Notes
 from mmmed.ingest.options import IngestOptions, TableOptions
-from mmmed.ingest.people import Identity, is_no_id, read_crosswalk, spelled
+from mmmed.ingest.people import Identity, People, is_no_id, read_crosswalk, spelled
 from mmmed.ingest.rows import study_entries
 from mmmed.ingest.scan import Scan
 from mmmed.ingest.warnings import several_ids
@@ -189,3 +189,11 @@ def test_an_accession_number_of_two_patients_is_told_apart_by_the_patient(tmp_pa
     assert {study: entry.text for study, entry in notes.studies.items()} == {
         first.StudyInstanceUID: "Large effusion.", second.StudyInstanceUID: "No effusion.",
     }  # fmt: skip
+
+
+def test_names_that_a_number_tells_apart_are_no_suspects() -> None:
+    people = People()
+    for number in (1, 2):
+        people.meet(Identity(f"P{number}"), name=f"Study^Case {number}", birth="19500101")
+    people.settle({})
+    assert people.suspects == [] and people.unit("P1") != people.unit("P2")
