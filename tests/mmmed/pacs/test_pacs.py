@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -151,7 +152,11 @@ def test_a_fetched_folder_is_ingested(orthanc: Orthanc, tmp_path: Path) -> None:
     done = ingest(
         [tmp_path / "in"], tmp_path / "out", key=SiteKey(bytes(32)), options=IngestOptions(site="n")
     )
-    assert (done.studies, done.images) == (1, 5) and {s.reason for s in done.skipped} == {"hidden file"}
+    assert (done.studies, done.images) == (1, 1)
+    reasons = Counter(
+        one.reason.partition(",")[0] for one in done.skipped
+    )  # nobody can say how the CT's slices lie
+    assert reasons.pop("slice without position") == 4 and set(reasons) == {"hidden file"}
 
 
 def _command(address: str, out: Path, *more: str) -> list[str]:
