@@ -8,7 +8,7 @@ from mmmed.errors import MmmedError
 
 _MODULES = {
     "ingest": (
-        "dicomanonymizer", "regex", "rapidocr", "onnxruntime", "fhir", "defusedxml", "ucumvert", "pint", "soundfile",
+        "dicomanonymizer", "regex", "striprtf", "rapidocr", "onnxruntime", "fhir", "defusedxml", "ucumvert", "pint", "soundfile",
         "wfdb", "pynetdicom", "dicomweb_client",
     ),
     "pretrained": (
