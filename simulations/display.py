@@ -185,7 +185,7 @@ def _pretrained_settings(config: RunConfig) -> list[str]:
 
 
 def show_evaluation(evaluation: Evaluation) -> None:
-    """Print the score pooled over sites, within sites, and of a guess from the site alone."""
+    """Print the main score pooled over sites, within sites, and of a guess from the site alone; the others pooled."""
     table = Table(
         title=f"{evaluation.score.title} on held-out patients [95 % interval]", title_justify="left"
     )
@@ -194,9 +194,10 @@ def show_evaluation(evaluation: Evaluation) -> None:
     table.add_row("model, all sites pooled", str(evaluation.pooled))
     table.add_row("model, within sites", str(evaluation.within_site))
     table.add_row("guess from the site alone", str(evaluation.site_only))
-    for name, pooled in evaluation.others.items():
-        table.add_row(f"{name}, all sites pooled", str(pooled))
-    Console().print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    others = ", ".join(f"{name} {pooled}" for name, pooled in evaluation.others.items())
+    console.print(f"other scores, all sites pooled: {others}", markup=False)
 
 
 def _number(value: float) -> str:

@@ -84,4 +84,4 @@ def test_several_tasks_train_and_tell_their_own_scores(
     assert view.score.name == "mae" and view.scored == {}  # no site shows its own
     code, out, err = mmmed("evaluate", run)
     assert code == 0, out + err
-    assert f"{value:.3f} [" in out and "back.c_index, all sites pooled" in out
+    assert f"{value:.3f} [" in out and "other scores, all sites pooled: " in out and "back.c_index" in out
