@@ -97,6 +97,7 @@ main()
     )
 
 
+@pytest.mark.slow
 def test_a_run_is_simulated_evaluated_reported_and_verified(hospitals: Path, tmp_path: Path) -> None:
     small = (
         "data.image_size=32",

@@ -107,6 +107,7 @@ def test_a_site_that_is_lost_voids_the_attempt_and_the_others_step(
     assert charged == dict.fromkeys(others, 4) | {gone: 2}
 
 
+@pytest.mark.slow
 def test_without_repeats_a_lost_step_is_lost(
     hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,7 +141,7 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
 @pytest.mark.parametrize(
     ("workers", "blow"),
     [
-        ("0", signal.SIGINT),
+        pytest.param("0", signal.SIGINT, marks=pytest.mark.slow),
         pytest.param("0", signal.SIGKILL, marks=pytest.mark.slow),
         pytest.param("2", signal.SIGINT, marks=pytest.mark.slow),
         ("2", signal.SIGKILL),

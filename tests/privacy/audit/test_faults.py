@@ -42,7 +42,10 @@ def test_an_audit_of_faulty_code_fails() -> None:
     assert not result.passed and expected <= {check.code for check in result.violations}, result.to_text()
 
 
-@pytest.mark.parametrize(("target_epsilon", "engine"), [(1.0, "bookkeeping"), (4.0, "hooks"), (8.0, "ghost")])
+@pytest.mark.parametrize(
+    ("target_epsilon", "engine"),
+    [(1.0, "bookkeeping"), (4.0, "hooks"), pytest.param(8.0, "ghost", marks=pytest.mark.slow)],
+)
 def test_the_engine_passes(target_epsilon: float, engine: EngineName) -> None:
     subject = demo_subject(target_epsilon, engine)
     result = audit(subject, quick=True)
