@@ -21,10 +21,8 @@ from client.release import Spending
 from mmmed.files import replacing
 
 _SPENDING = "spending"
-_MOST_BYTES, _LEAST_KEPT = (
-    1_000_000_000,
-    4,
-)  # of all runs' answers: the oldest go first, the newest four never
+_MOST_BYTES = 1_000_000_000  # of all runs' answers: the oldest go first
+_LEAST_KEPT = 4  # answers, the newest, whatever their size
 
 
 class AnswerCache:

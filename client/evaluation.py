@@ -80,9 +80,7 @@ def private_results(
         NoiseError: the noise cannot be drawn, or a prediction is out of range.
     """
     target = config.task.target()
-    predictions = np.nan_to_num(
-        predict(model, target, records)
-    )  # one patient's value moves one patient's count
+    predictions = np.nan_to_num(predict(model, target, records))  # what is no number is one patient's alone
     score, label = target.evidence(predictions, records.labels)
     return release_of(config).private(score, label, records.patient, noise_multiplier)
 

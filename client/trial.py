@@ -91,7 +91,7 @@ def _train(model: MultimodalModel, records: Records, config: RunConfig) -> None:
     needed = 1 + int(np.searchsorted(np.cumsum(taken), part_size(config) + 1))
     enough = np.arange(min(records.patients, needed))  # to fill one part of a batch and begin another
     nobody = np.empty(0, dtype=np.int64)
-    for centring in sorted({config.model.fusion.is_centring(1), False}, reverse=True):
+    for centring in (True, False) if config.model.fusion.is_centring(1) else (False,):
 
         def losses(rows: torch.Tensor, centring: bool = centring) -> torch.Tensor:
             batch = records.batch(rows.cpu().numpy(), np.arange(len(rows))).to(device())

@@ -45,7 +45,7 @@ from privacy.accounting.stopping import draw_number_of_trials
 from privacy.dpsgd import PrivateStep
 from privacy.errors import NoiseError, PlanError
 from privacy.ledger import Plan, evaluation_id
-from privacy.metrics import Estimate, ReleaseKind, ScoreEstimate
+from privacy.metrics import Estimate, ScoreEstimate
 from privacy.planning import check_delta
 from privacy.policy import EVALUATION, TRAINING, TUNING
 from privacy.report import sign_statement
@@ -156,19 +156,15 @@ def plan_sweep(site: Site, candidates: Sequence[Candidate], mean: float, shape: 
     site.policy.check_plan(EVALUATION, scoring.trials[0].noise_multiplier, held_out)
     release = release_of(candidates[0].config)
     moved = release.sensitivity
-    expected = _expected_error(release, held_out, scoring.trials[0].noise_multiplier * moved)
-    if expected is None:
+    even = release.estimate(release.even(held_out), scoring.trials[0].noise_multiplier * moved)
+    if even.noise_error is None:
         raise PlanError(
             f"The score of a trial would be lost in its noise (noise multiplier "
             f"{scoring.trials[0].noise_multiplier:.2f}): the site holds too few patients out of training. Raise "
             "privacy.metrics_epsilon, lower --trials, or hold out more patients (data.test_fraction)."
         )
-    return Sweep(tuple(candidates), tuple(steps for _, steps in plans), training, scoring, moved, expected)
-
-
-def _expected_error(release: ReleaseKind, held_out: int, std: float) -> float | None:
-    """Standard error of a score from its noise, were patients spread evenly; None if it would be lost in it."""
-    return release.estimate(release.even(held_out), std).noise_error
+    steps = tuple(steps for _, steps in plans)
+    return Sweep(tuple(candidates), steps, training, scoring, moved, even.noise_error)
 
 
 def run_sweep(site: Site, sweep: Sweep, out: Path) -> Winner:

@@ -16,7 +16,7 @@ from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import load_records
 from mmmed.data.manifest import read_manifest
 from mmmed.data.source import locate
-from mmmed.inference import inputs, modality_shares, read_study
+from mmmed.inference import inputs, modalities_of, modality_shares, read_study
 from mmmed.inference import predict as predict_records
 from mmmed.paths import image_cache
 
@@ -86,16 +86,15 @@ class Model(NamedTuple):
         def named(numbers: np.ndarray) -> dict[str, float]:
             return dict(zip(target.names, numbers.tolist(), strict=True))
 
-        there = {name: bool(one.present.any()) for name, one in study.modalities.items()}
-        read, missing = (tuple(name for name in there if there[name] is wanted) for wanted in (True, False))
-        values = named(predict_records(self.network, target, study)[0])
+        read = modalities_of(study)
+        missing = tuple(name for name in study.modalities if name not in read)
         if not explain:
-            return Prediction(values, read, missing)
+            return Prediction(named(predict_records(self.network, target, study)[0]), read, missing)
         found = modality_shares(self.network, target, study)
         shares, without = (
             {m: named(one) for m, one in part.items()} for part in (found.shares, found.without)
         )
-        return Prediction(values, read, missing, shares, without, named(found.nothing))
+        return Prediction(named(found.prediction), read, missing, shares, without, named(found.nothing))
 
 
 def simulate(

@@ -196,8 +196,9 @@ def show_evaluation(evaluation: Evaluation) -> None:
     table.add_row("guess from the site alone", str(evaluation.site_only))
     console = Console(highlight=False)
     console.print(table)
-    others = ", ".join(f"{name} {pooled}" for name, pooled in evaluation.others.items())
-    console.print(f"other scores, all sites pooled: {others}", markup=False)
+    if evaluation.others:
+        others = ", ".join(f"{name} {pooled}" for name, pooled in evaluation.others.items())
+        console.print(f"other scores, all sites pooled: {others}", markup=False)
 
 
 def _number(value: float) -> str:

@@ -79,6 +79,7 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
     from mmmed.api import predict as predict_table
     from mmmed.errors import DataError
     from mmmed.files import replacing
+    from mmmed.text import escaped
 
     kinds = {".csv": "to_csv", ".parquet": "to_parquet"}
     if out.suffix.lower() not in kinds:
@@ -87,7 +88,7 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
         warnings.simplefilter("always", UserWarning)
         table = predict_table(model, data)
     for problem in problems:
-        sys.stderr.write(f"note: {problem.message}\n")
+        sys.stderr.write(f"note: {escaped(str(problem.message))}\n")  # it may quote a cell
     with replacing(out) as partial:
         getattr(table, kinds[out.suffix.lower()])(partial, index=False)
     print(f"{len(table)} studies: {out}")
@@ -95,12 +96,15 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
 
 def _show(found: Prediction) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
+
+    from mmmed.text import shown
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in found.values:
-        table.add_column(name, justify="right")
+    for name in found.values:  # which who configured the run has chosen
+        table.add_column(escape(shown(name)), justify="right")
     table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
     if found.shares:
         table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))

@@ -138,18 +138,16 @@ def check(
 ) -> None:
     """Say which sites' policies would refuse a run, and by which rule. Asks no site, charges nothing. Exit 1 if any."""
     from client.run_request import INSTALLED, run_request
-    from privacy.errors import PolicyError, PolicyRefusal
-    from privacy.policy import EVALUATION, TRAINING, SitePolicy
+    from client.simulated import read_trial_policy
+    from privacy.errors import PolicyRefusal
+    from privacy.policy import EVALUATION, TRAINING
     from server.deployment.bundle import app_digest
 
     if not policies:
         raise typer.BadParameter("name the policies of the sites: --policy north.toml --policy south.toml")
     run, refused = read_config(config, assignments).config, False
     for path in policies:
-        try:
-            policy = SitePolicy.parse(path.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise PolicyError(f"{path}: not UTF-8 text. Expected a policy file") from error
+        policy = read_trial_policy(path)
         bundle = INSTALLED if INSTALLED in policy.apps else app_digest()
         verdict = "allows the run; what depends on its patients and its ledger the site alone can say"
         for purpose in (TRAINING, EVALUATION) if run.privacy.metrics != "none" else (TRAINING,):

@@ -547,7 +547,7 @@ def _histograms(record: RecordDict) -> npt.NDArray[np.float64] | None:
 
 
 def check_histograms(value: npt.NDArray[Any]) -> None:
-    """Raise Refused unless an array can be a site's noised counts: (T, 2, bins) float64 within `MOST_CELLS`, finite."""
+    """Raise Refused unless an array can be what a site releases of its results: 3 axes, float64, finite, in bounds."""
     if value.ndim != 3:
         raise Refused(Refusal.SHAPE_DIFFERS)
     if value.dtype != np.float64:

@@ -3,7 +3,7 @@
 from mmmed.inference.evaluate import Evaluation, Interval, evaluate
 from mmmed.inference.explain import Shares, modality_shares
 from mmmed.inference.predict import Predictions, predict
-from mmmed.inference.study import inputs, read_study
+from mmmed.inference.study import inputs, modalities_of, read_study
 
 __all__ = [
     "Evaluation",
@@ -12,6 +12,7 @@ __all__ = [
     "Shares",
     "evaluate",
     "inputs",
+    "modalities_of",
     "modality_shares",
     "predict",
     "read_study",

@@ -18,6 +18,7 @@ import torch
 from mmmed.data.loader import Records
 from mmmed.data.stored import Stored
 from mmmed.inference.predict import predict
+from mmmed.inference.study import modalities_of
 from mmmed.models import MultimodalModel
 from mmmed.tasks.base import Target
 
@@ -27,12 +28,14 @@ class Shares:
     """The parts that modalities have in the K numbers of a prediction.
 
     Attributes:
+        prediction: (K,) from all that the study has.
         nothing: (K,) what the model gives where it knows nothing.
         shares: (K,) by modality, its Shapley value (Shapley 1953): the mean, over all orders in which the modalities
             could be given, of what it changes. They add up to the prediction less `nothing`.
         without: (K,) by modality, the prediction without it alone.
     """
 
+    prediction: np.ndarray
     nothing: np.ndarray
     shares: Mapping[str, np.ndarray]
     without: Mapping[str, np.ndarray]
@@ -40,7 +43,7 @@ class Shares:
 
 def modality_shares(model: MultimodalModel, target: Target, study: Records) -> Shares:
     """`Shares` of the one record of `study`, over the modalities that it has: 2^M predictions of M."""
-    there = [name for name, one in study.modalities.items() if bool(one.present.any())]
+    there = modalities_of(study)
     value = {
         frozenset(kept): predict(model, target, _only(study, kept))[0]
         for size in range(len(there) + 1)
@@ -53,8 +56,9 @@ def modality_shares(model: MultimodalModel, target: Target, study: Records) -> S
             weight = 1 / (len(there) * math.comb(len(there) - 1, len(others)))
             share += weight * (value[others | {name}] - value[others])
         shares[name] = share
-    without = {name: value[frozenset(there) - {name}] for name in there}
-    return Shares(value[frozenset()], shares, without)
+    every = frozenset(there)
+    without = {name: value[every - {name}] for name in there}
+    return Shares(value[every], value[frozenset()], shares, without)
 
 
 def _only(study: Records, kept: tuple[str, ...]) -> Records:

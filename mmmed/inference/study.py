@@ -1,7 +1,8 @@
 """One study that a model is asked about, from files and values that are given by name.
 
 It goes the way of a training record: a table of one row is written beside copies of the files, and read as any other.
-So what the model sees is what it saw in training. All of it is gone afterwards.
+So what the model sees is what it saw in training. All of it is gone afterwards; a process that is killed leaves its
+temporary folder, which its user alone can read.
 """
 
 from __future__ import annotations
@@ -69,9 +70,15 @@ def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
             held = {name: _held(stored, records.rows) for name, stored in records.modalities.items()}
         except DataError as error:  # whose folder the reader has never seen
             raise DataError(str(error).replace(f"{root}/data.csv: ", "").replace(f"{root}/", "")) from error
-    if not any(bool(one.present.any()) for one in held.values()):
+    study = replace(records, modalities=held)
+    if not modalities_of(study):
         raise DataError(f"nothing that the model reads was given. It reads: {', '.join(names)}")
-    return replace(records, modalities=held)
+    return study
+
+
+def modalities_of(study: Records) -> tuple[str, ...]:
+    """The modalities of which a study has anything."""
+    return tuple(name for name, one in study.modalities.items() if bool(one.present.any()))
 
 
 def _cell(root: Path, name: str, value: str | Path) -> str:

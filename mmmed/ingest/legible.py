@@ -13,13 +13,7 @@ _LEFT = re.compile(
 )
 _RTF = re.compile(r"\s*\{\\rtf\d?")
 _HEXADECIMAL = re.compile(r"(?:\\X(?:[\dA-Fa-f]{2})+\\)+")
-_HL7 = {
-    r"\F\ ".strip(): "|",
-    r"\S\ ".strip(): "^",
-    r"\T\ ".strip(): "&",
-    r"\R\ ".strip(): "~",
-    r"\E\ ".strip(): "\\",
-}
+_HL7 = {"\\F\\": "|", "\\S\\": "^", "\\T\\": "&", "\\R\\": "~", "\\E\\": "\\"}
 _HL7_LAYOUT = re.compile(r"\\\.(br|sp|in|ti|ce|fi|nf|sk)[+-]?\d*\\|\\[HN]\\|\\[FSTRE]\\")
 _ENTITY = re.compile(r"&(?:#\d{2,6}|#[xX][\da-fA-F]{2,5}|[A-Za-z]{2,8}\d?);")
 _TAG = re.compile(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
+import torch
 
+from mmmed.data.cells import Problem, canonical, rows_of
 from mmmed.tasks.base import Score, Target
 from mmmed.tasks.measures import MEASURES, area, area_within
 
@@ -64,3 +68,49 @@ class AnswersTarget(Target):
         for number in range(score.shape[1]):
             rows = ~np.isnan(label[:, number])
             yield score[rows, number], label[rows, number] == 1, rows
+
+
+class ClassesTarget(AnswersTarget):
+    """One of K classes. A label is the int64 index of its class, a prediction the K class probabilities.
+
+    Args:
+        column: of the labels.
+        classes: as a table writes them.
+    """
+
+    def __init__(self, column: str, classes: tuple[str, ...]) -> None:
+        self._column, self._classes = column, classes
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        return tuple(f"{self._column} = {name}" for name in self._classes)
+
+    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
+        """The index of each cell's class, however it is written; others are a problem, and left out."""
+        own = cells[self._column]
+        index_of = {canonical(name): index for index, name in enumerate(self._classes)}
+        indices = own.map(lambda value: index_of.get(canonical(value)))
+        bad = indices.isna()
+        if bad.any():
+            problem(
+                f"{path}: column '{own.name}' holds {own[bad].iloc[0]!r} in {rows_of(bad)}, outside "
+                f"task.classes {list(self._classes)}. Add it there, correct it, or leave those rows out with data.where"
+            )
+        return indices[~bad].astype("int64")
+
+    def made_up(self, count: int) -> torch.Tensor:
+        return torch.arange(count) % len(self._classes)
+
+    def group_of(self, labels: np.ndarray) -> np.ndarray:
+        return labels
+
+    def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return predictions[np.arange(len(labels)), labels]
+
+    def guess(self, labels: np.ndarray) -> np.ndarray:
+        """(N,) labels of a site -> (K,) float64, the share of each class."""
+        return np.bincount(labels, minlength=len(self._classes)) / len(labels)

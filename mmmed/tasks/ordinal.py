@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from mmmed.data.cells import Problem
 from mmmed.tasks import Ordinal
-from mmmed.tasks.answers import AnswersTarget
+from mmmed.tasks.answers import ClassesTarget
 from mmmed.tasks.base import Score
-from mmmed.tasks.classification import class_indices
 
 
-class OrdinalTarget(AnswersTarget):
-    """One of K ordered classes. A label is the int64 index of its class, a prediction the K class probabilities.
+class OrdinalTarget(ClassesTarget):
+    """One of K ordered classes.
 
     The model gives K - 1 numbers: the log-odds of being above the first class, and by how much those of each next
     threshold lie below, through a softplus. So they are in order whatever the weights are, as in a cumulative link
@@ -28,28 +24,11 @@ class OrdinalTarget(AnswersTarget):
     score: ClassVar[Score] = Score("auroc", "AUROC over thresholds", higher=True)
 
     def __init__(self, section: Ordinal) -> None:
-        self._column, self._classes = section.label, section.classes
+        super().__init__(section.label, section.classes)
 
     @property
     def words(self) -> str:
         return f"{self._column}: {' < '.join(self._classes)}"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        return tuple(f"{self._column} = {name}" for name in self._classes)
-
-    def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
-        return class_indices(cells[self._column], self._classes, path, problem)
-
-    def made_up(self, count: int) -> torch.Tensor:
-        return torch.arange(count) % len(self._classes)
-
-    def group_of(self, labels: np.ndarray) -> np.ndarray:
-        return labels
 
     @property
     def outputs(self) -> int:
@@ -71,9 +50,6 @@ class OrdinalTarget(AnswersTarget):
         above = np.clip(predictions[:, ::-1].cumsum(axis=1)[:, -2::-1], 0.0, 1.0)
         return above, (labels[:, None] > np.arange(self.outputs)).astype(np.float64)
 
-    def likelihoods(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        return predictions[np.arange(len(labels)), labels]
-
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Those of being above each threshold; the mean error in classes over K - 1; quadratic weighted kappa.
 
@@ -87,10 +63,6 @@ class OrdinalTarget(AnswersTarget):
             "mae": float(np.abs(chosen - labels).mean() / self.outputs),
             "kappa": float(1 - off / by_chance) if by_chance else float("nan"),
         }
-
-    def guess(self, labels: np.ndarray) -> np.ndarray:
-        """(N,) labels of a site -> (K,) float64, the share of each class."""
-        return np.bincount(labels, minlength=len(self._classes)) / len(labels)
 
 
 def _in_order(outputs: torch.Tensor) -> torch.Tensor:

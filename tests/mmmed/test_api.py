@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 import mmmed
-from mmmed.cli import app
+import mmmed.api
+from mmmed.cli import app, predict
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import ConfigError, DataError, ModelError
 from mmmed.inference.sites import predict_sites
@@ -167,3 +169,26 @@ def test_the_command_predicts_a_study_and_a_data_set(run: mmmed.Run, hospitals: 
     for wrong in (["image"], ["image=x", "image=x"], []):
         with pytest.raises(DataError):
             CliRunner().invoke(app, ["predict", str(run.folder), *wrong], catch_exceptions=False)
+
+
+def test_nothing_of_a_study_is_kept(
+    run: mmmed.Run, hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("MMMED_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    model = mmmed.load_model(run.folder)
+    image = hospitals / pd.read_csv(hospitals / "data.csv")["image"][0]
+    model.explain(image=image, text="No effusion.")
+    with pytest.raises(DataError):
+        model.predict(image=image, text=tmp_path / "gone.txt")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_names_that_a_run_chose_do_not_reach_the_terminal_as_they_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    predict._show(mmmed.api.Prediction({"[red]ill[/]": 0.25, "\x1b[2Jwell": 0.75}, ("image",), ()))
+    shown = capsys.readouterr().out
+    assert "[red]ill[/]" in shown and "\\x1b[2Jwell" in shown and "\x1b" not in shown
