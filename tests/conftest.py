@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import mmmed  # (before any test imports transformers, and with it torchvision)
 from mmmed.demo import generate
+from mmmed.modalities import MODALITIES
 
 assert mmmed.__version__
 
@@ -46,6 +48,17 @@ def medical_data() -> Path:
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated hospitals of a few patients each."""
     return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
+
+
+@pytest.fixture(autouse=True)
+def _registries_stay() -> Iterator[None]:
+    """Fail a test that leaves the modalities otherwise than it found them, also in another order.
+
+    The section of a run's data would be another class from then on, and tests of other files would fail.
+    """
+    before = list(MODALITIES)
+    yield
+    assert list(MODALITIES) == before
 
 
 @pytest.fixture(scope="session", autouse=True)
