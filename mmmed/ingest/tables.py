@@ -108,26 +108,19 @@ def _records(text: str, delimiter: str) -> Iterator[list[str] | str]:
     Raises `csv.Error` if a mark is left open: what follows can be read in two ways.
     """
     csv.field_size_limit(MAX_TEXT_BYTES)
-    open_record = ""
-    for line in io.StringIO(text, newline=""):
-        if open_record and '"' not in line:
-            open_record += line
-            continue
-        open_record += line
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
         try:
-            cells = next(
-                csv.reader(io.StringIO(open_record, newline=""), delimiter=delimiter, strict=True), []
-            )
-        except csv.Error as error:
+            cells = next(reader, None)
+        except csv.Error as error:  # the reader goes on at the next line
             if "unexpected end" in str(error):
-                continue
+                raise
             yield f"not a readable row ({error}): double the quotation marks within a cell"
-            cells = []
-        open_record = ""
+            continue
+        if cells is None:
+            return
         if cells:
             yield cells
-    if open_record:
-        raise csv.Error("unexpected end of data")
 
 
 def _parquet(path: Path) -> tuple[list[str], Rows]:

@@ -31,7 +31,7 @@ from mmmed.ingest import IngestOptions, IngestReport, Skipped, decide, deidentif
 from mmmed.ingest import sources as sources_module
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import LabelOptions, TableOptions
-from mmmed.ingest.records import Report, plain, text_file
+from mmmed.ingest.records import MAX_NOTE_CHARACTERS, Report, plain, text_file
 from mmmed.ingest.scan import scan
 from mmmed.ingest.sections import finding_stated, select_sections
 from mmmed.ingest.sources import Found, find_files
@@ -641,6 +641,16 @@ def test_mutated_fhir_and_tables_are_read_or_skipped(data: st.DataObject, tmp_pa
     table.write_bytes(b"p,t\n" + data.draw(st.binary(max_size=60)))
     for row in table_rows(Found(table, "t"), TableOptions(patient="p", text="t")):
         assert isinstance(row, Report | Skipped)
+
+
+def test_a_damaged_row_loses_itself_alone_and_a_long_cell_is_read_once(tmp_path: Path) -> None:
+    lines = '""x""\n' * 50_000  # in one cell: a reader that begins it anew at each line would not come back
+    table = tmp_path / "t.csv"
+    table.write_text(f'p,t\nA,fine\nB,"a" b\nC,"{lines}end"\nD,fine\n')
+    rows = list(table_rows(Found(table, "t"), TableOptions(patient="p", text="t")))
+    assert [type(row) for row in rows] == [Report, Skipped, Report, Report]
+    assert isinstance(rows[1], Skipped) and "double the quotation marks" in rows[1].reason
+    assert isinstance(rows[2], Report) and rows[2].text == ('"x"\n' * 50_000 + "end")[:MAX_NOTE_CHARACTERS]
 
 
 def test_deep_json_and_hostile_text_files_are_skipped(tmp_path: Path) -> None:
