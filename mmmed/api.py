@@ -137,7 +137,7 @@ def load_model(folder: str | Path) -> Model:
         ModelError: a file is missing, damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    return Model(*models.load_model(folder / "model" if (folder / "model").is_dir() else folder))
+    return Model(*models.load_model(folder))
 
 
 def predict(model: Model, data: str | Path) -> pd.DataFrame:

@@ -28,7 +28,7 @@ from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_opened, predict_sites
-from mmmed.models import MultimodalModel, build_model, load_model
+from mmmed.models import MultimodalModel, build_model, load_model, start_from
 from server.run import federate
 from server.run_folder import RunFolder
 from simulations.advice import advice
@@ -98,6 +98,8 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
     if engine == "ray":
         require("ray", "--engine ray")
     model = build_model(config)
+    if config.model.start:
+        print(start_from(model, Path(config.model.start)))
     try_run(config)
     manifest = simulated_manifest(config)
     if len(manifest.sites) < config.federation.min_sites:
@@ -161,10 +163,10 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
     Raises:
         RunError, ModelError, DataError: no finished model, or data that do not fit it.
     """
-    folder = path / "model" if (path / "model").is_dir() else path
-    if (path / "config.toml").is_file() and (path / "environment.json").is_file() and folder == path:
+    begun = (path / "config.toml").is_file() and (path / "environment.json").is_file()
+    if begun and not (path / "model").is_dir():
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
-    model, config = load_model(folder)
+    model, config = load_model(path)
     predicted = predict_sites(model, config, locate(data or config.data.source))
     evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)

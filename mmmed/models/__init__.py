@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmmed.models.frozen import check_frozen, frozen_digests
     from mmmed.models.multimodal import MultimodalModel
     from mmmed.models.precomputed import FrozenEncoders
+    from mmmed.models.start import start_from
     from mmmed.models.store import load_model, save_model
     from mmmed.models.tokens import load_tokenizer
 
@@ -25,6 +26,7 @@ __all__ = [
     "load_tokenizer",
     "save_model",
     "set_trainable",
+    "start_from",
     "trainable_state",
 ]
 
@@ -38,6 +40,7 @@ _MODULES = {
     "load_tokenizer": "tokens",
     "save_model": "store",
     "set_trainable": "build",
+    "start_from": "start",
     "trainable_state": "build",
 }
 

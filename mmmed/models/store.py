@@ -14,6 +14,7 @@ from mmmed.models.multimodal import MultimodalModel
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.toml"
+FINAL = "model"  # folder of the final model, in that of its run
 
 
 def save_model(folder: Path, model: MultimodalModel, config: RunConfig) -> None:
@@ -27,9 +28,13 @@ def save_model(folder: Path, model: MultimodalModel, config: RunConfig) -> None:
 def load_model(folder: Path) -> tuple[MultimodalModel, RunConfig]:
     """Read a model that `save_model` wrote, in evaluation mode.
 
+    Args:
+        folder: of the model, or of the run whose final model it is.
+
     Raises:
         ModelError: a file is missing, damaged, or the two do not belong together.
     """
+    folder = folder / FINAL if (folder / FINAL).is_dir() else folder
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: no {name}. Expected the model folder of a finished run")

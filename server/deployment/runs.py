@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from mmmed.config import RunConfig, resolve
 from mmmed.config.sources import to_json
 from mmmed.errors import DeployError
 from mmmed.federation.protocol import run_name
 from mmmed.files import write_atomic
-from mmmed.models import build_model
+from mmmed.models import build_model, start_from
 from server.app_config import RUN_CONFIG, RUN_FOLDER
 from server.deployment.bundle import app_bundle
 from server.deployment.control import Control, FlowerRun
@@ -54,7 +55,11 @@ def begin(folder: Folder, config: RunConfig) -> str:
     """
     with Control(folder) as control:
         control.nodes()  # before a run folder is made: is there a SuperLink at all, and can the model be built?
-        build_model(config)
+        model = build_model(config)
+        if start := config.model.start:  # the server's process works in another folder
+            start_from(model, Path(start))
+            own = config.model.model_copy(update={"start": str(Path(start).absolute())})
+            config = config.model_copy(update={"model": own})
         name = _free_name(folder)
         RunFolder.create(folder.runs / name, config).close()
         _submit(folder, control, name, config)
