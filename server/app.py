@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the configuration that Flower's run config holds; the entry of the server's app."""
-    from mmmed.models import build_model, start_from  # torch and the models only once the run is known to be valid
+    # torch and the models only once the run is known to be valid
+    from mmmed.models import build_model, start_from
     from server.roster import NODES, Roster
     from server.run import federate
     from server.run_folder import RunFolder

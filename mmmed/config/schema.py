@@ -82,7 +82,9 @@ class ModelConfig(Composed):
         "what follows the encoders; only that",
     )
     lora_rank: Positive = Field(4, le=1024, description='rank of the adapters of trainable = "lora"')
-    start: str = later("", description="folder of an earlier run, at the server, whose model this one begins from")
+    start: str = later(
+        "", description="folder of an earlier run, at the server, whose model this one begins from"
+    )
 
     @classmethod
     def further(cls) -> tuple[type[Section], ...]:

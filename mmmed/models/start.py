@@ -39,10 +39,12 @@ def start_from(model: MultimodalModel, folder: Path) -> str:
         if name in trained or name not in earlier or torch.equal(value, earlier[name]):
             continue
         raise ModelError(
-            f"model.start = {str(folder)!r}: its {name} differs from this run's, which freezes it, and what is frozen does "
-            "not travel to the sites. Train it here as well (model.trainable), or start from a run that froze the same"
+            f"model.start = {str(folder)!r}: its {name} differs from this run's, which freezes it, and what is frozen "
+            "does not travel to the sites. Train it here as well (model.trainable), or start from a run that froze the same"
         )
-    taken = [name for name, value in trained.items() if name in earlier and earlier[name].shape == value.shape]
+    taken = [
+        name for name, value in trained.items() if name in earlier and earlier[name].shape == value.shape
+    ]
     if not taken:
         raise ModelError(
             f"model.start = {str(folder)!r}: its model has none of the parameters that this run trains. Expected one "
