@@ -40,7 +40,7 @@ def start_from(model: MultimodalModel, folder: Path) -> str:
             continue
         raise ModelError(
             f"model.start = {str(folder)!r}: its {name} differs from this run's, which freezes it, and what is frozen "
-            "does not travel to the sites. Train it here as well (model.trainable), or start from a run that froze the same"
+            "does not travel to the sites. Train it here as well (model.trainable), or start from another run"
         )
     taken = [
         name for name, value in trained.items() if name in earlier and earlier[name].shape == value.shape
