@@ -45,7 +45,7 @@ class SiteConfig(BaseModel):
     dataset: Path = Field(Path("dataset"), description="what `mmmed site ingest` wrote")
     table: str = Field("data.parquet", description="its table of studies")
     patient: str = Field("patient_id", description="column: the patient, whose privacy is kept")
-    study: str = Field("study_id", description="column: the study")
+    study: str = Field("study_id", description='column: the study; "" if each patient has one row')
     site: str = Field("site", description="column: the site")
     where: dict[str, Scalar | tuple[Scalar, ...]] = Field(
         {}, description="offer only rows whose column equals the value, or one of the values"

@@ -41,7 +41,7 @@ class DataConfig(Composed):
         "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'
     )
     patient: str = Field("patient_id", description="column: the patient, the unit of privacy")
-    study: str = Field("study_id", description="column: the study")
+    study: str = Field("study_id", description='column: the study; "" if each patient has one row')
     site: str = Field("site", description="column: the hospital")
     where: FrozenTable[Scalar | tuple[Scalar, ...]] = Field(
         {}, description="keep only rows whose column equals the value, or one of the values"

@@ -46,6 +46,34 @@ class ResolvedConfig:
 
 _RESAMPLING = re.compile(r"resampl|oversampl|undersampl|balance")
 
+# What others call a key, by the last part of its name; and what there is no key for.
+_ELSEWHERE = {
+    name: keys
+    for keys, names in (
+        (["task.label"], "label_column target"),
+        (["task.classes"], "num_classes"),
+        (["data.waveform"], "ecg eeg signal"),
+        (["data.audio"], "sound"),
+        (["data.text"], "note report"),
+        (["data.volume"], "ct mri scan"),
+        (["data.numbers", "data.categories"], "tabular table_columns"),
+        (["model.image", "model.text"], "encoder backbone"),
+        (["training.learning_rate"], "lr"),
+        (["training.local_epochs"], "epochs"),
+        (["training.proximal_mu"], "mu fedprox"),
+        (["privacy.target_epsilon"], "epsilon eps"),
+        (["privacy.max_grad_norm"], "clip clipping_norm max_norm"),
+        (["federation.rounds"], "num_rounds"),
+        (["federation.min_sites"], "min_clients"),
+        (["federation.aggregation.kind"], "aggregator"),
+    )
+    for name in names.split()
+}
+_NOWHERE = {
+    "video": "videos are not read",
+    "noise_multiplier": "the noise follows from privacy.target_epsilon, privacy.delta and the steps",
+}
+
 
 def _unknown(key: str, source: str) -> ConfigError:
     if _RESAMPLING.search(key):
@@ -54,13 +82,23 @@ def _unknown(key: str, source: str) -> ConfigError:
             "chance to draw a patient must be public and must not follow from labels. Weigh the loss with "
             "task.weights or task.focal"
         )
-    keys = list(known_keys())
-    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
-    if not near:  # the section may be wrong and the key right
-        last = key.rsplit(".", 1)[-1]
-        near = [k for k in keys if k.rsplit(".", 1)[-1] == last][:1]
-    hint = f" Did you mean '{near[0]}'?" if near else " `mmmed config show` lists the valid keys."
-    return ConfigError(f"{source}: unknown key '{key}'.{hint}")
+    keys, (section, _, last) = list(known_keys()), key.rpartition(".")
+    if last in _NOWHERE:
+        return ConfigError(f"{source}: unknown key '{key}': {_NOWHERE[last]}")
+    same = [
+        one for one in keys if one.rpartition(".")[2] == last
+    ]  # the section may be wrong and the key right
+    kind = [f"{section}.kind"] if last == "type" and f"{section}.kind" in keys else []
+    near = kind or _ELSEWHERE.get(last, [])
+    near = near or difflib.get_close_matches(key, keys, n=1, cutoff=0.75) or same[:1]
+    own = [one.removeprefix(f"{section}.") for one in keys if section and one.startswith(f"{section}.")]
+    if near:
+        hint = f"Did you mean {' or '.join(map(repr, near))}?"
+    elif own:
+        hint = f"[{section}] has: {', '.join(own)}"
+    else:
+        hint = "`mmmed config show` lists the valid keys"
+    return ConfigError(f"{source}: unknown key '{key}'. {hint}")
 
 
 class _Merge:

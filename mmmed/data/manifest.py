@@ -117,7 +117,7 @@ def _records(
     frame: pd.DataFrame, root: Path, path: Path, data: DataConfig, task: Task | None, problem: Problem
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """`Manifest.records` of a table, and how many rows of each site have no label."""
-    columns = {"patient": data.patient, "study": data.study, "site": data.site}
+    columns = {"patient": data.patient, "study": data.study or data.patient, "site": data.site}
     columns |= {"fold": data.fold} if data.fold else {}
     for name, column in columns.items():
         _require_column(frame, column, path, f"data.{name}")
@@ -130,6 +130,8 @@ def _records(
     records = pd.DataFrame({name: frame[column] for name, column in columns.items()})
     for name in ("patient", "study", "site"):
         records = _identified(records, name, path, columns[name], problem)
+    if not data.study:
+        records = _one_row_each(records, path, problem)
     unlabelled: dict[str, int] = {}
     if task is None:
         records = records.assign(**{_LABEL: np.nan})
@@ -187,8 +189,9 @@ def _require_column(frame: pd.DataFrame, column: str, path: Path, key: str) -> N
         return
     near = difflib.get_close_matches(column, [str(name) for name in frame.columns], n=1)
     hint = f"Did you mean '{near[0]}'?" if near else f"It has: {', '.join(map(str, frame.columns[:20]))}."
+    mend = ', or to "" if each patient has one row' if key == "data.study" else ""
     raise DataError(
-        f"{path}: no column '{column}' (asked for by {key}). {hint} Set {key} to the right column"
+        f"{path}: no column '{column}' (asked for by {key}). {hint} Set {key} to the right column{mend}"
     )
 
 
@@ -245,6 +248,17 @@ def _folds(records: pd.DataFrame, path: Path, column: str, problem: Problem) -> 
     if bad.any():
         problem(f"{path}: column '{column}' is not a whole number in {rows_of(bad)}. Expected a fold index")
     return records[~bad].assign(fold=numbers[~bad].astype("int64"))
+
+
+def _one_row_each(records: pd.DataFrame, path: Path, problem: Problem) -> pd.DataFrame:
+    """The records of patients who have one row, whose studies need no name."""
+    several = records["patient"].duplicated(keep=False)
+    if several.any():
+        problem(
+            f"{path}: {records['patient'][several].nunique()} patient(s) have several rows ({rows_of(several)}), and "
+            "data.study is empty. Set it to the column that names the study"
+        )
+    return records[~several]
 
 
 def _one_site_each(records: pd.DataFrame, data: DataConfig, path: Path, problem: Problem) -> pd.DataFrame:

@@ -59,7 +59,7 @@ def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
         root = Path(temporary)
         cells = {names[name]: _cell(root, name, value) for name, value in given.items()}
         row = dict.fromkeys(names.values(), "") | cells
-        row |= dict.fromkeys((data.patient, data.study, data.site), "asked")
+        row |= dict.fromkeys((data.patient, data.study or data.patient, data.site), "asked")
         with (root / "data.csv").open("w", encoding="utf-8", newline="") as file:
             table = csv.DictWriter(file, list(row))
             table.writeheader()

@@ -124,4 +124,7 @@ class Scaffold(Strategy):
             )
 
 
-STRATEGIES = Kinds(FedAvg, FedAdam, FedYogi, FedAdagrad, FedAvgM, Scaffold)
+STRATEGIES = Kinds(
+    FedAvg, FedAdam, FedYogi, FedAdagrad, FedAvgM, Scaffold,
+    refused={"fedprox": "its pull is training.proximal_mu, which goes with any strategy"},
+)  # fmt: skip

@@ -16,7 +16,7 @@ from mmmed.cli import app
 from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
 from mmmed.config.keys import known_keys
 from mmmed.config.renamed import RENAMED
-from mmmed.config.sources import flat_from_json, to_json
+from mmmed.config.sources import _ELSEWHERE, flat_from_json, to_json
 from mmmed.errors import ConfigError
 from mmmed.federation.aggregation import MultiKrum, TrimmedMean
 from mmmed.federation.strategies import FedAdam
@@ -130,6 +130,32 @@ def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_key(tmp_path: P
         ConfigError, match=r"run\.toml: unknown key 'training\.batchsize'.*training\.batch_size"
     ):
         resolve(file)
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("task.type", r"Did you mean 'task\.kind'\?"),
+        ("federation.strategy.type", r"Did you mean 'federation\.strategy\.kind'\?"),
+        ("data.ecg", r"'data\.waveform'"),
+        ("data.video", "videos are not read"),
+        ("model.encoder", r"'model\.image' or 'model\.text'"),
+        ("training.lr", r"'training\.learning_rate'"),
+        ("privacy.noise_multiplier", r"follows from privacy\.target_epsilon"),
+        ("training.rounds", r"Did you mean 'federation\.rounds'\?"),
+        ("training.xyzzy", r"\[training\] has: batch_size, "),
+        ("xyzzy", "mmmed config show"),
+    ],
+)
+def test_an_unknown_key_leads_to_the_right_one_and_never_astray(key: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown key '{key}'.*{hint}"):
+        resolve(assignments=[f"{key}=1"])
+
+
+def test_every_key_that_others_call_otherwise_is_one_of_ours() -> None:
+    assert {key for keys in _ELSEWHERE.values() for key in keys} <= known_keys().keys()
+    with pytest.raises(ConfigError, match=r"no 'fedprox'.*training\.proximal_mu"):
+        resolve(assignments=["federation.strategy.kind=fedprox"])
 
 
 @pytest.mark.parametrize("content", [b"[task", b"\xff\xfe\x00", b"task = 3"])

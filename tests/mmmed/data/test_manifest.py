@@ -106,6 +106,20 @@ def test_rows_without_a_label_are_left_out_and_counted_by_site(tmp_path: Path) -
     assert list(read(tmp_path).records["label"]) == [0, 1, 1]
 
 
+def test_a_study_needs_no_name_where_each_patient_has_one_row(tmp_path: Path) -> None:
+    first, _, third = without("study_id")
+    manifest = read(write(tmp_path, [first, third]), study="")
+    assert list(manifest.records["study"]) == list(manifest.records["patient"]) == ["p1", "p2"]
+    write(tmp_path, without("study_id"))
+    with pytest.raises(
+        DataError, match=r"1 patient\(s\) have several rows \(rows 1, 2\).*data\.study"
+    ) as caught:
+        read(tmp_path, study="")
+    assert "p1" not in str(caught.value)
+    with pytest.raises(DataError, match=r'no column .study_id.*or to "" if each patient has one row'):
+        read(tmp_path)
+
+
 def test_patients_of_two_sites_may_be_left_out(tmp_path: Path) -> None:
     extra = {
         "patient_id": "p3",
