@@ -17,7 +17,7 @@ from unittest import mock
 from mmmed.cli import main
 from mmmed.errors import DeployError
 
-PATIENCE = 180.0  # seconds; far more than needed on an idle machine
+PATIENCE = 600.0  # seconds; far more than needed on an idle machine
 _PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
