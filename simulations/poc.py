@@ -23,7 +23,7 @@ from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.federation import Federation
 from simulations.loopback.processes import Background, free_port
 
-_RUNS = 3  # so many like the first fit into a patient's budget
+_BUDGET = 3  # times the run's epsilon, for each patient: a few runs like the first
 CONFIG, NEXT = "run.toml", "NEXT.txt"
 
 
@@ -109,7 +109,7 @@ class Poc:
             f"cd {self.home}": "",
             "mmmed server start": "the coordinator, on ./federation; in a terminal of its own, as each of the next",
             **{f"mmmed site start --site {name}": f"the hospital {name}" for name in names},
-            f"mmmed server run {CONFIG}": f"a run; each patient's budget is enough for {_RUNS} like it",
+            f"mmmed server run {CONFIG}": "a run; each patient's budget is enough for a few like it",
             "mmmed server status": "sites and runs",
             "mmmed server log": "the newest run, round by round",
             "mmmed dashboard federation": f"in a browser; the same with {some}",
@@ -154,7 +154,7 @@ def allowing(config: RunConfig) -> dict[str, Any]:
     training = run_request(config, TRAINING, INSTALLED)
     evaluation = run_request(config, EVALUATION, INSTALLED)
     run = {"epsilon": max(training.epsilon, evaluation.epsilon), "delta": config.privacy.delta}
-    limit = run | {"epsilon": _RUNS * run["epsilon"]}
+    limit = run | {"epsilon": _BUDGET * run["epsilon"]}
     return {
         "limit": limit,
         "period": {"days": 365, **limit},
