@@ -18,6 +18,7 @@ from mmmed.dashboard.serve import TOKEN
 from mmmed.data.manifest import read_table, table_file
 from mmmed.data.source import locate
 from mmmed.errors import ConfigError, DeployError
+from mmmed.pki import require_linux
 from privacy.policy import EVALUATION, TRAINING
 from simulations.loopback.coordinator import RunHandle
 from simulations.loopback.federation import Federation
@@ -43,10 +44,11 @@ class Poc:
             sites: how many hospitals: those of the data set with the most patients.
 
         Raises:
-            DeployError: the folder is there already.
+            DeployError: the folder is there already, or this is no Linux.
             ConfigError: the data set has fewer hospitals, or the configuration is one that no hospital can allow.
             DataError: the data set cannot be read.
         """
+        require_linux()
         if home.exists():
             raise DeployError(f"{home}: is there already. Name another --out, or go on as its {NEXT} says")
         data = locate(config.data.source).resolve()

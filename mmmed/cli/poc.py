@@ -39,7 +39,7 @@ def poc(
 
     resolved = read_config(config, assignments, {"data.source": data}).config
     federation = Poc(out or Path("poc") / datetime.now().strftime("%Y%m%d-%H%M%S"), resolved, sites)
-    print(f"{federation.home}: coordinator, keys, certificates, policies and data of {sites} hospitals")
+    print(f"{federation.home}: coordinator, keys, certificates, policies and data of {sites} hospital{'s' * (sites > 1)}")
     with _ended(federation):
         print("starting all of them", flush=True)
         federation.start()

@@ -82,6 +82,15 @@ def test_a_policy_as_it_is_written_first_allows_the_first_run_of_the_docs(tmp_pa
         assert (code, "REFUSES" in told) == (0, False), told
 
 
+@pytest.mark.parametrize("file", ["compose.coordinator.yaml", "compose.site.yaml"])
+def test_compose_files_name_commands_that_there_are(file: str) -> None:
+    import yaml
+
+    (service,) = yaml.safe_load((ROOT / "docs" / "deploy" / file).read_text())["services"].values()
+    group, command, option, _ = service["command"]
+    assert option in mmmed(group, command, "--help", cwd=ROOT)[1]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("nginx")
 @pytest.mark.parametrize("interrupted", [False, True])
