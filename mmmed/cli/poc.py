@@ -39,7 +39,7 @@ def poc(
 
     resolved = read_config(config, assignments, {"data.source": data}).config
     federation = Poc(out or Path("poc") / datetime.now().strftime("%Y%m%d-%H%M%S"), resolved, sites)
-    print(f"{federation.home}: coordinator, keys, certificates, policies and data of {sites} hospital{'s' * (sites > 1)}")
+    print(f"{federation.home}: a coordinator and {sites} sites, with keys, certificates and policies")
     with _ended(federation):
         print("starting all of them", flush=True)
         federation.start()

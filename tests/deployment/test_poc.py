@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -84,10 +85,10 @@ def test_a_policy_as_it_is_written_first_allows_the_first_run_of_the_docs(tmp_pa
 
 @pytest.mark.parametrize("file", ["compose.coordinator.yaml", "compose.site.yaml"])
 def test_compose_files_name_commands_that_there_are(file: str) -> None:
-    import yaml
-
-    (service,) = yaml.safe_load((ROOT / "docs" / "deploy" / file).read_text())["services"].values()
-    group, command, option, _ = service["command"]
+    (words,) = re.findall(
+        r"^ +command: (\[.*\])$", (ROOT / "docs" / "deploy" / file).read_text(), re.MULTILINE
+    )
+    group, command, option, _ = json.loads(words)
     assert option in mmmed(group, command, "--help", cwd=ROOT)[1]
 
 
