@@ -232,6 +232,13 @@ def test_renewing_takes_a_newer_certificate_for_the_same_key(site: NodeFolder, k
     assert Kit.read(site.kit_file).certificate != before
 
 
+def test_a_site_that_runs_is_not_started_twice(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    with alone(site):
+        code, told = mmmed("site", "start", "--site", site.site, cwd=site.site, check=False)
+    assert code == 2 and "is running" in told
+
+
 # -- doctor -------------------------------------------------------------------------------------------------------
 
 
