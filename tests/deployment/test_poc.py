@@ -12,10 +12,15 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.run_request import INSTALLED, run_request
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import ConfigError, DeployError
+from privacy.accounting import calibrate_noise_multiplier
+from privacy.ledger import Ledger, dataset_identity
+from privacy.metrics import evaluation_event
+from privacy.planning import plan_training
 from privacy.policy import EVALUATION, TRAINING, SitePolicy
 from simulations.loopback.federation import TINY
 from simulations.loopback.hospital import Hospital
@@ -81,6 +86,34 @@ def test_a_policy_as_it_is_written_first_allows_the_first_run_of_the_docs(tmp_pa
             check=False,
         )
         assert (code, "REFUSES" in told) == (0, False), told
+
+
+def test_the_first_runs_noise_and_budget_keep_to_the_first_policy(tmp_path: Path) -> None:
+    mmmed("privacy", "policy", "init", "--site", "north", cwd=tmp_path)
+    policy = SitePolicy.parse((tmp_path / "site-policy.toml").read_text())
+    run = resolve(ROOT / "configs" / "first_run.toml").config
+    delta = run.privacy.delta
+    training = plan_training(
+        patients=600,
+        batch_size=run.training.batch_size,
+        local_epochs=run.training.local_epochs,
+        rounds=run.federation.rounds,
+        target_epsilon=run.privacy.target_epsilon,
+        delta=delta,
+        largest_delta=policy.largest_delta,
+        stated=policy.patients,
+    )
+    results = evaluation_event(calibrate_noise_multiplier(run.privacy.metrics_epsilon, delta, 1.0, 1))
+    key = Ed25519PrivateKey.generate()
+    with Ledger.open(tmp_path / "state" / "ledger.db", key, limit=policy.limit) as ledger:
+        for purpose, event, number in ((TRAINING, training.event, 600), (EVALUATION, results, 200)):
+            policy.check_plan(purpose, event.noise_multiplier, number)
+            whose = dataset_identity(
+                (f"{purpose}-{i}" for i in range(number)), b"a secret of the site, 32 bytes.."
+            )
+            limits = policy.sublimits(purpose, ledger.now())
+            plan = ledger.plan(whose, purpose, event, delta, 1.0, purpose, limits)
+            ledger.reserve(plan, 1, event.steps, limits)
 
 
 @pytest.mark.parametrize("file", ["compose.coordinator.yaml", "compose.site.yaml"])
