@@ -137,7 +137,7 @@ class LiveHospital:
         own = {**site, "name": name}
         own["where"] = {own.get("site", "site"): where}
         self.folder = Hospital(self.path, hospitals, create_key(officers / f"{name}.key"), **own)
-        roomy = {
+        roomy: dict[str, Any] = {
             "limit": ROOMY,
             "period": {"days": 365, **ROOMY},
             "purposes": {"training": ROOMY["epsilon"], "evaluation": ROOMY["epsilon"]},
