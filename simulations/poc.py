@@ -109,7 +109,7 @@ class Poc:
         some = names[0]
         commands = {
             f"cd {self.home}": "",
-            "mmmed server start": "the coordinator, on ./federation; in a terminal of its own, as each of the next",
+            "mmmed server start": "the coordinator; it and each site in a terminal of its own",
             **{f"mmmed site start --site {name}": f"the hospital {name}" for name in names},
             f"mmmed server run {CONFIG}": "a run; each patient's budget is enough for a few like it",
             "mmmed server status": "sites and runs",
@@ -122,7 +122,9 @@ class Poc:
             f"mmmed privacy policy sign {some} --key officers/{some}.key": "",
         }
         width = max(map(len, commands))
-        return "".join(f"{command:{width}}  {what}".rstrip() + "\n" for command, what in commands.items())
+        return "".join(
+            f"{command:{width}}  # {what}\n" if what else f"{command}\n" for command, what in commands.items()
+        )
 
 
 def hospitals(table: Path, config: RunConfig, sites: int) -> dict[str, Any]:
