@@ -65,7 +65,9 @@ class Hospital:
         signed = self._folder.policy()
         allowed = (name for name in (INSTALLED, *self._apps) if name in signed.policy.apps)
         with self._folder.ledger(signed) as ledger:
-            signed.policy.check(run_request(config, purpose, next(allowed, self._apps[0])), ledger.now())
+            ledger.note_clock()
+            request = run_request(config, purpose, next(allowed, self._apps[0]))
+            signed.policy.check(request, ledger.clock().latest)
         return signed.policy
 
     def open(self, config: RunConfig, policy: Policy) -> Site:

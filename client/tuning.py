@@ -118,7 +118,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     site = hospital.open(base, policy)
     with site.ledger() as ledger:
         for candidate in candidates:
-            site.policy.check(run_request(candidate.config, TUNING, INSTALLED), ledger.now())
+            site.policy.check(run_request(candidate.config, TUNING, INSTALLED), ledger.clock().latest)
     for candidate in candidates:
         try_run(candidate.config)
     return site

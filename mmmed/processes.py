@@ -62,6 +62,8 @@ class Service:
         environment: its whole environment.
         started: called after each start, in the supervisor.
         heard: called with each line that the process prints, in a thread of its own.
+        why: called when the process has ended, in a thread of its own; what a person should know of it, "" for no more
+            than what it last said. The same words are told once.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Service:
     environment: Mapping[str, str]
     started: Callable[[], None] = field(default=lambda: None)
     heard: Callable[[str], None] = field(default=lambda line: None)
+    why: Callable[[], str] = field(default=lambda: "")
 
 
 class _Child:
@@ -83,6 +86,7 @@ class _Child:
         self._pause = _FIRST_PAUSE
         self._born = self._next = 0.0
         self._said = ""  # the last line it printed
+        self._told = ""  # what was last told of why it ended
 
     def keep(self) -> None:
         """Start the process unless it runs or its pause lasts."""
@@ -96,7 +100,7 @@ class _Child:
             if now - self._born > _SETTLED:
                 self._pause = _FIRST_PAUSE
             ended = f"{self.service.name} ended ({_how(code)}); starts again in {self._pause:.0f} s"
-            log.warning("%s. It last said: %s", ended, shown(self._said or "nothing"))
+            threading.Thread(target=self._tell, args=(ended,), daemon=True).start()
             self._process, self._next = None, now + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if now >= self._next:
@@ -122,6 +126,14 @@ class _Child:
         # A task's process that sends its answer heeds no SIGTERM: without its runner it would try for ever.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _tell(self, ended: str) -> None:
+        why = self.service.why().strip()
+        if not why:
+            log.warning("%s. It last said: %s", ended, shown(self._said or "nothing"))
+        elif why != self._told:
+            log.warning("%s. %s", ended, shown(why, 1000))
+        self._told = why
 
     def _start(self) -> None:
         self._process = subprocess.Popen(

@@ -40,10 +40,10 @@ def main(grid: Grid, context: Context) -> None:
     admitted = os.environ.get(NODES)
     with RunFolder.create_or_open(path, config) as folder:
         federate(grid, folder, model, roster=Roster(Path(admitted) if admitted else None))
-        _check_that_something_was_learnt(folder.rounds())
+        check_that_something_was_learnt(folder.rounds())
 
 
-def _check_that_something_was_learnt(rounds: list[dict[str, Any]]) -> None:
+def check_that_something_was_learnt(rounds: list[dict[str, Any]]) -> None:
     """Raise RunError if no round changed the model: such a run did not complete."""
     if rounds and not any(record["changed"] for record in rounds):
         last = [f"{line['site']} {line['refused']}" for line in rounds[-1]["train"] if "refused" in line]

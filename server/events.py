@@ -30,6 +30,16 @@ class SiteReplied:
 
 
 @dataclass(frozen=True)
+class SiteWaits:
+    """A site answered that somebody there has to decide first (``code``); it is asked again."""
+
+    round: int
+    phase: Phase
+    site: str
+    code: str
+
+
+@dataclass(frozen=True)
 class RoundFinished:
     """The round is on disk; ``record`` is its line in rounds.jsonl."""
 
@@ -38,7 +48,7 @@ class RoundFinished:
     record: dict[str, Any]
 
 
-Event = PhaseStarted | SiteReplied | RoundFinished
+Event = PhaseStarted | SiteReplied | SiteWaits | RoundFinished
 OnEvent = Callable[[Event], None]
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from mmmed.federation.protocol import code_of, refusal_of
+from mmmed.federation.protocol import Refusal, code_of, refusal_of
 
 _PAUSE, _LONGEST_PAUSE = 2.0, 60.0  # seconds before a site that holds the run is asked again
 _SILENT = (0.25, 0.75)  # parts of the round's time after which a site that has said nothing is asked again
@@ -45,7 +45,10 @@ class _Request:
 
 
 def gather(
-    grid: Grid, messages: Sequence[Message], timeout: float
+    grid: Grid,
+    messages: Sequence[Message],
+    timeout: float,
+    held: Callable[[Message, str], None] = lambda message, code: None,
 ) -> Iterator[tuple[Message, Message | None, float]]:
     """Send messages and yield (request, reply, seconds) as replies arrive, each reply then forgotten.
 
@@ -53,7 +56,8 @@ def gather(
     is asked until it decides. One that is silent is asked again too, since a broken connection can swallow a message
     that counts as delivered; a site answers the same request from what it kept, at no cost. A request without a reply
     after ``timeout`` seconds is yielded with its last refusal, or None. Replies are matched by message id: an error
-    reply for a lost node does not carry the node's own id.
+    reply for a lost node does not carry the node's own id. ``held`` is called with a request and the code each time a
+    site answers that somebody there has to decide.
     """
     started = time.monotonic()
     waiting: dict[str, _Request] = {}
@@ -79,6 +83,8 @@ def gather(
                 del waiting[other]
             if answered.postponed(reply, time.monotonic()):
                 later.append(answered)
+                if (code := code_of(reply)) == Refusal.HELD:
+                    held(answered.message, code)
             else:
                 yield answered.message, reply, time.monotonic() - started
         # A grid with an interval of 0 waits within `pull_messages`, or does the sites' work there. Another is looked at

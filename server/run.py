@@ -17,6 +17,7 @@ from server.loop import Rounds, is_milestone
 from server.privacy_report import RunReport
 from server.roster import Roster
 from server.run_folder import RunFolder
+from server.waits import Waits
 
 
 def federate(
@@ -46,6 +47,7 @@ def federate(
     initial = {key: value.detach().cpu().float().numpy() for key, value in trainable_state(model).items()}
 
     report: RunReport | None = None
+    waits = Waits(folder.path)
 
     def watch(event: Event) -> None:
         nonlocal report
@@ -56,6 +58,7 @@ def federate(
                 report.add(event.record)
             if is_milestone(folder.config.federation, event.round):
                 report.write()
+        waits.follow(event)
         on_event(event)
 
     try:

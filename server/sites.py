@@ -18,7 +18,7 @@ from mmmed.federation.strategies.base import AtServer
 from mmmed.wire import Encoding, pack
 from privacy.metrics import release_kind
 from server.checkpoint import Arrays
-from server.events import OnEvent, PhaseStarted, SiteReplied
+from server.events import OnEvent, PhaseStarted, SiteReplied, SiteWaits
 from server.ledger_receipts import FILE, Receipts
 from server.messaging import gather, pull_interval
 from server.replies import TABLES, Answer, read_reply
@@ -150,7 +150,11 @@ class Sites:
         messages = [self._message(request, phase, node) for node in nodes]
         self._on_event(PhaseStarted(number, federation.rounds, phase, len(nodes)))
         like = self._expected(phase, tensors) if sum_request is None else {}
-        for message, reply, seconds in gather(self._grid, messages, federation.round_timeout):
+
+        def held(message: Message, code: str) -> None:
+            self._on_event(SiteWaits(number, phase, self._name(message.metadata.dst_node_id), code))
+
+        for message, reply, seconds in gather(self._grid, messages, federation.round_timeout, held):
             answer = self._named(read_reply(message, reply, seconds, phase, like), seen)
             answer = replace(answer, bytes_down=sum(map(len, sent.values())))
             if answer.refused is None and not accepts(answer.metrics):

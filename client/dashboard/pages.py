@@ -9,6 +9,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from client.dashboard.gauges import site_gauges
 from client.dashboard.view import SiteView, read_refusals, read_site
 from client.site_folder import SiteFolder, StateFolder
 from mmmed.dashboard import Section, page
@@ -97,7 +98,7 @@ def site_section(
     def live(request: Request) -> HTMLResponse:
         return page(request, _PACKAGE, "now.html", title="", site=view())
 
-    return Section(name, path, router, _PACKAGE)
+    return Section(name, path, router, _PACKAGE, site_gauges(name, state, logs or [state]))
 
 
 def _allowed(value: object) -> str:

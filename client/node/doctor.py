@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import socket
-import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Literal
 
-import httpx
 import torch
 
+from client.node.connection import CLOCK_FAIL, Finding, Verdict, connection
 from client.node.folder import NodeFolder
 from client.run_request import INSTALLED
 from client.site_folder import SiteFolder
@@ -25,31 +20,17 @@ from mmmed.errors import MmmedError
 from mmmed.pki.certificates import days_left, parse_certificate
 from mmmed.pki.kit import Kit
 from privacy.errors import PrivacyError
-from privacy.ledger import Budget
+from privacy.ledger import Budget, Clock
 
 _SOON = 30  # days before a certificate or policy ends
-_CLOCK_WARN, _CLOCK_FAIL = 30.0, 300.0  # seconds; Flower refuses a signature whose time differs by more
 _DISK_WARN, _DISK_FAIL = 5e9, 5e8  # bytes
-_PATIENCE = 10.0  # seconds for the coordinator to answer
-
-Verdict = Literal["good", "look", "bad"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The result of one check: what was examined, what was found, and how to repair it if it is not good."""
-
-    what: str
-    verdict: Verdict
-    found: str
-    mend: str = ""
 
 
 def examine(folder: NodeFolder) -> list[Finding]:
     """Make all checks. A fault is reported once, by the check that finds its cause."""
     findings = [*_guarded("software and kit", lambda: _kit(folder))]
     if all(finding.verdict != "bad" for finding in findings):
-        findings += _guarded("connection", lambda: _connection(folder, folder.kit()))
+        findings += _guarded("connection", lambda: connection(folder, folder.kit()))
     findings += _guarded("disk", lambda: _disk(folder))
     findings += _guarded("GPU", _gpu)
     findings += _guarded("data", lambda: _data(SiteFolder(folder.site)))
@@ -91,75 +72,6 @@ def _kit(folder: NodeFolder) -> Iterator[Finding]:
     )
 
 
-def _connection(folder: NodeFolder, kit: Kit) -> Iterator[Finding]:
-    where = f"{kit.address}:{kit.port}"
-    try:
-        found = socket.getaddrinfo(kit.address, kit.port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        yield Finding(
-            "DNS", "bad", f"{kit.address}: {error}", "ask your network team to resolve this name here"
-        )
-        return
-    yield Finding("DNS", "good", f"{kit.address} is {found[0][4][0]}")
-    try:
-        socket.create_connection((kit.address, kit.port), timeout=_PATIENCE).close()
-    except OSError as error:
-        mend = f"let this machine call out to {where} (TCP); is the coordinator up?"
-        yield Finding("port", "bad", f"{where}: {error}", mend)
-        return
-    yield Finding("port", "good", f"{where} accepts connections")
-    context = ssl.create_default_context(cadata=kit.server_ca)
-    context.load_cert_chain(folder.certificate, folder.key)
-    try:
-        with httpx.Client(verify=context, timeout=_PATIENCE, trust_env=False) as client:
-            answer = client.post(
-                f"https://{where}/v1/fleet/pull-messages", headers={"content-type": "application/protobuf"}
-            )
-    except httpx.HTTPError as error:
-        mend = "something between here and the coordinator answers in its place (a TLS-inspecting proxy?)"
-        if "expired" in str(error):
-            mend = "the coordinator renews its certificate: mmmed server renew"
-        yield Finding("TLS", "bad", str(error), mend)
-        return
-    yield Finding("TLS", "good", "the server's certificate is the federation's")
-    yield _admitted(answer)
-    yield _clock(answer)
-
-
-def _admitted(answer: httpx.Response) -> Finding:
-    """Without a signature the SuperLink answers 401 in JSON; whatever else answers is in its way."""
-    what = "admission"
-    if answer.status_code == 401 and "SuperNode" in answer.text:
-        return Finding(what, "good", "the coordinator knows this site's certificate")
-    if answer.status_code in (400, 401):
-        return Finding(
-            what,
-            "bad",
-            "the coordinator does not accept this site's certificate",
-            "ask it: revoked, or an old kit?",
-        )
-    if answer.status_code in (502, 503, 504):
-        return Finding(
-            what, "look", "the coordinator's SuperLink is down", "it comes back by itself; else ask there"
-        )
-    return Finding(
-        what, "bad", f"an unexpected answer ({answer.status_code})", "is this the coordinator's address?"
-    )
-
-
-def _clock(answer: httpx.Response) -> Finding:
-    stated = answer.headers.get("date")
-    if stated is None:
-        return Finding("clock", "look", "the coordinator did not say its time", "")
-    off = abs(time.time() - parsedate_to_datetime(stated).timestamp())
-    mend = "run an NTP client (timedatectl set-ntp true)"
-    if off > _CLOCK_FAIL:
-        return Finding("clock", "bad", f"{off:.0f} s off the coordinator's: signatures are refused", mend)
-    if off > _CLOCK_WARN:
-        return Finding("clock", "look", f"{off:.0f} s off the coordinator's", mend)
-    return Finding("clock", "good", f"{off:.0f} s off the coordinator's")
-
-
 def _disk(folder: NodeFolder) -> Iterator[Finding]:
     free = shutil.disk_usage(folder.site).free
     verdict: Verdict = "bad" if free < _DISK_FAIL else "look" if free < _DISK_WARN else "good"
@@ -192,12 +104,19 @@ def _data(site: SiteFolder) -> Iterator[Finding]:
 def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:
     signed = site.policy()
     policy = signed.policy
-    days = (policy.expires - datetime.now(UTC).date()).days
+    clock = _ledger_clock(site)
+    today = datetime.fromtimestamp(time.time() if clock is None else clock.latest, UTC).date()
+    days = (policy.expires - today).days
     if days < 0:
-        yield Finding("policy", "bad", f"ended on {policy.expires}", "the privacy officer signs a new one")
+        found = f"ended on {policy.expires}; today is {today}, as far as this site knows"
+        yield Finding(
+            "policy", "bad", found, "if that is not the date, mend the clock; else the officer signs anew"
+        )
     else:
         soon = "the privacy officer signs a new one" if days < _SOON else ""
         yield Finding("policy", "look" if soon else "good", f"signed, until {policy.expires}", soon)
+    if clock is not None:
+        yield _two_clocks(clock)
     yield _budget(site, policy.limit)
     yield from _number(site, policy.patients)
     if (
@@ -211,6 +130,35 @@ def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:
             "the policy allows no bundle of this coordinator",
             f'apps = ["{INSTALLED}"] or its digest',
         )
+
+
+def _ledger_clock(site: SiteFolder) -> Clock | None:
+    """What the ledger knows of the time, if there is one."""
+    if not site.state.holds_ledger():
+        return None
+    with site.state.inspect() as ledger:
+        return ledger.clock()
+
+
+def _two_clocks(clock: Clock) -> Finding:
+    """Both readings: this machine's clock, and the time that the ledger knows to have passed."""
+    what, ahead = "the ledger's time", clock.wall - clock.passed
+    passed, wall = (
+        datetime.fromtimestamp(each, UTC).strftime("%Y-%m-%d %H:%M") for each in (clock.passed, clock.wall)
+    )
+    both = f"this machine's clock says {wall}; {passed} has passed for certain (UTC)"
+    if abs(ahead) <= CLOCK_FAIL:
+        return Finding(what, "good", both)
+    if ahead > 0 and clock.settles is not None:
+        mend = f"if the machine was off for so long, nothing: that counts {clock.settles / 60:.0f} min after a request"
+        return Finding(what, "look", both, f"{mend}. Else set the clock before (timedatectl set-ntp true)")
+    if ahead > 0:
+        mend = (
+            "set the clock if it is wrong (timedatectl set-ntp true); else a `period` ends so much later here"
+        )
+    else:
+        mend = "set the clock if it is wrong; if the ledger is, two officers sign a policy with a later `expires`"
+    return Finding(what, "look", both, mend)
 
 
 def _number(site: SiteFolder, stated: int | None) -> Iterator[Finding]:

@@ -29,7 +29,10 @@ from client.node import task
 from client.node.folder import NodeFolder
 from client.node.pace import Pace
 from client.node.start import CUT_OFF
+from client.site_folder import SiteFolder
+from mmmed.errors import MmmedError
 from mmmed.quiet import quieten
+from privacy.errors import PrivacyError
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +146,21 @@ def _forked(work: Callable[[], None]) -> int:
     return 0
 
 
+def _note_clock(site: SiteFolder) -> None:
+    """Let the ledger, if there is one, see both clocks: time off counts an hour after (`privacy.ledger.clock`)."""
+    try:
+        if site.state.holds_ledger():
+            with site.state.inspect() as ledger:
+                ledger.note_clock()
+    except (MmmedError, PrivacyError) as error:  # the first request is refused for it, and says so
+        log.warning("%s", error)
+
+
 def main() -> None:
     """``python -m client.node.runner SITE ADDRESS``"""
     quieten()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    _note_clock(SiteFolder(Path(sys.argv[1])))
     Runner(NodeFolder(Path(sys.argv[1])), sys.argv[2]).run()
 
 

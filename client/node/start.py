@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import sys
+import threading
 from pathlib import Path
 
+from client.node.connection import refusals
 from client.node.folder import NodeFolder, alone
 from mmmed.processes import Service, Supervisor
 
@@ -42,11 +44,18 @@ def start(folder: NodeFolder, kit: Path | None) -> None:
                 supervisor.restart("node")
 
         services = [
-            Service("node", node, environment, heard=heard),
+            Service("node", node, environment, heard=heard, why=lambda: _refused(folder)),
             Service("runner", runner, environment, heard=heard_runner),
         ]
         supervisor = Supervisor(services, folder.log)
+        threading.Thread(target=lambda: sys.stderr.write(_refused(folder)), daemon=True).start()
         supervisor.run()
+
+
+def _refused(folder: NodeFolder) -> str:
+    """Why the coordinator does not let this site in, a line each; "" where it does, or does not answer."""
+    found = refusals(folder, folder.kit())
+    return "".join(f"{one.what}: {one.found}. To mend it: {one.mend}\n" for one in found)
 
 
 def _flower_key(folder: NodeFolder) -> Path:

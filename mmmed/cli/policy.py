@@ -176,9 +176,11 @@ def _problems(signed: SignedPolicy, ledger: Ledger | None) -> list[str]:
     from privacy.policy import check_successor
 
     found = []
-    today = datetime.datetime.now(datetime.UTC).date()
-    if signed.policy.expires < today:
-        found.append(f"it ended on {signed.policy.expires}")
+    now = datetime.datetime.now(datetime.UTC)
+    if ledger is not None:  # as the site judges it
+        now = datetime.datetime.fromtimestamp(ledger.clock().latest, datetime.UTC)
+    if signed.policy.expires < now.date():
+        found.append(f"it ended on {signed.policy.expires}; today is {now.date()}, as far as this site knows")
     if ledger is not None:
         try:
             check_successor(ledger, signed)

@@ -18,6 +18,7 @@ from server.deployment.folder import Folder
 from server.deployment.runs import attempts, states
 from server.deployment.sites import read_sites
 from server.run_folder import finished_rounds, megabytes
+from server.waits import waits_of
 
 _WARN_DAYS = 30
 _LOOK = 1.0  # seconds between two looks at a run that is followed
@@ -50,6 +51,9 @@ def show_status(folder: Folder) -> None:
         for run in runs:
             if run.flower and run.flower.details:
                 console.print(f"{run.name}: {escape(shown(run.flower.details))}")
+            if run.flower and run.flower.active:
+                for line in _waiting(folder, run.name):
+                    console.print(escape(line))
     authority = days_left(read_certificate(folder.ca_certificate))
     if authority < AUTHORITY_SOON:
         console.print(
@@ -61,19 +65,23 @@ def show_status(folder: Folder) -> None:
 
 
 def show_log(folder: Folder, name: str, *, follow: bool) -> None:
-    """Print a run's finished rounds, a line each, and how it ended.
+    """Print a run's finished rounds, a line each, whom it waits for, and how it ended.
 
     Raises:
         DeployError: no such run, or the SuperLink does not answer.
     """
     numbers = attempts(folder, name)
-    told = 0
+    told, waited = 0, list[str]()
     while True:
         with Control(folder) as control:
             flower = control.runs().get(numbers[-1]) if numbers else None
         for record in finished_rounds(folder.runs / name)[told:]:
             print(_line(record))
             told += 1
+        waiting = _waiting(folder, name) if flower is not None and flower.active else []
+        for line in waiting if waiting != waited else ():
+            print(line)
+        waited = waiting
         if flower is None or not follow or not flower.active:
             break
         time.sleep(_LOOK)
@@ -83,6 +91,11 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
     print(f"run {name}: {flower.status}" + (f" ({shown(flower.details, 500)})" if flower.details else ""))
     if flower.status.startswith("finished") and not flower.status.endswith("completed"):
         print(f"`mmmed server resume {name}` continues it after the last finished round")
+
+
+def _waiting(folder: Folder, run: str) -> list[str]:
+    """Whom a run waits for, a line each."""
+    return [f"{run} waits for {shown(site)}: {words}" for site, words in waits_of(folder.runs / run).items()]
 
 
 def _line(record: dict[str, Any]) -> str:

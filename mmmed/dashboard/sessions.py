@@ -22,16 +22,23 @@ class Sessions:
 
     def open(self, token: str) -> str | None:
         """A new session's cookie value, or None if the token is wrong or comes too soon after a wrong one."""
+        if not self.holds(token):
+            return None
         now = time.monotonic()
-        if now < self._not_before:
-            return None
-        if not hmac.compare_digest(hashlib.sha256(token.encode()).digest(), self._token):
-            self._not_before = now + _PAUSE
-            return None
         self._ends = {name: end for name, end in self._ends.items() if end > now}
         session = secrets.token_urlsafe(32)
         self._ends[session] = now + _LIFETIME
         return session
+
+    def holds(self, token: str) -> bool:
+        """Whether this is the token, and does not come too soon after a wrong one."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return False
+        if not hmac.compare_digest(hashlib.sha256(token.encode()).digest(), self._token):
+            self._not_before = now + _PAUSE
+            return False
+        return True
 
     def known(self, session: str | None) -> bool:
         """Whether the cookie value belongs to an open session."""

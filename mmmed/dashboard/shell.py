@@ -17,11 +17,13 @@ from fastapi.staticfiles import StaticFiles
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from mmmed.dashboard.metrics import CONTENT_TYPE, Gauge, exposition
 from mmmed.dashboard.sessions import COOKIE, Sessions
 from mmmed.errors import MmmedError
 
 _MOST_FORM_BYTES = 4096
-_OPEN = ("/login", "/static/")  # what is seen without a session
+_METRICS = "/metrics"
+_OPEN = ("/login", "/static/", _METRICS)  # what is seen without a session; the last asks for the token itself
 _HEADERS = {
     # Plotly sets the styles of its drawings itself
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -42,12 +44,14 @@ class Section:
         path: where they begin, such as "/runs".
         router: the pages; each calls `page`.
         package: Python package that holds their ``templates``.
+        gauges: reads their figures for Prometheus.
     """
 
     name: str
     path: str
     router: APIRouter
     package: str
+    gauges: Callable[[], Sequence[Gauge]] = tuple
 
 
 def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *, secure: bool) -> FastAPI:
@@ -106,6 +110,14 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
         response = RedirectResponse("/", 303)
         response.set_cookie(COOKIE, session, httponly=True, samesite="strict", secure=secure)
         return response
+
+    @app.get(_METRICS)
+    def metrics(request: Request) -> Response:
+        scheme, _, sent = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not sessions.holds(sent.strip()):
+            return PlainTextResponse("Authorization: Bearer TOKEN", 401, {"WWW-Authenticate": "Bearer"})
+        figures = exposition(gauge for section in sections for gauge in section.gauges())
+        return Response(figures, media_type=CONTENT_TYPE)
 
     @app.post("/logout")
     async def logout(request: Request) -> RedirectResponse:

@@ -1,6 +1,7 @@
 """The site's privacy ledger: a budget that survives restarts, and says no."""
 
 from privacy.ledger.admission import charged_event
+from privacy.ledger.clock import Clock
 from privacy.ledger.export import verify_export
 from privacy.ledger.identity import DatasetIdentity, dataset_identity
 from privacy.ledger.ledger import Ledger
@@ -10,6 +11,7 @@ from privacy.ledger.state import Budget, Plan, Sublimit, evaluation_id, policy_d
 
 __all__ = [
     "Budget",
+    "Clock",
     "DatasetIdentity",
     "Head",
     "Ledger",

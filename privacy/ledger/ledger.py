@@ -14,6 +14,7 @@ from privacy.accounting import Event, claimed_epsilon
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import ADAPTIVE, ORDERS, PLANNED, admit, charged_event
 from privacy.ledger.chain import Chain
+from privacy.ledger.clock import passed, read, renewed
 from privacy.ledger.identity import DatasetIdentity
 from privacy.ledger.reading import LedgerReading
 from privacy.ledger.reservation import Reservation
@@ -32,8 +33,8 @@ from privacy.ledger.state import (
 class Ledger(LedgerReading):
     """What a site's patients have been spent, and the only way to spend more.
 
-    Safe for threads and for several processes at once; open it again after a fork. Nothing depends on the
-    clock: there is no refresh by time, and entry times never run backwards.
+    Safe for threads and for several processes at once; open it again after a fork. There is no refresh by time, and
+    entry times never run backwards (`privacy.ledger.clock`).
     """
 
     @classmethod
@@ -271,10 +272,23 @@ class Ledger(LedgerReading):
                 raise BudgetExceeded(f"Run {run_id} was told its results already: they leave once a run.")
             work.append(self._entry("disclose", run_id=run_id, what=list(what)))
 
+    def note_clock(self) -> None:
+        """Note both clocks if that is due: after a boot, after a step of the wall clock, an hour after either."""
+        self._chain.refresh()
+        if renewed(self._state.mark, self._state.time, read()) is not None:
+            with (
+                self._chain.transaction() as work
+            ):  # should another process have noted them, once more does no harm
+                work.append(self._entry("clock"))
+
     # -- inside -----------------------------------------------------------------------------------------------
 
     def _entry(self, kind: str, **fields: Any) -> Body:
-        return {"kind": kind, "time": self.now(), **fields}
+        """An entry, dated; call it within the transaction that appends it."""
+        now, mark, newest = read(), self._state.mark, self._state.time
+        if (marked := renewed(mark, newest, now)) is not None:
+            return {"kind": kind, "time": marked.time, "clock": marked.to_json(), **fields}
+        return {"kind": kind, "time": passed(mark, newest, now), **fields}
 
     def _check_keys(self, dataset: DatasetIdentity) -> None:
         if self._state.keys not in (None, dataset.keys):

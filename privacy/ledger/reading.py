@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -12,6 +11,7 @@ from privacy.accounting import Event, claimed_epsilon, merge
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.admission import admit, charged_event, filter_epsilon
 from privacy.ledger.chain import Chain
+from privacy.ledger.clock import Clock, read
 from privacy.ledger.export import export
 from privacy.ledger.exposure import all_exposures, exposures
 from privacy.ledger.identity import DatasetIdentity
@@ -85,9 +85,14 @@ class LedgerReading:
         """Raise LedgerError if the ledger is older than, or another than, what a peer has seen of it."""
         self._chain.check_receipt(receipt)
 
+    def clock(self) -> Clock:
+        """What time it is, by both clocks of this machine and what the ledger has noted of them."""
+        self._chain.refresh()
+        return Clock.of(self._state.mark, self._state.time, read())
+
     def now(self) -> float:
-        """Seconds since the epoch, never before the newest entry: turning the clock back gains nothing."""
-        return max(time.time(), self._state.time)
+        """Seconds since the epoch up to which time has passed for certain: turning a clock gains nothing."""
+        return self.clock().passed
 
     def find_plan(self, run_id: str) -> Plan | None:
         """The run's plan, withdrawn or not, if there is one."""

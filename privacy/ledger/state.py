@@ -10,6 +10,7 @@ from typing import Any
 
 from privacy.accounting import DpSgdEvent, Event, event_from_json
 from privacy.errors import AccountingError, LedgerError
+from privacy.ledger.clock import Mark
 
 VERSION = 1
 Body = dict[str, Any]
@@ -179,6 +180,7 @@ class State:
         self.keys: str | None = None  # that patients' digests are made with
         self.generation = 0
         self.time = 0.0
+        self.mark: Mark | None = None
         self.accounts: dict[str, Account] = {}
         self.datasets: set[str] = set()
         self.disclosed: dict[str, tuple[str, ...]] = {}
@@ -195,8 +197,10 @@ class State:
             "reserve": self._reserve,
             "commit": self._commit,
             "disclose": self._disclose,
+            "clock": lambda body: None,
         }
         try:
+            self._mark(body)
             kinds[body["kind"]](body)
             self.time = max(self.time, float(body["time"]))
         except (KeyError, TypeError, ValueError, AccountingError) as error:
@@ -217,6 +221,7 @@ class State:
             "keys": self.keys,
             "generation": self.generation,
             "time": self.time,
+            "mark": None if self.mark is None else self.mark.to_json(),
             "datasets": sorted(self.datasets),
             "disclosed": {run_id: list(names) for run_id, names in self.disclosed.items()},
             "accounts": [
@@ -249,6 +254,7 @@ class State:
             value["time"],
             set(value["datasets"]),
         )
+        state.mark = None if value["mark"] is None else Mark.from_json(value["mark"])
         state.disclosed = {run_id: tuple(names) for run_id, names in value["disclosed"].items()}
         for item in value["accounts"]:
             plan = Plan.from_json(item["plan"])
@@ -269,6 +275,17 @@ class State:
                 item["withdrawn"],
             )
         return state
+
+    def _mark(self, body: Body) -> None:
+        """Note the clocks. What was charged since the machine was off is dated after that time, once it counts."""
+        if "clock" not in body:
+            return
+        mark = Mark.from_json(body["clock"])
+        if self.mark is not None and self.mark.since is not None:
+            for account in self.accounts.values():
+                if account.used > self.mark.since:
+                    account.used += mark.gap
+        self.mark = mark
 
     def _open(self, body: Body) -> None:
         if body["version"] != VERSION:

@@ -309,7 +309,8 @@ class SitePolicy:
         yield (
             "expires",
             today <= self.expires,
-            f"the policy ended on {self.expires}; it needs a new signature.",
+            f"the policy ended on {self.expires}, and today is {today}, as far as this site knows: if that is not the "
+            "date, mend the clock; else it needs a new signature.",
         )
         yield "unit", _at_least(_UNITS, request.unit, self.unit), _says(self.unit, request.unit)
         yield (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from mmmed.dashboard import Section
 from mmmed.errors import DeployError
+from server.dashboard.gauges import federation_gauges
 from server.dashboard.pages import consortium_section
 from server.deployment.control import Control
 from server.deployment.folder import Folder
@@ -39,4 +41,4 @@ def coordinator_section(path: Path) -> Section:
             sites.append((site.name, "revoked" if site.revoked else reached, site.expires[:10]))
         return sites, problem
 
-    return consortium_section(folder.runs, online)
+    return replace(consortium_section(folder.runs, online), gauges=lambda: federation_gauges(folder))

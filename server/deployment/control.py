@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from mmmed.config.schema import Scalar
 from mmmed.errors import DeployError
 from server.deployment.folder import Folder
+
+_FULL = 1e7  # bytes free below which a server error is a full disk
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Control:
     """
 
     def __init__(self, folder: Folder) -> None:
+        self._folder = folder
         self._where = f"127.0.0.1:{folder.settings.link_port}"
         self._client = ControlHttpClient.from_server_address(
             self._where,
@@ -94,7 +98,7 @@ class Control:
             told = FlowerError.from_json(error.response.text)
             if told is not None and told.code == ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
                 return False
-            raise _refused(error) from error
+            raise self._refused(error) from error
         except httpx.HTTPError as error:
             raise self._silent() from error
         return True
@@ -141,7 +145,7 @@ class Control:
         try:
             yield
         except httpx.HTTPStatusError as error:
-            raise _refused(error) from error
+            raise self._refused(error) from error
         except httpx.HTTPError as error:
             raise self._silent() from error
 
@@ -150,7 +154,12 @@ class Control:
             f"the SuperLink does not answer at {self._where}. Start it with `mmmed server start`"
         )
 
-
-def _refused(error: httpx.HTTPStatusError) -> DeployError:
-    told = FlowerError.from_json(error.response.text)
-    return DeployError(f"the SuperLink refused: {told.message if told else error.response.status_code}")
+    def _refused(self, error: httpx.HTTPStatusError) -> DeployError:
+        free = shutil.disk_usage(self._folder.path).free
+        if error.response.status_code >= 500 and free < _FULL:
+            return DeployError(
+                f"{self._folder.path}: the disk is full ({free / 1e6:.1f} MB free), so the SuperLink cannot write. "
+                "Free some space, and repeat the command"
+            )
+        told = FlowerError.from_json(error.response.text)
+        return DeployError(f"the SuperLink refused: {told.message if told else error.response.status_code}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -27,7 +28,7 @@ from server.roster import write_admitted
 
 log = logging.getLogger(__name__)
 
-_PATIENCE = 60.0  # seconds for the SuperLink to answer after its start
+_PATIENCE = 60.0  # seconds after its start for which the SuperLink may be silent
 
 
 def start(folder: Folder) -> None:
@@ -151,18 +152,20 @@ def _follow(folder: Folder) -> None:
     """After each start of the SuperLink, as soon as it answers, give it the list of sites."""
 
     def wait_and_apply() -> None:
-        deadline = time.monotonic() + _PATIENCE
-        while time.monotonic() < deadline:
+        late = time.monotonic() + _PATIENCE
+        while True:
             try:
                 with Control(folder) as control:
                     _synchronise(folder, control)
             except DeployError:
+                if time.monotonic() > late:
+                    log.error("the SuperLink does not answer yet; see %s", folder.log / "superlink.log")
+                    late = math.inf
                 time.sleep(0.5)
             else:
                 settings = folder.settings
                 sys.stderr.write(f"ready: sites may connect to {settings.address}:{settings.port}\n")
                 return
-        log.error("the SuperLink does not answer; see %s", folder.log / "superlink.log")
 
     threading.Thread(target=wait_and_apply, daemon=True).start()
 

@@ -1,9 +1,10 @@
-"""A coordinator and its hospitals, each with a link of its own to the coordinator."""
+"""A coordinator and its hospitals."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from simulations.loopback.coordinator import Coordinator, RunHandle
 from simulations.loopback.hospital import LiveHospital
@@ -27,7 +28,15 @@ class Federation:
     """Hospitals on the loopback address, and the coordinator that admits them."""
 
     def __init__(
-        self, home: Path, hospitals: Path, patients: Mapping[str, str], guests: Sequence[Path] = ()
+        self,
+        home: Path,
+        hospitals: Path,
+        patients: Mapping[str, str],
+        guests: Sequence[Path] = (),
+        *,
+        links: bool = True,
+        site: Mapping[str, Any] | None = None,
+        rules: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -35,16 +44,23 @@ class Federation:
             hospitals: generated data set of all hospitals.
             patients: name of each hospital -> the site in `hospitals` whose patients it has.
             guests: requests of other sites that are admitted too.
+            links: each site reaches the coordinator by way of a `Link` that can be broken.
+            site: keys of each site.toml that differ from `Hospital.site`.
+            rules: rules of each policy that differ from `LiveHospital`'s, ``section__key`` or ``key``.
         """
-        self.home = home
-        self.sites = [LiveHospital(home, name, hospitals, whose) for name, whose in patients.items()]
+        self.home, self._links = home, links
+        self.sites = [
+            LiveHospital(home, name, hospitals, whose, site or {}, rules or {})
+            for name, whose in patients.items()
+        ]
         self.coordinator = Coordinator(home, [*(site.request for site in self.sites), *guests])
 
     def start(self) -> None:
         """Start the coordinator, and every site with its kit; wait until all are ready."""
         self.coordinator.start()
         for site in self.sites:
-            site.link = Link(self.coordinator.port)
+            if self._links:
+                site.link = Link(self.coordinator.port)
             site.start(self.coordinator.kit(site.name), wait=False)
         for site in self.sites:
             site.wait_until_ready()

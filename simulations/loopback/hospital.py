@@ -18,7 +18,7 @@ from client.node.log import SiteLog
 from client.progress import Progress
 from client.refusal_log import refusals
 from client.site_folder import SiteFolder, StateFolder
-from privacy.keys import public_pem
+from privacy.keys import create_key, public_pem
 from privacy.ledger import Ledger
 from privacy.policy import sign_policy
 from simulations.loopback.coordinator import RunHandle
@@ -63,18 +63,29 @@ def change(rules: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 class Hospital:
-    """A deployed site's folder over one of the generated hospitals, and its privacy officers."""
+    """A deployed site's folder over one of several hospitals in a data set, and its privacy officers.
 
-    def __init__(self, path: Path, hospitals: Path) -> None:
+    Args:
+        path: the site's folder, which is made.
+        hospitals: data set of all hospitals.
+        officer: the privacy officer's key; a new one by default.
+        site: keys of site.toml that differ from those of the first of the generated hospitals.
+    """
+
+    def __init__(
+        self, path: Path, hospitals: Path, officer: Ed25519PrivateKey | None = None, **site: Any
+    ) -> None:
         self.path = path
-        self.officer, self.second = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.officer, self.second = officer or Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
         self.site: dict[str, Any] = {
             "version": 1,
             "name": "north",
             "dataset": str(hospitals),
             "table": "data.csv",
-            "where": {"site": sorted(pd.read_csv(hospitals / "data.csv")["site"].unique())[0]},
+            **site,
         }
+        if "where" not in site:
+            self.site["where"] = {"site": min(pd.read_csv(hospitals / "data.csv")["site"])}
         self.rules = rules()
         path.mkdir()
         (path / "officer.pub").write_text(public_pem(self.officer.public_key()))
@@ -102,23 +113,36 @@ class Hospital:
 class LiveHospital:
     """A hospital whose node and runner can be started, watched and disturbed."""
 
-    def __init__(self, home: Path, name: str, hospitals: Path, where: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        name: str,
+        hospitals: Path,
+        where: str,
+        site: Mapping[str, Any],
+        rules: Mapping[str, Any],
+    ) -> None:
         """
         Args:
-            home: folder of the federation; the hospital's own lies in it.
+            home: folder of the federation; the hospital's own lies in it, and its officer's key in ``officers``.
             name: of the hospital.
-            hospitals: generated data set of all hospitals.
+            hospitals: data set of all hospitals.
             where: the site in `hospitals` whose patients it has.
+            site: keys of its site.toml that differ from `Hospital.site`.
+            rules: rules of its policy that differ from a roomy one, ``section__key`` or ``key``.
         """
         self.name, self.path = name, home / name
-        self.folder = Hospital(self.path, hospitals)
-        self.folder.write_site(name=name, where={"site": where})
-        self.folder.sign(
-            site=name,
-            limit=ROOMY,
-            period={"days": 365, **ROOMY},
-            purposes={"training": ROOMY["epsilon"], "evaluation": ROOMY["epsilon"]},
-        )
+        officers = home / "officers"
+        officers.mkdir(exist_ok=True)
+        own = {**site, "name": name}
+        own["where"] = {own.get("site", "site"): where}
+        self.folder = Hospital(self.path, hospitals, create_key(officers / f"{name}.key"), **own)
+        roomy: dict[str, Any] = {
+            "limit": ROOMY,
+            "period": {"days": 365, **ROOMY},
+            "purposes": {"training": ROOMY["epsilon"], "evaluation": ROOMY["epsilon"]},
+        }
+        self.folder.sign(**roomy | dict(rules) | {"site": name})
         mmmed("site", "init", name, "--site", self.path, cwd=home)
         self.node = NodeFolder(self.path)
         self.request = self.node.path / f"{name}.request"

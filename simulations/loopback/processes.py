@@ -10,18 +10,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import mock
 
 from mmmed.cli import main
+from mmmed.errors import DeployError
 
-PATIENCE = 180.0  # seconds; far more than needed on an idle machine
+PATIENCE = 600.0  # seconds; far more than needed on an idle machine
 _PLAIN = {"COLUMNS": "200", "NO_COLOR": "1"}
 
 
 def mmmed(*arguments: object, cwd: Path, check: bool = True) -> tuple[int, str]:
-    """Run ``mmmed ARGUMENTS`` to its end, in this process; returns its exit code and what it printed."""
+    """Run ``mmmed ARGUMENTS`` to its end, in this process; returns its exit code and what it printed.
+
+    Raises:
+        DeployError: it did not end well, and `check` asks that it does.
+    """
     output = io.StringIO()
     before, sys.argv = sys.argv, ["mmmed", *map(str, arguments)]
     try:
@@ -38,7 +43,8 @@ def mmmed(*arguments: object, cwd: Path, check: bool = True) -> tuple[int, str]:
     finally:
         sys.argv = before
     if check and code != 0:
-        raise AssertionError(f"mmmed {arguments}: {code}\n{output.getvalue()}")
+        told = " ".join(map(str, arguments))
+        raise DeployError(f"mmmed {told}: exit code {code}\n{output.getvalue()}")
     return code, output.getvalue()
 
 
@@ -54,12 +60,12 @@ def wait_for(
         every: seconds between two looks.
 
     Raises:
-        AssertionError: it does not hold within `patience` seconds.
+        DeployError: it does not hold within `patience` seconds.
     """
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {patience:.0f} s in vain for {what}")
+            raise DeployError(f"waited {patience:.0f} s in vain for {what}")
         time.sleep(every)
 
 
@@ -73,29 +79,31 @@ def free_port() -> int:
 class Background:
     """An ``mmmed`` command that runs until it is ended."""
 
-    def __init__(self, *arguments: object, cwd: Path, log: Path) -> None:
+    def __init__(
+        self, *arguments: object, cwd: Path, log: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mmmed.cli", *map(str, arguments)],
                 cwd=cwd,
-                env=os.environ | {"OMP_NUM_THREADS": "1", **_PLAIN},
+                env=os.environ | {"OMP_NUM_THREADS": "1", **_PLAIN, **(environment or {})},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
 
     def wait_until_says(self, text: str) -> None:
-        """Wait until the command's output holds `text`."""
+        """Wait until the command's output holds `text`. Raises DeployError, with its output, if it ends before."""
 
         def said() -> bool:
             if self._process.poll() is not None:
-                raise AssertionError(f"ended with {self._process.returncode}:\n{self.output()}")
+                raise DeployError(f"{self.log}: ended with {self._process.returncode}")
             return text in self.output()
 
         try:
             wait_for(said, repr(text))
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.output()}") from None
+        except DeployError as error:
+            raise DeployError(f"{error}\n{self.output()}") from None
 
     def output(self) -> str:
         """All that the command has printed so far."""

@@ -55,6 +55,18 @@ def test_spending_and_refusals_are_shown_after_a_round(
     text = browser.get("/site").text
     assert "training" in text and " left of 12" in text
     assert "policy-refused" in text and "norm-bias" in text
+    for header in (
+        {},
+        {"Authorization": f"Basic {TOKEN}"},
+    ):  # a session's cookie opens pages, not the figures
+        assert browser.get("/metrics", headers=header).status_code == 401
+    scraped = browser.get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"}).text
+    figures = dict(line.rsplit(" ", 1) for line in scraped.splitlines() if not line.startswith("#"))
+    assert 0 < float(figures['mmmed_site_epsilon_spent{site="north"}']) < 12
+    assert float(figures['mmmed_site_epsilon_limit{site="north"}']) == 12
+    assert float(figures['mmmed_site_refusals{site="north",code="policy-refused"}']) == 1
+    assert abs(float(figures['mmmed_site_clock_ahead_seconds{site="north"}'])) < 60
+    assert browser.get("/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
 
 
 def test_a_policy_that_was_changed_after_signing_is_told(hospital: Hospital, browser: TestClient) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+from mmmed.dashboard.metrics import exposition
+from server.dashboard.gauges import federation_gauges
+from server.deployment.folder import Folder
 from tests.deployment.live import TwoHospitals
 
 
@@ -36,6 +39,13 @@ def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> N
     assert crossed > 100_000
     assert " MB up" in told
     assert f"{crossed / 1e6:.1f} MB" in federation.coordinator("status")
+    scraped = exposition(federation_gauges(Folder(federation.coordinator.folder)))
+    for line in (
+        "mmmed_superlink_up 1",
+        'mmmed_site_online{site="north"} 1',
+        f'mmmed_run_rounds_finished{{run="{run.name}",state="finished:completed"}} 2',
+    ):
+        assert line in scraped.splitlines()
 
 
 def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: TwoHospitals) -> None:

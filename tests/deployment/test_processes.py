@@ -14,17 +14,21 @@ from simulations.loopback.processes import kill, processes, wait_for
 ROOT = Path(__file__).parents[2]
 
 
-def supervise(folder: Path, **programs: str) -> subprocess.Popen[bytes]:
-    """A supervisor of python programs, in a process of its own."""
+def supervise(folder: Path, why: str = "", **programs: str) -> subprocess.Popen[bytes]:
+    """A supervisor of python programs, in a process of its own; what it says goes to ``supervisor.log``."""
     script = textwrap.dedent(f"""
         import os, sys
         from pathlib import Path
         from mmmed.processes import Service, Supervisor
         python = [sys.executable, "-u", "-c"]
-        services = [Service(name, [*python, code], os.environ) for name, code in {programs!r}.items()]
+        services = [
+            Service(name, [*python, code], os.environ, why=lambda: {why!r})
+            for name, code in {programs!r}.items()
+        ]
         Supervisor(services, Path({str(folder)!r})).run()
     """)
-    return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    with (folder / "supervisor.log").open("wb") as said:
+        return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=said)
 
 
 def log(folder: Path, name: str) -> str:
@@ -41,6 +45,18 @@ def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
     finally:
         supervisor.terminate()
         assert supervisor.wait(30) == 0
+
+
+def test_why_a_process_ends_is_told_once_and_in_place_of_its_last_words(tmp_path: Path) -> None:
+    supervisor = supervise(tmp_path, "revoked by the coordinator", short="print('here')")
+    try:
+        wait_for(lambda: log(tmp_path, "short").count("here") >= 3, "a third start")
+    finally:
+        supervisor.terminate()
+        assert supervisor.wait(30) == 0
+    told = log(tmp_path, "supervisor")
+    assert told.count("short ended (exit code 0)") == told.count("revoked by the coordinator") == 1
+    assert "It last said" not in told
 
 
 def test_a_killed_process_is_started_again_while_others_run_on(tmp_path: Path) -> None:

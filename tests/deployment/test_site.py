@@ -23,6 +23,7 @@ from client.node.doctor import Finding, examine
 from client.node.folder import NodeFolder, alone
 from client.node.log import SiteLog
 from client.refusal_log import record_refusal, refusals
+from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.config.sources import to_json
 from mmmed.errors import ConfigError, DeployError
@@ -231,6 +232,13 @@ def test_renewing_takes_a_newer_certificate_for_the_same_key(site: NodeFolder, k
     assert Kit.read(site.kit_file).certificate != before
 
 
+def test_a_site_that_runs_is_not_started_twice(site: NodeFolder, kit: Path) -> None:
+    site.join(kit)
+    with alone(site):
+        code, told = mmmed("site", "start", "--site", site.site, cwd=site.site, check=False)
+    assert code == 2 and "is running" in told
+
+
 # -- doctor -------------------------------------------------------------------------------------------------------
 
 
@@ -309,6 +317,72 @@ def test_doctor_finds_the_wrong_authority_and_an_expired_server(
         finally:
             server.shutdown()
             server.server_close()
+
+
+def test_a_site_that_is_let_in_no_more_or_whose_clock_is_off_is_told_so_at_its_start(
+    site: NodeFolder, kit: Path, tmp_path: Path
+) -> None:
+    import ssl
+    import threading
+    from email.utils import formatdate
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+
+    from client.node.connection import refusals
+    from mmmed.pki.certificates import load_key
+    from server.deployment.authority import Authority
+
+    class Coordinator(BaseHTTPRequestHandler):
+        answer, ahead = (401, b"this SuperNode is not known"), 0.0
+
+        def do_POST(self) -> None:
+            self.send_response_only(self.answer[0])
+            self.send_header("Date", formatdate(time.time() + self.ahead, usegmt=True))
+            self.end_headers()
+            self.wfile.write(self.answer[1])
+
+        def log_message(self, *arguments: object) -> None: ...
+
+    site.join(kit)
+    assert refusals(site, site.kit()) == []  # a coordinator that is down: the node tries again
+    federation = tmp_path / "federation"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    key = load_key(federation / "server.key").public_key()
+    (tmp_path / "shown.crt").write_bytes(Authority(federation / "ca").issue_server(key, ["localhost"]))
+    context.load_cert_chain(tmp_path / "shown.crt", federation / "server.key")
+    server = HTTPServer(("127.0.0.1", site.kit().port), Coordinator)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert refusals(site, site.kit()) == []
+        Coordinator.ahead = 2 * 86_400.0
+        (clock,) = refusals(site, site.kit())
+        assert clock.what == "clock" and "NTP" in clock.mend
+        Coordinator.answer, Coordinator.ahead = (400, b"no required SSL certificate was sent"), 0.0
+        (admission,) = refusals(site, site.kit())
+        assert "revoked" in admission.found and "--new-key" in admission.mend
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_doctor_shows_both_clocks_and_judges_the_policy_by_them(
+    site: NodeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SiteFolder(site.site)
+    folder.ledger(folder.policy()).close()
+
+    def told() -> dict[str, Finding]:
+        return {one.what: one for one in examine(site)}
+
+    assert told()["the ledger's time"].verdict == "good"
+    wall = time.time()
+    monkeypatch.setattr(time, "time", lambda: wall + 80 * 365 * 86_400.0)
+    assert (
+        told()["the ledger's time"].verdict == "look" and "set the clock" in told()["the ledger's time"].mend
+    )
+    assert told()["policy"].verdict == "bad" and "mend the clock" in told()["policy"].mend
+    monkeypatch.setattr(time, "time", lambda: wall)
+    assert told()["policy"].verdict == "good"
 
 
 def test_doctor_makes_no_ledger_and_its_exit_code_tells(site: NodeFolder, kit: Path) -> None:

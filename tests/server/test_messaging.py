@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from flwr.app import Message
 
+from mmmed.errors import RunError
 from server import messaging
-from server.events import ignore
+from server.app import check_that_something_was_learnt
+from server.events import Event, ignore
 from server.loop import Rounds
 from server.run_folder import RunFolder
+from server.waits import Waits, waits_of
 from simulations.grid import InProcessGrid
 from tests import standin
 from tests.server.test_loop import config, run, same
@@ -47,6 +50,29 @@ def test_a_site_that_waits_for_approval_is_asked_until_it_decides(tmp_path: Path
     denied = first("awaiting-approval not-approved")
     _, rounds = run(tmp_path / "denied" / "run", [{}, {}, denied], config(rounds=1))
     assert [line.get("refused") for line in rounds[0]["train"]].count("not-approved") == 1
+
+
+def test_a_run_that_every_sites_policy_refused_does_not_end_as_completed(tmp_path: Path) -> None:
+    refuses = first(" ".join(["policy-refused"] * 2))
+    _, rounds = run(tmp_path / "run", [refuses, refuses], config(rounds=2))
+    with pytest.raises(RunError, match="no round changed the model"):
+        check_that_something_was_learnt(rounds)
+    _, rounds = run(tmp_path / "good" / "run", [{}, {}], config(rounds=1))
+    check_that_something_was_learnt(rounds)
+
+
+def test_whom_a_round_waits_for_is_told_until_it_has_decided(tmp_path: Path) -> None:
+    waits, told = Waits(tmp_path), list[dict[str, str]]()
+
+    def follow(event: Event) -> None:
+        waits.follow(event)
+        told.append(waits_of(tmp_path))
+
+    held = first("awaiting-approval awaiting-approval not-approved")
+    run(tmp_path / "run", [{}, {}, held], config(rounds=1), follow)
+    (words,) = next(one for one in told if one).values()
+    assert "approve" in words
+    assert told[-1] == {} and not (tmp_path / "waits.json").exists()
 
 
 def test_who_never_decides_costs_the_round_its_deadline_and_no_more(tmp_path: Path) -> None:

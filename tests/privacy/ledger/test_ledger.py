@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import pickle
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -347,22 +346,6 @@ def test_the_limit_is_lowered_but_not_raised(path: Path, key: Ed25519PrivateKey)
     for wider in (Budget(8.0, 1e-5), Budget(3.0, 1e-4)):
         with pytest.raises(LedgerError, match="only be lowered"):
             Ledger.open(path, key, limit=wider)
-
-
-def test_turning_the_clock_back_or_ahead_changes_nothing_but_the_times(
-    reopen: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with reopen() as ledger:
-        plan = _plan(ledger)
-        present = time.time()
-        for jump in (10 * 365 * 86400.0, -20 * 365 * 86400.0, 0.0):
-            monkeypatch.setattr(time, "time", lambda jump=jump: present + jump)
-            ledger.reserve(plan, 1, 10)
-        assert _steps(ledger) == 30
-        times = [entry["body"]["time"] for entry in ledger.export()]
-        assert times == sorted(times)
-        assert ledger.now() == times[-1] >= present + 10 * 365 * 86400
-        ledger.verify()
 
 
 @pytest.mark.parametrize(
