@@ -22,11 +22,10 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mmmed.errors import DataError
 from mmmed.serving.guard import Bounds, Counts, Guard
-from mmmed.serving.upload import given_of
+from mmmed.serving.upload import given_of, read_form
 from mmmed.text import escaped
 
 _ASKED = ("/predict", "/explain")
-_MOST_TEXT = 1 << 20  # bytes of one text of a form
 
 
 class Answered(Protocol):
@@ -177,29 +176,26 @@ class _Asking:
                 computing = asyncio.get_running_loop().run_in_executor(
                     self._threads, self._answer, form, model
                 )
-                computing.add_done_callback(lambda _: self._done())
+                computing.add_done_callback(self._answered)
                 found = await asyncio.wait_for(asyncio.shield(computing), self._bounds.seconds)
             except TimeoutError as error:
                 raise HTTPException(503, f"no answer within {self._bounds.seconds:g} seconds") from error
         finally:
             if computing is None:
-                self._done()
+                self._now -= 1
         for name in found.missing:
             self._counts.missing.labels(name).inc()
         return {"model": self._served.name, **found._asdict()}
 
-    def _done(self) -> None:
+    def _answered(self, computing: asyncio.Future[Answered]) -> None:
         self._now -= 1
+        if not computing.cancelled():
+            computing.exception()  # seen, also where nobody waits for it any more
 
     async def _form(self, request: Request) -> FormData:
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
-            raise HTTPException(
-                415, "expected multipart/form-data, a part for each name that the model reads"
-            )
-        most = len(self._served.inputs)
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                return await request.form(max_files=most, max_fields=most, max_part_size=_MOST_TEXT)
+                return await read_form(request, most=len(self._served.inputs))
         except TimeoutError as error:
             raise HTTPException(
                 408, f"the request did not come within {self._bounds.seconds:g} seconds"

@@ -171,6 +171,9 @@ def test_what_cannot_be_answered_is_told_in_a_sentence(
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     told(client.post("/predict", content=b"--y\r\n", headers=headers), 400)
     told(client.post("/predict", content=b"", headers={"Content-Type": "multipart/form-data"}), 400)
+    part = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\na'
+    cut = part % b"text" + b"\r\n" + part % b"image"
+    assert "closing boundary" in told(client.post("/predict", content=cut, headers=headers), 400)
     told(client.get("/predict"), 405)
     told(client.get("/nothing"), 404)
 
