@@ -100,10 +100,14 @@ def create_app(served: Served, bounds: Bounds, token: str | None, hosts: Sequenc
             for name in served.inputs
         },
     }  # fmt: skip
-    told = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+    told: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    }
     if token is not None:
         told["security"] = [{"bearer": []}]
-    problems = {status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)}
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)
+    }
     fields: Any = {
         name: (kind, served.answer._field_defaults.get(name, ...))  # type: ignore[attr-defined]
         for name, kind in typing.get_type_hints(served.answer).items()
