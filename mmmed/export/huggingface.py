@@ -6,7 +6,7 @@ import copy
 import json
 from pathlib import Path
 
-from mmmed._transformers import PreTrainedModel
+from mmmed._transformers import AutoModel, PreTrainedModel
 from mmmed.export.trained import Trained, card, described, example
 from mmmed.modalities.text import TextModel
 from mmmed.models import MultimodalModel, load_tokenizer, save_model
@@ -25,9 +25,20 @@ def write(trained: Trained, folder: Path) -> None:
     (folder / "mmmed.json").write_text(description, encoding="utf-8")
     (folder / "README.md").write_text(card(trained, _USE), encoding="utf-8")
     encoder = text_encoder(trained.network)
-    if encoder is not None:
-        merged(encoder).save_pretrained(folder)
+    if encoder is not None and write_encoder(encoder, folder):
         load_tokenizer(trained.config.model.of(TextModel).text).save_pretrained(folder)
+
+
+def write_encoder(encoder: PreTrainedModel, folder: Path) -> bool:
+    """Write a text encoder for `AutoModel`, or nothing where that does not read it back, as one half of a T5."""
+    before = set(folder.iterdir())
+    merged(encoder).save_pretrained(folder)
+    _, loaded = AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if all(key.startswith("pooler.") for key in loaded["missing_keys"]):  # which mmmed never uses
+        return True
+    for path in set(folder.iterdir()) - before:
+        path.unlink()
+    return False
 
 
 def text_encoder(network: MultimodalModel) -> PreTrainedModel | None:

@@ -14,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from safetensors import safe_open
 from torch import nn
+from transformers import T5Config, T5Model
 from typer.testing import CliRunner
 
 import mmmed
@@ -23,7 +24,7 @@ from mmmed.config import RunConfig
 from mmmed.data.batch import Batch
 from mmmed.errors import ConfigError, ModelError
 from mmmed.export import FORMATS, write
-from mmmed.export.huggingface import merged, text_encoder
+from mmmed.export.huggingface import merged, text_encoder, write_encoder
 from mmmed.export.trained import Trained, example, read_trained
 from mmmed.models import build_model
 from mmmed.models.fusion import FUSIONS, Fusion
@@ -147,6 +148,12 @@ def test_adapters_are_added_to_the_layers_that_they_adapt() -> None:
     tokens = torch.arange(1, 6)[None]
     with torch.no_grad():
         torch.testing.assert_close(plain(tokens).last_hidden_state, own(tokens).last_hidden_state)
+
+
+def test_an_encoder_that_transformers_would_not_read_back_is_left_out(tmp_path: Path) -> None:
+    size = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2, "vocab_size": 16}
+    half = T5Model(T5Config(**size)).get_encoder()
+    assert not write_encoder(half, tmp_path) and list(tmp_path.iterdir()) == []
 
 
 # ---------------------------------------------------------------- MONAI
