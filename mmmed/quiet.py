@@ -15,6 +15,7 @@ _LEAST = {
     "pynetdicom": _SILENT,
     "dicomweb_client": _SILENT,
     "urllib3": _SILENT,
+    "python_multipart": _SILENT,  # it repeats what it cannot read of a form, which is a patient's
     "nibabel.global": logging.CRITICAL,  # it prints what it mends in headers
     "flwr": logging.WARNING,  # its account of every step would break progress bars
 }

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmmed import __version__
-from mmmed.cli import config, dashboard, poc, predict, privacy, server, simulate, site
+from mmmed.cli import config, dashboard, export, poc, predict, privacy, serve, server, simulate, site
 from mmmed.quiet import quieten
 
 __all__ = ["app", "main"]
@@ -22,6 +22,8 @@ app.command()(simulate.simulate)
 app.command()(simulate.evaluate)
 app.command()(poc.poc)
 app.command()(predict.predict)
+app.command()(export.export)
+app.command()(serve.serve)
 app.command()(dashboard.dashboard)
 app.add_typer(config.app, name="config")
 app.add_typer(privacy.app, name="privacy")

@@ -11,6 +11,7 @@ BENCHMARKS = {
     "common": "one private task as a bare loop, in process with mmmed, and as plain Flower on Ray",
     "accounting": "epsilon of long and of mixed compositions: time and discretisation error",
     "audit": "how often the empirical audit flags correct code, and its lower bounds",
+    "serve": "mmmed serve under four clients: studies a second, waiting, CPU beside a bare torch loop",
     "report": "the cost of a privacy report, and its epsilons between the bounds of an independent accountant",
     "zoo": "every encoder, fusion and task: parameters, the cost of a private step, and how exact it is",
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",

@@ -171,6 +171,8 @@ _INGEST = ("source", "--out", "out")
         ("ingest", ("site", "deidentify", *_INGEST)),
         ("ingest", ("site", "images", "data")),
         ("ingest", ("site", "approve-images", "data", "--all")),
+        ("export", ("export", "model", "--to", "onnx", "--out", "out")),
+        ("serve", ("serve", "model")),
         ("ray", ("simulate", "--engine", "ray", "--out", "run")),
         ("pretrained", ("simulate", "--config", _ROOT / "configs" / "demo.toml", "--out", "run")),
     ],

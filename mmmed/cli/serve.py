@@ -1,0 +1,60 @@
+"""``mmmed serve``: a trained model over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def serve(
+    run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; beyond this machine only with a token and TLS.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="File of the token that requests must bear, readable by you alone."
+        ),
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
+    max_request_mb: Annotated[float, typer.Option(min=0.001, help="Most of a request that is read.")] = 64,
+    max_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Most time to send a request, and again to answer it.")
+    ] = 30,
+    max_studies: Annotated[
+        int, typer.Option(min=1, max=64, help="Studies that are answered at one time.")
+    ] = 16,
+) -> None:
+    """Answer questions about one study over HTTP: POST /predict and /explain. Nothing of a study is kept."""
+    from mmmed.extras import require
+
+    require("serve", "mmmed serve")
+    from mmmed.api import Prediction, load_model
+    from mmmed.modalities import MODALITIES
+    from mmmed.modalities.columns import Files
+    from mmmed.serving.app import Served
+    from mmmed.serving.guard import Bounds
+    from mmmed.serving.run import check, read_token
+    from mmmed.serving.run import serve as run_server
+    from mmmed.serving.together import Together
+
+    token = None if token_file is None else read_token(token_file)
+    check(host, token, certificate, key)
+    model = load_model(run)
+    together = Together(model.network)
+    served = Served(
+        name=run.resolve().name,
+        inputs=model.inputs,
+        files=frozenset(name for name in model.inputs if isinstance(MODALITIES.get(name), Files)),
+        predict=model._replace(network=together).predict,  # type: ignore[arg-type]
+        explain=model.explain,
+        answer=Prediction,
+        close=together.close,
+    )
+    bounds = Bounds(int(max_request_mb * 1_000_000), max_seconds, max_studies)
+    run_server(served, host=host, port=port, token=token, bounds=bounds, certificate=certificate, key=key)

@@ -1,0 +1,237 @@
+"""The application: /predict, /explain, /health and /metrics, with its OpenAPI description at /openapi.json."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import typing
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Protocol
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, create_model
+from starlette.datastructures import FormData
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from mmmed.errors import DataError
+from mmmed.serving.guard import Bounds, Counts, Guard
+from mmmed.serving.upload import given_of, read_form
+from mmmed.text import escaped
+
+_ASKED = ("/predict", "/explain")
+
+
+class Answered(Protocol):
+    """What a model says of one study: a NamedTuple such as `mmmed.api.Prediction`."""
+
+    @property
+    def missing(self) -> tuple[str, ...]: ...
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model to serve.
+
+    Attributes:
+        name: in each answer.
+        inputs: names of what may be given of a study.
+        files: those of them that are files.
+        predict, explain: ask it about one study; from several threads at one time.
+        answer: the NamedTuple that both give.
+        close: called at the end.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    files: frozenset[str]
+    predict: Callable[..., Answered]
+    explain: Callable[..., Answered]
+    answer: type
+    close: Callable[[], None] = lambda: None
+
+
+class Problem(BaseModel):
+    """Why there is no answer, in a sentence."""
+
+    detail: str
+
+
+class Health(BaseModel):
+    """That the server answers."""
+
+    status: typing.Literal["ok"] = "ok"
+
+
+def create_app(served: Served, bounds: Bounds, token: str | None, hosts: Sequence[str]) -> FastAPI:
+    """The application.
+
+    Args:
+        served: the model.
+        bounds: of each request.
+        token: that requests must bear, all but those for /health; None for no token.
+        hosts: names under which it is reached; a request for another is refused (DNS rebinding).
+    """
+    counts = Counts()
+    threads = ThreadPoolExecutor(bounds.studies, thread_name_prefix="mmmed-study")
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        threads.shutdown(wait=True, cancel_futures=True)
+        served.close()
+
+    app = FastAPI(
+        title="mmmed", description=f"Predictions of {served.name}. Not a medical device.", lifespan=life,
+        docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    form = {
+        "type": "object", "additionalProperties": False, "minProperties": 1,
+        "properties": {
+            name: {"type": "string", **({"format": "binary"} if name in served.files else {})}
+            for name in served.inputs
+        },
+    }  # fmt: skip
+    told: dict[str, Any] = {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    }
+    if token is not None:
+        told["security"] = [{"bearer": []}]
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)
+    }
+    fields: Any = {
+        name: (kind, served.answer._field_defaults.get(name, ...))  # type: ignore[attr-defined]
+        for name, kind in typing.get_type_hints(served.answer).items()
+    }
+    answer = create_model("Answer", model=(str, ...), **fields)
+    asking = _Asking(served, bounds, counts, threads)
+
+    @app.post("/predict", response_model=answer, responses=problems, openapi_extra=told)
+    async def predict(request: Request) -> dict[str, Any]:
+        """Predict one study from any part of what the model reads. Nothing of it is kept."""
+        return await asking.ask(request, served.predict)
+
+    @app.post("/explain", response_model=answer, responses=problems, openapi_extra=told)
+    async def explain(request: Request) -> dict[str, Any]:
+        """The same, with what each modality did to it."""
+        return await asking.ask(request, served.explain)
+
+    @app.get("/health")
+    async def health() -> Health:
+        """Whether the server answers; needs no token."""
+        return Health()
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}, 401: problems[401]},
+    )
+    async def metrics() -> Response:
+        """Counts of requests by status, their times, and of modalities that studies lacked, for Prometheus."""
+        return Response(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "this server failed to answer"}, 500)
+
+    _describe_token(app, token)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    paths = (*_ASKED, "/health", "/metrics")
+    app.add_middleware(Guard, token=token, bounds=bounds, counts=counts, paths=paths)
+    return app
+
+
+def _describe_token(app: FastAPI, token: str | None) -> None:
+    described = app.openapi()
+    if token is not None:
+        schemes = described.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        described["paths"]["/metrics"]["get"]["security"] = [{"bearer": []}]
+
+
+class _Asking:
+    """One request, from its form to the answer."""
+
+    def __init__(self, served: Served, bounds: Bounds, counts: Counts, threads: ThreadPoolExecutor) -> None:
+        self._served, self._bounds, self._counts, self._threads = served, bounds, counts, threads
+        self._now = 0
+
+    async def ask(self, request: Request, model: Callable[..., Answered]) -> dict[str, Any]:
+        if self._now >= self._bounds.studies:
+            raise HTTPException(
+                503,
+                "as many studies as this server takes at one time are being answered",
+                {"Retry-After": "1"},
+            )
+        self._now += 1
+        computing: asyncio.Future[Answered] | None = None
+        try:
+            form = await self._form(request)
+            try:
+                computing = asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._answer, form, model
+                )
+                computing.add_done_callback(self._answered)
+                found = await asyncio.wait_for(asyncio.shield(computing), self._bounds.seconds)
+            except TimeoutError as error:
+                raise HTTPException(503, f"no answer within {self._bounds.seconds:g} seconds") from error
+        finally:
+            if computing is None:
+                self._now -= 1
+        for name in found.missing:
+            self._counts.missing.labels(name).inc()
+        return {"model": self._served.name, **found._asdict()}
+
+    def _answered(self, computing: asyncio.Future[Answered]) -> None:
+        self._now -= 1
+        if not computing.cancelled():
+            computing.exception()  # seen, also where nobody waits for it any more
+
+    async def _form(self, request: Request) -> FormData:
+        try:
+            async with asyncio.timeout(self._bounds.seconds):
+                return await read_form(request, most=len(self._served.inputs))
+        except TimeoutError as error:
+            raise HTTPException(
+                408, f"the request did not come within {self._bounds.seconds:g} seconds"
+            ) from error
+
+    def _answer(self, form: FormData, model: Callable[..., Answered]) -> Answered:
+        with TemporaryDirectory(prefix="mmmed-request-") as temporary:
+            try:
+                given = given_of(form, self._served.inputs, self._served.files, Path(temporary))
+                return model(**given)
+            except DataError as error:
+                raise HTTPException(422, _sentence(error, temporary)) from None
+            except HTTPException:
+                raise
+            except Exception as error:
+                _tell(error)
+                raise HTTPException(500, "this server failed to answer") from None
+            finally:
+                for _, value in form.multi_items():
+                    if not isinstance(value, str):
+                        value.file.close()
+
+
+def _sentence(error: DataError, folder: str) -> str:
+    """What is wrong with the study, in one line and without the server's folders."""
+    return escaped(" ".join(str(error).replace(f"{folder}/", "").split()))
+
+
+def _tell(error: Exception) -> None:
+    """Where it failed, for who runs the server; the message may quote a study."""
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = f" in {Path(last.tb_frame.f_code.co_filename).name}:{last.tb_lineno}" if last else ""
+    sys.stderr.write(f"error: {type(error).__name__}{where}\n")

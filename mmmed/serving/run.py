@@ -1,0 +1,84 @@
+"""Serve a model until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import sys
+from pathlib import Path
+from types import FrameType
+
+from mmmed.errors import ConfigError
+from mmmed.listening import LOCAL, bind, check_reach, is_loopback
+from mmmed.serving.app import Served, create_app
+from mmmed.serving.guard import Bounds
+
+_LEAST_TOKEN = 16  # characters
+_MOST_CONNECTIONS = 256
+
+
+def read_token(file: Path) -> str:
+    """The token in a file that its owner alone may read.
+
+    Raises:
+        ConfigError: others may read the file, it cannot be read, or what it holds is no token.
+    """
+    try:
+        mode, text = file.stat().st_mode, file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--token-file {file}: cannot be read as ASCII text") from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and sys.platform != "win32":
+        raise ConfigError(f"--token-file {file}: others may read it. Make it yours alone: chmod 600 {file}")
+    if len(text) < _LEAST_TOKEN or not text.isprintable() or " " in text:
+        raise ConfigError(
+            f"--token-file {file}: expected one token of {_LEAST_TOKEN} characters or more without spaces. "
+            "Make one: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        )
+    return text
+
+
+def check(host: str, token: str | None, certificate: Path | None, key: Path | None) -> None:
+    """Raise ConfigError where others than who bears the token could ask, or read along."""
+    check_reach(host, certificate, key)
+    if token is None and not is_loopback(host):
+        raise ConfigError(f"--host {host}: anybody who reaches it could ask. Give --token-file")
+
+
+def serve(
+    served: Served,
+    *,
+    host: str,
+    port: int,
+    token: str | None,
+    bounds: Bounds,
+    certificate: Path | None,
+    key: Path | None,
+) -> None:
+    """Print where the model is served, and serve it until SIGTERM or Ctrl-C; what was begun is answered.
+
+    Raises:
+        ConfigError: see `check`; or the port is taken.
+    """
+    import uvicorn
+
+    check(host, token, certificate, key)
+    hosts = LOCAL if is_loopback(host) else ("*",)  # over TLS the certificate says who we are
+    config = uvicorn.Config(
+        create_app(served, bounds, token, hosts),
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        log_level="critical",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(2 * bounds.seconds) + 1,
+    )
+    sock = bind(host, port)
+    scheme = "http" if certificate is None else "https"
+    print(f"serving: {scheme}://{host}:{sock.getsockname()[1]}/", flush=True)
+    signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again once it has shut down
+    uvicorn.Server(config).run(sockets=[sock])
+
+
+def _stop(_: int, __: FrameType | None) -> None:
+    sys.exit(0)
