@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmmed import __version__
-from mmmed.cli import config, dashboard, predict, privacy, server, simulate, site
+from mmmed.cli import card, config, dashboard, predict, privacy, server, simulate, site
 from mmmed.quiet import quieten
 
 __all__ = ["app", "main"]
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(simulate.simulate)
 app.command()(simulate.evaluate)
 app.command()(predict.predict)
+app.command()(card.card)
 app.command()(dashboard.dashboard)
 app.add_typer(config.app, name="config")
 app.add_typer(privacy.app, name="privacy")
