@@ -90,7 +90,7 @@ def make_card(run: Path) -> Card:
     """
     found = _Run.read(run)
     return Card(
-        title=f"Model card: {found.report['run']['subject'].get('predicts', found.config.task.kind)}",
+        title=f"Model card: {found.name}",
         facts=_facts(found),
         sections=[
             ("Model", [*_model(found)]),
@@ -171,7 +171,7 @@ def _facts(run: _Run) -> dict[str, Any]:
     measured = [
         {"type": name, "name": f"{name}, {how.replace('_', ' ')}", "value": value["value"]}
         for name, how, value in _intervals(run)
-        if value["value"] is not None
+        if how != "site_only" and value["value"] is not None  # which is no score of the model
     ]
     if measured:
         result = {
@@ -194,7 +194,7 @@ def _model(run: _Run) -> Iterator[Block]:
             ("Release stage and date", Fill("research, pilot or in use; since when")),
             (
                 "Regulatory status",
-                Fill("for instance: not a medical device, research use only; or the approval"),
+                Fill("such as not a medical device, research use only; or the approval"),
             ),
             ("License", Fill("license of the model; put it into the front matter, too")),
             ("Predicts", _said(subject, "predicts")),
@@ -386,6 +386,11 @@ def _privacy(run: _Run) -> Iterator[Block]:
         yield Table(
             ("colluding sites", "epsilon of a patient of another site"),
             [("any number", f"{_epsilon(summary['epsilon'])}: each site adds all of its noise itself")],
+        )
+    if len(report["joint"]) > 1:
+        yield Table(
+            ("a patient who is in so many sites", "epsilon"),
+            [(f"{line['sites']}", _epsilon(line["epsilon"])) for line in report["joint"]],
         )
     if report["evaluations"]:
         yield Table(

@@ -77,7 +77,7 @@ def _md(cell: Cell) -> str:
     """Text on one line in which Markdown and HTML see nothing but text."""
     if isinstance(cell, Fill):
         return f"**{TO_FILL}**: {_md(cell.what)}"
-    line = " ".join(escaped(cell, keep="\n\t").split())
+    line = " ".join(escaped(cell, keep="\n\t\xa0").split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", line).replace("://", "\\://")
     return re.sub(r"^([-+]|\d+(?=[.)]\s))", r"\\\1" if line[:1] in "-+" else r"\1\\", line)
@@ -105,4 +105,4 @@ def _html_row(row: tuple[Cell, ...]) -> str:
 def _html(cell: Cell) -> str:
     if isinstance(cell, Fill):
         return f"<mark>{TO_FILL}: {_html(cell.what)}</mark>"
-    return html.escape(" ".join(escaped(cell, keep="\n\t").split()))
+    return html.escape(" ".join(escaped(cell, keep="\n\t\xa0").split()))
