@@ -225,7 +225,7 @@ def _intended() -> Iterator[Block]:
 
 def _limits(run: _Run) -> Iterator[Block]:
     known = [
-        "The model was not tested in clinical use. Its scores are of patients of the same sites, held out of training.",
+        "No score here is from clinical use: they are of held-out patients of the sites that it was trained at.",
         "A record may lack a modality; which ones the records had is not told, since sites do not tell it.",
         "How it does in subgroups (sex, age, scanner) is not known: no subgroup result was released.",
     ]

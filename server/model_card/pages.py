@@ -5,11 +5,11 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmmed.text import escaped
-from server.model_card.content import Block, Card, Cell, Fill, Items, Table, Text
+from server.model_card.content import Block, Card, Cell, Fill, Items, Text
 
 TO_FILL = "TO BE FILLED IN"
 
@@ -23,7 +23,8 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--rule); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; margin: 0.8rem 0; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.8rem 0.3rem 0; border-bottom: 1px solid var(--rule);
-  overflow-wrap: anywhere; } th { color: var(--soft); font-weight: 600; min-width: 4rem; }
+  overflow-wrap: anywhere; } th { color: var(--soft); font-weight: 600; min-width: 5rem; }
+.facts th { width: 13rem; overflow-wrap: break-word; }
 mark { background: var(--fill); color: inherit; padding: 0.1rem 0.3rem; border-radius: 0.2rem; }
 @media print { body { margin: 0; max-width: none; } }
 """
@@ -90,14 +91,11 @@ def _html_block(block: Block) -> str:
         return f"<ul>{''.join(f'<li>{_html(one)}</li>' for one in block.items)}</ul>"
     head = "".join(f"<th>{_html(one)}</th>" for one in block.head)
     above = f"<thead><tr>{head}</tr></thead>" if any(block.head) else ""
-    return f'<div class="wide"><table>{above}<tbody>{"".join(map(_html_row, _rows(block)))}</tbody></table></div>'
+    kind = "wide" if above else "wide facts"
+    return f'<div class="{kind}"><table>{above}<tbody>{"".join(map(_html_row, block.rows))}</tbody></table></div>'
 
 
-def _rows(table: Table) -> Iterator[tuple[Cell, ...]]:
-    return (tuple(row) for row in table.rows)
-
-
-def _html_row(row: tuple[Cell, ...]) -> str:
+def _html_row(row: Sequence[Cell]) -> str:
     first, *rest = map(_html, row)
     return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{one}</td>" for one in rest)}</tr>'
 
