@@ -35,7 +35,7 @@ from mmmed.data.manifest import read_table
 from mmmed.data.pixel_cache import Cache
 from mmmed.deidentify.keys import SiteKey, key_of, spelled
 from mmmed.errors import DataError
-from mmmed.paths import cache_home
+from mmmed.paths import feature_cache
 from privacy.keys import load_key
 
 _START = next(OptOuts().heads())
@@ -209,7 +209,7 @@ def _erase(
         for entry in pending
     )
     decoded = Cache(site.state.images).erase_files(table.files([*patients, *removed]))
-    features = forget_features(cache_home() / "features") if pending or removed else 0
+    features = forget_features(feature_cache()) if pending or removed else 0
     done: dict[str, Any] = {
         "_patients": patients,
         "withdrawals": len(pending),
