@@ -29,7 +29,8 @@ from privacy.policy import EVALUATION, TRAINING
 def or_refuse(message: Message, context: Context, answer: ClientAppCallable) -> Message:
     """The Flower mod around all: the answer, or for whatever it raises a refusal with a code."""
     try:
-        return answer(message, context)
+        with place_of(context.node_config).in_use():
+            return answer(message, context)
     except Exception as error:  # its text may hold a name: it goes to the site's log, and only a code leaves
         code = refusal_code(error)
         record_refusal(place_of(context.node_config).state, code, error)

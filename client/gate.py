@@ -7,6 +7,7 @@ is tried on made-up records. From the server comes no more than the request.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,9 @@ class Place(Protocol):
 
     def name(self, config: RunConfig) -> str:
         """The site's name, found without opening a hospital's data."""
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Held while a request is answered, so that nothing is erased that it reads (`client.records_lock`)."""
 
     def judge(self, config: RunConfig, purpose: str) -> Policy:
         """The site's policy, which allows the request. No record is read.

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from client.opt_outs import list_in_force
+from client.records_lock import reading_records
 from client.run_request import INSTALLED, run_request
 from client.site import Site, split_patients
 from client.site_folder import SiteFolder
@@ -26,15 +29,19 @@ log = logging.getLogger(__name__)
 
 
 def site_manifest(folder: SiteFolder, config: RunConfig) -> Manifest:
-    """The table of studies that a run may use. `config` comes from `SiteFolder.data_config`.
+    """The table of studies that a run may use, without patients who have withdrawn.
+
+    `config` comes from `SiteFolder.data_config`.
 
     Rows that do not fit what the run asks are left out, or miss the value: a refusal would reveal them. The log
     says so, and that images wait. `mmmed site check` lists them before there is any run.
 
     Raises:
-        DataError: the table as a whole cannot be read, or lacks a column.
+        DataError: the table as a whole cannot be read, or lacks a column; or the opt-out list cannot be trusted.
     """
-    manifest = read_manifest(folder.dataset, config.data, config.task, log.warning)
+    manifest = read_manifest(
+        folder.dataset, config.data, config.task, log.warning, without=list_in_force(folder)
+    )
     if manifest.waiting:
         log.warning(waiting_note(manifest.root, manifest.waiting))
     return manifest
@@ -60,6 +67,9 @@ class Hospital:
 
     def name(self, config: RunConfig) -> str:
         return self._folder.config.name
+
+    def in_use(self) -> AbstractContextManager[None]:
+        return reading_records(self._folder.logging_state.records_lock)
 
     def judge(self, config: RunConfig, purpose: str) -> Policy:
         signed = self._folder.policy()

@@ -20,7 +20,7 @@ from mmmed.models import (
     check_frozen,
     frozen_digests,
 )
-from mmmed.paths import cache_home
+from mmmed.paths import feature_cache
 from mmmed.training import part_size
 
 _MADE_UP = 32  # patients at least
@@ -32,7 +32,7 @@ class _RunModel:
         self.digests = frozen_digests(self.model, config)
         self.encoders: FrozenEncoders | None = None
         if config.model.trainable in ("lora", "fusion-head"):
-            self.encoders = FrozenEncoders(self.model.to(device()), config, cache_home() / "features")
+            self.encoders = FrozenEncoders(self.model.to(device()), config, feature_cache())
         records = made_up_records(config, _enough(config))
         self.made_up = records if self.encoders is None else self.encoders.records(records)
 

@@ -123,12 +123,13 @@ def _member(
 ) -> Iterator[tuple[Member, _Account, Ledger]]:
     """The site as a member of the run, planned in its ledger if its policy and its budget allow the terms."""
     terms = _agreed(site, config, run_id, asked.terms)
-    check_delta(
-        max(config.privacy.delta, site.policy.largest_delta), site.policy.patients or site.data.train.patients
-    )
     with site.ledger() as ledger:
+        known = ledger.find_plan(terms.run)
+        # (of a run that goes on its own number, so that a patient who leaves does not show)
+        patients = site.data.train.patients if known is None else ledger.planned_patients(known)
+        check_delta(max(config.privacy.delta, site.policy.largest_delta), site.policy.patients or patients)
         limits = site.policy.sublimits(TRAINING, ledger.now())
-        site.policy.check_plan(TRAINING, terms.event.noise_multiplier, site.data.train.patients)
+        site.policy.check_plan(TRAINING, terms.event.noise_multiplier, patients)
         plan = _plan(site, config, ledger, terms, limits)
         account = _Account(ledger, plan, limits)
         folder = StateFolder(site.state).secure_sum(run_id) / terms.digest.hex()

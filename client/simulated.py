@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -56,6 +57,9 @@ class Partition:
 
     def name(self, config: RunConfig) -> str:
         return self._site(config).name
+
+    def in_use(self) -> AbstractContextManager[None]:
+        return nullcontext()  # nobody withdraws from a simulation
 
     def judge(self, config: RunConfig, purpose: str) -> Policy:
         policy = self._policy(config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -117,12 +118,21 @@ class Site:
         )
 
     def _identity(self, patients: tuple[str, ...]) -> DatasetIdentity:
-        return _identity(patients, derive_secret(self.key, b"patient digests"), self.pseudonyms)
+        return _identity(patients, _patient_secret(self.key), self.pseudonyms)
 
 
 @lru_cache(maxsize=16)
 def _identity(patients: tuple[str, ...], secret: bytes, pseudonyms: str) -> DatasetIdentity:
     return dataset_identity(patients, secret, pseudonyms)
+
+
+def _patient_secret(key: Ed25519PrivateKey) -> bytes:
+    return derive_secret(key, b"patient digests")
+
+
+def patient_digests(key: Ed25519PrivateKey, names: Iterable[str]) -> frozenset[bytes]:
+    """What the ledger of the site of this key calls patients of these names."""
+    return dataset_identity(names, _patient_secret(key)).digests
 
 
 def split_patients(manifest: Manifest, config: RunConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -66,6 +66,7 @@ class StateFolder:
     secure_sums/        keys and last answer of each run of masked sums
     carried/            what is left from one round of a run to the next, a folder a run
     images/             decoded images of a deployed site
+    withdrawn/          who has withdrawn, and the receipts (`client.opt_outs`)
     """
 
     path: Path
@@ -107,6 +108,16 @@ class StateFolder:
     def images(self) -> Path:
         """Folder of the decoded images of a deployed site."""
         return self.path / "images"
+
+    @property
+    def withdrawn(self) -> Path:
+        """Folder of the opt-out list and its receipts (`client.opt_outs`)."""
+        return self.path / "withdrawn"
+
+    @property
+    def records_lock(self) -> Path:
+        """File that is locked while patients' records are read (`client.records_lock`)."""
+        return self.path / "records.lock"
 
     def holds_ledger(self) -> bool:
         """Whether the site has a key and a ledger, which its first request makes.

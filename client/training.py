@@ -151,7 +151,6 @@ class _Round:
     ) -> None:
         self._site, self._config, self._run_id, self._round = site, config, run_id, server_round
         self._model, self._records, self._correct = model, records, correct
-        self._rate, self._steps = local_schedule(config, site.data.train.patients, site.policy.patients)
 
     def private(self) -> Spending:
         """DP-SGD: tried on made-up records, then charged to the ledger, then taken on the site's own."""
@@ -159,9 +158,16 @@ class _Round:
         try_run(config)
         with site.ledger() as ledger:
             known = ledger.find_plan(self._run_id)
-            event = local_plan(site, config).event if known is None else self._unchanged(known)
+            # A patient who leaves during a run changes nothing that shows: its numbers are those of its plan.
+            patients = site.data.train.patients if known is None else ledger.planned_patients(known)
+            rate, steps = local_schedule(config, patients, site.policy.patients)
+            event = (
+                local_plan(site, config).event
+                if known is None
+                else self._unchanged(ledger, known, rate, steps)
+            )
             site.policy.check_plan(  # of a known plan as well: it may have become stricter
-                TRAINING, event.noise_multiplier, site.data.train.patients
+                TRAINING, event.noise_multiplier, patients
             )
             optimizer = make_optimizer(self._model, config.training)
             step = private_step(self._model, optimizer, config, event.noise_multiplier, tried=True)
@@ -175,14 +181,14 @@ class _Round:
                 purpose=TRAINING,
                 sublimits=limits,
             )
-            reservation = ledger.reserve(plan, self._round, self._steps, limits)
+            reservation = ledger.reserve(plan, self._round, steps, limits)
             with one_code():
                 return self._charged(ledger, plan, step, reservation)
 
     def _charged(self, ledger: Ledger, plan: Plan, step: Step, reservation: Reservation) -> Spending:
         """The steps that were charged, and what may be told of them."""
-        patients = self._site.data.train.patients
-        draws = _Counted(private_draws(patients, plan.mechanism.sampling_rate, reservation.steps))
+        present = self._site.data.train.patients
+        draws = _Counted(private_draws(present, plan.mechanism.sampling_rate, reservation.steps))
         try:
             self._train(step, draws, reservation.steps)
         finally:  # an interrupted round has used the draws it took, and no more
@@ -190,7 +196,7 @@ class _Round:
         asked = Asked.of(
             self._config.privacy.target_epsilon,
             self._config.federation.rounds,
-            patients if self._config.step_rate is None else None,
+            ledger.planned_patients(plan) if self._config.step_rate is None else None,
             self._site.policy.patients,
         )
         return self._site.spending(
@@ -200,14 +206,15 @@ class _Round:
     def plain(self) -> None:
         """Ordinary training on shuffled batches of patients."""
         optimizer, rate = make_optimizer(self._model, self._config.training), self._config.step_rate
+        steps = local_steps(self._site, self._config, None)
         with one_code():
             if rate is None:
-                self._train(PlainStep(optimizer), self._shuffled(), self._steps)
+                self._train(PlainStep(optimizer), self._shuffled(steps), steps)
             else:  # as the private step: whoever is drawn, and a public divisor
                 step = PlainStep(optimizer, divisor=self._config.training.batch_size)
-                self._train(step, [self._sampled(rate)], self._steps)
+                self._train(step, [self._sampled(rate)], steps)
 
-    def _unchanged(self, plan: Plan) -> DpSgdEvent:
+    def _unchanged(self, ledger: Ledger, plan: Plan, rate: float, steps: int) -> DpSgdEvent:
         """The mechanism of the run's plan, if it is what the run still asks for."""
         privacy = self._config.privacy
         if plan.shared:
@@ -215,14 +222,14 @@ class _Round:
                 f"Run {self._run_id} was planned as one of masked sums, in which sites share the noise: what the site "
                 "signs of it would be wrong for a step with noise of its own. Start a new run."
             )
-        if plan.dataset != self._site.identity.fingerprint:
+        if not ledger.covers(plan, self._site.identity):
             raise PlanError(
                 f"Run {self._run_id} was planned for other patients than the data set holds now: whoever came "
                 "would not be charged. Start a new run, or put back the data set of then."
             )
         asked = (
-            self._rate,
-            self._steps * self._config.federation.rounds,
+            rate,
+            steps * self._config.federation.rounds,
             privacy.delta,
             privacy.max_grad_norm,
         )
@@ -253,11 +260,11 @@ class _Round:
         centring = self._config.model.fusion.is_centring(self._round)
         train(self._model, self._config, step, draws, batches, centring=centring, after_step=after_step)
 
-    def _shuffled(self) -> Iterator[np.ndarray]:
+    def _shuffled(self, steps: int) -> Iterator[np.ndarray]:
         rng = np.random.default_rng(self._seed("order"))
         patients, size = self._site.data.train.patients, self._config.training.batch_size
         order = np.empty(0, dtype=np.int64)
-        for _ in range(self._steps):
+        for _ in range(steps):
             if len(order) < min(size, patients):
                 order = np.concatenate([order, rng.permutation(patients)])
             yield order[:size]

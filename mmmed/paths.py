@@ -15,3 +15,8 @@ def cache_home() -> Path:
 def image_cache() -> Path:
     """Folder of preprocessed images that are nobody's secret: generated, public, or a researcher's own."""
     return cache_home() / "images"
+
+
+def feature_cache() -> Path:
+    """Folder of the features of frozen encoders, of whatever data."""
+    return cache_home() / "features"

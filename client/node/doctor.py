@@ -12,6 +12,7 @@ import torch
 
 from client.node.connection import CLOCK_FAIL, Finding, Verdict, connection
 from client.node.folder import NodeFolder
+from client.opt_outs import list_in_force, unfinished
 from client.run_request import INSTALLED
 from client.site_folder import SiteFolder
 from mmmed.data.counts import rounded
@@ -95,10 +96,23 @@ def _data(site: SiteFolder) -> Iterator[Finding]:
         mend = "mmmed site ingest SOURCES --out DATASET, and say in site.toml where it is"
         yield Finding("data", "bad", f"{table} is missing", mend)
         return
-    yield Finding("data", "good", f"{table}; look closer with `mmmed site check {site.dataset}`")
+    yield Finding("data", "good", f"{table}; look closer with `mmmed site check {site.path}`")
+    yield from _withdrawn(site)
     if waiting := len(ImageApprovals.load(site.dataset).of_status("waiting")):
         found = f"{rounded(waiting)} with masked text wait for a human's approval; nothing learns from them before"
         yield Finding("images", "look", found, f"mmmed site images {site.dataset}")
+
+
+def _withdrawn(site: SiteFolder) -> Iterator[Finding]:
+    """Whether an opt-out list is in force, and whether its last command has come to its end."""
+    if count := len(list_in_force(site)):
+        left = unfinished(site)
+        yield Finding(
+            "withdrawals",
+            "look" if left else "good",
+            f"{count} on the opt-out list" + (f"; of {left} not everything is erased yet" if left else ""),
+            f"mmmed site withdraw --site {site.path}" if left else "",
+        )
 
 
 def _policy(folder: NodeFolder, site: SiteFolder) -> Iterator[Finding]:

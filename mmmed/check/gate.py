@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,14 @@ TELLING_AUROC = 0.9
 _SHOWN_COLUMNS = 8
 
 
-def check(root: Path, data: DataConfig, task: Task) -> CheckResult:
-    """Read the table of ``root`` as training would and measure it; problems are reported, not raised."""
+def check(root: Path, data: DataConfig, task: Task, *, without: Container[str] = frozenset()) -> CheckResult:
+    """Read the table of ``root`` as training would and measure it; problems are reported, not raised.
+
+    Rows of the patients ``without`` are left out.
+    """
     result = CheckResult()
     try:
-        manifest = read_manifest(root, data, task)
+        manifest = read_manifest(root, data, task, without=without)
     except DataError as error:
         result.problems.append(str(error))
         return result

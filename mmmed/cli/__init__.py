@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmmed import __version__
-from mmmed.cli import config, dashboard, export, poc, predict, privacy, serve, server, simulate, site
+from mmmed.cli import card, config, dashboard, export, poc, predict, privacy, serve, server, simulate, site
 from mmmed.quiet import quieten
 
 __all__ = ["app", "main"]
@@ -24,6 +24,7 @@ app.command()(poc.poc)
 app.command()(predict.predict)
 app.command()(export.export)
 app.command()(serve.serve)
+app.command()(card.card)
 app.command()(dashboard.dashboard)
 app.add_typer(config.app, name="config")
 app.add_typer(privacy.app, name="privacy")

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from mmmed.cli import site_deploy
+from mmmed.cli import site_deploy, site_withdraw
 from mmmed.cli.options import read_config
 from mmmed.extras import require
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(site_deploy.app)
+app.add_typer(site_withdraw.app)
 
 Sources = Annotated[
     list[Path], typer.Argument(help="Folders, archives, DICOMDIR, tables, reports: whatever there is.")
@@ -29,6 +30,12 @@ KeyFile = Annotated[
 ]
 
 Dataset = Annotated[Path, typer.Argument(help="Data set folder.")]
+DatasetOrSite = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATASET", help="Data set folder, or a site's: its columns, rows and opt-out list."
+    ),
+]
 
 
 @app.command()
@@ -124,17 +131,25 @@ def deidentify(
 
 @app.command()
 def check(
-    dataset: Dataset,
+    dataset: DatasetOrSite,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="TOML file of a run.")] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
     page: Annotated[Path | None, typer.Option(help="Also write a page with pictures; keep it here.")] = None,
 ) -> None:
     """Say whether a data set can be trained on, and what a model would learn that it should not. Exit 1 if not."""
+    from client.opt_outs import list_in_force
+    from client.site_folder import SiteFolder
     from mmmed.check import check as run
     from mmmed.check import write_page
 
-    resolved = read_config(config, assignments).config
-    result = run(dataset, resolved.data, resolved.task)
+    resolved, site = read_config(config, assignments).config, SiteFolder(dataset)
+    if site.exists():
+        opt_outs = list_in_force(site)
+        result = run(site.dataset, site.data_config(resolved).data, resolved.task, without=opt_outs)
+        if len(opt_outs):
+            print(f"an opt-out list of {len(opt_outs)} is in force: without these patients")
+    else:
+        result = run(dataset, resolved.data, resolved.task)
     print(result.summary())
     if page is not None:
         write_page(result, page)

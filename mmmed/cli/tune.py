@@ -67,7 +67,10 @@ def tune(
     if site is not None and public:
         raise typer.BadParameter("--public and --site exclude each other")
     if site is not None:
-        _private(site, candidates, trials, stopping, out)
+        from client.hospital import Hospital
+
+        with Hospital(site).in_use():
+            _private(site, candidates, trials, stopping, out)
     else:
         _free(candidates, public, seeds, workers, out)
 

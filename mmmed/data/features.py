@@ -100,11 +100,13 @@ class FeatureFile:
         )
 
 
-def forget_features(folder: Path) -> None:
-    """Remove all features: which rows came from one record cannot be told from their keys."""
-    for file in folder.glob("*.rows"):
+def forget_features(folder: Path) -> int:
+    """Remove all features: which rows came from one record cannot be told from their keys. Returns how many files."""
+    files = list(folder.glob("*.rows"))
+    for file in files:
         with FileLock(file.with_suffix(".lock")):
             file.unlink(missing_ok=True)
+    return len(files)
 
 
 class FeatureRows:

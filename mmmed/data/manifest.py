@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -84,7 +84,13 @@ class Manifest:
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 
-def read_manifest(root: Path, data: DataConfig, task: Task | None, problem: Problem = refuse) -> Manifest:
+def read_manifest(
+    root: Path,
+    data: DataConfig,
+    task: Task | None,
+    problem: Problem = refuse,
+    without: Container[str] = frozenset(),
+) -> Manifest:
     """Read and check the table of a data set. Rows without a label are left out, and counted.
 
     A problem is a row that is malformed or none left, no valid label, one label only, a patient in two
@@ -97,12 +103,16 @@ def read_manifest(root: Path, data: DataConfig, task: Task | None, problem: Prob
         task: which columns hold the labels, and what may stand there; None for studies that are to be predicted: no
             label is asked for, and NaN stands in its place.
         problem: is told of each problem; by default it raises.
+        without: patients whose rows are left out before anything else is looked at.
 
     Raises:
         DataError: table or column missing, an image with masked text that is not approved, or a problem.
     """
     path = table_file(root, data)
     frame = read_table(path)
+    if without:
+        _require_column(frame, data.patient, path, "data.patient")
+        frame = frame[~frame[data.patient].map(lambda cell: text_of(cell) in without).astype(bool)]
     waiting = check_approved(root, _file_names(frame, data))
     try:
         records, unlabelled = _records(frame, root, path, data, task, problem)

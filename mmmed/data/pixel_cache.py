@@ -28,6 +28,7 @@ import torch
 from filelock import FileLock
 
 from mmmed.errors import DataError
+from mmmed.files import sha256_of
 
 _LARGEST = np.float32(65535)
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20  # built between two commits
@@ -146,6 +147,43 @@ class Cache:
                     file.write(bytes(_row_bytes(form)))
         return len(found)
 
+    def erase_files(self, paths: Sequence[Path]) -> int:
+        """Overwrite and drop every row that was made of these files, in all forms; returns how many.
+
+        Of a form whose row length an earlier version did not note, all rows are deleted.
+        """
+        if not (self.folder / "index.sqlite").is_file():
+            return 0
+        count = 0
+        with FileLock(self.folder / "lock"), self._index() as index:
+            salt = index.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0]
+            for name, path in ((_hidden(path, salt), path) for path in paths):
+                noted = index.execute("SELECT digest FROM files WHERE name = ?", (name,)).fetchall()
+                for digest in {_digest_of(path), *(digest for (digest,) in noted)} - {None}:
+                    count += self._erase_digest(index, digest)
+                index.execute("DELETE FROM files WHERE name = ?", (name,))
+            index.commit()
+        return count
+
+    def _erase_digest(self, index: sqlite3.Connection, digest: bytes) -> int:
+        """Overwrite the rows of a digest, then drop them: a kill in between leaves rows that fail their checksum."""
+        rows = index.execute(
+            "SELECT rows.format, slot, bytes FROM rows LEFT JOIN sizes USING (format) WHERE digest = ?",
+            (digest,),
+        ).fetchall()
+        for form, slot, size in rows:
+            file = self.folder / f"{form}.pixels"
+            if size is None:
+                file.unlink(missing_ok=True)
+                index.execute("DELETE FROM rows WHERE format = ?", (form,))
+            elif file.is_file():
+                with _open_for_writing(file) as pixels:
+                    pixels.seek(slot * size)
+                    pixels.write(bytes(size))
+                    os.fsync(pixels.fileno())
+        index.execute("DELETE FROM rows WHERE digest = ?", (digest,))
+        return len(rows)
+
     def pixel_file(self, form: Form) -> Path:
         return self.folder / f"{form.name}.pixels"
 
@@ -184,7 +222,7 @@ class Cache:
         errors: dict[Path, str] = {}
 
         def visit(path: Path) -> tuple[Any, ...] | None:
-            name = hashlib.blake2b(os.fsencode(path.absolute()), key=salt, digest_size=16).digest()
+            name = _hidden(path, salt)
             try:
                 stamp = _Source.stamp_of(path)
                 before = seen.get(name)
@@ -233,6 +271,7 @@ class Cache:
                 failed[source.digest] = str(error)
                 return None
 
+        index.execute("INSERT OR REPLACE INTO sizes VALUES (?, ?)", (form.name, _row_bytes(form)))
         slot = 1 + max((slot for slot, _ in known.values()), default=-1)
         done, step = 0, max(1, min(_BATCH_ROWS, _BATCH_BYTES // _row_bytes(form)))
         with ThreadPoolExecutor(workers) as pool, _open_for_writing(self.pixel_file(form)) as file:
@@ -322,6 +361,19 @@ class CachedRows:
         self._checked[index] = True
 
 
+def _hidden(path: Path, salt: bytes) -> bytes:
+    """A file's name as the index keeps it."""
+    return hashlib.blake2b(os.fsencode(path.absolute()), key=salt, digest_size=16).digest()
+
+
+def _digest_of(path: Path) -> bytes | None:
+    """SHA-256 of a file; None if it cannot be read."""
+    try:
+        return bytes.fromhex(sha256_of(path))
+    except OSError:
+        return None
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path)
     try:
@@ -334,6 +386,7 @@ def _connect(path: Path) -> sqlite3.Connection:
             "CREATE TABLE IF NOT EXISTS rows (format TEXT, digest BLOB, slot INTEGER, checksum INTEGER,"
             " PRIMARY KEY (format, digest))"
         )
+        connection.execute("CREATE TABLE IF NOT EXISTS sizes (format TEXT PRIMARY KEY, bytes INTEGER)")
         connection.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?)", (secrets.token_bytes(32),))
         connection.commit()
         if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":

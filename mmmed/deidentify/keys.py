@@ -12,6 +12,7 @@ import hmac
 import json
 import os
 import secrets
+import unicodedata
 from pathlib import Path
 
 from mmmed.errors import DataError
@@ -19,6 +20,12 @@ from mmmed.errors import DataError
 _KEY_BYTES = 32
 _SHIFT_DAYS = (30, 3650)
 _MARK = "pseudonyms.json"  # in a data set: which key named its patients
+
+
+def spelled(identifier: str) -> str:
+    """An id without what sources change: width, case, spaces, and zeros before a number."""
+    bare = "".join(unicodedata.normalize("NFKC", identifier).split()).upper()
+    return bare.lstrip("0") or bare[:1] if bare.isdigit() else bare
 
 
 class SiteKey:
@@ -74,6 +81,10 @@ class SiteKey:
     def patient(self, identifier: str) -> str:
         """The pseudonym of a patient; of one who goes by a copy's identifier (`copy_id`), the same again."""
         return self._given(identifier) or self.pseudonym("patient", identifier)
+
+    def handle(self, identifier: str) -> str:
+        """Stands for an id however it is spelled, to find a patient again by any id that a source gives."""
+        return self.pseudonym("id", spelled(identifier))
 
     def copy_id(self, identifier: str) -> str:
         """What a de-identified copy calls a patient: the pseudonym, and a proof of 80 bits that this key gave it."""

@@ -13,7 +13,7 @@ from mmmed.data.loader import SiteData, open_site_data
 from mmmed.data.manifest import read_manifest
 from mmmed.inference.predict import Predictions, predict
 from mmmed.models import FrozenEncoders, MultimodalModel
-from mmmed.paths import cache_home, image_cache
+from mmmed.paths import feature_cache, image_cache
 
 
 def predict_sites(model: MultimodalModel, config: RunConfig, root: Path) -> list[Predictions]:
@@ -34,7 +34,7 @@ def predict_opened(
 
     The model's frozen encoders are taken out of it (`FrozenEncoders`).
     """
-    encoders = FrozenEncoders(model, config, cache_home() / "features")
+    encoders = FrozenEncoders(model, config, feature_cache())
     target, predictions = config.task.target(), []
     for name, site in sites.items():
         if len(site.test):

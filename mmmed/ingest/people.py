@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from mmmed.deidentify.keys import spelled
 from mmmed.errors import ConfigError
 from mmmed.ingest.records import Patient
 
@@ -38,12 +39,6 @@ class Identity:
 
     id: str
     issuer: str = ""
-
-
-def spelled(identifier: str) -> str:
-    """An id without what sources change: width, case, spaces, and zeros before a number."""
-    bare = "".join(unicodedata.normalize("NFKC", identifier).split()).upper()
-    return bare.lstrip("0") or bare[:1] if bare.isdigit() else bare
 
 
 def is_no_id(identifier: str) -> bool:
@@ -219,6 +214,14 @@ class People:
         """The patient of an id; "" if that is nobody, or one of several."""
         found = self.patients(identity.id, identity.issuer)
         return found[0] if len(found) == 1 else ""
+
+    def ids(self) -> dict[str, set[str]]:
+        """Unit -> all ids, as sources write them, of whoever is counted as it."""
+        found: dict[str, set[str]] = defaultdict(set)
+        for identity in self._met:
+            for patient in set(self.patients(identity.id, identity.issuer)) - {""}:
+                found[self.unit(patient)].add(identity.id)
+        return found
 
     def unit(self, patient: str) -> str:
         """The patient as the ledger counts: one for all who may be one person."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmmed.data.handles import save_handles
 from mmmed.data.image_approvals import NAMES, STATE, ImageApprovals, review_folder
 from mmmed.deidentify.keys import SiteKey
 from mmmed.errors import DataError
@@ -107,6 +108,10 @@ def _ingest(
                 raise DataError(f"nothing usable in {', '.join(map(str, sources))}:\n{report.summary()}")
             masked = {written.file: written.sha256 for _, written in made if written.held}
             ImageApprovals(masked).save_masked(out)
+            save_handles(
+                out,
+                {key.patient(unit): sorted(map(key.handle, ids)) for unit, ids in found.people.ids().items()},
+            )
             write_entries(entries, options, out / STUDIES)
             (state / NAMES).write_text(json.dumps({"version": 1, "model": bool(options.name_model)}) + "\n")
             report.review, table = settle(out)

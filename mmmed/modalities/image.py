@@ -97,10 +97,11 @@ class Image(Files):
         from mmmed.data.features import forget_features
         from mmmed.data.image_approvals import ImageApprovals
         from mmmed.data.pixel_cache import Cache
+        from mmmed.paths import feature_cache
 
         rejected = ImageApprovals.load(manifest.root).rejected()
         if Cache(cache).erase(self.form(config.data), rejected):
-            forget_features(cache.with_name("features"))
+            forget_features(feature_cache())
         return super().open(manifest, config, cache)
 
     def encoder(self, config: RunConfig) -> Encoder:

@@ -86,7 +86,8 @@ class Ledger(LedgerReading):
     ) -> Plan:
         """Sign a whole run's mechanism before any data is touched, if the limit admits it.
 
-        The same plan again returns the one that was signed.
+        The same plan again returns the one that was signed, also if some of its patients have left the data set since:
+        whoever is left is charged by it.
 
         Args:
             dataset: whose data the run uses.
@@ -107,7 +108,8 @@ class Ledger(LedgerReading):
             raise LedgerError("A plan needs a run_id, one step or more and a clipping norm above 0.")
         same = (run_id, dataset.fingerprint, event, delta, max_grad_norm, purpose, shared)
         if (known := self.find_plan(run_id)) is not None:
-            return _unchanged(known, same)
+            covered = known.dataset if self.covers(known, dataset) else dataset.fingerprint
+            return _unchanged(known, (run_id, covered, *same[2:]))
         claim = claimed_epsilon([event], delta)
         with self._chain.transaction() as work:
             if run_id in self._state.accounts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -99,6 +99,27 @@ class LedgerReading:
         self._chain.refresh()
         account = self._state.accounts.get(run_id)
         return account.plan if account else None
+
+    def planned_patients(self, plan: Plan) -> int:
+        """How many patients a plan charges. It never leaves the site."""
+        return len(self._patients(plan.dataset))
+
+    def covers(self, plan: Plan, dataset: DatasetIdentity) -> bool:
+        """Whether every patient of a data set is one of those whom the plan charges: some may have left since."""
+        return dataset.digests <= self._patients(plan.dataset)
+
+    def took_part(self, digests: Set[bytes]) -> list[tuple[Plan, int | None]]:
+        """The plans of which a step was charged, and how many of these patients each charges, oldest first.
+
+        None where nobody can say: the plan is of before the keys of the patients' digests changed.
+        """
+        self._chain.refresh()
+        touched = [account for account in self._state.accounts.values() if account.touched]
+        now = self._state.generation
+        return [
+            (each.plan, len(digests & self._patients(each.plan.dataset)) if each.generation == now else None)
+            for each in touched
+        ]
 
     def plans(self) -> tuple[Plan, ...]:
         """All plans that count, oldest first."""

@@ -20,7 +20,7 @@ from mmmed.data.loader import Records, open_site_data
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.predict import Predictions
 from mmmed.models import FrozenEncoders, build_model
-from mmmed.paths import cache_home, image_cache
+from mmmed.paths import feature_cache, image_cache
 from simulations.bench.measure import parser, publish
 
 _REGULARISATION = (1e-4, 1e-3, 1e-2)  # scikit-learn's C
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluations(config: RunConfig) -> list[Evaluation]:
     model = build_model(config).eval()
-    encoders = FrozenEncoders(model, config, cache_home() / "features")
+    encoders = FrozenEncoders(model, config, feature_cache())
     model.head = nn.Identity()  # type: ignore[assignment]
     manifest = simulated_manifest(config)
     sites = [

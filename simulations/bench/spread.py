@@ -17,7 +17,7 @@ from client.simulated import simulated_manifest
 from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import Records, open_site_data
 from mmmed.models import FrozenEncoders, MultimodalModel, build_model
-from mmmed.paths import cache_home, image_cache
+from mmmed.paths import feature_cache, image_cache
 from mmmed.tasks.base import Target
 from mmmed.training import PlainStep, make_optimizer, train
 from simulations.bench.measure import Row, parser, publish
@@ -54,7 +54,7 @@ def _records(config: RunConfig, model: MultimodalModel, site: str | None) -> Rec
     one = manifest.of_site(site or manifest.sites[0])
     data = open_site_data(one, config, image_cache())
     if config.model.trainable in ("lora", "fusion-head"):
-        data = FrozenEncoders(model, config, cache_home() / "features").site(data)
+        data = FrozenEncoders(model, config, feature_cache()).site(data)
     return data.train
 
 

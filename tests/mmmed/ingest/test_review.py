@@ -30,6 +30,7 @@ from mmmed.ingest.options import TableOptions
 from mmmed.ingest.review import Review
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.image import ImageForm
+from mmmed.paths import feature_cache
 from mmmed.tasks import Classification
 from tests.mmmed.dicom.files import dicom, save
 
@@ -298,8 +299,8 @@ def test_what_was_rejected_never_comes_back(root: Path) -> None:
     stored = Cache(root / "cache").pixel_file(form).read_bytes()
     row = (kept * 65535).round().astype("<u2").tobytes()
     assert row in stored
-    (root / "features").mkdir()
-    features = root / "features" / "image-0.rows"
+    features = feature_cache() / "image-0.rows"  # wherever the images are kept
+    features.parent.mkdir(parents=True, exist_ok=True)
     features.write_bytes(b"features")
     MODALITIES["image"].open(_manifest(root), config, root / "cache")
     assert features.exists()
