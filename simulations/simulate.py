@@ -34,6 +34,7 @@ from server.run_folder import RunFolder
 from simulations.advice import advice
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid
+from simulations.pictures import PICTURES, run_pictures
 from simulations.ray_engine import run_on_ray
 from simulations.scenarios import Scenario
 from simulations.scenarios.table import (
@@ -160,6 +161,9 @@ def _drive(run: RunFolder, prepared: Prepared, engine: str, workers: int | None)
     target, predicted = run.config.task.target(), predict_opened(model.eval(), run.config, sites)
     evaluation = evaluate(target, predicted, seed=run.config.training.seed)
     write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    (run.path / PICTURES).mkdir(exist_ok=True)
+    for name, drawn in run_pictures(run.config, predicted, run.report / "privacy.json"):
+        write_atomic(run.path / PICTURES / name, drawn)
     show_results(run, evaluation, prepared.patients)
 
 

@@ -115,6 +115,22 @@ def sweep(
 
 
 @app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of sweeps.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+) -> None:
+    """Compare finished runs: means, intervals over seeds, paired tests, curves and cost, on one HTML page."""
+    from mmmed.files import write_atomic
+    from simulations.compare import check_comparable, read_runs
+    from simulations.compare_page import compare_page
+
+    found = read_runs(runs)
+    check_comparable(found)
+    write_atomic(out, compare_page(found))
+    print(out)
+
+
+@app.command()
 def scenarios() -> None:
     """List the scenarios that come with mmmed, each with the command that runs it."""
     from simulations.scenarios import about, scenario_files
