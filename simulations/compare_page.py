@@ -14,7 +14,9 @@ _BY_SEED = (
     "Each seed splits the same patients anew, so that seeds are no independent repetitions: the variance of a mean is "
     "taken 1/n + test/train of that of the seeds (Nadeau and Bengio 2003)."
 )
-_BY_FOLD = "All seeds hold out the same patients: intervals and tests are about initialisations, not about patients."
+_BY_FOLD = (
+    "All seeds hold out the same patients: intervals and tests are about initialisations, not about patients."
+)
 
 
 def compare_page(runs: Sequence[FinishedRun]) -> str:

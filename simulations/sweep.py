@@ -17,8 +17,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from flwr.app import ConfigRecord, Context, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -33,9 +34,6 @@ from server.run_folder import finished_rounds
 from simulations.grid import InProcessGrid
 from simulations.scenarios import PREFIX, Scenario, parse_grid, read_scenario
 from simulations.trial import EVALUATION, evaluated_trial
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 RUNS = "runs"  # folder of the cells' run folders
 TABLE = "results.parquet"
@@ -126,10 +124,12 @@ def cells_of(
     of_run, of_scenario = parse_grid(assignments)
     if of_scenario and not scenarios:
         raise ConfigError(f"--set {PREFIX}{next(iter(of_scenario))}: give the --scenario whose key it is")
-    varied = parse_vary(of_run, "--set")
+    emptied = [text for text in of_run if text.partition("=")[1:] == ("=", "")]  # such as data.image=
+    listed = [text for text in of_run if text not in emptied]
+    varied = parse_vary(listed, "--set")
     if _SEED in varied:
         raise ConfigError(f"--set {_SEED}: --seeds sets it")
-    fixed = [text for text, values in zip(of_run, varied.values(), strict=True) if len(values) == 1]
+    fixed = emptied + [text for text, values in zip(listed, varied.values(), strict=True) if len(values) == 1]
     varied = {key: values for key, values in varied.items() if len(values) > 1}
     own = [dict(zip(of_scenario, values, strict=True)) for values in itertools.product(*of_scenario.values())]
     chosen: list[tuple[dict[str, Any], Scenario | None]] = [({}, None)]
@@ -242,8 +242,6 @@ def tidy(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     "within_site", "site_only", "site" for one of them, "run" for what the run cost), ``site`` (its name, else ""),
     ``score`` and ``value`` (float64, NaN where undefined).
     """
-    import pandas as pd
-
     rows = [
         {"run": cell.name, **cell.settings, "seed": cell.config.training.seed, **row}
         for cell in cells

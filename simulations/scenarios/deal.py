@@ -7,7 +7,7 @@ import numpy as np
 from mmmed.errors import ConfigError
 from simulations.scenarios import Scenario
 
-_SCALINGS = 500  # of rows and columns in turn; some dozens are enough where shares are not extreme
+_SCALINGS = 200  # of rows and columns in turn; some dozens are enough where shares are not extreme
 
 
 def deal(kinds: np.ndarray, scenario: Scenario, seed: int) -> np.ndarray:

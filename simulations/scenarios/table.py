@@ -9,26 +9,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from client.simulated import simulated_manifest
 from mmmed.config import RunConfig
 from mmmed.config.schema import Scalar
+from mmmed.data.manifest import Manifest, read_table, table_file
+from mmmed.data.split import held_out
 from mmmed.errors import ConfigError
 from mmmed.files import write_atomic
 from mmmed.modalities import MODALITIES
 from simulations.scenarios import Scenario, read_scenario
 from simulations.scenarios.deal import deal, even_labels
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mmmed.data.manifest import Manifest
 
 FILE = "scenario.toml"  # in the run folder, beside the table
 _TABLES = ("scenario.csv", "scenario.parquet")
@@ -62,7 +59,7 @@ def dealt(scenario: Scenario | None, config: RunConfig) -> Iterator[Path | None]
 def keep(folder: Path, scenario: Scenario, table: Path | None) -> None:
     """Put a scenario and its table into its run's folder."""
     if table is not None:
-        shutil.copyfile(table, folder / table.name)
+        write_atomic(folder / table.name, table.read_bytes())
     write_atomic(folder / FILE, scenario.to_toml())
 
 
@@ -95,9 +92,6 @@ def scenario_table(scenario: Scenario, config: RunConfig) -> tuple[pd.DataFrame,
         ConfigError: the scenario does not suit the data or the run.
         DataError: as `mmmed.data.manifest.read_manifest`.
     """
-    from client.simulated import simulated_manifest
-    from mmmed.data.manifest import read_table, table_file
-
     manifest = simulated_manifest(config)
     path = table_file(manifest.root, config.data)
     records = manifest.records.assign(site=_sites(manifest, scenario, config))
@@ -181,8 +175,6 @@ def _flipped(
     frame: pd.DataFrame, manifest: Manifest, records: pd.DataFrame, scenario: Scenario, config: RunConfig
 ) -> pd.DataFrame:
     """With flipped labels of the training patients of sites that do so."""
-    from mmmed.data.split import held_out
-
     sites = [name for one in scenario.malicious if not one.changes_update for name in one.sites]
     if not sites:
         return frame
@@ -196,8 +188,6 @@ def _flipped(
 
 def _other_end(cells: pd.Series) -> dict[object, object]:
     """Each value of a column and the one that stands as far from the other end of their order."""
-    import pandas as pd
-
     values = list(cells.dropna().unique())
     numbers = pd.to_numeric(pd.Series(values, dtype=object), errors="coerce")
     order = sorted(

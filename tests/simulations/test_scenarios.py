@@ -35,7 +35,7 @@ from simulations.trial import evaluated_trial
 Command = Callable[..., tuple[int, str, str]]
 TINY = (
     "data.image=",
-    'data.numbers={age = ""}',
+    "data.numbers={age = [0, 100]}",
     "data.text_tokens=8",
     "model.fusion.kind=linear",
     "training.batch_size=4",
@@ -132,18 +132,24 @@ def test_every_patient_is_at_one_site_and_a_seed_gives_the_same(
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 99), st.integers(2, 8))
-def test_label_skew_fades_as_alpha_grows_and_leaves_sizes_alone(seed: int, sites: int) -> None:
+def test_large_alpha_is_everybodys_mix_and_sizes_stay(seed: int, sites: int) -> None:
+    assert label_spread(1e7, sites, seed) <= 2.5 / (600 // sites)
+    label_spread(0.05, sites, seed)
+
+
+def test_label_skew_fades_as_alpha_grows() -> None:
+    spreads = [np.mean([label_spread(alpha, 4, seed) for seed in range(8)]) for alpha in (0.05, 1, 1000)]
+    assert spreads[0] > 1.2 * spreads[1] > 2 * spreads[2]
+
+
+def label_spread(alpha: float, sites: int, seed: int) -> float:
+    """How far a site's mix of three kinds is from everybody's, at most."""
     of_kinds, sizes = np.array([400, 150, 50]), np.full(sites, 600 // sites)
     sizes[0] += 600 - sizes.sum()
-
-    def spread(alpha: float) -> float:
-        counts = label_counts(of_kinds, sizes, alpha, np.random.default_rng(seed))
-        assert (counts.sum(axis=1) == of_kinds).all() and (counts >= 0).all()
-        assert (abs(counts.sum(axis=0) - sizes) <= 2).all()
-        return float(abs(counts / sizes - (of_kinds / 600)[:, None]).max())
-
-    assert spread(1e7) <= 2.5 / sizes.min()
-    assert spread(0.05) > 0.2 > spread(1000)
+    counts = label_counts(of_kinds, sizes, alpha, np.random.default_rng(seed))
+    assert (counts.sum(axis=1) == of_kinds).all() and (counts >= 0).all()
+    assert (abs(counts.sum(axis=0) - sizes) <= 2).all()
+    return float(abs(counts / sizes - (of_kinds / 600)[:, None]).max())
 
 
 def test_shares_are_the_sizes_where_they_leave_enough_for_everybody() -> None:
