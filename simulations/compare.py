@@ -124,9 +124,8 @@ class Setting:
     @property
     def name(self) -> str:
         """Its keys without their sections, and their values."""
-        parts = (
-            f"{key.rpartition('.')[2]} {value}" for key, value in self.differs.items() if value is not None
-        )
+        shown = {key: value for key, value in self.differs.items() if value is not None}
+        parts = (f"{short(key)} {value}" for key, value in shown.items())
         return ", ".join(parts) or "as configured"
 
     def estimate(self, title: str) -> Estimate:
@@ -151,6 +150,11 @@ class Setting:
             "MB down": float(np.mean([one["bytes_down"] for one in found])) / 1e6,
             "epsilon": float(np.mean(epsilons)),
         }
+
+
+def short(key: str) -> str:
+    """A dotted key as a reader needs it."""
+    return "scenario" if key == f"{PREFIX}name" else key.rpartition(".")[2]
 
 
 def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
@@ -242,7 +246,7 @@ def settings_of(runs: Sequence[FinishedRun]) -> list[Setting]:
             )
         group[run.seed] = run
     firsts = [next(iter(group.values())).settings for group in groups.values()]
-    keys = [key for one in firsts for key in one]
+    keys = sorted((key for one in firsts for key in one), key=lambda key: not key.startswith(PREFIX))
     differs = [key for key in dict.fromkeys(keys) if len({_text(one.get(key)) for one in firsts}) > 1]
     if (
         f"{PREFIX}name" in differs

@@ -38,7 +38,7 @@ def compare_page(runs: Sequence[FinishedRun]) -> str:
         tones=TONES,
         intervals=_BY_FOLD if same_split else _BY_SEED,
         means=_means(settings, titles[0]),
-        rows=[row for title in titles[:_SHOWN] for row in _rows(settings, title)],
+        compared=[(title, _rows(settings, title)) for title in titles[:_SHOWN]] if len(settings) > 1 else [],
         test=_test(len(settings) - 1, same_split),
         curves=_curves(settings, runs[0]),
         costs=[_cost(one) for one in settings],
@@ -77,7 +77,10 @@ def _means(settings: Sequence[Setting], title: str) -> Plot:
         x=Axis("setting", 0, len(settings) + 1, whole=True),
         y=around(values, title),
         lines=[],
-        marks=[(number, one.mean, f"{one.mean:.3f}" if len(known) <= 10 else "") for number, one in known],
+        marks=[
+            (number, one.mean, f"{number}: {one.mean:.3f}" if len(known) <= 10 else "")
+            for number, one in known
+        ],
         points=[(n, value, f"setting {n}: {value:.3f}") for n, one in known for value in one.values],
         errors=[(number, one.low, one.high) for number, one in known if not math.isnan(one.low)],
     )
@@ -87,7 +90,6 @@ def _rows(settings: Sequence[Setting], title: str) -> list[dict[str, str]]:
     return [
         {
             "setting": f"{one.number}. {one.name}",
-            "score": title,
             "pairs": str(len(found.estimate.values)),
             "difference": _signed(found),
             "p": _p(found.p),

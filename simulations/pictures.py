@@ -7,6 +7,7 @@ paints pixels would be the largest thing that a simulation needs.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -48,13 +49,16 @@ def picture(plot: Plot) -> str:
 
 def around(values: Sequence[float], label: str, *, within: tuple[float, float] | None = None) -> Axis:
     """An axis with round ends about values, and inside `within` if that is given."""
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
-    span = max(high - low, 0.05 * max(abs(high), abs(low)), 1e-3)
-    step = 10.0 ** np.floor(np.log10(span))
-    low, high = float(np.floor(low / step) * step), float(np.ceil(high / step) * step)
+    low, high = (float(min(values)), float(max(values))) if values else (0.0, 1.0)
+    step = 10.0 ** math.floor(math.log10(max(high - low, 0.05 * max(abs(high), abs(low)), 1e-3)))
+    low, high = math.floor(low / step) * step, math.ceil(high / step) * step
+    if high <= low:
+        high = low + step
+    if within is not None and high > within[1]:
+        low, high = min(low, within[1] - step), within[1]
     if within is not None:
-        low, high = max(low, within[0]), min(high, within[1])
-    return Axis(label, round(low, 9), round(high if high > low else low + step, 9))
+        low = max(low, within[0])
+    return Axis(label, round(low, 9), round(high, 9))
 
 
 def run_pictures(

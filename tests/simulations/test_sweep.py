@@ -36,7 +36,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def arguments(hospitals: Path, *more: str) -> list[str]:
-    return [*TINY, f"data.source={hospitals}", "privacy.enabled=false", "federation.rounds=1", *more]
+    return [*TINY, f"data.source={hospitals}", "privacy.enabled=false", *more]
 
 
 # ---------------------------------------------------------------- the grid
@@ -204,7 +204,10 @@ def test_runs_are_grouped_by_setting_and_paired_by_seed(tmp_path: Path) -> None:
     assert found.estimate.mean == pytest.approx(-0.1 - 0.004 / 3) and found.corrected == found.p < 0.01
     page = compare_page(runs)
     assert (
-        "6 runs of 2 settings" in page and "Holm" in page and "Nadeau" in page and "name label-skew" in page
+        "6 runs of 2 settings" in page
+        and "Holm" in page
+        and "Nadeau" in page
+        and "scenario label-skew" in page
     )
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
 
