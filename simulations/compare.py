@@ -166,7 +166,7 @@ def read_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     runs = []
     for path in paths:
         if (path / TABLE).is_file() or (path / RUNS).is_dir():
-            found = sorted((path / RUNS).glob(f"*/{EVALUATION}"))
+            found = sorted((path / RUNS).glob(f"*/run/{EVALUATION}"))
             if not found:
                 raise RunError(f"{path}: the sweep has no finished run yet")
             runs += [_read(one.parent) for one in found]

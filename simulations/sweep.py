@@ -35,7 +35,7 @@ from simulations.grid import InProcessGrid
 from simulations.scenarios import PREFIX, Scenario, parse_grid, read_scenario
 from simulations.trial import EVALUATION, evaluated_trial
 
-RUNS = "runs"  # folder of the cells' run folders
+RUNS = "runs"  # folder of the cells
 TABLE = "results.parquet"
 _FOREVER = 30 * 24 * 3600.0  # seconds that a cell may take, and wait: as long as anybody would
 _SEED = "training.seed"
@@ -63,6 +63,10 @@ class Cell:
         """Of its run folder: the same settings have the same."""
         own = self.scenario.to_toml() if self.scenario else ""
         return hashlib.sha256(f"{self.config.digest}\0{own}".encode()).hexdigest()[:12]
+
+    def folder(self, out: Path) -> Path:
+        """Its run folder below a sweep's. What a server keeps beside its run folders is then the cell's alone."""
+        return out / RUNS / self.name / "run"
 
     @property
     def described(self) -> str:
@@ -167,7 +171,7 @@ def sweep(cells: Sequence[Cell], out: Path, workers: int) -> Iterator[Ended]:
     Yields:
         Each cell as it ends; first those that were finished before.
     """
-    done = [cell for cell in cells if (out / RUNS / cell.name / EVALUATION).is_file()]
+    done = [cell for cell in cells if (cell.folder(out) / EVALUATION).is_file()]
     finished: list[Cell] = []
     for cell in done:
         finished.append(cell)
@@ -203,7 +207,7 @@ def _request(cell: Cell, out: Path) -> RecordDict:
     fields = {
         "config": to_json(cell.config),
         "scenario": cell.scenario.model_dump_json() if cell.scenario else "",
-        "folder": str((out / RUNS / cell.name).absolute()),
+        "folder": str(cell.folder(out).absolute()),
     }
     return RecordDict({"cell": ConfigRecord({**fields})})
 
@@ -227,7 +231,7 @@ def _with_seed(config: RunConfig, seed: int) -> RunConfig:
 
 def _score(cell: Cell, out: Path) -> float | None:
     """The main score within sites."""
-    found = evaluated_trial(cell.config, out / RUNS / cell.name, 0, cell.scenario)  # it is there: it is read
+    found = evaluated_trial(cell.config, cell.folder(out), 0, cell.scenario)  # it is there: it is read
     value: float | None = found[cell.config.task.target().score.name]["within_site"]["value"]
     return value
 
@@ -238,14 +242,14 @@ def _score(cell: Cell, out: Path) -> float | None:
 def tidy(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     """The table of finished cells: a row for each run, site and score.
 
-    Columns: ``run`` (its folder below `RUNS`), one for each varied key, ``seed``, ``scope`` ("pooled" over sites,
-    "within_site", "site_only", "site" for one of them, "run" for what the run cost), ``site`` (its name, else ""),
-    ``score`` and ``value`` (float64, NaN where undefined).
+    Columns: ``run`` (the folder below `RUNS` that holds it), one for each varied key, ``seed``, ``scope`` ("pooled"
+    over sites, "within_site", "site_only", "site" for one of them, "run" for what the run cost), ``site`` (its name,
+    else ""), ``score`` and ``value`` (float64, NaN where undefined).
     """
     rows = [
         {"run": cell.name, **cell.settings, "seed": cell.config.training.seed, **row}
         for cell in cells
-        for row in _rows(out / RUNS / cell.name)
+        for row in _rows(cell.folder(out))
     ]
     frame = pd.DataFrame(rows)
     for column in frame.columns:

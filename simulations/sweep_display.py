@@ -42,6 +42,7 @@ def show_sweep(cells: Sequence[Cell], out: Path, workers: int) -> None:
                     f"{one.cell.described}: {one.error or end}",
                     style="red" if one.error else None,
                     markup=False,
+                    soft_wrap=True,
                 )
         except KeyboardInterrupt:
             told(f"{bar.tasks[0].completed:.0f} of {len(cells)} runs are finished: the same command goes on")
