@@ -30,6 +30,7 @@ from privacy.policy import Policy, SimulationPolicy, SitePolicy
 
 STATE_DIR = "MMMED_STATE_DIR"
 POLICY = "policy"  # of the node's configuration: a policy file to try
+TABLE = "table"  # of the node's configuration: the file of the common table, where it is not the data set's own
 
 
 class Partition:
@@ -83,16 +84,24 @@ class Partition:
             raise DataError(
                 "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
             )
-        return _open(config, partition, count, self.state)
+        table = self._node.get(TABLE)
+        return _open(config, partition, count, self.state, Path(table) if isinstance(table, str) else None)
 
 
-def simulated_manifest(config: RunConfig) -> Manifest:
-    """The table of all simulated sites; one that has not changed is read once a process."""
-    root = locate(config.data.source)
-    path = table_file(root, config.data)
+def simulated_manifest(config: RunConfig, table: Path | None = None) -> Manifest:
+    """The table of all simulated sites; one that has not changed is read once a process.
+
+    Args:
+        config: names the data set.
+        table: a file of the sites' own, read in the place of the data set's table; its files are the data set's.
+    """
+    root, data = locate(config.data.source), config.data
+    if table is not None:
+        data = data.model_copy(update={"table": str(table.absolute())})
+    path = table_file(root, data)
     stat = path.stat() if path.is_file() else None
     stamp = (stat.st_size, stat.st_mtime_ns, stat.st_ino) if stat else (0, 0, 0)
-    return _read(root, config.data, config.task, stamp)
+    return _read(root, data, config.task, stamp)
 
 
 @lru_cache(maxsize=2)
@@ -181,8 +190,8 @@ def _permissive(config: RunConfig) -> SimulationPolicy:
 
 
 @lru_cache(maxsize=64)
-def _open(config: RunConfig, partition: int, count: int, state: Path) -> Site:
-    manifest = simulated_manifest(config)
+def _open(config: RunConfig, partition: int, count: int, state: Path, table: Path | None) -> Site:
+    manifest = simulated_manifest(config, table)
     if count != len(manifest.sites):
         raise DataError(
             f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "

@@ -103,6 +103,7 @@ def simulate(
     folder: str | Path | None = None,
     engine: str = "inprocess",
     workers: int = 0,
+    scenario: str | None = None,
     **sections: Mapping[str, Any],
 ) -> Run:
     """Train across simulated hospitals on this machine, as ``mmmed simulate`` does; it prints the same.
@@ -113,6 +114,8 @@ def simulate(
         engine: "inprocess", or "ray" for Flower's own simulation engine.
         workers: processes that train sites. With 0 this one trains them. Others import the program that started
             them, which must then do its work under ``if __name__ == "__main__":``.
+        scenario: how patients are dealt to sites and how these behave: a name of ``mmmed simulate scenarios``, or a
+            TOML file; None for the sites of the data.
         sections: keys to set by section, over what the file says: ``privacy={"target_epsilon": 4}``.
 
     Raises:
@@ -120,13 +123,15 @@ def simulate(
         MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work; before anything
             was written.
     """
+    from simulations.scenarios import read_scenario
     from simulations.simulate import start_run
 
+    chosen = None if scenario is None else read_scenario(scenario)
     if not isinstance(config, RunConfig):
         config = resolve(_path(config), options=sections, origin="mmmed.simulate").config
     elif sections:
         raise TypeError(f"a RunConfig is whole: give a file or nothing beside {', '.join(sections)}")
-    path = start_run(config, folder=_path(folder), engine=engine, workers=workers)
+    path = start_run(config, folder=_path(folder), engine=engine, workers=workers, scenario=chosen)
     return Run(path, json.loads((path / "evaluation.json").read_text(encoding="utf-8")))
 
 

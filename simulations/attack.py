@@ -28,6 +28,7 @@ from privacy.attack import AttackResult, judge, membership_scores
 from privacy.report import read_statement
 from server.privacy_report import signed_statements
 from server.run_folder import RunFolder
+from simulations.scenarios.table import kept_table, with_table
 from simulations.trial import run_trial
 
 _FOLD = "attack_fold"  # column of a shadow model's table: 1 holds the patient out
@@ -62,6 +63,7 @@ def attack_run(
     if not (path / "model").is_dir():
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
     _, config = load_model(path / "model")
+    config = with_table(config, kept_table(path))
     manifest = read_manifest(locate(config.data.source), config.data, config.task)
     sites = [_site(manifest.of_site(name), config) for name in manifest.sites]
     member = np.concatenate([np.arange(len(site.patients)) < site.members for site in sites])

@@ -18,6 +18,7 @@ from client.progress import Progress as SiteProgress
 from client.refusal_log import refusals
 from mmmed.config import RunConfig
 from mmmed.extras import is_installed
+from mmmed.inference import inputs
 from mmmed.inference.evaluate import Evaluation
 from mmmed.modalities import MODALITIES
 from mmmed.tasks.base import Score
@@ -25,6 +26,7 @@ from privacy.metrics import main_score
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
 from server.run_folder import RunFolder, megabytes
+from simulations.pictures import PICTURES
 
 _REFRESH = 0.2  # seconds between looks at the sites' progress
 _UNDERWAY = ("waiting", "training")
@@ -167,6 +169,21 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
     console.print(f"run folder: {run.path}", soft_wrap=True)
     if run.config.privacy.enabled:
         console.print(f"privacy report: {run.report / 'privacy.html'}", soft_wrap=True)
+    _tell_next(console, run)
+
+
+def _tell_next(console: Console, run: RunFolder) -> None:
+    """What one types after a run."""
+    drawn = sorted(path.name for path in (run.path / PICTURES).glob("*.svg"))
+    if drawn:
+        console.print(
+            f"pictures: {run.path / PICTURES} ({', '.join(drawn)})", soft_wrap=True, highlight=False
+        )
+    given = " ".join(f"{name}=..." for name in inputs(run.config.data))
+    commands = [f"mmmed predict {run.path} {given} --explain"]
+    commands += [f"mmmed privacy report {run.path}"] if run.config.privacy.enabled else []
+    commands += [f"mmmed simulate compare {run.path} OTHER_RUN"]
+    console.print("next: " + "\n      ".join(commands), soft_wrap=True, markup=False, highlight=False)
 
 
 def _spent(run: RunFolder) -> dict[str, str]:

@@ -34,15 +34,32 @@ from server.run_folder import RunFolder
 from simulations.advice import advice
 from simulations.display import Display, show_evaluation, show_results
 from simulations.grid import InProcessGrid
+from simulations.pictures import PICTURES, run_pictures
 from simulations.ray_engine import run_on_ray
+from simulations.scenarios import Scenario
+from simulations.scenarios.table import (
+    dealt,
+    keep,
+    kept_scenario,
+    kept_table,
+    node_settings,
+    with_table,
+)
 
 CLIENT_APP = "client.app:app"
+_SCENARIO_APP = "simulations.scenarios.behaviour:app"
 ENGINES = ("inprocess", "ray")
 _POLICY = "site-policy.toml"  # in the run folder: what its sites keep to, also when it is resumed
 
 
 def start_run(
-    config: RunConfig, *, folder: Path | None, engine: str, workers: int | None, policy: Path | None = None
+    config: RunConfig,
+    *,
+    folder: Path | None,
+    engine: str,
+    workers: int | None,
+    policy: Path | None = None,
+    scenario: Scenario | None = None,
 ) -> Path:
     """Start a run in a new folder and carry it out to its end; returns the folder.
 
@@ -52,6 +69,7 @@ def start_run(
         engine: one of `ENGINES`.
         workers: processes for the sites; None for one a site, at most one a core.
         policy: a policy file that every site keeps to; None allows everything within the run's target.
+        scenario: how patients are dealt to the sites, and how these behave; None for the data set's own sites.
 
     Raises:
         MmmedError, PrivacyError: something of the configuration, the data or the plan cannot work. Nothing has
@@ -59,12 +77,15 @@ def start_run(
     """
     if policy is not None:
         read_trial_policy(policy)
-    prepared = preflight(config, engine)
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-    with RunFolder.create(path, config) as run:
-        if policy is not None:
-            write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
-        _drive(run, prepared, engine, workers)
+    with dealt(scenario, config) as table:
+        prepared = preflight(config, engine, table)
+        with RunFolder.create(path, config) as run:
+            if policy is not None:
+                write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
+            if scenario is not None:
+                keep(run.path, scenario, table)
+            _drive(run, prepared, engine, workers)
     return path
 
 
@@ -75,7 +96,7 @@ def resume_run(folder: Path, *, engine: str, workers: int | None) -> None:
         RunError: the folder holds no run, or is in use.
     """
     with RunFolder.open(folder) as run:
-        _drive(run, preflight(run.config, engine), engine, workers)
+        _drive(run, preflight(run.config, engine, kept_table(run.path)), engine, workers)
 
 
 @dataclass(frozen=True)
@@ -87,8 +108,13 @@ class Prepared:
     patients: Mapping[str, int]
 
 
-def preflight(config: RunConfig, engine: str) -> Prepared:
+def preflight(config: RunConfig, engine: str, table: Path | None = None) -> Prepared:
     """Build the model, try it on made-up records, read all data and check that every site can take part.
+
+    Args:
+        config: the run's.
+        engine: one of `ENGINES`.
+        table: of a scenario; None for the data set's own.
 
     Raises:
         MmmedError, PrivacyError: what is wrong, where, and how to mend it.
@@ -101,7 +127,7 @@ def preflight(config: RunConfig, engine: str) -> Prepared:
     if config.model.start:
         print(start_from(model, Path(config.model.start)))
     try_run(config)
-    manifest = simulated_manifest(config)
+    manifest = simulated_manifest(config, table)
     if len(manifest.sites) < config.federation.min_sites:
         raise ConfigError(
             f"federation.min_sites is {config.federation.min_sites}, but {manifest.root} has "
@@ -124,16 +150,22 @@ def _drive(run: RunFolder, prepared: Prepared, engine: str, workers: int | None)
         own = list(nodes.values())
         if engine == "ray":
             run_on_ray(
-                lambda grid: federate(grid, run, model, display), CLIENT_APP, own, actors=max(1, processes)
+                lambda grid: federate(grid, run, model, display),
+                client_app(run),
+                own,
+                actors=max(1, processes),
             )
         else:
-            with InProcessGrid(CLIENT_APP, own, workers=processes) as grid:
+            with InProcessGrid(client_app(run), own, workers=processes) as grid:
                 federate(grid, run, model, display)
     check_learnt(run)
     sites = {name: site_data(site_manifest(prepared.manifest, name), run.config) for name in nodes}
     target, predicted = run.config.task.target(), predict_opened(model.eval(), run.config, sites)
     evaluation = evaluate(target, predicted, seed=run.config.training.seed)
     write_atomic(run.path / "evaluation.json", json.dumps(evaluation.to_dict(), indent=2) + "\n")
+    (run.path / PICTURES).mkdir(exist_ok=True)
+    for name, drawn in run_pictures(run.config, predicted, run.report / "privacy.json"):
+        write_atomic(run.path / PICTURES / name, drawn)
     show_results(run, evaluation, prepared.patients)
 
 
@@ -143,9 +175,23 @@ def site_nodes(run: RunFolder, manifest: Manifest) -> dict[str, dict[str, Scalar
     limit: dict[str, Scalar] = {"limit-epsilon": privacy.target_epsilon, "limit-delta": privacy.delta}
     if (run.path / _POLICY).exists():
         limit |= {POLICY: str((run.path / _POLICY).absolute())}
+    scenario, table = kept_scenario(run.path), kept_table(run.path)
     return {
-        name: {"state-dir": str((run.path / "sites" / name).absolute()), **limit} for name in manifest.sites
+        name: {
+            "state-dir": str((run.path / "sites" / name).absolute()),
+            **limit,
+            **node_settings(scenario, name, table, run.config),
+        }
+        for name in manifest.sites
     }
+
+
+def client_app(run: RunFolder) -> str:
+    """The ClientApp of a run's sites: that of a scenario's only where it lets sites behave otherwise."""
+    scenario = kept_scenario(run.path)
+    if scenario is None or not scenario.has_behaviour:
+        return CLIENT_APP
+    return _SCENARIO_APP
 
 
 def check_learnt(run: RunFolder) -> None:
@@ -167,6 +213,8 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
     if begun and not (path / "model").is_dir():
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
     model, config = load_model(path)
+    if data is None:
+        config = with_table(config, kept_table(path))
     predicted = predict_sites(model, config, locate(data or config.data.source))
     evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)

@@ -6,10 +6,8 @@ one is continued. Seeds change the split, the initialisation and the augmentatio
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,14 +18,11 @@ from client.mechanism import local_schedule
 from mmmed.config import Candidate, RunConfig
 from mmmed.errors import RunError
 from mmmed.files import write_atomic
-from mmmed.inference.evaluate import evaluate
-from mmmed.inference.sites import predict_sites
-from mmmed.models import load_model
 from mmmed.tasks.base import Score
 from privacy.planning import check_delta
 from privacy.report.interactive import Tried, pareto_page
 from simulations.simulate import preflight
-from simulations.trial import run_trial
+from simulations.trial import evaluated_trial
 
 EPSILON = "privacy.target_epsilon"
 _METRIC = "within_site"  # ranks patients of one site only: knowing the site does not help
@@ -159,23 +154,11 @@ def _page(outcomes: Sequence[Outcome]) -> str:
 
 def _score(config: RunConfig, folder: Path, workers: int) -> float:
     """The main score of a trial; the run is found, continued or done."""
-    kept, target = folder / "evaluation.json", config.task.target()
-    if not kept.is_file():
-        with contextlib.redirect_stdout(io.StringIO()):  # what is left out is the same in every trial
-            model_folder, manifest = run_trial(config, folder, workers)
-        model, _ = load_model(model_folder)
-        predicted = predict_sites(model, config, manifest.root)
-        evaluation = evaluate(target, predicted, resamples=0)  # seeds show the spread
-        write_atomic(kept, json.dumps(evaluation.to_dict(), indent=2) + "\n")
-    try:
-        value = json.loads(kept.read_text(encoding="utf-8"))[target.score.name][_METRIC]["value"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{kept}: not a trial's evaluation: {error!r}. Delete the file to make it anew"
-        ) from error
+    target = config.task.target()
+    value = evaluated_trial(config, folder, workers)[target.score.name][_METRIC]["value"]
     if not isinstance(value, float):
         raise RunError(
-            f"{kept}: no {target.score.title}, since no site holds out patients of every kind of label. Hold out more"
+            f"{folder}: no {target.score.title}, since no site holds out patients of every kind of label. Hold out more"
         )
     return value
 

@@ -18,7 +18,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(simulate.simulate)
 app.command()(simulate.evaluate)
 app.command()(poc.poc)
 app.command()(predict.predict)
@@ -26,6 +25,7 @@ app.command()(export.export)
 app.command()(serve.serve)
 app.command()(card.card)
 app.command()(dashboard.dashboard)
+app.add_typer(simulate.app, name="simulate")
 app.add_typer(config.app, name="config")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(site.app, name="site")

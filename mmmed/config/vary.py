@@ -30,8 +30,12 @@ class Candidate:
     renamed: Mapping[str, str]
 
 
-def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
+def parse_vary(texts: Iterable[str], option: str = "--vary") -> dict[str, list[Any]]:
     """Read texts ``section.key=value,value,...``; values are TOML, or bare words.
+
+    Args:
+        texts: what was given.
+        option: as whose value an error names it.
 
     Raises:
         ConfigError: a text is not of this form, a key is not known, or named twice.
@@ -39,17 +43,28 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
     varied: dict[str, list[Any]] = {}
     for text in texts:
         key, _, listed = text.partition("=")
-        try:
-            values: Sequence[Any] = tomllib.loads(f"v = [{listed}]")["v"]
-        except tomllib.TOMLDecodeError:
-            values = [parse_assignment(f"{key}={word}", "--vary")[1] for word in listed.split(",")]
-        key, _ = parse_assignment(f"{key}=0" if listed.strip() else text, "--vary")
+        key, _ = parse_assignment(f"{key}=0" if listed.strip() else text, option)
         if key in varied:
-            raise ConfigError(f"--vary {text}: {key} is varied twice: give all its values at once")
-        if not values or len({repr(value) for value in values}) < len(values):
-            raise ConfigError(f"--vary {text}: expected values that differ, such as {key}=1,2")
-        varied[key] = list(values)
+            raise ConfigError(f"{option} {text}: {key} is varied twice: give all its values at once")
+        varied[key] = listed_values(listed)
+        if not varied[key] or len({repr(value) for value in varied[key]}) < len(varied[key]):
+            raise ConfigError(f"{option} {text}: expected values that differ, such as {key}=1,2")
     return varied
+
+
+def listed_values(text: str) -> list[Any]:
+    """The values of a text ``value,value,...``, each TOML or a bare word."""
+    try:
+        return list(tomllib.loads(f"v = [{text}]")["v"])
+    except tomllib.TOMLDecodeError:
+        return [one for word in text.split(",") for one in _word(word)]
+
+
+def _word(text: str) -> Sequence[Any]:
+    try:
+        return [tomllib.loads(f"v = {text}")["v"]]
+    except tomllib.TOMLDecodeError:
+        return [text.strip()]
 
 
 def combinations(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import simulations.tune
+import simulations.trial
 from mmmed.config import combinations, parse_vary
 from mmmed.errors import ConfigError
 from mmmed.tasks.base import Score
@@ -44,7 +44,7 @@ def test_a_free_sweep_draws_the_front_and_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "sweep"
-    real, runs = simulations.tune.run_trial, []
+    real, runs = simulations.trial.run_trial, []
 
     def counted(*given):  # noqa: ANN202
         runs.append(given)
@@ -52,7 +52,7 @@ def test_a_free_sweep_draws_the_front_and_goes_on_where_it_stopped(
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(simulations.tune, "run_trial", counted)
+    monkeypatch.setattr(simulations.trial, "run_trial", counted)
     command = [*arguments(tmp_path / "table", out, EPSILONS, RATES), "--public"]
     assert mmmed(*command)[0] == 130 and len(runs) == 3
     code, text, err = mmmed(*command)
