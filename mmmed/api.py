@@ -135,12 +135,8 @@ class Model(_Model):
         """
         if not found.shares:
             raise DataError("a page shows an explanation: take what Model.explain gives")
-        return draw_page(
-            found,
-            self.config.task.target(),
-            self.number(found, of),
-            [*_said(found.doubt), self.facts.in_words],
-        )
+        number, target = self.number(found, of), self.config.task.target()
+        return draw_page(found, target, number, [*_said(found.doubt, target, number), self.facts.in_words])
 
     def picture(self, found: Prediction, of: str = "") -> bytes:
         """A PNG of the images and volumes of an explanation, each plain and with what each place did.
@@ -173,10 +169,17 @@ def _named(names: Sequence[str], numbers: np.ndarray) -> dict[str, float]:
     return dict(zip(names, numbers.tolist(), strict=True))
 
 
-def _said(doubt: Doubt) -> list[str]:
-    """In sentences."""
-    possible = f"At {doubt.level:.0%}, possible: {', '.join(doubt.possible)}." if doubt.possible else ""
-    return [line for line in (doubt.told, possible) if line]
+def _said(doubt: Doubt, target: Target, number: int) -> list[str]:
+    """In sentences, of one number of a prediction."""
+    lines = [doubt.told]
+    if doubt.calibrated:
+        name = target.names[number]
+        ends = [target.shown(number, end) for end in doubt.intervals.get(name, ())]
+        reach = f" (95 % interval of the correction: {' to '.join(ends)})" if ends else ""
+        lines.insert(0, f"Calibrated, {target.said(number, doubt.calibrated[name])}{reach}.")
+    if doubt.possible:
+        lines.append(f"Cannot be ruled out at {doubt.level:.0%}: {', '.join(doubt.possible)}.")
+    return lines
 
 
 def _doubt(calibration: Calibration | str, target: Target, numbers: np.ndarray) -> Doubt:

@@ -13,7 +13,7 @@ from mmmed.inference.prediction import Prediction
 from mmmed.tasks.base import Target
 
 _MOST_LISTED = 6  # words that count most
-_FAINT = 0.08  # of the strongest word: below it a word is not marked
+_FAINT = 0.2  # of the strongest word: below it a word is not marked
 _METHOD = {
     "words": "Each word of the note was left out in turn.",
     "columns": "Each value was left out in turn, as if it had not been measured.",
@@ -25,7 +25,9 @@ _PLOT = (640, 150)  # of a curve, in its own units
 
 @dataclass(frozen=True)
 class _Word:
+    before: str  # white space
     text: str
+    after: str
     sign: str  # "up", "down" or "" where it is faint
     strength: float  # 0 to 1
 
@@ -59,7 +61,7 @@ def draw_page(found: Prediction, target: Target, number: int, lines: list[str]) 
             every=[target.said(k, value) for k, value in enumerate(found.values.values())],
             nothing=target.shown(number, nothing),
             whole=target.shown(number, whole),
-            read=found.read,
+            read=" and ".join(filter(None, (", ".join(found.read[:-1]), found.read[-1]))),
             missing=found.missing,
             shares=[
                 (
@@ -107,7 +109,9 @@ def _words(names: tuple[str, ...], shares: np.ndarray) -> list[_Word]:
     words = []
     for text, share in zip(names, (shares / most).tolist(), strict=True):
         sign = "" if abs(share) < _FAINT else "up" if share > 0 else "down"
-        words.append(_Word(text, sign, round(abs(share), 2)))
+        word = text.strip()
+        start = text.index(word)
+        words.append(_Word(text[:start], word, text[start + len(word) :], sign, round(abs(share), 2)))
     return words
 
 

@@ -55,7 +55,7 @@ def test_the_interval_of_the_correction_holds_the_truth_in_most_draws() -> None:
         scores, labels = made_up(3000, temperature=2, shift=0.4, seed=seed)
         _, low, high = fitted(tables_of(scores, labels, std, seed), std).corrected(asked)
         held += int(low[0] <= truth <= high[0])
-    assert held >= 52  # of 60; 52 or fewer would be one in 100 if 95 % are right
+    assert held >= 52  # of 60, of which 57 are expected
 
 
 def test_without_noise_the_thresholds_are_those_of_split_conformal_prediction() -> None:
@@ -73,11 +73,11 @@ def test_without_noise_the_thresholds_are_those_of_split_conformal_prediction() 
 
 
 def test_the_true_answer_is_among_the_possible_as_often_as_it_is_said() -> None:
-    level, std = 0.9, 6.0
+    level, std = 0.9, 3.0
     new, truth = made_up(4000, temperature=1.5, shift=0.3, seed=10_001)
     short = 0
     for seed in range(40):
-        scores, labels = made_up(800, temperature=1.5, shift=0.3, seed=seed)
+        scores, labels = made_up(1500, temperature=1.5, shift=0.3, seed=seed)
         found = fitted(tables_of(scores, labels, std, seed), std)
         grid = np.array([found.possible(np.array([p]), level)[0] for p in _of_bins()])
         held = grid[np.digitize(new[:, 0], edges(20)[1:-1]), truth[:, 0].astype(int)]
