@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +13,22 @@ import pandas as pd
 
 from mmmed import models
 from mmmed.config import RunConfig, resolve
-from mmmed.data.loader import load_records
+from mmmed.data.loader import Records, load_records
 from mmmed.data.manifest import read_manifest
 from mmmed.data.source import locate
-from mmmed.inference import inputs, modalities_of, modality_shares, read_study
+from mmmed.errors import DataError
+from mmmed.inference import cells_of, details, inputs, modalities_of, modality_shares, read_study
 from mmmed.inference import predict as predict_records
+from mmmed.inference.page import draw_page
+from mmmed.inference.pictures import pairs, png, sheet
+from mmmed.inference.prediction import Doubt, Prediction
+from mmmed.inference.run_facts import RunFacts, read_report, run_facts
 from mmmed.paths import image_cache
+from mmmed.tasks.base import Target
+from privacy.metrics import Calibration, calibrate
+from privacy.report.evaluations import Pooled
+
+LEVEL = 0.9  # of what is possible: of the patients of each answer, for how many it is among the possible
 
 
 class Run(NamedTuple):
@@ -33,37 +43,29 @@ class Run(NamedTuple):
     evaluation: dict[str, Any]
 
 
-class Prediction(NamedTuple):
-    """What a model says of one study.
-
-    Attributes:
-        values: each number of the task by its name, such as a class's probability; as the model gives it, uncalibrated.
-        read: modalities of the study that it was made from.
-        missing: those that the model could have read.
-        shares: what each of `read` added to each of `values`, beginning from `nothing` (`mmmed.inference.Shares`); by
-            modality, then by name. Empty if it was not asked for.
-        without: `values` without each of `read` alone, in the same way.
-        nothing: `values` where nothing is known.
-    """
-
-    values: dict[str, float]
-    read: tuple[str, ...]
-    missing: tuple[str, ...]
-    shares: dict[str, dict[str, float]] = {}
-    without: dict[str, dict[str, float]] = {}
-    nothing: dict[str, float] = {}
-
-
-class Model(NamedTuple):
-    """A trained model, in evaluation mode, and the configuration of the run that trained it."""
-
+class _Model(NamedTuple):
     network: models.MultimodalModel
     config: RunConfig
+
+
+class Model(_Model):
+    """A trained model, in evaluation mode, and the configuration of the run that trained it.
+
+    Attributes:
+        folder: what it was read from, a run folder or a model folder; None if from neither.
+    """
+
+    folder: Path | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what may be given of a study: modalities, and columns of a table."""
         return tuple(inputs(self.config.data))
+
+    @property
+    def facts(self) -> RunFacts:
+        """Which run trained it, and how private that was."""
+        return run_facts(self.folder, self.config)
 
     def predict(self, **given: str | Path) -> Prediction:
         """Predict one study, read as a record of training is.
@@ -74,27 +76,134 @@ class Model(NamedTuple):
         Raises:
             DataError: see `mmmed.inference.read_study`.
         """
-        return self._ask(given, explain=False)
+        study = read_study(self.config, given)
+        target = self.config.task.target()
+        return self._prediction(study, predict_records(self.network, target, study)[0])
 
     def explain(self, **given: str | Path) -> Prediction:
-        """`predict`, with what each modality did to it: 2^M predictions for M of them."""
-        return self._ask(given, explain=True)
+        """`predict`, with what each modality did to it, and within each its places, words, columns or times.
 
-    def _ask(self, given: Mapping[str, str | Path], explain: bool) -> Prediction:
+        It asks the model 2^M times about M modalities, and once for each part: some 60 of a film, 200 of a volume, one
+        a word of a note.
+        """
         study, target = read_study(self.config, given), self.config.task.target()
-
-        def named(numbers: np.ndarray) -> dict[str, float]:
-            return dict(zip(target.names, numbers.tolist(), strict=True))
-
-        read = modalities_of(study)
-        missing = tuple(name for name in study.modalities if name not in read)
-        if not explain:
-            return Prediction(named(predict_records(self.network, target, study)[0]), read, missing)
         found = modality_shares(self.network, target, study)
         shares, without = (
-            {m: named(one) for m, one in part.items()} for part in (found.shares, found.without)
+            {m: _named(target.names, one) for m, one in part.items()}
+            for part in (found.shares, found.without)
         )
-        return Prediction(named(found.prediction), read, missing, shares, without, named(found.nothing))
+        return self._prediction(study, found.prediction)._replace(
+            shares=shares,
+            without=without,
+            nothing=_named(target.names, found.nothing),
+            details=details(self.network, self.config, study, cells_of(self.config, given)),
+        )
+
+    def calibration(self) -> Calibration | str:
+        """What the results that hospitals released say of the model's probabilities; in words, why they say nothing.
+
+        Only noised counts in the run's privacy report are used: to look at them costs no privacy.
+        """
+        release = self.config.task.release
+        if release is None or release.kind != "tables":
+            return "what hospitals release of this task are no counts by probability"
+        report = read_report(self.folder) if self.folder is not None else {}
+        try:
+            pooled, std = Pooled.from_json(report["run"]["pooled"]), float(report["results"]["noise_std"])
+        except (KeyError, TypeError, ValueError):
+            return "its folder holds no results that hospitals released with noise of their held-out patients"
+        if pooled.kind != "tables" or len(pooled.tables) != release.size:
+            return "the results in its privacy report are of another task"
+        return calibrate(pooled.tables, std)
+
+    def _prediction(self, study: Records, numbers: np.ndarray) -> Prediction:
+        """Numbers (K,) of the one record of a study, and how far they can be taken at their word."""
+        target, read = self.config.task.target(), modalities_of(study)
+        missing = tuple(name for name in study.modalities if name not in read)
+        doubt = _doubt(self.calibration(), target, numbers)
+        return Prediction(_named(target.names, numbers), read, missing, doubt=doubt)
+
+    def page(self, found: Prediction, of: str = "") -> str:
+        """An explanation as one HTML page that needs no network; it holds what was given of the patient.
+
+        Args:
+            found: as `explain` gives it.
+            of: the name of the number that is explained, see `number`.
+
+        Raises:
+            DataError: the task has no such number, or `found` explains nothing.
+        """
+        if not found.shares:
+            raise DataError("a page shows an explanation: take what Model.explain gives")
+        number, target = self.number(found, of), self.config.task.target()
+        return draw_page(found, target, number, [*_said(found.doubt, target, number), self.facts.in_words])
+
+    def picture(self, found: Prediction, of: str = "") -> bytes:
+        """A PNG of the images and volumes of an explanation, each plain and with what each place did.
+
+        Raises:
+            DataError: the task has no number `of`, or nothing of a picture was explained.
+        """
+        number = self.number(found, of)
+        drawn = [pair for detail in found.details.values() for pair in pairs(detail, number)]
+        if not drawn:
+            raise DataError(
+                "there is no picture to draw: no image or volume was given, or nothing was explained"
+            )
+        return png(sheet(drawn))
+
+    def number(self, found: Prediction, of: str = "") -> int:
+        """Which of the numbers of a prediction is explained: `of`, or by default the task's `answer`.
+
+        Raises:
+            DataError: the task has no such number.
+        """
+        names = list(found.values)
+        if of and of not in names:
+            raise DataError(f"the model gives no number {of!r}. It gives: {', '.join(names)}")
+        values = np.array(list(found.values.values()))
+        return names.index(of) if of else self.config.task.target().answer(values)
+
+
+def _named(names: Sequence[str], numbers: np.ndarray) -> dict[str, float]:
+    return dict(zip(names, numbers.tolist(), strict=True))
+
+
+def _said(doubt: Doubt, target: Target, number: int) -> list[str]:
+    """In sentences, of one number of a prediction."""
+    lines = [doubt.told]
+    if doubt.calibrated:
+        name = target.names[number]
+        ends = [target.shown(number, end) for end in doubt.intervals.get(name, ())]
+        reach = f" (95 % interval of the correction: {' to '.join(ends)})" if ends else ""
+        lines.insert(0, f"Calibrated, {target.said(number, doubt.calibrated[name])}{reach}.")
+    if doubt.possible:
+        lines.append(f"Cannot be ruled out at {doubt.level:.0%}: {', '.join(doubt.possible)}.")
+    return lines
+
+
+def _doubt(calibration: Calibration | str, target: Target, numbers: np.ndarray) -> Doubt:
+    if isinstance(calibration, str):
+        return Doubt(told=f"Not calibrated: {calibration}.")
+    score = target.evidence(numbers[None], target.made_up(1).numpy())[0][0]
+    value, low, high = calibration.corrected(score)
+    names, intervals = target.names, {}
+    if len(score) == len(names):
+        intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
+    elif len(names) == 2:
+        intervals = {
+            names[0]: (float(1 - high[0]), float(1 - low[0])),
+            names[1]: (float(low[0]), float(high[0])),
+        }
+    each = 1 - (1 - LEVEL) / target.together
+    return Doubt(
+        _named(names, target.corrected(numbers, value)),
+        intervals,
+        target.possible(calibration.possible(score, each)),
+        LEVEL,
+        f"Calibrated by the noised results of about {calibration.patients:.0f} held-out patients of the run's "
+        f"hospitals (temperature {calibration.temperature:.2f}). It holds for patients like those.",
+    )
 
 
 def simulate(
@@ -142,7 +251,9 @@ def load_model(folder: str | Path) -> Model:
         ModelError: a file is missing, damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    return Model(*models.load_model(folder))
+    model = Model(*models.load_model(folder))
+    model.folder = folder
+    return model
 
 
 def predict(model: Model, data: str | Path) -> pd.DataFrame:

@@ -12,6 +12,9 @@ from mmmed.cli.options import DataFolder, JsonFile
 
 if TYPE_CHECKING:
     from mmmed.api import Model, Prediction
+    from mmmed.inference import Detail
+
+_MOST = 5  # words or columns that are told
 
 
 def predict(
@@ -21,8 +24,18 @@ def predict(
         typer.Argument(metavar="NAME=VALUE...", help="What is known of the study.", show_default=False),
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Also say what each modality did to it.")
+        bool,
+        typer.Option("--explain", help="Also say what each modality did to it, and within each its parts."),
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="The explanation as one HTML page, which holds the patient's data.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Images and volumes, plain and with what each place did, as PNG.")
+    ] = None,
+    of: Annotated[
+        str, typer.Option(help="Which of the numbers is explained, such as a class; by default the answer.")
+    ] = "",
     json_file: JsonFile = None,
     data: DataFolder = None,
     out: Annotated[
@@ -40,7 +53,7 @@ def predict(
 
     model = load_model(run)
     if data is not None:
-        if given or explain or json_file or out is None:
+        if given or explain or json_file or page or picture or of or out is None:
             raise typer.BadParameter("--data goes with --out FILE, and with nothing of a single study")
         _predict_all(model, data, out)
         return
@@ -53,13 +66,21 @@ def predict(
     values = dict(map(_pair, given))
     if len(values) < len(given):
         raise DataError("a name is given twice")
-    found = model.explain(**values) if explain else model.predict(**values)
-    _show(found)
+    explained = explain or page is not None or picture is not None or bool(of)
+    found = model.explain(**values) if explained else model.predict(**values)
+    number = model.number(found, of)
+    files: dict[Path, bytes] = {}
     if json_file is not None:
-        with replacing(json_file) as partial:
-            partial.write_text(
-                json.dumps({"model": str(run), **found._asdict()}, indent=2) + "\n", encoding="utf-8"
-            )
+        told = {"model": str(run), **found.to_dict()}
+        files[json_file] = (json.dumps(told, indent=2) + "\n").encode()
+    if page is not None:
+        files[page] = model.page(found, of).encode()
+    if picture is not None:
+        files[picture] = model.picture(found, of)
+    _show(found, number)
+    for file, content in files.items():
+        with replacing(file) as partial:
+            partial.write_bytes(content)
 
 
 def _pair(text: str) -> tuple[str, str | Path]:
@@ -94,7 +115,7 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
     print(f"{len(table)} studies: {out}")
 
 
-def _show(found: Prediction) -> None:
+def _show(found: Prediction, number: int = 0) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -106,6 +127,11 @@ def _show(found: Prediction) -> None:
     for name in found.values:  # which who configured the run has chosen
         table.add_column(escape(shown(name)), justify="right")
     table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
+    if found.doubt.calibrated:
+        table.add_row("calibrated", *(f"{value:.3f}" for value in found.doubt.calibrated.values()))
+    if found.doubt.intervals:
+        ends = found.doubt.intervals.values()
+        table.add_row("  95 % interval", *(f"{low:.3f} to {high:.3f}" for low, high in ends))
     if found.shares:
         table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
         for name in found.read:
@@ -114,5 +140,33 @@ def _show(found: Prediction) -> None:
             table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
     console = Console(highlight=False)
     console.print(table)
+    for modality, detail in found.details.items():
+        console.print(f"{modality}: {escape(_strongest(detail, number))}")
     missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
-    console.print(f"read: {', '.join(found.read)}{missing}. Values as the model gives them, not calibrated.")
+    console.print(f"read: {', '.join(found.read)}{missing}.")
+    if found.doubt.possible:
+        possible = escape(shown(", ".join(found.doubt.possible)))
+        console.print(
+            f"possible, each for {found.doubt.level:.0%} of the patients of whom it is true: {possible}"
+        )
+    console.print(escape(found.doubt.told))
+
+
+def _strongest(detail: Detail, number: int) -> str:
+    """In words, what of a modality did most to a number of the prediction."""
+    import numpy as np
+
+    from mmmed.text import shown
+
+    shares = detail.shares[number]
+    if detail.map is None:
+        most = np.argsort(-np.abs(shares))[:_MOST]
+        return ", ".join(f"{shown(detail.names[i].strip())} {shares[i]:+.3f}" for i in most)
+    place = np.unravel_index(np.abs(detail.map[number]).argmax(), detail.map.shape[1:])
+    value = detail.map[number][place]
+    if detail.shown == "curve":
+        return f"{value:+.3f} at {place[0] * detail.step:.1f} s"
+    where = ", ".join(
+        f"{(at + 0.5) / size:.0%}" for at, size in zip(place, detail.map.shape[1:], strict=True)
+    )
+    return f"{value:+.3f} at {where} from the {'top and the left' if len(place) == 2 else 'first voxel'}"

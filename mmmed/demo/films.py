@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,20 @@ class Look:
     border_grey: float = 0.0
 
 
+class Scene(NamedTuple):
+    """What a film shows, before a scanner has taken it.
+
+    Attributes:
+        film: float32 [rows, columns] in 0..1, where brighter is denser.
+        opacity: the kind that was drawn.
+        place: float32 [rows, columns], the share of each pixel's air that the opacity replaces: where to see it.
+    """
+
+    film: Array
+    opacity: Opacity
+    place: Array
+
+
 def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
     """One patient's chest. Women get a breast shadow, older patients a wider heart and mediastinum."""
     old = (age - 60) / 100
@@ -72,7 +86,7 @@ def draw_anatomy(rng: np.random.Generator, sex: str, age: int) -> Anatomy:
 
 def draw_film(
     anatomy: Anatomy, rng: np.random.Generator, *, strength: float, shape: tuple[int, int]
-) -> tuple[Array, Opacity]:
+) -> Scene:
     """One study of a patient: a new pose and breath, and an opacity.
 
     All that is random here is drawn independently of `strength`.
@@ -82,16 +96,13 @@ def draw_film(
         rng: public randomness.
         strength: of the opacity, 0 (unseen) to 1 (plain).
         shape: rows and columns of the film.
-
-    Returns:
-        float32 [rows, columns] in 0..1, where brighter is denser, and the kind of opacity.
     """
     kind: Opacity = OPACITIES[int(rng.choice(len(OPACITIES), p=_OPACITY_SHARES))]
     x, y = _posed(rng, shape)
     lungs = [_lung(anatomy, x, y, side, rng.normal(0, 0.03)) for side in (0, 1)]
     filled = strength * _opacity(kind, rng, x, y, anatomy)
-    density = _chest(anatomy, x, y, lungs, filled)
-    return np.clip(density, 0, 1, out=density), kind
+    density, place = _chest(anatomy, x, y, lungs, filled)
+    return Scene(np.clip(density, 0, 1, out=density), kind, place)
 
 
 def expose(film: Array, look: Look, rng: np.random.Generator) -> Array:
@@ -141,8 +152,8 @@ def _lung(a: Anatomy, x: Array, y: Array, side: int, breath: float) -> Array:
     return field * _inside(dome - y, 0.05)
 
 
-def _chest(a: Anatomy, x: Array, y: Array, lungs: list[Array], filled: Array) -> Array:
-    """Radiodensity of the whole chest; heart, great vessels and ``filled`` (0..1) take the place of air."""
+def _chest(a: Anatomy, x: Array, y: Array, lungs: list[Array], filled: Array) -> tuple[Array, Array]:
+    """Radiodensity of the whole chest, and what of each pixel's air is ``filled`` (0..1), as heart and vessels are."""
     torso = _ellipse(x, y, 0, 0.55, 1.02, 1.55, 0.12)
     heart = _ellipse(x + 0.25 * (y - 0.3), y - 0.15 * x, 0.13, 0.28, a.heart, 0.30, 0.2)
     vessels = _inside(a.mediastinum * (1 + 0.25 * y * y) - np.abs(x), 0.06)
@@ -163,7 +174,7 @@ def _chest(a: Anatomy, x: Array, y: Array, lungs: list[Array], filled: Array) ->
     density += 0.12 * _inside(0.035 - clavicle, 0.02) * shaft
     if a.breast:
         density += a.breast * _ellipse(np.abs(x), y, 0.48, 0.32, 0.34, 0.28, 0.4)
-    return density
+    return density, air * filled
 
 
 def _opacity(kind: Opacity, rng: np.random.Generator, x: Array, y: Array, a: Anatomy) -> Array:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mmmed.demo.dicom import Encoding, StudyInfo
 from mmmed.demo.films import Anatomy, Look, draw_anatomy, draw_film, expose
-from mmmed.demo.note_writing import Style, write_note
+from mmmed.demo.note_writing import Note, Style, write_note
 from mmmed.demo.outcomes import Outcome, draw_outcome
 
 PLAIN = 0.62  # share of films, and of notes, that point the right way
@@ -46,7 +46,15 @@ class Hospital:
 
 @dataclass(frozen=True)
 class Study:
-    """One row of the table with its film in display values, float32 [rows, columns], 0..1, 1 is white."""
+    """One row of the table, and what only its maker knows: where the finding is to be seen and read.
+
+    Attributes:
+        film: in display values, float32 [rows, columns], 0..1, 1 is white.
+        strength: of the opacity on it, 0 (unseen) to 1 (plain).
+        place: float32 [rows, columns], `mmmed.demo.films.Scene.place`.
+        text: the note.
+        telling: of each word of it (between spaces), whether it tells of the acute illness.
+    """
 
     info: StudyInfo
     film: np.ndarray
@@ -54,6 +62,9 @@ class Study:
     text: str
     finding: int
     outcome: Outcome
+    strength: float
+    place: np.ndarray
+    telling: tuple[bool, ...]
 
 
 HOSPITALS: tuple[Hospital, ...] = (
@@ -168,13 +179,15 @@ def _study(
     outcomes: np.random.Generator,
 ) -> Study:
     strength = (1 + evidence(finding, rng)) / 2
-    scene, opacity = draw_film(anatomy, rng, strength=strength, shape=scanner.look.shape)
-    film = expose(scene, scanner.look, rng)
-    text = ""
+    scene = draw_film(anatomy, rng, strength=strength, shape=scanner.look.shape)
+    film = expose(scene.film, scanner.look, rng)
+    note = Note("", ())
     if hospital.style:
-        text = write_note(hospital.style, evidence(finding, rng), info.age, info.sex, rng)
-    outcome = draw_outcome(opacity, strength, finding, info.age, outcomes)
-    return Study(info, film, scanner.encoding, text, finding, outcome)
+        note = write_note(hospital.style, evidence(finding, rng), info.age, info.sex, rng)
+    outcome = draw_outcome(scene.opacity, strength, finding, info.age, outcomes)
+    return Study(
+        info, film, scanner.encoding, note.text, finding, outcome, strength, scene.place, note.telling
+    )
 
 
 def evidence(finding: int, rng: np.random.Generator) -> float:

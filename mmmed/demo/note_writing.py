@@ -7,7 +7,7 @@ near 0 they contradict each other, as they do in life.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
@@ -24,15 +24,23 @@ from mmmed.demo.phrases import (
     Topic,
 )
 
-__all__ = ["Style", "public_text", "write_note"]
+__all__ = ["Note", "Style", "public_text", "write_note"]
 
 _TILT = 4.0  # log-odds that a topic is present, per unit of evidence
 _MENTIONED = {"narrative": 4, "templated": 6, "terse": 5}  # telling topics a note has
 _SLIPS = {"narrative": 0.01, "templated": 0.005, "terse": 0.03}  # misspelt words
+_MARK = "\x01"
 _PERSON = {"F": {"he": "She", "his": "her", "man": "woman"}, "M": {"he": "He", "his": "his", "man": "man"}}
 
 
-def write_note(style: Style, evidence: float, age: int, sex: str, rng: np.random.Generator) -> str:
+class Note(NamedTuple):
+    """A note, and of each of its words (between spaces) whether it is of a telling phrase."""
+
+    text: str
+    telling: tuple[bool, ...]
+
+
+def write_note(style: Style, evidence: float, age: int, sex: str, rng: np.random.Generator) -> Note:
     """One note, of at most about 60 words.
 
     Args:
@@ -45,12 +53,18 @@ def write_note(style: Style, evidence: float, age: int, sex: str, rng: np.random
     order = rng.permutation(len(TELLING))[: _MENTIONED[style]]
     said = [(TELLING[i].group, _say(TELLING[i], style, evidence, rng)) for i in order]
     reason = _say(REASONS, style, evidence, rng)
+    tells = [True] * len(said)
     for i in rng.permutation(len(DISTRACTORS[style]))[: 1 + rng.integers(2)]:
-        said.insert(int(rng.integers(len(said) + 1)), ("history", DISTRACTORS[style][i]))
-    note = _compose(style, _pick(OPENINGS[style], rng), reason, said)
+        place = int(rng.integers(len(said) + 1))
+        said.insert(place, ("history", DISTRACTORS[style][i]))
+        tells.insert(place, False)
+    opening = _pick(OPENINGS[style], rng)
+    note = _compose(style, opening, reason, said)
+    marked = [(g, _marked(phrase) if tell else phrase) for (g, phrase), tell in zip(said, tells, strict=True)]
+    telling = tuple(_MARK in word for word in _compose(style, opening, _marked(reason), marked).split(" "))
     fill = {"age": age, "sex": sex, **_PERSON[sex]}
     words = [_slip(word, _SLIPS[style], rng) for word in _fill(note, fill, rng).split(" ")]
-    return " ".join(words)
+    return Note(" ".join(words), telling)
 
 
 def public_text() -> list[str]:
@@ -78,6 +92,11 @@ def public_text() -> list[str]:
 def _say(topic: Topic, style: Style, evidence: float, rng: np.random.Generator) -> str:
     present = rng.random() < 1 / (1 + np.exp(-_TILT * evidence))
     return _pick((topic.present if present else topic.absent)[style], rng)
+
+
+def _marked(phrase: str) -> str:
+    """As many words, each a mark."""
+    return " ".join(_MARK for _ in phrase.split(" "))
 
 
 def _pick(phrases: Sequence[str], rng: np.random.Generator) -> str:

@@ -38,6 +38,16 @@ def inputs(data: DataConfig) -> dict[str, str]:
     return found
 
 
+def cells_of(config: RunConfig, given: Mapping[str, str | Path]) -> dict[str, str]:
+    """What stands in a table's columns for a study, by their names; of a file its path. Arguments as of `read_study`.
+
+    Raises:
+        DataError: a file is not there, or is no text.
+    """
+    names = inputs(config.data)
+    return {names[name]: _told(name, value) for name, value in given.items()}
+
+
 def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
     """The study as the one record that a model of this configuration reads. All of it is in memory.
 
@@ -57,7 +67,7 @@ def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
     data = config.data.model_copy(update=plain)
     with TemporaryDirectory(prefix="mmmed-study-") as temporary:
         root = Path(temporary)
-        cells = {names[name]: _cell(root, name, value) for name, value in given.items()}
+        cells = {names[name]: _copied(root, name, _told(name, value)) for name, value in given.items()}
         row = dict.fromkeys(names.values(), "") | cells
         row |= dict.fromkeys((data.patient, data.study or data.patient, data.site), "asked")
         with (root / "data.csv").open("w", encoding="utf-8", newline="") as file:
@@ -81,16 +91,23 @@ def modalities_of(study: Records) -> tuple[str, ...]:
     return tuple(name for name, one in study.modalities.items() if bool(one.present.any()))
 
 
-def _cell(root: Path, name: str, value: str | Path) -> str:
-    """What stands in the table for a value; a file is copied below `root`."""
-    path = Path(value)
-    is_file = isinstance(MODALITIES.get(name), Files)
-    if (is_file or isinstance(value, Path)) and not path.is_file():
-        raise DataError(f"{name}: no file {path}")
-    if not is_file:
-        return _text(name, value) if isinstance(value, Path) else value
-    copy = root / f"{name}{''.join(path.suffixes)}"
-    shutil.copyfile(path, copy)
+def _is_file(name: str) -> bool:
+    return isinstance(MODALITIES.get(name), Files)
+
+
+def _told(name: str, value: str | Path) -> str:
+    """What stands in the table for a value: of a file its path, of a note its text."""
+    if (_is_file(name) or isinstance(value, Path)) and not Path(value).is_file():
+        raise DataError(f"{name}: no file {value}")
+    return _text(name, value) if isinstance(value, Path) and not _is_file(name) else str(value)
+
+
+def _copied(root: Path, name: str, value: str) -> str:
+    """The value; of a file the name of a copy below `root`."""
+    if not _is_file(name):
+        return value
+    copy = root / f"{name}{''.join(Path(value).suffixes)}"
+    shutil.copyfile(value, copy)
     return copy.name
 
 

@@ -118,6 +118,10 @@ class Audio(Recordings):
         _require_reader()
         return super().make_up(config, total, rng)
 
+    def step(self, data: DataConfig) -> float:
+        rate = data.of(AudioData).audio_rate
+        return round(_HOP * rate) / rate
+
     def louder(self, values: torch.Tensor, uniform: float) -> torch.Tensor:
         """By up to 10 dB either way."""
         moved = values + (2 * uniform - 1) / 8  # of the 80 dB that [0, 1] is

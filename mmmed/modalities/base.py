@@ -6,7 +6,7 @@ In the shapes N are records of a site, R those of a batch, T flags of one record
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmmed.config import DataConfig, ModelConfig, RunConfig
     from mmmed.data.batch import Input
     from mmmed.data.manifest import Manifest
+    from mmmed.data.parts import Parts
     from mmmed.data.stored import Stored
     from mmmed.models.multimodal import Encoder
 
@@ -140,6 +141,18 @@ class Modality(ABC):
         from mmmed.data.augment import view
 
         return view(given, uniforms)
+
+    # ---------------------------------------------------------------- explanation
+
+    def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts | None:
+        """One study's taken apart, so that it can be told what each part did; None if it has no parts to tell of.
+
+        Args:
+            given: what `open` gives of the study, one record that has something of it.
+            cells: what stands in the table's columns of the study, by their names; of a file its path.
+            config: the model's.
+        """
+        return None
 
     # ---------------------------------------------------------------- encoder
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from mmmed.config import DataConfig, RunConfig
     from mmmed.data.batch import Input
     from mmmed.data.manifest import Manifest
+    from mmmed.data.parts import Parts
     from mmmed.data.pixel_cache import Form
     from mmmed.data.stored import Stored
 
@@ -51,13 +53,28 @@ class Column(Modality):
 
 
 class Files(Column):
-    """One file a record, kept as a row of numbers in a cache."""
+    """One file a record, kept as a row of numbers in a cache.
+
+    Attributes:
+        windows: an axis, into which an explanation takes a record apart.
+    """
 
     viewed = True
+    windows: ClassVar[int] = 8
 
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
         """How a file becomes a row of the cache."""
+
+    def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts:
+        """Windows of a picture (1, C, *shape), which fade into its own mean."""
+        from mmmed.data.parts import Parts, faded, hats
+
+        values = given.values[0]
+        windows = tuple(hats(length, self.windows) for length in values.shape[1:])
+        behind = values.flatten(1).mean(1).reshape(-1, *[1] * len(windows)).expand_as(values)
+        plain = values.mean(0).numpy()
+        return Parts("map", faded(values, behind, windows, given.present), windows=windows, plain=plain)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         from mmmed.data.cells import rows_of
@@ -127,6 +144,11 @@ class Recordings(Files):
     """
 
     span: ClassVar[int]
+    windows = 24
+
+    @abstractmethod
+    def step(self, data: DataConfig) -> float:
+        """Seconds from one column of a recording to the next."""
 
     @abstractmethod
     def louder(self, values: torch.Tensor, uniform: float) -> torch.Tensor:
@@ -163,6 +185,25 @@ class Recordings(Files):
         values *= there[:, None, None] & (np.arange(length) < ends[:, None])[:, None]
         drawn = torch.from_numpy(values.astype(np.float32))
         return Stored(drawn, recorded_spans(drawn, self.span))
+
+    def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts:
+        """Windows of time over what was recorded, which fade into each channel's mean; what was not, stays so."""
+        import torch
+
+        from mmmed.data.parts import Parts, faded, hats
+
+        values, recorded = given.values[0], given.values[0] > 0
+        length = int(recorded.any(0).nonzero().max()) + 1
+        window = torch.nn.functional.pad(hats(length, self.windows), (0, values.shape[1] - length))
+        mean = values.sum(1, keepdim=True) / recorded.sum(1, keepdim=True).clamp(min=1)
+        behind = torch.where(recorded, mean, values)
+        return Parts(
+            "curve",
+            faded(values, behind, (window,), given.present),
+            windows=(window[:, :length],),
+            plain=(values.sum(0) / recorded.sum(0).clamp(min=1))[:length].numpy(),
+            step=self.step(config.data),
+        )
 
     def view(self, given: Input, uniforms: np.ndarray) -> Input:
         """Each recording begun at another of its times, its beginning put behind its end, and louder or softer.

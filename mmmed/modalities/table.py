@@ -9,6 +9,7 @@ the range in which a number usually lies, such as a laboratory's reference range
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     import torch
 
     from mmmed.config import DataConfig, ModelConfig, RunConfig
+    from mmmed.data.batch import Input
     from mmmed.data.manifest import Manifest
+    from mmmed.data.parts import Parts
     from mmmed.data.stored import Stored
     from mmmed.models.multimodal import Encoder
 
@@ -110,6 +113,19 @@ class Table(Modality):
         for column in columns.values():
             column[~some(total, rng)] = np.nan
         return Stored(*encode_table(pd.DataFrame(columns).add_prefix(PREFIX), keys))
+
+    def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts:
+        """Each column that is present; without it, it is missing, as in a record that lacks it."""
+        from mmmed.data.parts import Parts
+        from mmmed.data.stored import Stored
+
+        keys = config.data.of(TableData)
+        columns = [*sorted(keys.numbers), *sorted(keys.categories)]
+        there = given.present[0].nonzero()[:, 0]
+        present = given.present.repeat(len(there), 1)
+        present[range(len(there)), there] = False
+        names = tuple(f"{columns[number]} = {cells[columns[number]]}" for number in there)
+        return Parts("columns", Stored(given.values.expand(len(there), -1), present), names=names)
 
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.table import FTTransformer, TableEncoder

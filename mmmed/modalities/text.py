@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
     from mmmed.check.result import CheckResult
     from mmmed.config import DataConfig, ModelConfig, RunConfig
+    from mmmed.data.batch import Input
     from mmmed.data.manifest import Manifest
+    from mmmed.data.parts import Parts
     from mmmed.data.stored import Stored
     from mmmed.models.multimodal import Encoder
 
@@ -80,14 +84,7 @@ class Text(Column):
     pretrained = "model.text = 'minilm'"
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
-        import torch
-
-        from mmmed.data.stored import Stored
-
-        texts = list(manifest.records["text"])
-        tokens, mask = _tokens(texts, config)
-        written = torch.tensor([bool(text) for text in texts])[:, None]
-        return Stored(tokens, mask & written)
+        return _stored(list(manifest.records["text"]), config)
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """The first note is as long as one can be and holds every special token and the one of the highest number."""
@@ -109,6 +106,18 @@ class Text(Column):
         tokens[0] = torch.from_numpy(np.where(longest == padding, known[-1], longest))
         mask[0] = True
         return Stored(tokens, mask)
+
+    def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts:
+        """Each word that is read, with the white space behind it; without it, the note is read as if it were not there.
+
+        So this rests on nothing inside the encoder, and a word counts with what it does to its neighbours ("no").
+        """
+        from mmmed.data.parts import Parts
+
+        words = re.findall(r"\s*\S+\s*", cells[config.data.of(TextData).text])
+        read = words[: _words_read(words, int(given.present.sum()), config)]
+        notes = ["".join(read[:number] + read[number + 1 :]) for number in range(len(read))]
+        return Parts("words", _stored(notes, config), names=tuple(read), rest="".join(words[len(read) :]))
 
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.text import build_text_encoder
@@ -148,6 +157,23 @@ class Text(Column):
         from mmmed.check.measures import measure_texts
 
         measure_texts(records, result)
+
+
+def _stored(texts: list[str], config: RunConfig) -> Stored:
+    """Of an empty note nothing is present, not even the tokens that begin and end one."""
+    import torch
+
+    from mmmed.data.stored import Stored
+
+    tokens, mask = _tokens(texts, config)
+    return Stored(tokens, mask & torch.tensor([bool(text) for text in texts])[:, None])
+
+
+def _words_read(words: list[str], tokens: int, config: RunConfig) -> int:
+    """How many words of a note any of its first `tokens` tokens is of."""
+    texts = ["".join(words[: number + 1]) for number in range(min(len(words), tokens))]
+    held = _tokens(texts, config)[1].sum(1)
+    return int((held < tokens).sum()) + 1 if len(texts) and int(held[-1]) >= tokens else len(texts)
 
 
 def _tokens(texts: list[str], config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:

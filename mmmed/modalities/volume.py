@@ -88,6 +88,7 @@ class Volume(Files):
     name = "volume"
     plural = "volumes"
     together = 4
+    windows = 6
     data_keys = VolumeData
     model_keys = VolumeModel
     column_keys = ("volume",)

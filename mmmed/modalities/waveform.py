@@ -162,6 +162,9 @@ class Waveform(Recordings):
         values[torch.from_numpy(rng.random((total, leads)).argsort(axis=1) >= had)] = 0
         return Stored(values, made.present)
 
+    def step(self, data: DataConfig) -> float:
+        return 1 / data.of(WaveformData).waveform_rate
+
     def louder(self, values: torch.Tensor, uniform: float) -> torch.Tensor:
         """Each lead's distances from its mean by up to a fifth larger or smaller."""
         mean = values.mean(1, keepdim=True)

@@ -13,7 +13,7 @@ import torch
 
 from mmmed.data.cells import Problem, canonical, rows_of
 from mmmed.tasks.base import Score, Target
-from mmmed.tasks.measures import MEASURES, area, area_within
+from mmmed.tasks.measures import MEASURES, area, area_within, percent, points
 
 LEAST_PROBABILITY = 1e-12
 
@@ -23,6 +23,12 @@ class AnswersTarget(Target):
 
     score: ClassVar[Score] = Score("auroc", "AUROC", higher=True)
     also_told: ClassVar[tuple[str, ...]] = ("calibration",)
+
+    def shown(self, number: int, value: float) -> str:
+        return percent(value)
+
+    def moved(self, number: int, change: float) -> str:
+        return points(change)
 
     def mean(self, values: list[float]) -> float:
         """The score of all questions from that of each, which may be NaN."""
@@ -88,6 +94,12 @@ class ClassesTarget(AnswersTarget):
     @property
     def groups(self) -> tuple[str, ...]:
         return tuple(f"{self._column} = {name}" for name in self._classes)
+
+    def answer(self, prediction: np.ndarray) -> int:
+        return 1 if len(self._classes) == 2 else super().answer(prediction)
+
+    def said(self, number: int, value: float) -> str:
+        return f"{self.groups[number]}: {percent(value)}"
 
     def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
         """The index of each cell's class, however it is written; others are a problem, and left out."""

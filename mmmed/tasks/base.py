@@ -70,6 +70,22 @@ class Target(ABC):
         """What each of the Q numbers of `group_of` is about, in words."""
         return ("the label",)
 
+    def answer(self, prediction: np.ndarray) -> int:
+        """Which of the K numbers of a prediction is told first: the largest, but of two classes the second."""
+        return int(prediction.argmax())
+
+    def said(self, number: int, value: float) -> str:
+        """Number `number` of a prediction with its value, as a person says it."""
+        return f"{self.names[number]}: {self.shown(number, value)}"
+
+    def shown(self, number: int, value: float) -> str:
+        """Such a value, with its unit."""
+        return f"{value:.3g}"
+
+    def moved(self, number: int, change: float) -> str:
+        """A change of such a value, signed."""
+        return f"{change:+.2g}"
+
     # ---------------------------------------------------------------- labels
 
     def unlabelled(self, empty: pd.DataFrame) -> pd.Series:
@@ -137,6 +153,22 @@ class Target(ABC):
             risk, and twice the interval, and 1 more for an event.
         """
         raise NotImplementedError(f"{type(self).__name__} has no private release of results")
+
+    def corrected(self, prediction: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """(K,) a prediction whose `evidence` is (S,) `score` instead; here of tasks that release "tables"."""
+        raise NotImplementedError(f"{type(self).__name__} has no probabilities to correct")
+
+    def possible(self, answers: np.ndarray) -> tuple[str, ...]:
+        """In words, what is possible of a record if no and yes, (S, 2) bool, are possible answers to its questions.
+
+        A true answer is left out as rarely as that of any one question if each is left out `together` times as rarely.
+        """
+        raise NotImplementedError(f"{type(self).__name__} answers no questions")
+
+    @property
+    def together(self) -> int:
+        """How many questions' answers must all be possible for what is true to be among the `possible`."""
+        return 1
 
     @abstractmethod
     def guess(self, labels: np.ndarray) -> np.ndarray:

@@ -50,6 +50,13 @@ class ClassTarget(ClassesTarget):
             return torch.cat([1 - positive, positive], dim=1)
         return torch.softmax(outputs, dim=1)
 
+    def corrected(self, prediction: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return np.append(1 - score, score) if self.outputs == 1 else score / score.sum()
+
+    def possible(self, answers: np.ndarray) -> tuple[str, ...]:
+        there = answers[0] if self.outputs == 1 else answers[:, 1]
+        return tuple(name for name, one in zip(self.groups, there, strict=True) if one) or self.groups
+
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Each class against the rest; of two the second alone."""
         classes = np.array([1]) if len(self._classes) == 2 else np.arange(len(self._classes))

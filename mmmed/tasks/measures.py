@@ -82,3 +82,13 @@ def defined_mean(values: list[float]) -> float:
     """The mean of those that are not NaN; NaN if all are."""
     known = [value for value in values if not np.isnan(value)]
     return float(np.mean(known)) if known else float("nan")
+
+
+def percent(probability: float) -> str:
+    """A probability as a person reads it."""
+    return f"{100 * probability:.0f} %" if 0.005 <= probability <= 0.995 else f"{100 * probability:.1f} %"
+
+
+def points(change: float) -> str:
+    """A change of a probability, signed."""
+    return f"{100 * change:+.1f} points"

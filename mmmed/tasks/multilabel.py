@@ -79,6 +79,16 @@ class MultilabelTarget(AnswersTarget):
     def predictions(self, outputs: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(outputs)
 
+    def corrected(self, prediction: np.ndarray, score: np.ndarray) -> np.ndarray:
+        return score
+
+    def possible(self, answers: np.ndarray) -> tuple[str, ...]:
+        said = {(True, False): "no", (False, True): "yes", (True, True): "yes or no"}
+        return tuple(
+            f"{name}: {said[bool(no), bool(yes)]}"
+            for name, (no, yes) in zip(self._columns, answers, strict=True)
+        )
+
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return predictions, labels.astype(np.float64)
 

@@ -45,6 +45,21 @@ class OrdinalTarget(ClassesTarget):
         ends = above.new_ones(len(above), 1), above.new_zeros(len(above), 1)
         return torch.cat([ends[0], above], 1) - torch.cat([above, ends[1]], 1)
 
+    def corrected(self, prediction: np.ndarray, score: np.ndarray) -> np.ndarray:
+        above = np.minimum.accumulate(score)  # each threshold has a shift of its own, and the order stays
+        corrected: np.ndarray = np.append(1, above) - np.append(above, 0)
+        return corrected
+
+    def possible(self, answers: np.ndarray) -> tuple[str, ...]:
+        grades = range(len(self._classes))
+        above = np.arange(self.outputs)
+        held = [bool(answers[above, (grade > above).astype(int)].all()) for grade in grades]
+        return tuple(name for name, one in zip(self.groups, held, strict=True) if one) or self.groups
+
+    @property
+    def together(self) -> int:
+        return self.outputs
+
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Above each threshold or not."""
         above = np.clip(predictions[:, ::-1].cumsum(axis=1)[:, -2::-1], 0.0, 1.0)

@@ -45,6 +45,41 @@ class SeveralTarget(Target):
     def names(self) -> tuple[str, ...]:
         return tuple(f"{name}: {one}" for name, target in self._tasks.items() for one in target.names)
 
+    def answer(self, prediction: np.ndarray) -> int:
+        own = [number for number in range(len(self.names)) if self._owner(number)[0] == self._main]
+        return own[self._tasks[self._main].answer(prediction[own])]
+
+    def said(self, number: int, value: float) -> str:
+        name, own = self._owner(number)
+        return f"{name}: {self._tasks[name].said(own, value)}"
+
+    def shown(self, number: int, value: float) -> str:
+        name, own = self._owner(number)
+        return self._tasks[name].shown(own, value)
+
+    def moved(self, number: int, change: float) -> str:
+        name, own = self._owner(number)
+        return self._tasks[name].moved(own, change)
+
+    def corrected(self, prediction: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """The main task's numbers are corrected, the others stay."""
+        own = [number for number in range(len(self.names)) if self._owner(number)[0] == self._main]
+        result = prediction.copy()
+        result[own] = self._tasks[self._main].corrected(prediction[own], score)
+        return result
+
+    def possible(self, answers: np.ndarray) -> tuple[str, ...]:
+        return self._tasks[self._main].possible(answers)
+
+    @property
+    def together(self) -> int:
+        return self._tasks[self._main].together
+
+    def _owner(self, number: int) -> tuple[str, int]:
+        """The task that a number of a prediction is of, and which of its own it is."""
+        owners = [(name, own) for name, target in self._tasks.items() for own in range(len(target.names))]
+        return owners[number]
+
     @property
     def groups(self) -> tuple[str, ...]:
         return tuple(f"{name}: {one}" for name, target in self._tasks.items() for one in target.groups)

@@ -14,6 +14,7 @@ from mmmed.data.cells import Problem, canonical, rows_of, text_of
 from mmmed.tasks import Survival
 from mmmed.tasks.answers import LEAST_PROBABILITY
 from mmmed.tasks.base import Score, Target
+from mmmed.tasks.measures import percent, points
 
 
 class SurvivalTarget(Target):
@@ -39,6 +40,12 @@ class SurvivalTarget(Target):
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f"no {self._event} by {border:g}" for border in self._borders)
+
+    def shown(self, number: int, value: float) -> str:
+        return percent(value)
+
+    def moved(self, number: int, change: float) -> str:
+        return points(change)
 
     @property
     def groups(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ counts by time and risk (`concordance`). The mechanism runs at the site; what is
 wherever the releases are pooled.
 """
 
+from privacy.metrics.calibration import Calibration, calibrate
 from privacy.metrics.estimate import Estimate, estimate
 from privacy.metrics.kinds import ReleaseKind, kind_of_sums, release_kind
 from privacy.metrics.release import BINS, EQUAL_BINS, evaluation_event, sensitivity
@@ -13,9 +14,11 @@ from privacy.metrics.scores import ScoreEstimate, main_score
 __all__ = [
     "BINS",
     "EQUAL_BINS",
+    "Calibration",
     "Estimate",
     "ReleaseKind",
     "ScoreEstimate",
+    "calibrate",
     "estimate",
     "evaluation_event",
     "kind_of_sums",

@@ -22,6 +22,7 @@ BENCHMARKS = {
     "start": "CPU time and memory until `--help` or `config show` has answered",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",
     "spread": "how much of a record's gradient is its own, which `mmmed privacy plan` takes as --spread",
+    "explain": "whether explanations point at what was planted in films and notes",
     "ceiling": "AUROC of logistic regression on frozen features, all sites in one place, without privacy",
     "utility": "AUROC of whole runs at equal epsilon, lever by lever",
 }

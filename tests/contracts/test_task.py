@@ -177,6 +177,37 @@ def test_evidence_of_a_record_is_its_own(kind: str) -> None:
 
 
 @EVERY
+def test_a_prediction_with_its_own_evidence_stays_and_what_is_true_of_it_is_possible(kind: str) -> None:
+    release, target = of(kind).release, of(kind).target()
+    if release is None or release.kind != "tables":
+        pytest.skip("has no probabilities that a release could correct")
+    labels = target.made_up(N).numpy()
+    predictions = target.predictions(torch.randn(N, target.outputs)).double().numpy()
+    for row in range(N):
+        own, label = predictions[row : row + 1], labels[row : row + 1]
+        score, true = target.evidence(own, label)
+        np.testing.assert_allclose(target.corrected(own[0], score[0]), own[0], atol=1e-6)
+        answers = np.stack([true[0] == 0, true[0] == 1], axis=1)
+        answers[np.isnan(true[0])] = True
+        everything = target.possible(np.ones_like(answers))
+        assert set(target.possible(answers)) <= set(everything) or "or no" in str(everything)
+        assert target.possible(answers) and 1 <= target.together <= release.size
+        if not np.isnan(true).any() and np.asarray(label).size == 1:
+            (group,) = target.group_of(label)
+            assert target.possible(answers) == (target.groups[int(group)],)
+
+
+@EVERY
+def test_an_answer_is_said_with_its_number(kind: str) -> None:
+    target = of(kind).target()
+    prediction = target.predictions(torch.randn(1, target.outputs)).double().numpy()[0]
+    number = target.answer(prediction)
+    said = target.said(number, prediction[number])
+    assert 0 <= number < len(target.names) and said.endswith(target.shown(number, prediction[number]))
+    assert target.moved(number, 0.25)[0] == "+" and target.moved(number, -0.25)[0] == "-"
+
+
+@EVERY
 def test_a_private_step_is_the_definitions(kind: str) -> None:
     config = run_of(kind)
     target, rows = config.task.target(), 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import mmmed
@@ -21,6 +24,8 @@ from mmmed.cli import app, predict
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import ConfigError, DataError, ModelError
 from mmmed.inference.sites import predict_sites
+from mmmed.modalities.image import ImageData
+from privacy.metrics.release import exact_tables
 
 SECTIONS = {
     "federation": {"rounds": 1},
@@ -135,6 +140,74 @@ def test_shares_of_modalities_add_up_and_are_those_of_all_orders(run: mmmed.Run,
         assert nothing + sum(one[name] for one in found.shares.values()) == pytest.approx(value, abs=1e-9)
 
 
+def test_an_explanation_has_the_places_of_the_film_and_the_words_of_the_note(
+    run: mmmed.Run, hospitals: Path, tmp_path: Path
+) -> None:
+    model = mmmed.load_model(run.folder)
+    film, note = (
+        hospitals / pd.read_csv(hospitals / "data.csv")["image"][0],
+        "Fever. <script>alert(1)</script>",
+    )
+    (tmp_path / "note.txt").write_text(note)
+    found = model.explain(image=film, text=tmp_path / "note.txt")
+    assert found.details["text"].names == ("Fever. ", "<script>alert(1)</script>")
+    size = model.config.data.of(ImageData).image_size
+    assert found.details["image"].map is not None and found.details["image"].map.shape == (2, size, size)
+    page = model.page(found)
+    assert "<script" not in page and "&lt;script&gt;" in page and "finding = 1: " in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "://" not in page
+    assert json.loads((run.folder / "environment.json").read_text())["run_id"] in page
+    epsilon = json.loads((run.folder / "report" / "privacy.json").read_text())["summary"]["epsilon"]
+    assert f"epsilon {epsilon:.3g} at delta 0.01 a patient" in page
+    assert re.search(r"finding = 0: \d+ %</h1>", model.page(found, of="0"))
+    with Image.open(io.BytesIO(model.picture(found))) as picture:
+        assert picture.format == "PNG" and picture.width > 2 * picture.height
+    for wrong, told in (
+        (lambda: model.page(model.predict(text=note)), "Model.explain"),
+        (lambda: model.page(found, of="2"), "no number '2'. It gives: 0, 1"),
+        (lambda: model.picture(model.explain(text=note)), "no picture"),
+    ):
+        with pytest.raises(DataError, match=told):
+            wrong()
+
+
+def test_a_run_whose_hospitals_released_nothing_says_that_it_is_not_calibrated(
+    run: mmmed.Run, tmp_path: Path
+) -> None:
+    found = mmmed.load_model(run.folder).predict(text="Fever.").doubt
+    assert found.calibrated == {} and found.possible == ()
+    assert found.told.startswith("Not calibrated: its folder holds no results")
+    assert "Not calibrated" in mmmed.load_model(run.folder / "model").predict(text="Fever.").doubt.told
+
+
+def test_released_counts_calibrate_and_rule_out(run: mmmed.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.folder / "model", tmp_path / "model")
+    (tmp_path / "report").mkdir()
+    rng = np.random.default_rng(0)
+    z = rng.normal(-2, 0.8, 4000)
+    true = rng.random(4000) < 1 / (
+        1 + np.exp(-2 * (z + 2))
+    )  # surer than the model says, and at another level
+    tables = exact_tables(1 / (1 + np.exp(-z))[:, None], true[:, None].astype(float), np.arange(4000))
+    report = {"run": {"pooled": {"sites": ["a"], "tables": tables.tolist()}}, "results": {"noise_std": 1.0}}
+    (tmp_path / "report" / "privacy.json").write_text(json.dumps(report))
+    model = mmmed.load_model(tmp_path)
+    calibration = model.calibration()
+    assert not isinstance(calibration, str)
+    found = model.predict(text="Fever.")
+    score = np.array([found.values["1"]])
+    value, low, high = (float(one[0]) for one in calibration.corrected(score))
+    assert found.doubt.calibrated == {"0": pytest.approx(1 - value), "1": pytest.approx(value)}
+    assert found.doubt.intervals["1"] == (low, high) and found.doubt.intervals["0"] == (1 - high, 1 - low)
+    possible = calibration.possible(score, 0.9)[0]
+    assert found.doubt.possible == tuple(f"finding = {k}" for k in (0, 1) if possible[k])
+    assert value == pytest.approx(1 / (1 + np.exp(-2 * (np.log(score[0] / (1 - score[0])) + 2))), abs=0.05)
+    assert "about 4000 held-out patients" in found.doubt.told
+    report["run"]["pooled"]["tables"] = np.zeros((3, 2, 20)).tolist()
+    (tmp_path / "report" / "privacy.json").write_text(json.dumps(report))
+    assert "another task" in model.predict(text="Fever.").doubt.told
+
+
 def test_what_is_wrong_with_a_study_is_told_by_name(run: mmmed.Run, tmp_path: Path) -> None:
     model = mmmed.load_model(run.folder)
     (tmp_path / "film.dcm").write_bytes(b"no picture")
@@ -163,6 +236,12 @@ def test_the_command_predicts_a_study_and_a_data_set(run: mmmed.Run, hospitals: 
         found["values"]
         == mmmed.load_model(run.folder).predict(image=hospitals / image, text="No effusion.").values
     )
+    files = {name: tmp_path / name for name in ("why.html", "film.png")}
+    given += ["--page", str(files["why.html"]), "--picture", str(files["film.png"])]
+    shown = CliRunner().invoke(app, ["predict", str(run.folder), *given])
+    assert shown.exit_code == 0 and "Not calibrated" in shown.output and "text: " in shown.output
+    assert files["why.html"].read_text().startswith("<!doctype html>")
+    assert files["film.png"].read_bytes().startswith(b"\x89PNG")
     out = tmp_path / "all.csv"
     whole = CliRunner().invoke(app, ["predict", str(run.folder), "--data", str(hospitals), "--out", str(out)])
     assert whole.exit_code == 0 and len(pd.read_csv(out)) == len(pd.read_csv(hospitals / "data.csv"))

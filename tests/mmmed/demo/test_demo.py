@@ -161,7 +161,7 @@ def test_encodings_and_sizes_vary_as_between_hospitals(tiny: Path) -> None:
 @pytest.mark.parametrize("modality", ["CR", "DX"])
 def test_monochrome1_shows_the_same_film(bits: int, modality: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    image, _ = draw_film(draw_anatomy(rng, "F", 60), rng, strength=1.0, shape=(63, 61))  # odd: padded bytes
+    image = draw_film(draw_anatomy(rng, "F", 60), rng, strength=1.0, shape=(63, 61)).film  # odd: padded bytes
     info = _info()
     shown = []
     for photometric in ("MONOCHROME1", "MONOCHROME2"):
@@ -301,7 +301,7 @@ def test_same_patient_looks_alike() -> None:
 
 def test_scanner_leaves_its_marks() -> None:
     rng = np.random.default_rng(0)
-    film, _ = draw_film(draw_anatomy(rng, "M", 50), rng, strength=0, shape=(64, 64))
+    film = draw_film(draw_anatomy(rng, "M", 50), rng, strength=0, shape=(64, 64)).film
     framed = expose(film, Look((64, 64), border=(0.1, 0.1), border_grey=1.0), rng)
     assert (framed[:6] == 1).all() and (framed[:, -6:] == 1).all() and (framed[20:40, 20:40] < 1).any()
     sharp = expose(film, Look((64, 64), blur=0, noise=0), rng)
@@ -364,8 +364,44 @@ def test_public_text_covers_every_word(measured: Path, monkeypatch: pytest.Monke
     rng = np.random.default_rng(0)
     for style in notes._SLIPS:
         for i in range(300):
-            note = notes.write_note(style, rng.uniform(-1, 1), 18 + i % 78, "FM"[i % 2], rng)
+            note = notes.write_note(style, rng.uniform(-1, 1), 18 + i % 78, "FM"[i % 2], rng).text
             assert set(re.findall(r"\w+", note.lower())) <= known
+
+
+def test_a_note_tells_which_of_its_words_are_of_the_illness(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notes, "_SLIPS", dict.fromkeys(notes._SLIPS, 0.0))
+    topics = [side for topic in (*notes.TELLING, notes.REASONS) for side in (topic.present, topic.absent)]
+    rng = np.random.default_rng(0)
+    for style in notes._SLIPS:
+        telling = {
+            w for side in topics for phrase in side[style] for w in re.findall(r"[a-z]+", phrase.lower())
+        }
+        other = {w for phrase in notes.DISTRACTORS[style] for w in re.findall(r"[a-z]+", phrase.lower())}
+        for _ in range(100):
+            note = notes.write_note(style, rng.uniform(-1, 1), 50, "F", rng)
+            words = note.text.split(" ")
+            assert len(words) == len(note.telling) and 0 < sum(note.telling) < len(words)
+            for word, tells in zip(words, note.telling, strict=True):
+                plain = set(re.findall(r"[a-z]+", word.lower())) - {"she", "her"}
+                assert not tells or plain <= telling
+                assert tells or not plain & (telling - other - {"year", "old", "woman"})
+
+
+def test_a_film_tells_where_its_opacity_is() -> None:
+    for seed in range(6):
+        plain, none = (
+            draw_film(
+                draw_anatomy(np.random.default_rng(seed), "F", 60),
+                np.random.default_rng(seed),
+                strength=strength,
+                shape=(48, 48),
+            )
+            for strength in (1.0, 0.0)
+        )
+        changed = np.abs(plain.film - none.film)
+        assert not none.place.any() and plain.place.max() <= 1
+        assert (changed[plain.place < 1e-3] < 1e-3).all()
+        np.testing.assert_allclose(changed, 0.45 * plain.place, atol=0.02)
 
 
 # Labels and difficulty. Bounds are loose, for fewer patients and cheaper learners than docs/demo-data.md has.
