@@ -116,7 +116,7 @@ class Scenario(Section):
     def named(self) -> list[str]:
         """Names of sites that it speaks of, sorted."""
         parts: list[Iterable[str]] = [self.join, self.drop]
-        parts += [one.sites for one in (*self.missing, *self.malicious)]
+        parts += [one.sites for one in self.missing] + [one.sites for one in self.malicious]
         return sorted({name for part in parts for name in part})
 
     def to_toml(self) -> str:
