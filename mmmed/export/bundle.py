@@ -1,8 +1,8 @@
 """A MONAI bundle: ``configs/metadata.json``, ``configs/inference.json`` and ``models/model.pt``, as MONAI documents it.
 
-``monai.bundle.run(config_file="configs/inference.json", study={"text": "No effusion."})`` in its folder predicts one study;
-`network` is the network. mmmed must be installed where it is used: a file is read as in training, which MONAI's transforms
-do not do of notes and tables.
+`monai.bundle.run` with ``configs/inference.json`` predicts the one study that `study` names; `network` is the network.
+mmmed must be installed where it is used: a file is read as in training, which MONAI's transforms do not do of notes and
+tables.
 """
 
 from __future__ import annotations
