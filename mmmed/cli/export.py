@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmmed.export import FORMATS
+from mmmed.export import FORMATS, check, write
 
 _FORMS = "; ".join(f"{name}: {form.about}" for name, form in FORMATS.items())
 
@@ -18,9 +18,8 @@ def export(
     out: Annotated[Path, typer.Option(help="A new folder for it.", show_default=False)],
 ) -> None:
     """Write a trained model for another tool, with what it reads, what it predicts and the run's privacy."""
-    from mmmed.export import check, write
+    check(to, out)
     from mmmed.export.trained import read_trained
 
-    check(to, out)
     write(read_trained(run), to, out)
     print(f"{to}: {out}")

@@ -1,8 +1,8 @@
 """A MONAI bundle: ``configs/metadata.json``, ``configs/inference.json`` and ``models/model.pt``, as MONAI documents it.
 
-``python -m monai.bundle run --config_file configs/inference.json --study "{'text': 'No effusion.'}"`` in its folder
-predicts one study; `network_def` alone is the network. mmmed must be installed where it is used: a file is read as in
-training, which MONAI's transforms do not do of notes and tables.
+`monai.bundle.run` with ``configs/inference.json`` predicts the one study that `study` names; `network` is the network.
+mmmed must be installed where it is used: a file is read as in training, which MONAI's transforms do not do of notes and
+tables.
 """
 
 from __future__ import annotations
@@ -32,13 +32,9 @@ _INFERENCE: dict[str, Any] = {
     "run": ["$print(@prediction.values)"],
 }  # fmt: skip
 
-_USE = """from monai.bundle import ConfigParser
+_USE = """import monai.bundle  # in this folder
 
-parser = ConfigParser()
-parser.read_config("configs/inference.json")
-parser["bundle_root"] = "THIS FOLDER"
-parser.get_parsed_content("load")
-parser.get_parsed_content("network")"""
+monai.bundle.run(config_file="configs/inference.json", study={"text": "No effusion."})"""
 
 
 def write(trained: Trained, folder: Path) -> None:

@@ -121,7 +121,7 @@ tags: [medical, multimodal, federated-learning, differential-privacy]
 ---
 # {name}
 
-Predicts {target.words}: {", ".join(target.names)}. Not a medical device, and not calibrated.
+Predicts {target.words}. Not a medical device, and not calibrated.
 
 It reads any part of this: {", ".join(inputs(trained.config.data))}.
 

@@ -131,7 +131,7 @@ def test_a_hugging_face_folder_is_read_by_transformers_safetensors_and_mmmed(
     batch = example(trained.config)
     with torch.no_grad():
         torch.testing.assert_close(again.network(batch), trained.network(batch))
-    assert "patient" in (out / "README.md").read_text()
+    assert "Epsilon 7.99" in (out / "README.md").read_text()
     told = json.loads((out / "mmmed.json").read_text())
     assert told["privacy"]["summary"]["epsilon"] == pytest.approx(8, abs=0.01)
 
