@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,9 @@ from mmmed.inference.prediction import Doubt, Prediction
 from mmmed.inference.run_facts import RunFacts, read_report, run_facts
 from mmmed.paths import image_cache
 from mmmed.tasks.base import Target
-from privacy.metrics import Calibration, calibrate
-from privacy.report.evaluations import Pooled
+
+if TYPE_CHECKING:
+    from privacy.metrics import Calibration
 
 LEVEL = 0.9  # of what is possible: of the patients of each answer, for how many it is among the possible
 
@@ -104,6 +105,9 @@ class Model(_Model):
 
         Only noised counts in the run's privacy report are used: to look at them costs no privacy.
         """
+        from privacy.metrics import calibrate
+        from privacy.report.evaluations import Pooled
+
         release = self.config.task.release
         if release is None or release.kind != "tables":
             return "what hospitals release of this task are no counts by probability"

@@ -34,25 +34,29 @@ from mmmed.paths import image_cache
 from simulations.bench.measure import Row, parser, publish
 from simulations.simulate import resume_run, start_run
 
+_RUN = (  # small films, on which the opacities are plain to see, and modalities that are learnt apart from each other
+    "data.image_size=32", "model.image_width=8", "training.augment=true", "training.modality_dropout=0.3",
+    "federation.rounds=8", "training.local_epochs=2",
+)  # fmt: skip
 _PLAIN = 0.7  # strength of an opacity that is to be seen
 
 
 def main(argv: list[str] | None = None) -> int:
     """Train where that is still to do, ask, and print how often explanations point at what was planted."""
     options = parser("explain", (__doc__ or "").splitlines()[0], repeats=None)
-    options.add_argument("--config", type=Path, help="TOML file of the runs, of the generated hospitals")
+    options.add_argument("--config", type=Path, help="TOML file of the runs, in place of the settings here")
     options.add_argument("--set", action="append", default=[], help="set one key: section.key=value")
     options.add_argument("--out", type=Path, default=Path("runs/explain"), help="folder of the runs")
     options.add_argument("--epsilon", type=float, default=8.0)
     options.add_argument("--films", type=int, default=100)
     chosen = options.parse_args(argv)
-    settings = dict(one.split("=", 1) for one in chosen.set)
-    found, made = [], planted()
+    assignments = [*(() if chosen.config else _RUN), *chosen.set]
+    made, found = planted(), []
     for name, own in (
         ("without privacy", {"privacy.enabled": False}),
         (f"epsilon {chosen.epsilon:g}", {"privacy.target_epsilon": chosen.epsilon}),
     ):
-        config = resolve(chosen.config, options=settings | own).config
+        config = resolve(chosen.config, assignments, own).config
         folder = chosen.out / name.replace(" ", "-")
         _train(config, folder)
         found.append({"model": name, **scored(folder, made, chosen.films)})

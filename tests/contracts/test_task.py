@@ -186,6 +186,8 @@ def test_a_prediction_with_its_own_evidence_stays_and_what_is_true_of_it_is_poss
     for row in range(N):
         own, label = predictions[row : row + 1], labels[row : row + 1]
         score, true = target.evidence(own, label)
+        if np.isnan(true).all():  # a record that lacks what is released
+            continue
         np.testing.assert_allclose(target.corrected(own[0], score[0]), own[0], atol=1e-6)
         answers = np.stack([true[0] == 0, true[0] == 1], axis=1)
         answers[np.isnan(true[0])] = True
