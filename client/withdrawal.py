@@ -272,9 +272,10 @@ def _receipt(
 def _words(body: dict[str, Any]) -> list[str]:
     """The receipt in sentences."""
     words = [
-        f"Site {body['site']}, {body['at']}. Withdrawals that came into force: {body['withdrawals']}. Patients of the "
-        f"data set who are left out by them: {body['patients_in_data_set']}. Withdrawals of nobody in it, which hold for a "
-        f"data set that is ingested later: {body['not_in_data_set']}.",
+        f"Site {body['site']}, {body['at']}. Withdrawals that came into force: {body['withdrawals']}. "
+        f"Patients of the data set who are left out by them: {body['patients_in_data_set']}. "
+        "Withdrawals of nobody in it, which hold for a data set that is ingested later: "
+        f"{body['not_in_data_set']}.",
         "From the next round on no record of theirs is read for training, evaluation or tuning.",
         f"Erased: {body['decoded_files_erased']} decoded rows of their files, and everybody's features of frozen "
         f"encoders ({body['feature_files_erased']} files), which are computed anew without them.",
