@@ -84,6 +84,10 @@ def withdraw(
         DataError: an id is empty, or cannot be looked up; the list, the table or the key file cannot be read.
         PolicyError, LedgerError, SigningKeyError: the site has no key yet and no policy, or they cannot be trusted.
     """
+    if erase:
+        from mmmed.ingest.removal import check_removable
+
+        check_removable(site.dataset)
     state = site.state
     if not state.holds_ledger():
         with site.ledger(site.policy()):  # the site's first start makes its key
@@ -268,12 +272,13 @@ def _receipt(
 def _words(body: dict[str, Any]) -> list[str]:
     """The receipt in sentences."""
     words = [
-        f"Site {body['site']}, {body['at']}: {body['withdrawals']} withdrawals came into force; "
-        f"{body['patients_in_data_set']} patients of the data set are concerned, {body['not_in_data_set']} of the "
-        "withdrawals name nobody in it and hold for a data set that is ingested later.",
+        f"Site {body['site']}, {body['at']}. Withdrawals that came into force: {body['withdrawals']}. "
+        f"Patients of the data set who are left out by them: {body['patients_in_data_set']}. "
+        "Withdrawals of nobody in it, which hold for a data set that is ingested later: "
+        f"{body['not_in_data_set']}.",
         "From the next round on no record of theirs is read for training, evaluation or tuning.",
-        f"Erased: {body['decoded_files_erased']} decoded rows of their files, and all "
-        f"{body['feature_files_erased']} files of encoders' features, which the site computes anew without them.",
+        f"Erased: {body['decoded_files_erased']} decoded rows of their files, and everybody's features of frozen "
+        f"encoders ({body['feature_files_erased']} files), which are computed anew without them.",
     ]
     if (removed := body["data_set"]) is not None:
         words.append(

@@ -50,7 +50,7 @@ def withdraw(
     print(f"{outcome.added} new on the opt-out list, {outcome.before} were on it")
     if outcome.unknown:
         print(
-            f"{len(outcome.unknown)} name nobody in the data set of today; they stay on the list for data to come:"
+            f"nobody's in the data set of today ({len(outcome.unknown)}); they stay on the list for data to come:"
         )
         for one in outcome.unknown:
             print(f"  {shown(one)}")

@@ -112,7 +112,8 @@ def read_manifest(
     frame = read_table(path)
     if without:
         _require_column(frame, data.patient, path, "data.patient")
-        frame = frame[~frame[data.patient].map(lambda cell: text_of(cell) in without).astype(bool)]
+        patients = frame[data.patient].map(text_of)
+        frame = frame[~patients.isin([one for one in patients.unique() if one in without])]
     waiting = check_approved(root, _file_names(frame, data))
     try:
         records, unlabelled = _records(frame, root, path, data, task, problem)

@@ -24,6 +24,15 @@ class Removed:
     files: int
 
 
+def check_removable(dataset: Path) -> None:
+    """Raise `DataError` unless `mmmed site ingest` has made the data set."""
+    if not (dataset / STUDIES).is_file():
+        raise DataError(
+            f"{dataset}: no data set that `mmmed site ingest` made, so its files are the hospital's own to erase; "
+            "leave out --erase"
+        )
+
+
 def remove_patients(dataset: Path, gone: Container[str]) -> Removed:
     """Erase the rows, images, volumes, recordings, notes and review pictures of some patients.
 
@@ -37,12 +46,8 @@ def remove_patients(dataset: Path, gone: Container[str]) -> Removed:
     Raises:
         DataError: ingest has not made the data set, or another process changes it.
     """
+    check_removable(dataset)
     studies = dataset / STUDIES
-    if not studies.is_file():
-        raise DataError(
-            f"{dataset}: no data set that `mmmed site ingest` made, so its files are the hospital's own to erase; "
-            "leave out --erase"
-        )
     with exclusive(dataset):
         header, *lines = studies.read_text(encoding="utf-8").splitlines(keepends=True)
         entries = [json.loads(line) for line in lines]

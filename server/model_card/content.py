@@ -21,62 +21,13 @@ from privacy.metrics import main_score
 from privacy.report import verify_report
 from privacy.report.rounding import shown
 from privacy.report.unchecked import marks
+from server.model_card.blocks import Block, Card, Cell, Fill, Items, Table, Text
 from server.run_folder import finished_rounds, run_id_at
 
 NOT_RECORDED = "not recorded"
 _SCORES = "evaluation.json"
 _SIGNED = "signed by the sites or computed from what they signed"
 _WORD = "the coordinator's own word"
-
-
-@dataclass(frozen=True)
-class Fill:
-    """A place for people to fill in, and what belongs there."""
-
-    what: str
-
-
-Cell = str | Fill
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: Cell
-
-
-@dataclass(frozen=True)
-class Items:
-    """A list of sentences."""
-
-    items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; each row has as many cells as the head."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-
-
-Block = Text | Items | Table
-
-
-@dataclass(frozen=True)
-class Card:
-    """A model card.
-
-    Attributes:
-        title: of the page.
-        facts: the front matter, JSON values by the keys of Hugging Face's model cards.
-        sections: a title and its blocks each, in order.
-    """
-
-    title: str
-    facts: Mapping[str, Any]
-    sections: Sequence[tuple[str, Sequence[Block]]]
 
 
 def make_card(run: Path) -> Card:

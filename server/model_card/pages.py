@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmmed.text import escaped
-from server.model_card.content import Block, Card, Cell, Fill, Items, Text
+from server.model_card.blocks import Block, Card, Cell, Fill, Items, Text
 
 TO_FILL = "TO BE FILLED IN"
 

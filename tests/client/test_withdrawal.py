@@ -134,6 +134,9 @@ def test_repeated_and_unknown_ids(hospital: Hospital, configured: Configured) ->
     assert everything(hospital.state / "withdrawn") == kept
     with pytest.raises(DataError, match="empty"):
         erased(hospital, "  ")
+    with pytest.raises(DataError, match="leave out --erase"):
+        erased(hospital, "another", erase=True)
+    assert len(list_in_force(SiteFolder(hospital.path))) == 2
     # data that come later: the id is known by then
     later = hospital.path / "later"
     later.mkdir()

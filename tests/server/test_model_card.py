@@ -17,7 +17,7 @@ from mmmed.cli import app
 from mmmed.config import resolve
 from mmmed.errors import RunError
 from server.model_card import Card, make_card, to_html, to_markdown
-from server.model_card.content import Fill, Items, Table, Text
+from server.model_card.blocks import Fill, Items, Table, Text
 from server.model_card.pages import TO_FILL
 
 _RUN = Path(__file__).parents[1] / "contracts" / "formats" / "run.tar.xz"

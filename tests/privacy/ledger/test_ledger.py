@@ -487,3 +487,29 @@ def test_a_recorded_policy_sets_the_limit_and_only_two_officers_raise_it(
     with Ledger.open(path, key, limit=Budget(5.0, 1e-5)) as ledger:
         assert ledger.policy == "wider"
         ledger.verify()
+
+
+def test_a_planned_run_goes_on_without_patients_who_left_and_not_with_one_who_came(reopen: Open) -> None:
+    with reopen() as ledger:
+        plan = _plan(ledger)
+        ledger.reserve(plan, 1, 5).commit(5)
+        left = patients(*range(40))
+        assert _plan(ledger, dataset=left) == plan and ledger.covers(plan, left)
+        assert ledger.planned_patients(plan) == 100
+        came = patients(*range(40), 100)
+        assert not ledger.covers(plan, came)
+        with pytest.raises(LedgerError, match="patients"):
+            _plan(ledger, dataset=came)
+        other = dataset_identity([f"patient-{i}" for i in range(40)], SECRET[::-1])  # under another secret
+        assert not ledger.covers(plan, other)
+
+
+def test_which_runs_patients_took_part_in(reopen: Open) -> None:
+    with reopen() as ledger:
+        first = _plan(ledger, "first", dataset=patients(1, 2, 3))
+        ledger.reserve(first, 1, 5)
+        second = _plan(ledger, "second", dataset=patients(3, 4))
+        _plan(ledger, "never charged", dataset=patients(3))
+        ledger.reserve(second, 1, 5)
+        assert ledger.took_part(patients(2, 3, 9).digests) == [(first, 2), (second, 1)]
+        assert ledger.took_part(patients(9).digests) == [(first, 0), (second, 0)]
