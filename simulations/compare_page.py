@@ -9,6 +9,7 @@ from privacy.report.plots import TONES, Axis, Plot
 from simulations.compare import Difference, FinishedRun, Setting, differences, settings_of
 from simulations.pictures import around, courses, render
 
+_ENOUGH = 5  # seeds
 _SHOWN = 3  # scores in the table of differences: within sites, pooled, of the worst site
 _BY_SEED = (
     "Each seed splits the same patients anew, so that seeds are no independent repetitions: the variance of a mean is "
@@ -32,6 +33,7 @@ def compare_page(runs: Sequence[FinishedRun]) -> str:
         "compare.html",
         title="Runs compared",
         lead=_lead(settings, runs),
+        few=min(len(one.runs) for one in settings) < _ENOUGH,
         settings=settings,
         titles=titles,
         best={title: _best(settings, title, runs[0]) for title in titles},
