@@ -10,6 +10,7 @@ from simulations.compare import Difference, FinishedRun, Setting, differences, s
 from simulations.pictures import around, courses, render
 
 _ENOUGH = 5  # seeds
+_WIDEST = 17  # characters that fit beside a plot
 _SHOWN = 3  # scores in the table of differences: within sites, pooled, of the worst site
 _BY_SEED = (
     "Each seed splits the same patients anew, so that seeds are no independent repetitions: the variance of a mean is "
@@ -122,7 +123,10 @@ def _test(compared: int, same_split: bool) -> str:
 
 
 def _curves(settings: Sequence[Setting], run: FinishedRun) -> Plot | None:
-    lines = {f"{one.number}. {one.name}"[:16]: one.curve() for one in settings}
+    names = {one.number: f"{one.number}. {one.name}" for one in settings}
+    if max(map(len, names.values())) > _WIDEST:
+        names = {number: f"setting {number}" for number in names}
+    lines = {names[one.number]: one.curve() for one in settings}
     if not any(lines.values()):
         return None
     return courses(lines, f"mean site {run.score.title}", "Mean of the sites' scores against the round")
