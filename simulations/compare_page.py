@@ -9,6 +9,8 @@ from privacy.report.plots import TONES, Axis, Plot
 from simulations.compare import Difference, FinishedRun, Setting, differences, settings_of
 from simulations.pictures import around, courses, render
 
+_ENOUGH = 5  # seeds
+_WIDEST = 17  # characters that fit beside a plot
 _SHOWN = 3  # scores in the table of differences: within sites, pooled, of the worst site
 _BY_SEED = (
     "Each seed splits the same patients anew, so that seeds are no independent repetitions: the variance of a mean is "
@@ -32,6 +34,7 @@ def compare_page(runs: Sequence[FinishedRun]) -> str:
         "compare.html",
         title="Runs compared",
         lead=_lead(settings, runs),
+        few=min(len(one.runs) for one in settings) < _ENOUGH,
         settings=settings,
         titles=titles,
         best={title: _best(settings, title, runs[0]) for title in titles},
@@ -120,7 +123,10 @@ def _test(compared: int, same_split: bool) -> str:
 
 
 def _curves(settings: Sequence[Setting], run: FinishedRun) -> Plot | None:
-    lines = {f"{one.number}. {one.name}"[:16]: one.curve() for one in settings}
+    names = {one.number: f"{one.number}. {one.name}" for one in settings}
+    if max(map(len, names.values())) > _WIDEST:
+        names = {number: f"setting {number}" for number in names}
+    lines = {names[one.number]: one.curve() for one in settings}
     if not any(lines.values()):
         return None
     return courses(lines, f"mean site {run.score.title}", "Mean of the sites' scores against the round")

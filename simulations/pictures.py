@@ -143,11 +143,13 @@ def _questions(
     """Of each question: its name, (N,) probability of yes, (N,) 1 or 0, of records that know."""
     predicted = np.concatenate([one.prediction for one in predictions])
     score, label = target.evidence(predicted, np.concatenate([one.label for one in predictions]))
-    names = list(target.names)[
-        -score.shape[1] :
-    ]  # of two classes the second, of thresholds what is above each
-    if len(names) < score.shape[1] or len(target.questions) > len(target.names):
-        names = [f"question {number + 1}" for number in range(score.shape[1])]
+    names, number = list(target.names), score.shape[1]
+    if len(target.groups) == len(
+        names
+    ):  # classes: of two the second is asked for, of those in order what is above
+        ordered = 2 < len(names) == number + 1
+        names = [f"at least {name}" for name in names] if ordered else list(target.groups)
+    names = names[-number:] if len(names) >= number else [f"question {one + 1}" for one in range(number)]
     found = []
     for name, own, true in zip(names, score.T, label.T, strict=True):
         known = ~np.isnan(true)

@@ -57,14 +57,14 @@ def listed_values(text: str) -> list[Any]:
     try:
         return list(tomllib.loads(f"v = [{text}]")["v"])
     except tomllib.TOMLDecodeError:
-        return [one for word in text.split(",") for one in _word(word)]
+        return [_value(word) for word in text.split(",")]
 
 
-def _word(text: str) -> Sequence[Any]:
+def _value(text: str) -> Any:
     try:
-        return [tomllib.loads(f"v = {text}")["v"]]
+        return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        return [text.strip()]
+        return text.strip()
 
 
 def combinations(

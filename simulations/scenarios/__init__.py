@@ -115,8 +115,8 @@ class Scenario(Section):
     @property
     def named(self) -> list[str]:
         """Names of sites that it speaks of, sorted."""
-        parts: list[Iterable[str]] = [self.join, self.drop]
-        parts += [one.sites for one in self.missing] + [one.sites for one in self.malicious]
+        parts: list[Iterable[str]] = [self.join, self.drop, *(one.sites for one in self.missing)]
+        parts += [one.sites for one in self.malicious]
         return sorted({name for part in parts for name in part})
 
     def to_toml(self) -> str:

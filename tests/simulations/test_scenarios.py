@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from simulations.scenarios.table import (
     patient_kinds,
 )
 from simulations.trial import evaluated_trial
+from tests.simulations.conftest import ROOT
 
 Command = Callable[..., tuple[int, str, str]]
 TINY = (
@@ -73,6 +75,13 @@ def test_every_scenario_opens_with_its_command_and_makes_a_table_that_sites_can_
     if not scenario.same_labels:
         assert set(manifest.records["study"]) == set(natural.records["study"])
     assert Scenario.model_validate(read_scenario(name).model_dump()) == scenario
+
+
+def test_an_installed_package_has_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["simulations"]
+    found = {path for pattern in patterns for path in (ROOT / "simulations").glob(pattern)}
+    assert len(scenario_files()) >= 14 and set(scenario_files().values()) <= found
 
 
 def test_a_wrong_scenario_is_told_by_name_and_key(tmp_path: Path, hospitals: Path) -> None:

@@ -36,7 +36,9 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def arguments(hospitals: Path, *more: str) -> list[str]:
-    return [*TINY, f"data.source={hospitals}", "privacy.enabled=false", *more]
+    given = {text.partition("=")[0] for text in more}
+    fixed = [text for text in TINY if text.partition("=")[0] not in given]
+    return [*fixed, f"data.source={hospitals}", "privacy.enabled=false", *more]
 
 
 # ---------------------------------------------------------------- the grid
@@ -91,7 +93,9 @@ def test_the_grid_is_every_combination_and_its_cells_have_names_that_stay() -> N
 def test_a_sweep_goes_on_where_it_stopped_and_a_broken_cell_holds_up_nobody(
     mmmed: Command, hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = cells_of(None, arguments(hospitals, "training.batch_size=4,5000"), [], [0, 1])
+    cells = cells_of(
+        None, arguments(hospitals, "training.batch_size=4,5000", "federation.rounds=1"), [], [0, 1]
+    )
     real, ran = simulations.sweep.evaluated_trial, []
 
     def counted(*given):  # noqa: ANN202
