@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from client.run_request import INSTALLED, run_request
@@ -105,10 +106,10 @@ class Poc:
 
     def by_hand(self) -> str:
         """The commands with which to go on, each with what it is for."""
-        names = [site.name for site in self.federation.sites]
+        names = [quote(site.name) for site in self.federation.sites]  # a hospital's may hold spaces
         some = names[0]
         commands = {
-            f"cd {self.home}": "",
+            f"cd {quote(str(self.home))}": "",
             "mmmed server start": "the coordinator; it and each site in a terminal of its own",
             **{f"mmmed site start --site {name}": f"the hospital {name}" for name in names},
             f"mmmed server run {CONFIG}": "a run; each patient's budget is enough for a few like it",

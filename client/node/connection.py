@@ -92,7 +92,7 @@ def _admitted(answer: httpx.Response) -> Finding:
             what,
             "bad",
             "the coordinator does not accept this site's certificate: it was revoked there, or the kit is an old one",
-            "ask it: mmmed site renew with a new kit, or mmmed site init NAME --new-key after it was revoked",
+            "ask there: mmmed site renew with a new kit, or, if revoked, mmmed site init NAME --new-key",
         )
     if answer.status_code in (502, 503, 504):
         return Finding(

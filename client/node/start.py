@@ -55,7 +55,8 @@ def start(folder: NodeFolder, kit: Path | None) -> None:
 def _refused(folder: NodeFolder) -> str:
     """Why the coordinator does not let this site in, a line each; "" where it does, or does not answer."""
     found = refusals(folder, folder.kit())
-    return "".join(f"{one.what}: {one.found}. To mend it: {one.mend}\n" for one in found)
+    lines = "".join(f"{one.what}: {one.found}. To mend it: {one.mend}\n" for one in found)
+    return lines and f"{lines}`mmmed site doctor` makes all checks\n"
 
 
 def _flower_key(folder: NodeFolder) -> Path:

@@ -6,7 +6,9 @@ import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -20,6 +22,7 @@ from mmmed.pki.certificates import create_key, days_left, fingerprint, read_cert
 from mmmed.pki.kit import Kit
 from server.deployment import provision as provision_module
 from server.deployment.authority import Authority
+from server.deployment.control import Control
 from server.deployment.folder import Folder, Settings
 from server.deployment.provision import Organisation, provision, renew
 from server.deployment.sites import admit, read_sites, revoke
@@ -248,3 +251,14 @@ def test_an_encrypted_or_foreign_key_is_told(tmp_path: Path) -> None:
 def test_clocks_that_lag_a_little_accept_a_new_certificate(folder: Folder) -> None:
     begins = read_certificate(folder.certificate("server")).not_valid_before_utc
     assert datetime.now(UTC) - begins > timedelta(minutes=4)
+
+
+@pytest.mark.parametrize(("free", "told"), [(4096, "the disk is full"), (10**12, "refused: 500")])
+def test_a_superlink_that_cannot_write_for_a_full_disk_is_told_as_that(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, free: int, told: str
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    request = httpx.Request("POST", "https://127.0.0.1")
+    control = Control(folder)
+    with pytest.raises(DeployError, match=told), control._errors():
+        raise httpx.HTTPStatusError("", request=request, response=httpx.Response(500, request=request))
