@@ -345,7 +345,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _adapters(self) -> RunConfig:
         adapted = [one for one in MODALITIES.values() if one.adapters]
-        if self.model.trainable == "lora" and not any(one.columns(self.data) for one in adapted):
+        if (
+            self.model.trainable == "lora"
+            and not any(one.columns(self.data) for one in adapted)
+            and not self.task.adapters
+        ):
             names = ", ".join(one.name for one in adapted)
             keys = ", ".join(f"data.{key}" for one in adapted for key in one.column_keys)
             raise ValueError(f'model.trainable = "lora" adapts the {names} encoder, but {keys} is empty')
