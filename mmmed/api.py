@@ -16,9 +16,11 @@ from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import load_records
 from mmmed.data.manifest import read_manifest
 from mmmed.data.source import locate
+from mmmed.errors import DataError
 from mmmed.inference import inputs, modalities_of, modality_shares, read_study
 from mmmed.inference import predict as predict_records
 from mmmed.paths import image_cache
+from mmmed.tasks import Text
 
 
 class Run(NamedTuple):
@@ -38,6 +40,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         values: each number of the task by its name, such as a class's probability; as the model gives it, uncalibrated.
+            Of a task of text, the text by the name of its column.
         read: modalities of the study that it was made from.
         missing: those that the model could have read.
         shares: what each of `read` added to each of `values`, beginning from `nothing` (`mmmed.inference.Shares`); by
@@ -46,7 +49,7 @@ class Prediction(NamedTuple):
         nothing: `values` where nothing is known.
     """
 
-    values: dict[str, float]
+    values: dict[str, float | str]
     read: tuple[str, ...]
     missing: tuple[str, ...]
     shares: dict[str, dict[str, float]] = {}
@@ -77,14 +80,23 @@ class Model(NamedTuple):
         return self._ask(given, explain=False)
 
     def explain(self, **given: str | Path) -> Prediction:
-        """`predict`, with what each modality did to it: 2^M predictions for M of them."""
+        """`predict`, with what each modality did to it: 2^M predictions for M of them.
+
+        Raises:
+            DataError: see `predict`; or the task's answer is a text, which is no sum of parts.
+        """
+        if isinstance(self.config.task, Text):
+            raise DataError(
+                f"task {self.config.task.kind!r} answers with a text, of which no modality has a share: ask without "
+                "explain, and again without a modality to see what it did"
+            )
         return self._ask(given, explain=True)
 
     def _ask(self, given: Mapping[str, str | Path], explain: bool) -> Prediction:
         study, target = read_study(self.config, given), self.config.task.target()
 
-        def named(numbers: np.ndarray) -> dict[str, float]:
-            return dict(zip(target.names, numbers.tolist(), strict=True))
+        def named(numbers: np.ndarray) -> dict[str, Any]:
+            return {name: one.tolist()[0] for name, one in target.shown(numbers[None]).items()}
 
         read = modalities_of(study)
         missing = tuple(name for name in study.modalities if name not in read)
@@ -153,7 +165,8 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
 
     Returns:
         A row a record, by site: columns ``row`` (its place in the table, from 0), ``site``, ``patient``, ``study``,
-        and a float64 column of each number that the task predicts, such as a class's probability, by its name.
+        and a float64 column of each number that the task predicts, such as a class's probability, by its name; of a task
+        of text one column, the text.
 
     Raises:
         DataError: no such folder, or a table or column is missing.
@@ -163,13 +176,13 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     manifest = read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
     named = ["row", "site", "patient", "study"]
     target = config.task.target()
-    parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(target.names, 0.0))]
+    nobody = target.shown(np.zeros((0, len(target.names))))
+    parts = [manifest.records.loc[:, named].iloc[:0].assign(**nobody)]
     for name in manifest.sites:
         site = manifest.of_site(name)
         records = load_records(site, config, image_cache())
         predicted = predict_records(network, target, records)
-        columns = dict(zip(target.names, predicted.T, strict=True))
-        parts.append(site.records.loc[:, named].assign(**columns))
+        parts.append(site.records.loc[:, named].assign(**target.shown(predicted)))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 

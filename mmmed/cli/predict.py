@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,20 +100,26 @@ def _show(found: Prediction) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from mmmed.text import shown
+    from mmmed.text import escaped, shown
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in found.values:  # which who configured the run has chosen
         table.add_column(escape(shown(name)), justify="right")
-    table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
+
+    def cells(values: Mapping[str, float | str], form: str = ".3f") -> list[str]:
+        return [escape(escaped(v)) if isinstance(v, str) else format(v, form) for v in values.values()]
+
+    table.add_row("prediction", *cells(found.values))
     if found.shares:
-        table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
+        table.add_row("nothing known", *cells(found.nothing))
         for name in found.read:
-            table.add_row(f"{name} added", *(f"{value:+.3f}" for value in found.shares[name].values()))
+            table.add_row(f"{name} added", *cells(found.shares[name], "+.3f"))
         for name in found.read:
-            table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
+            table.add_row(f"without {name}", *cells(found.without[name]))
     console = Console(highlight=False)
     console.print(table)
     missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
-    console.print(f"read: {', '.join(found.read)}{missing}. Values as the model gives them, not calibrated.")
+    is_text = any(isinstance(value, str) for value in found.values.values())
+    warning = "Written by a model: check it" if is_text else "Values as the model gives them, not calibrated"
+    console.print(f"read: {', '.join(found.read)}{missing}. {warning}.")

@@ -226,11 +226,11 @@ def test_a_faster_process_wins(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
     """The other process finishes between our look and our rename."""
     folder, write, meanwhile = tmp_path / "demo", demo._write, []
 
-    def slower(draft: Path, seed: int, scale: float, signals: bool) -> None:
+    def slower(draft: Path, seed: int, scale: float, *further: bool) -> None:
         if not meanwhile:
             meanwhile.append(True)
             demo.generate(folder, seed=seed, scale=scale)
-        write(draft, seed, scale, signals)
+        write(draft, seed, scale, *further)
 
     monkeypatch.setattr(demo, "_write", slower)
     assert demo.generate(folder, scale=TINY) == folder
