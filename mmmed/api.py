@@ -165,8 +165,8 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
 
     Returns:
         A row a record, by site: columns ``row`` (its place in the table, from 0), ``site``, ``patient``, ``study``,
-        and a float64 column of each number that the task predicts, such as a class's probability, by its name; of a task
-        of text one column, the text.
+        and a float64 column of each number that the task predicts, such as a class's probability, by its name;
+        of a task of text one column, the text.
 
     Raises:
         DataError: no such folder, or a table or column is missing.

@@ -104,8 +104,8 @@ def _show(found: Prediction) -> None:
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in found.values:  # which who configured the run has chosen
-        table.add_column(escape(shown(name)), justify="right")
+    for name, value in found.values.items():  # the names who configured the run has chosen
+        table.add_column(escape(shown(name)), justify="left" if isinstance(value, str) else "right")
 
     def cells(values: Mapping[str, float | str], form: str = ".3f") -> list[str]:
         return [escape(escaped(v)) if isinstance(v, str) else format(v, form) for v in values.values()]

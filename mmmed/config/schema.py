@@ -34,8 +34,8 @@ class DataConfig(Composed):
 
     source: str = Field(
         "demo",
-        description='"demo" (generated hospitals), "demo-signals" (also a sound and an ECG a study), "demo-texts" (also '
-        "an impression, a question and its answer) or a folder that holds the table",
+        description='"demo" (generated hospitals), "demo-signals" (also a sound and an ECG a study), "demo-texts" '
+        "(also an impression, a question and its answer) or a folder that holds the table",
     )
     table: str = Field(
         "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'

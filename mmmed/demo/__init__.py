@@ -37,7 +37,12 @@ _FEWEST = 8  # patients a hospital, however small the scale
 
 
 def dataset(
-    cache: Path | None = None, *, seed: int = 0, scale: float = 1.0, signals: bool = False, texts: bool = False
+    cache: Path | None = None,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    signals: bool = False,
+    texts: bool = False,
 ) -> Path:
     """The generated dataset's folder in ``cache``, made on first use.
 
@@ -58,9 +63,9 @@ def generate(
     `mmmed.demo.outcomes.Outcome`. ``scale`` multiplies
     the hospitals' numbers of patients (at least 8 each); a smaller scale holds the first patients of a
     larger one. With ``signals`` each study has a breath sound and an ECG as well, in ``audio/<site>/<study>.wav`` and
-    ``waveforms/<site>/<study>.npz`` and the columns of `SIGNALS`, "" where the hospital records none, with ``texts`` the
-    columns of `TEXTS`; all else is as without. The same seed gives the same bytes. The folder appears whole or not at all, also when
-    several processes ask for it at once; one that holds this dataset already is left as it is.
+    ``waveforms/<site>/<study>.npz`` and the columns of `SIGNALS`, "" where the hospital records none, with ``texts``
+    the columns of `TEXTS`; all else is as without. The same seed gives the same bytes. The folder appears whole or not
+    at all, also when several processes ask for it at once; one that holds this dataset already is left as it is.
 
     Raises DataError for a scale or seed out of range, or a folder that holds something else.
     """
@@ -69,7 +74,9 @@ def generate(
     if seed < 0:
         raise DataError(f"seed of the generated dataset must be 0 or more. Found {seed}")
     further = {"signals": signals, "texts": texts}
-    mark = {"format": FORMAT, "seed": seed, "scale": scale} | {name: True for name in further if further[name]}
+    mark = {"format": FORMAT, "seed": seed, "scale": scale} | {
+        name: True for name in further if further[name]
+    }
     if _holds(folder, mark):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

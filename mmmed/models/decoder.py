@@ -58,7 +58,9 @@ class Spelling:
         """(N, length) int64 tokens of N texts; what is longer is cut."""
         tokens = np.full((len(texts), length), self.end, dtype=np.int64)
         for row, text in zip(tokens, texts, strict=True):
-            ids = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=length)["input_ids"]
+            ids = self.tokenizer(text, add_special_tokens=False, truncation=True, max_length=length)[
+                "input_ids"
+            ]
             ids = [one for one in ids if one != self.end]  # as words, the name of the end is none
             row[: len(ids)] = ids
         return tokens
@@ -83,8 +85,8 @@ def spelling(decoder: str) -> Spelling:
     folder, named = Path(decoder), f"{_KEY}: {decoder}"
     if not folder.is_dir():
         raise ModelError(
-            f'{_KEY}: {decoder!r} is neither "tiny" nor a local folder. Expected a folder with config.json, the weights '
-            "and the tokenizer (models are never downloaded)"
+            f'{_KEY}: {decoder!r} is neither "tiny" nor a local folder. Expected a folder with config.json, the '
+            "weights and the tokenizer (models are never downloaded)"
         )
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -163,9 +165,7 @@ class Decoder(nn.Module):
         ended = torch.zeros(rows * beams, dtype=torch.bool, device=prefix.device)
         given, past = self._vectors(prefix).repeat_interleave(beams, dim=0), None
         for _ in range(self.length):
-            told = self.language(
-                inputs_embeds=given, past_key_values=past, use_cache=True, logits_to_keep=1
-            )
+            told = self.language(inputs_embeds=given, past_key_values=past, use_cache=True, logits_to_keep=1)
             log_p = F.log_softmax(told.logits[:, -1], dim=-1).to(total.dtype)  # [r b, v]
             log_p[ended] = -torch.inf
             log_p[ended, self.end] = 0.0

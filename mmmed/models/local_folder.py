@@ -46,9 +46,7 @@ def read_weights(auto: Any, folder: Path, key: str, name: str, **config: Any) ->
     return cast(PreTrainedModel, model)
 
 
-def check_vocabulary(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, key: str, name: str
-) -> None:
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, key: str, name: str) -> None:
     """Every token of the folder's tokenizer must have a row in the embedding: which of them a text holds is private.
 
     Raises:

@@ -41,7 +41,9 @@ def former_policy_name(config: RunConfig) -> str | None:
 def in_words(config: RunConfig) -> str:
     """What is in the model, in words, such as "resnet10 for images, tiny for text, attention fusion"."""
     encoders = [MODALITIES[name].in_words(config.model) for name in config.data.modalities]
-    return ", ".join([*encoders, f"{config.model.fusion.kind} fusion", *filter(None, [config.task.model_label])])
+    return ", ".join(
+        [*encoders, f"{config.model.fusion.kind} fusion", *filter(None, [config.task.model_label])]
+    )
 
 
 def _large(config: RunConfig) -> list[str]:

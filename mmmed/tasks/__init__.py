@@ -256,15 +256,21 @@ class Text(Task):
 
     label: str = Field("impression", description="column that holds the text")
     tokens: int = Field(
-        32, ge=2, le=512, description="of a text, its end included: what is beyond is not learnt and never written"
+        32,
+        ge=2,
+        le=512,
+        description="of a text, its end included: what is beyond is not learnt and never written",
     )
     decoder_model: str = Field(
-        "tiny", description='what writes: "tiny", learnt from scratch, or a local Hugging Face folder (GPT-2 family)'
+        "tiny",
+        description='what writes: "tiny", learnt from scratch, or a local Hugging Face folder (GPT-2 family)',
     )
     decoder_width: int = Field(64, ge=32, le=2048, multiple_of=32, description='of "tiny"')
     decoder_layers: int = Field(2, ge=1, le=48, description='of "tiny"')
     prefix: int = Field(8, ge=1, le=64, description="vectors by which the decoder knows of the study")
-    beams: int = Field(1, ge=1, le=16, description="texts that are kept in the search for one; 1 writes greedily")
+    beams: int = Field(
+        1, ge=1, le=16, description="texts that are kept in the search for one; 1 writes greedily"
+    )
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -351,7 +357,10 @@ class VisualQuestions(Text):
     kind: Literal["vqa"] = "vqa"
     label: str = Field("answer", description="column that holds the answer")
     tokens: int = Field(
-        8, ge=2, le=512, description="of an answer, its end included: what is beyond is not learnt and never written"
+        8,
+        ge=2,
+        le=512,
+        description="of an answer, its end included: what is beyond is not learnt and never written",
     )
 
     def check_run(self, run: RunConfig) -> None:

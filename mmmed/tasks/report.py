@@ -63,5 +63,7 @@ def _states(text: str, pattern: regex.Pattern[str]) -> bool:
 
     try:
         return finding_stated(text, pattern)
-    except TimeoutError:  # a pattern that takes so long on a text finds nothing in it: no text may stop a site
+    except (
+        TimeoutError
+    ):  # a pattern that takes so long on a text finds nothing in it: no text may stop a site
         return False

@@ -102,11 +102,12 @@ def test_a_private_step_with_every_modality_is_the_definitions(kind: str) -> Non
     check_private_step(model, CLASSES, batch)
 
 
-@pytest.mark.parametrize("task", TASKS.sections)
+@pytest.mark.parametrize("task", [one for one in TASKS.sections if one != "vqa"])  # which writes as a report
 @EVERY
 def test_a_private_step_of_every_task_is_the_definitions(kind: str, task: str) -> None:
     config = a_run(
-        *(CHEAP if task == "vqa" else ("table", "signal")),  # a question is a text
+        "table",
+        "signal",
         model={"fusion": {"kind": kind}},
         task={"kind": task, **SMALL_TASK.get(task, {})},
         privacy={"metrics": "none"},
