@@ -8,6 +8,7 @@ tokens of a text, v tokens of the vocabulary, d = width, b beams.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,7 +36,7 @@ from mmmed.models.tokens import TINY, load_tokenizer, read_tokenizer
 _KEY = "task.decoder_model"
 _HEAD = 32  # width of an attention's head
 _FAMILY = "gpt2"
-_NO_DROPOUT = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+_NO_DROPOUT: dict[str, Any] = {"embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,6 @@ class WritingModel(MultimodalModel):
 
 
 @lru_cache
-def writing(fusion: type[MultimodalModel]) -> type[WritingModel]:
+def writing(fusion: type[MultimodalModel]) -> Callable[..., WritingModel]:
     """The class of a fusion's models that write; an instance needs its `decoder`."""
     return type(f"Writing{fusion.__name__}", (WritingModel, fusion), {})

@@ -13,8 +13,8 @@ from mmmed._transformers import PreTrainedModel, PreTrainedTokenizerBase
 from mmmed.errors import ModelError
 
 
-def read_weights(auto: Any, folder: Path, key: str, name: str, **config: Any) -> PreTrainedModel:
-    """The model in a folder, all of its weights in float32.
+def read_weights(auto: Any, folder: Path, key: str, name: str, **config: Any) -> Any:
+    """The model in a folder, a `PreTrainedModel` with all of its weights in float32.
 
     Args:
         auto: the class of transformers that reads it, such as `AutoModel`.
@@ -43,7 +43,7 @@ def read_weights(auto: Any, folder: Path, key: str, name: str, **config: Any) ->
             f"{key}: {name} lacks {len(absent)} of the weights of its architecture, '{absent[0]}' among them: they "
             "would be random. Copy all weight files of the model"
         )
-    return cast(PreTrainedModel, model)
+    return model
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, key: str, name: str) -> None:
