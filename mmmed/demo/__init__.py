@@ -24,7 +24,7 @@ from mmmed.demo.texts import TEXTS, texts_of
 from mmmed.errors import DataError
 from mmmed.paths import cache_home
 
-__all__ = ["COLUMNS", "HOSPITALS", "dataset", "generate", "public_text"]
+__all__ = ["COLUMNS", "HOSPITALS", "TEXTS", "dataset", "generate", "public_text"]
 
 FORMAT = 2  # raise it when the same seed gives other bytes
 COLUMNS = (

@@ -93,7 +93,8 @@ def test_no_token_reaches_those_before_it_and_no_record_another() -> None:
 def folder(path: Path, words: list[str] = WORDS, size: int = len(WORDS), **tokenizer: str) -> Path:
     """A small GPT-2 with its tokenizer."""
     torch.manual_seed(0)
-    config = GPT2Config(vocab_size=size, n_positions=10, n_embd=16, n_layer=1, n_head=2)  # with dropout
+    sizes = {"vocab_size": size, "n_positions": 10, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    config = GPT2Config(**sizes, bos_token_id=2, eos_token_id=2)  # with dropout
     GPT2LMHeadModel(config).save_pretrained(path)
     known = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
     known.pre_tokenizer = pre_tokenizers.Whitespace()

