@@ -70,7 +70,7 @@ class Spelling:
         """(N, t) tokens, of any numeric type -> N texts."""
         ends = np.append(tokens, np.full((len(tokens), 1), self.end), axis=1) == self.end
         rows = (row[:end] for row, end in zip(tokens.astype(np.int64), ends.argmax(axis=1), strict=True))
-        return [self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in rows]
+        return [str(self.tokenizer.decode(row, skip_special_tokens=True)).strip() for row in rows]
 
 
 @lru_cache(maxsize=4)
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
     @property
     def reads(self) -> int:
         """Numbers of a prefix, p d."""
-        return self.prefix * cast(int, self.language.config.n_embd)
+        return self.prefix * self.language.config.n_embd
 
     def forward(self, prefix: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """Log-odds of each token of a text, given those before it (teacher forcing).
