@@ -8,22 +8,30 @@ that comes first loads them, and the others wait for it. `mmmed._monai` comes by
 from __future__ import annotations
 
 from transformers import (
+    AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertModel,
     BertTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.audio_utils import mel_filter_bank
 
 __all__ = [
+    "AutoConfig",
     "AutoModel",
+    "AutoModelForCausalLM",
     "AutoTokenizer",
     "BertConfig",
     "BertModel",
     "BertTokenizer",
+    "GPT2Config",
+    "GPT2LMHeadModel",
     "PreTrainedModel",
     "PreTrainedTokenizerBase",
     "mel_filter_bank",

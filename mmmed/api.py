@@ -24,6 +24,7 @@ from mmmed.inference.pictures import pairs, png, sheet
 from mmmed.inference.prediction import Doubt, Prediction
 from mmmed.inference.run_facts import RunFacts, read_report, run_facts
 from mmmed.paths import image_cache
+from mmmed.tasks import Text
 from mmmed.tasks.base import Target
 
 if TYPE_CHECKING:
@@ -86,7 +87,15 @@ class Model(_Model):
 
         It asks the model 2^M times about M modalities, and once for each part: some 60 of a film, 200 of a volume, one
         a word of a note.
+
+        Raises:
+            DataError: see `predict`; or the task's answer is a text, which is no sum of parts.
         """
+        if isinstance(self.config.task, Text):
+            raise DataError(
+                f"task {self.config.task.kind!r} answers with a text, of which no modality has a share: ask without "
+                "explain, and again without a modality to see what it did"
+            )
         study, target = read_study(self.config, given), self.config.task.target()
         found = modality_shares(self.network, target, study)
         shares, without = (
@@ -124,8 +133,12 @@ class Model(_Model):
         """Numbers (K,) of the one record of a study, and how far they can be taken at their word."""
         target, read = self.config.task.target(), modalities_of(study)
         missing = tuple(name for name in study.modalities if name not in read)
-        doubt = _doubt(self.calibration(), target, numbers)
-        return Prediction(_named(target.names, numbers), read, missing, doubt=doubt)
+        values = {name: one.tolist()[0] for name, one in target.as_table(numbers[None]).items()}
+        if isinstance(self.config.task, Text):
+            doubt = Doubt(told="Written by a model: check it.")
+        else:
+            doubt = _doubt(self.calibration(), target, numbers)
+        return Prediction(values, read, missing, doubt=doubt)
 
     def page(self, found: Prediction, of: str = "") -> str:
         """An explanation as one HTML page that needs no network; it holds what was given of the patient.
@@ -273,7 +286,8 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
 
     Returns:
         A row a record, by site: columns ``row`` (its place in the table, from 0), ``site``, ``patient``, ``study``,
-        and a float64 column of each number that the task predicts, such as a class's probability, by its name.
+        and a float64 column of each number that the task predicts, such as a class's probability, by its name;
+        of a task of text one column, the text.
 
     Raises:
         DataError: no such folder, or a table or column is missing.
@@ -283,13 +297,13 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     manifest = read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
     named = ["row", "site", "patient", "study"]
     target = config.task.target()
-    parts = [manifest.records.loc[:, named].iloc[:0].assign(**dict.fromkeys(target.names, 0.0))]
+    nobody = target.as_table(np.zeros((0, len(target.names))))
+    parts = [manifest.records.loc[:, named].iloc[:0].assign(**nobody)]
     for name in manifest.sites:
         site = manifest.of_site(name)
         records = load_records(site, config, image_cache())
         predicted = predict_records(network, target, records)
-        columns = dict(zip(target.names, predicted.T, strict=True))
-        parts.append(site.records.loc[:, named].assign(**columns))
+        parts.append(site.records.loc[:, named].assign(**target.as_table(predicted)))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 
 

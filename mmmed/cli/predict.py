@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,7 +69,7 @@ def predict(
         raise DataError("a name is given twice")
     explained = explain or page is not None or picture is not None or bool(of)
     found = model.explain(**values) if explained else model.predict(**values)
-    number = model.number(found, of)
+    number = model.number(found, of) if explained else 0
     files: dict[Path, bytes] = {}
     if json_file is not None:
         told = {"model": str(run), **found.to_dict()}
@@ -120,24 +121,28 @@ def _show(found: Prediction, number: int = 0) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from mmmed.text import shown
+    from mmmed.text import escaped, shown
 
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in found.values:  # which who configured the run has chosen
-        table.add_column(escape(shown(name)), justify="right")
-    table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
+    for name, value in found.values.items():  # the names who configured the run has chosen
+        table.add_column(escape(shown(name)), justify="left" if isinstance(value, str) else "right")
+
+    def cells(values: Mapping[str, Any], form: str = ".3f") -> list[str]:
+        return [escape(escaped(v)) if isinstance(v, str) else format(v, form) for v in values.values()]
+
+    table.add_row("prediction", *cells(found.values))
     if found.doubt.calibrated:
-        table.add_row("calibrated", *(f"{value:.3f}" for value in found.doubt.calibrated.values()))
+        table.add_row("calibrated", *cells(found.doubt.calibrated))
     if found.doubt.intervals:
         ends = found.doubt.intervals.values()
         table.add_row("  95 % interval", *(f"{low:.3f} to {high:.3f}" for low, high in ends))
     if found.shares:
-        table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
+        table.add_row("nothing known", *cells(found.nothing))
         for name in found.read:
-            table.add_row(f"{name} added", *(f"{value:+.3f}" for value in found.shares[name].values()))
+            table.add_row(f"{name} added", *cells(found.shares[name], "+.3f"))
         for name in found.read:
-            table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
+            table.add_row(f"without {name}", *cells(found.without[name]))
     console = Console(highlight=False)
     console.print(table)
     for modality, detail in found.details.items():

@@ -34,8 +34,8 @@ class DataConfig(Composed):
 
     source: str = Field(
         "demo",
-        description='"demo" (generated hospitals), "demo-signals" (also a sound and an ECG a study) or a folder that '
-        "holds the table",
+        description='"demo" (generated hospitals), "demo-signals" (also a sound and an ECG a study), "demo-texts" '
+        "(also an impression, a question and its answer) or a folder that holds the table",
     )
     table: str = Field(
         "", description='CSV or Parquet table in the source folder; "" is its data.parquet or else data.csv'
@@ -348,7 +348,11 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _adapters(self) -> RunConfig:
         adapted = [one for one in MODALITIES.values() if one.adapters]
-        if self.model.trainable == "lora" and not any(one.columns(self.data) for one in adapted):
+        if (
+            self.model.trainable == "lora"
+            and not any(one.columns(self.data) for one in adapted)
+            and not self.task.adapters
+        ):
             names = ", ".join(one.name for one in adapted)
             keys = ", ".join(f"data.{key}" for one in adapted for key in one.column_keys)
             raise ValueError(f'model.trainable = "lora" adapts the {names} encoder, but {keys} is empty')

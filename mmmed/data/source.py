@@ -7,7 +7,7 @@ from pathlib import Path
 from mmmed import demo
 from mmmed.errors import DataError
 
-GENERATED = ("demo", "demo-signals")  # the second with a sound and an ECG a study
+GENERATED = ("demo", "demo-signals", "demo-texts")  # also a sound and an ECG a study, or texts to be written
 
 
 def locate(source: str) -> Path:
@@ -17,7 +17,7 @@ def locate(source: str) -> Path:
         DataError: no such folder.
     """
     if source in GENERATED:
-        return demo.dataset(signals=source == GENERATED[1])
+        return demo.dataset(signals=source == GENERATED[1], texts=source == GENERATED[2])
     folder = Path(source)
     if not folder.is_dir():
         raise DataError(f"data.source: {source!r} is neither {' nor '.join(GENERATED)} nor a folder")

@@ -20,31 +20,42 @@ from mmmed.demo.dicom import write_film
 from mmmed.demo.hospitals import HOSPITALS, Hospital, Study, evidence, studies
 from mmmed.demo.note_writing import public_text
 from mmmed.demo.recordings import DEVICES, write_ecg, write_sound
+from mmmed.demo.texts import TEXTS, texts_of
 from mmmed.errors import DataError
 from mmmed.paths import cache_home
 
-__all__ = ["COLUMNS", "HOSPITALS", "dataset", "generate", "public_text"]
+__all__ = ["COLUMNS", "HOSPITALS", "TEXTS", "dataset", "generate", "public_text"]
 
 FORMAT = 2  # raise it when the same seed gives other bytes
 COLUMNS = (
     *("patient_id", "study_id", "site", "image", "text", "finding", "age", "sex"),
     *("consolidation", "effusion", "nodules", "severity", "grade", "days", "event"),
 )
-SIGNALS = ("audio", "waveform")  # columns beside those, where they are asked for
+SIGNALS = ("audio", "waveform")  # columns beside those, where they are asked for, as are TEXTS
 _MARK = "generated.json"  # says what a folder was generated from
 _FEWEST = 8  # patients a hospital, however small the scale
 
 
-def dataset(cache: Path | None = None, *, seed: int = 0, scale: float = 1.0, signals: bool = False) -> Path:
+def dataset(
+    cache: Path | None = None,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    signals: bool = False,
+    texts: bool = False,
+) -> Path:
     """The generated dataset's folder in ``cache``, made on first use.
 
     ``cache`` defaults to ``$MMMED_HOME``, or else ``~/.cache/mmmed``. Raises as :func:`generate` does.
     """
-    name = f"demo-v{FORMAT}-seed{seed}-scale{scale:g}{'-signals' if signals else ''}"
-    return generate((cache or cache_home()) / name, seed=seed, scale=scale, signals=signals)
+    further = "-signals" * signals + "-texts" * texts
+    name = f"demo-v{FORMAT}-seed{seed}-scale{scale:g}{further}"
+    return generate((cache or cache_home()) / name, seed=seed, scale=scale, signals=signals, texts=texts)
 
 
-def generate(folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool = False) -> Path:
+def generate(
+    folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool = False, texts: bool = False
+) -> Path:
     """Write the generated hospitals to ``folder``: ``data.csv`` and ``images/<site>/<study>.dcm``.
 
     The table has one row a study: patient_id, study_id, site, image (path below ``folder``), text (empty
@@ -52,9 +63,9 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool =
     `mmmed.demo.outcomes.Outcome`. ``scale`` multiplies
     the hospitals' numbers of patients (at least 8 each); a smaller scale holds the first patients of a
     larger one. With ``signals`` each study has a breath sound and an ECG as well, in ``audio/<site>/<study>.wav`` and
-    ``waveforms/<site>/<study>.npz`` and the columns of `SIGNALS`, "" where the hospital records none; all else is as
-    without. The same seed gives the same bytes. The folder appears whole or not at all, also when
-    several processes ask for it at once; one that holds this dataset already is left as it is.
+    ``waveforms/<site>/<study>.npz`` and the columns of `SIGNALS`, "" where the hospital records none, with ``texts``
+    the columns of `TEXTS`; all else is as without. The same seed gives the same bytes. The folder appears whole or not
+    at all, also when several processes ask for it at once; one that holds this dataset already is left as it is.
 
     Raises DataError for a scale or seed out of range, or a folder that holds something else.
     """
@@ -62,7 +73,10 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool =
         raise DataError(f"scale of the generated dataset must be above 0 and at most 100. Found {scale}")
     if seed < 0:
         raise DataError(f"seed of the generated dataset must be 0 or more. Found {seed}")
-    mark = {"format": FORMAT, "seed": seed, "scale": scale} | ({"signals": True} if signals else {})
+    further = {"signals": signals, "texts": texts}
+    mark = {"format": FORMAT, "seed": seed, "scale": scale} | {
+        name: True for name in further if further[name]
+    }
     if _holds(folder, mark):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -73,7 +87,7 @@ def generate(folder: Path, *, seed: int = 0, scale: float = 1.0, signals: bool =
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
     try:
-        _write(draft, seed, scale, signals)
+        _write(draft, seed, scale, signals, texts)
         (draft / _MARK).write_text(json.dumps(mark) + "\n", encoding="utf-8")
         try:
             draft.rename(folder)
@@ -92,17 +106,19 @@ def _holds(folder: Path, mark: dict[str, float]) -> bool:
         return False
 
 
-def _write(folder: Path, seed: int, scale: float, signals: bool) -> None:
+def _write(folder: Path, seed: int, scale: float, signals: bool, texts: bool) -> None:
     folder.mkdir()
     with (folder / "data.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS + SIGNALS * signals, lineterminator="\n")
+        table = csv.DictWriter(file, COLUMNS + SIGNALS * signals + TEXTS * texts, lineterminator="\n")
         table.writeheader()
         for site, hospital in enumerate(HOSPITALS):
             (folder / "images" / hospital.name).mkdir(parents=True)
             patients = max(_FEWEST, round(hospital.patients * scale))
             for study in studies(hospital, site, seed=seed, patients=patients):
                 row = _row(folder, hospital, study, seed)
-                table.writerow(row | _record(folder, study, site, seed) if signals else row)
+                row |= _record(folder, study, site, seed) if signals else {}
+                row |= texts_of(study.info.study_id, study.finding, study.outcome) if texts else {}
+                table.writerow(row)
 
 
 def _row(folder: Path, hospital: Hospital, study: Study, seed: int) -> dict[str, str | int | float]:

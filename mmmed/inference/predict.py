@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from mmmed.data.batch import fill
 from mmmed.data.loader import Records
+from mmmed.models import MultimodalModel
 from mmmed.tasks.base import Target
 
 _BATCH = 32
@@ -35,12 +35,12 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict(model: nn.Module, target: Target, records: Records) -> np.ndarray:
+def predict(model: MultimodalModel, target: Target, records: Records) -> np.ndarray:
     """(N, K) float64 predictions of `records`, in order. The model is left in evaluation mode."""
     model.eval()
     device = next(model.parameters()).device
     parts = []
     for batch in records.batches(_BATCH):
         rows = fill(len(batch), _BATCH)
-        parts.append(target.predictions(model(batch[rows].to(device)))[: len(batch)].double().cpu())
+        parts.append(target.predictions(model.answer(batch[rows].to(device)))[: len(batch)].double().cpu())
     return torch.cat(parts).numpy()

@@ -33,7 +33,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         values: each number of the task by its name, such as a class's probability; as the model gives it, which `doubt`
-            has calibrated.
+            has calibrated. Of a task of text, the text by the name of its column.
         read: modalities of the study that it was made from.
         missing: those that the model could have read.
         shares: what each of `read` added to each of `values`, beginning from `nothing` (`mmmed.inference.Shares`); by
@@ -45,7 +45,7 @@ class Prediction(NamedTuple):
         doubt: the values calibrated, their intervals, and what is possible; or why that cannot be told.
     """
 
-    values: dict[str, float]
+    values: dict[str, float | str]
     read: tuple[str, ...]
     missing: tuple[str, ...]
     shares: dict[str, dict[str, float]] = {}

@@ -9,6 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmed.config import RunConfig
 from mmmed.errors import ModelError
 from mmmed.modalities import MODALITIES
+from mmmed.models.decoder import Decoder, writing
 from mmmed.models.lora import is_adapter
 from mmmed.models.multimodal import MultimodalModel
 
@@ -26,10 +27,14 @@ def build_model(config: RunConfig) -> MultimodalModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
         encoders = {name: MODALITIES[name].encoder(config) for name in config.data.modalities}
-        fusion = config.model.fusion
-        model: MultimodalModel = fusion.load()(
-            encoders, outputs=config.task.target().outputs, **fusion.options()
-        )
+        fusion, task = config.model.fusion, config.task
+        decoder, kind = task.decoder(config), fusion.load()
+        model: MultimodalModel
+        if decoder is None:
+            model = kind(encoders, outputs=task.target().outputs, **fusion.options())
+        else:
+            model = writing(kind)(encoders, outputs=decoder.reads, **fusion.options())
+            model.decoder = decoder
     _check_types(model)
     set_trainable(model, config.model.trainable)
     return model.train()
@@ -49,8 +54,8 @@ def set_trainable(model: MultimodalModel, trainable: str) -> None:
     """Freeze what is not in the trainable set.
 
     "full"; "norm-bias" (BitFit, arXiv 2106.10199) and the head; "fusion-head": all but the encoders, of
-    which those that `Modality.joins_fusion` says count as fusion; "lora": the same and the text encoder's low-rank
-    adapters (arXiv 2106.09685).
+    which those that `Modality.joins_fusion` says count as fusion, and but a decoder whose weights were given; "lora":
+    the same and the low-rank adapters of the text encoder and such a decoder (arXiv 2106.09685).
     """
     model.requires_grad_(trainable == "full")
     if trainable == "norm-bias":
@@ -61,7 +66,8 @@ def set_trainable(model: MultimodalModel, trainable: str) -> None:
         model.head.requires_grad_(True)
     elif trainable in ("fusion-head", "lora"):
         for name, module in model.named_children():
-            module.requires_grad_(name not in model.modalities or MODALITIES[name].joins_fusion)
+            is_encoder = name in model.modalities and not MODALITIES[name].joins_fusion
+            module.requires_grad_(not is_encoder and not (isinstance(module, Decoder) and module.is_given))
         for name, parameter in model.named_parameters():
             if is_adapter(name):
                 parameter.requires_grad_(True)

@@ -24,7 +24,8 @@ VERSION = 1  # raise it whenever an encoder of equal weights gives other feature
 def frozen_digests(model: MultimodalModel, config: RunConfig) -> dict[str, str]:
     """Hex digests of the tokenizer and of the model's parts ("image", "text", ...) of which anything is not trained."""
     digests = {name: frozen_digest(part) for name, part in model.named_children() if _untrained(part)}
-    return digests | {name: one for further in _further(config).values() for name, one in further.items()}
+    further = [*_further(config).values(), config.task.further_digests()]
+    return digests | {name: one for part in further for name, one in part.items()}
 
 
 def frozen_digest(part: nn.Module) -> str:
@@ -68,5 +69,5 @@ def _further(config: RunConfig) -> dict[str, dict[str, str]]:
 def _given(name: str, config: RunConfig) -> str:
     """The settings that name the source of a part, in brackets, for a message; "" if there are none."""
     owner = next((one for one, further in _further(config).items() if name == one or name in further), None)
-    given = MODALITIES[owner].given(config.model) if owner else ""
+    given = MODALITIES[owner].given(config.model) if owner else config.task.given(name)
     return f" ({given})" if given else ""

@@ -25,7 +25,9 @@ def add_adapters(encoder: PreTrainedModel, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     try:
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank), encoder)
+        turned = encoder.config.model_type == "gpt2"  # whose layers keep their weights transposed
+        adapters = LoraConfig(r=rank, lora_alpha=2 * rank, fan_in_fan_out=turned)
+        inject_adapter_in_model(adapters, encoder)
     except ValueError as error:
         raise ModelError(
             f"model.text: peft cannot adapt {type(encoder).__name__} ({error}). Choose another model.trainable"

@@ -26,6 +26,8 @@ class Encoder(Protocol):
 class MultimodalModel(nn.Module):
     """`forward(batch)` gives (R, outputs) logits, one output for a binary task.
 
+    Of a task of text (`mmmed.models.decoder`) they are given the label's tokens before each, and `answer` writes.
+
     Of a fusion that learns the mean of its features first (`Fusion.is_centring`), `forward(batch, centring=True)` gives
     the (R,) losses of those steps.
 
@@ -44,6 +46,11 @@ class MultimodalModel(nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         raise NotImplementedError
+
+    def answer(self, batch: Batch) -> torch.Tensor:
+        """(R, outputs) of records of which nobody knows the label: no label reaches them."""
+        outputs: torch.Tensor = self(batch)
+        return outputs
 
     def encoder(self, name: str) -> nn.Module:
         """The encoder of a modality."""

@@ -17,6 +17,7 @@ _ORDINARY = 4  # times the default size
 def policy_name(config: RunConfig) -> str:
     """The name by which a site's policy allows the model: what is in it, such as "3d-resnet10+table"."""
     labels = [MODALITIES[name].label(config.model) for name in config.data.modalities]
+    labels += filter(None, [config.task.model_label])
     # a path must not read as one modality more
     return "+".join(label.replace("%", "%25").replace("+", "%2B") for label in [*labels, *_large(config)])
 
@@ -27,7 +28,7 @@ def former_policy_name(config: RunConfig) -> str | None:
     Image encoder, local weights if any, text encoder, and volume encoder if there is one: also of runs without images
     or without notes. A policy that lists it goes on to allow the model.
     """
-    if not _OF_FORMER_NAMES.issuperset(config.data.modalities) or _large(config):
+    if not _OF_FORMER_NAMES.issuperset(config.data.modalities) or _large(config) or config.task.model_label:
         return None
     image, text = config.model.of(ImageModel), config.model.of(TextModel)
     weights = f":{image.image_weights}" if image.image_weights else ""
@@ -40,7 +41,9 @@ def former_policy_name(config: RunConfig) -> str | None:
 def in_words(config: RunConfig) -> str:
     """What is in the model, in words, such as "resnet10 for images, tiny for text, attention fusion"."""
     encoders = [MODALITIES[name].in_words(config.model) for name in config.data.modalities]
-    return ", ".join([*encoders, f"{config.model.fusion.kind} fusion"])
+    return ", ".join(
+        [*encoders, f"{config.model.fusion.kind} fusion", *filter(None, [config.task.model_label])]
+    )
 
 
 def _large(config: RunConfig) -> list[str]:

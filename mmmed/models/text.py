@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from mmmed._transformers import AutoModel, BertConfig, BertModel, PreTrainedModel
@@ -14,6 +12,7 @@ from mmmed.config import DataConfig, ModelConfig
 from mmmed.data.batch import Input
 from mmmed.errors import ModelError
 from mmmed.modalities.text import WORDS, TextData, TextModel
+from mmmed.models.local_folder import check_vocabulary, read_weights
 from mmmed.models.lora import add_adapters
 from mmmed.models.multimodal import Encoder
 from mmmed.models.tokens import TINY, load_tokenizer, model_folder
@@ -77,25 +76,7 @@ def _build(config: TextModel, tokens: int) -> TextEncoder:
             attention_probs_dropout_prob=config.text_dropout,
         )
         return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
-    folder = model_folder(config.text)
-    try:
-        # whatever it was saved in: rounding a sum to less would move it by more than one patient may
-        encoder, loaded = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, dtype=torch.float32, use_safetensors=True,
-            output_loading_info=True,
-        )  # fmt: skip
-    except SafetensorError as error:
-        raise ModelError(
-            f"model.text: a weight file of {config.text} is cut short or damaged ({error}). Copy it again"
-        ) from error
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model.text: {config.text} cannot be loaded: {error}") from error
-    if absent := sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler.")):
-        raise ModelError(
-            f"model.text: {config.text} lacks {len(absent)} of the weights of its architecture, '{absent[0]}' among "
-            f"them: they "
-            "would be random. Copy all weight files of the model"
-        )
+    encoder = read_weights(AutoModel, model_folder(config.text), "model.text", config.text)
     if getattr(encoder.config, "is_encoder_decoder", False):
         encoder = encoder.get_encoder()
     longest = getattr(encoder.config, "max_position_embeddings", tokens)
@@ -104,7 +85,7 @@ def _build(config: TextModel, tokens: int) -> TextEncoder:
     if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
         encoder.pooler = None
     _try(encoder, config, tokens)
-    _check_vocabulary(encoder, config)
+    check_vocabulary(encoder, load_tokenizer(config.text), "model.text", config.text)
     return TextEncoder(encoder, encoder.config.hidden_size)
 
 
@@ -145,18 +126,3 @@ def _encoded(
             f"model.text: {config.text} does not encode a note of {note.shape[1]} tokens ({error}). "
             "Lower data.text_tokens, or take a model that encodes text"
         ) from error
-
-
-def _check_vocabulary(encoder: PreTrainedModel, config: TextModel) -> None:
-    """Every token of the folder's tokenizer must have a row in the embedding: which of them a note holds is private.
-
-    Raises:
-        ModelError: the tokenizer is another model's.
-    """
-    rows = cast(nn.Embedding, encoder.get_input_embeddings()).num_embeddings
-    highest = max(load_tokenizer(config.text).get_vocab().values())
-    if highest >= rows:
-        raise ModelError(
-            f"model.text: the tokenizer of {config.text} gives tokens up to number {highest}, but its embedding has "
-            f"{rows} rows (0 to {rows - 1}). Take the tokenizer that belongs to the weights"
-        )

@@ -29,20 +29,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if name == TINY or name in WORDS:
         return BertTokenizer(vocab=str(VOCABULARY), do_lower_case=True)
-    folder = model_folder(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"model.text: {name} holds no tokenizer that transformers can load: {error}"
-        ) from error
-    if set(tokenizer.get_vocab()) <= set(
-        tokenizer.all_special_tokens
-    ):  # made up by transformers from the config alone
-        raise ModelError(
-            f"model.text: {name} holds no tokenizer that knows a word. Copy the tokenizer's files (tokenizer.json, or "
-            "vocab.txt and the like) into the folder from where the weights came"
-        )
+    tokenizer = read_tokenizer(model_folder(name), f"model.text: {name}")
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"model.text: the tokenizer of {name} has no padding token, which notes of different lengths need. "
@@ -52,9 +39,38 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def read_tokenizer(folder: Path, named: str) -> PreTrainedTokenizerBase:
+    """The tokenizer in a local Hugging Face folder.
+
+    Args:
+        folder: of the model that it belongs to.
+        named: the key that names the folder and its value, with which messages begin.
+
+    Raises:
+        ModelError: there is none, or one that knows no word.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{named} holds no tokenizer that transformers can load: {error}") from error
+    if set(tokenizer.get_vocab()) <= set(
+        tokenizer.all_special_tokens
+    ):  # made up by transformers from the config alone
+        raise ModelError(
+            f"{named} holds no tokenizer that knows a word. Copy the tokenizer's files (tokenizer.json, or "
+            "vocab.txt and the like) into the folder from where the weights came"
+        )
+    return tokenizer
+
+
 def tokenizer_digest(name: str) -> str:
     """Hex digest of the vocabulary of the text encoder `name`: which token has which number."""
-    vocabulary = json.dumps(load_tokenizer(name).get_vocab(), sort_keys=True)
+    return vocabulary_digest(load_tokenizer(name))
+
+
+def vocabulary_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex digest of a vocabulary: which token has which number."""
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(vocabulary.encode()).hexdigest()[:32]
 
 

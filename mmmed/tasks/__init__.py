@@ -15,6 +15,8 @@ from pydantic import Field, FiniteFloat, field_validator, model_validator
 from mmmed.section import FrozenDict, FrozenTable, Kind, Kinds, PositiveFloat, later
 
 if TYPE_CHECKING:
+    from mmmed.config import RunConfig
+    from mmmed.models.decoder import Decoder
     from mmmed.tasks.base import Target
 
 __all__ = [
@@ -24,9 +26,11 @@ __all__ = [
     "Ordinal",
     "Regression",
     "Release",
+    "Report",
     "Several",
     "Survival",
     "Task",
+    "VisualQuestions",
 ]
 
 
@@ -38,16 +42,23 @@ class Release:
 
     Attributes:
         kind: "tables", counts by answer and probability of questions with yes or no; "errors", sums of errors of a
-            number between bounds; "concordance", counts by interval, event and risk.
+            number between bounds; "concordance", counts by interval, event and risk; "agreement", sums of a share
+            that a record has right.
         size: how many questions, numbers or intervals.
     """
 
-    kind: Literal["tables", "errors", "concordance"]
+    kind: Literal["tables", "errors", "concordance", "agreement"]
     size: int = 1
 
 
 class Task(Kind):
-    """The section of a task, which says what is predicted."""
+    """The section of a task, which says what is predicted.
+
+    Attributes:
+        together: how many records' activations training may hold at once, as `Modality.together` says of encoders.
+    """
+
+    together: ClassVar[int] = 256
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -58,6 +69,32 @@ class Task(Kind):
     def release(self) -> Release | None:
         """What a site may release of its results under privacy; None if there is no such release."""
         return None
+
+    @property
+    def model_label(self) -> str:
+        """What the task adds to the model, in the name by which a policy allows it and in a report; "" for nothing."""
+        return ""
+
+    @property
+    def adapters(self) -> bool:
+        """Whether ``trainable = "lora"`` adapts what the task adds to the model."""
+        return False
+
+    def decoder(self, config: RunConfig) -> Decoder | None:
+        """What writes the answer of a task of text; None if the fusion's outputs are the answer.
+
+        Raises:
+            ModelError: its weights or its tokenizer cannot be had here.
+        """
+        return None
+
+    def given(self, name: str) -> str:
+        """The keys that say where a part of the model, or of `further_digests`, comes from; "" if none does."""
+        return ""
+
+    def further_digests(self) -> dict[str, str]:
+        """Digests, by name, of what the answer needs beside the model's parameters, such as a tokenizer."""
+        return {}
 
     def target(self) -> Target:
         """The code of the task."""
@@ -212,12 +249,137 @@ class Survival(Task):
         return self
 
 
+class Text(Task):
+    """Keys of a task whose answer is a text."""
+
+    together: ClassVar[int] = 32
+
+    label: str = Field("impression", description="column that holds the text")
+    tokens: int = Field(
+        32,
+        ge=2,
+        le=512,
+        description="of a text, its end included: what is beyond is not learnt and never written",
+    )
+    decoder_model: str = Field(
+        "tiny",
+        description='what writes: "tiny", learnt from scratch, or a local Hugging Face folder (GPT-2 family)',
+    )
+    decoder_width: int = Field(64, ge=32, le=2048, multiple_of=32, description='of "tiny"')
+    decoder_layers: int = Field(2, ge=1, le=48, description='of "tiny"')
+    prefix: int = Field(8, ge=1, le=64, description="vectors by which the decoder knows of the study")
+    beams: int = Field(
+        1, ge=1, le=16, description="texts that are kept in the search for one; 1 writes greedily"
+    )
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        return {"label": self.label}
+
+    @property
+    def release(self) -> Release:
+        return Release("agreement")
+
+    @property
+    def _is_given(self) -> bool:
+        return self.decoder_model != "tiny"
+
+    @property
+    def model_label(self) -> str:
+        size = "" if self._is_given else f":{self.decoder_layers}x{self.decoder_width}"
+        return f"decoder:{self.decoder_model}{size}"
+
+    @property
+    def adapters(self) -> bool:
+        return self._is_given
+
+    def decoder(self, config: RunConfig) -> Decoder:
+        from mmmed.models.decoder import build_decoder
+
+        rank = config.model.lora_rank if config.model.trainable == "lora" else 0
+        return build_decoder(
+            self.decoder_model,
+            prefix=self.prefix,
+            length=self.tokens,
+            beams=self.beams,
+            width=self.decoder_width,
+            layers=self.decoder_layers,
+            lora_rank=rank,
+        )
+
+    def given(self, name: str) -> str:
+        return f"task.decoder_model = {self.decoder_model!r}" if name.startswith("decoder") else ""
+
+    def further_digests(self) -> dict[str, str]:
+        from mmmed.models.decoder import spelling
+        from mmmed.models.tokens import vocabulary_digest
+
+        return {"decoder's tokenizer": vocabulary_digest(spelling(self.decoder_model).tokenizer)}
+
+    def check_run(self, run: RunConfig) -> None:
+        trainable = run.model.trainable
+        if not self._is_given and trainable == "norm-bias":
+            raise ValueError(
+                f"model.trainable = {trainable!r} would leave the words of a decoder that is learnt from scratch as "
+                "they were drawn. Choose 'full' or 'fusion-head', which train it whole, or name a folder with weights "
+                "in task.decoder_model"
+            )
+        if run.privacy.engine != "bookkeeping":
+            raise ValueError(
+                f"task {self.kind!r} needs privacy.engine = 'bookkeeping': Opacus' hooks know no layer of the GPT-2 "
+                f"family, whose embeddings are one parameter in two places. Found {run.privacy.engine!r}"
+            )
+
+
+class Report(Text):
+    """A text about the study, such as a report's impression, from one column."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.report:ReportTarget"
+
+    kind: Literal["report"] = "report"
+    findings: FrozenTable[str] = Field(
+        {},
+        description="by a name of yours, a regular expression: whether written and true text state it is compared "
+        "(needs the extra `ingest`)",
+    )
+
+    @field_validator("findings", mode="after")
+    @classmethod
+    def _by_name(cls, findings: Mapping[str, str]) -> Mapping[str, str]:
+        return FrozenDict(sorted(findings.items()))
+
+
+class VisualQuestions(Text):
+    """The answer to a question about the study: the question is the note, ``data.text``, the answer in one column."""
+
+    implementation: ClassVar[str] = "mmmed.tasks.vqa:AnswerTarget"
+
+    kind: Literal["vqa"] = "vqa"
+    label: str = Field("answer", description="column that holds the answer")
+    tokens: int = Field(
+        8,
+        ge=2,
+        le=512,
+        description="of an answer, its end included: what is beyond is not learnt and never written",
+    )
+
+    def check_run(self, run: RunConfig) -> None:
+        super().check_run(run)
+        if "text" not in run.data.modalities or len(run.data.modalities) < 2:
+            raise ValueError(
+                "task 'vqa' answers a question about something: name the question's column in data.text, and that of "
+                f"an image or another modality. Found {list(run.data.modalities)}"
+            )
+
+
 TASKS = Kinds(
     Classification,
     Multilabel,
     Ordinal,
     Regression,
     Survival,
+    Report,
+    VisualQuestions,
     refused={
         "cox": "Cox's partial likelihood compares each patient with all who are still at risk, so a patient's loss, "
         "and its gradient, hold other patients: no clipping bounds what one of them adds. Take 'survival', whose "
@@ -263,6 +425,11 @@ class Several(Task):
     def _named(self) -> Several:
         if len(self.tasks) < 2 or any(isinstance(task, Several) for task in self.tasks.values()):
             raise ValueError("tasks must be two or more, none of them 'several' again")
+        if written := [name for name, task in self.tasks.items() if isinstance(task, Text)]:
+            raise ValueError(
+                f"tasks.{written[0]} is of kind {self.tasks[written[0]].kind!r}: a text is written by a decoder, which "
+                "reads all that the fusion gives and leaves no output to other tasks. Train it in a run of its own"
+            )
         if self.main not in self.tasks:
             raise ValueError(f"main must name one of tasks, {list(self.tasks)}. Found {self.main!r}")
         if unknown := sorted(set(self.weights) - set(self.tasks)):

@@ -60,6 +60,10 @@ class Target(ABC):
     def names(self) -> tuple[str, ...]:
         """The names of the K numbers of a prediction."""
 
+    def as_table(self, predictions: np.ndarray) -> dict[str, np.ndarray]:
+        """(N, K) predictions -> (N,) columns by name, as people read them; here the K numbers by `names`."""
+        return dict(zip(self.names, predictions.T, strict=True))
+
     @property
     @abstractmethod
     def groups(self) -> tuple[str, ...]:
@@ -103,7 +107,7 @@ class Target(ABC):
             problem: told of rows that hold no valid label; it raises, or they are left out.
 
         Returns:
-            One number a row, int64 or float32, or a frame of L float32, with the index of the rows that are kept.
+            One number a row, int64 or float32, or a frame of L of them, with the index of the rows that are kept.
         """
 
     @abstractmethod
@@ -150,7 +154,7 @@ class Target(ABC):
         Returns:
             What is predicted, (N, S) float64 in [0, 1], and what is true, (N, S) float64, NaN where that is unknown. Of
             "tables": probabilities of yes, and 1 or 0. Of "errors": shares of the range. Of "concordance": the
-            risk, and twice the interval, and 1 more for an event.
+            risk, and twice the interval, and 1 more for an event. Of "agreement": how far it agrees, and 1.
         """
         raise NotImplementedError(f"{type(self).__name__} has no private release of results")
 

@@ -22,7 +22,8 @@ def part_size(config: RunConfig) -> int:
 
     A frozen encoder asks for nothing: its features are there before.
     """
-    return min([config.model.fusion.together, *(one.together for one in _trained(config))])
+    parts = [config.model.fusion.together, config.task.together]
+    return min([*parts, *(one.together for one in _trained(config))])
 
 
 def _trained(config: RunConfig) -> Iterator[Modality]:

@@ -1,8 +1,8 @@
 """Results under differential privacy: what a site releases of its held-out patients, and what follows from it.
 
-`kinds` lists what there is: counts by label and score (`release`, with `estimate`), sums of errors (`errors`), and
-counts by time and risk (`concordance`). The mechanism runs at the site; what is estimated is post-processing,
-wherever the releases are pooled.
+`kinds` lists what there is: counts by label and score (`release`, with `estimate`), sums of errors (`errors`),
+counts by time and risk (`concordance`), and sums of a share that a record has right (`agreement`). The mechanism runs
+at the site; what is estimated is post-processing, wherever the releases are pooled.
 """
 
 from privacy.metrics.calibration import Calibration, calibrate

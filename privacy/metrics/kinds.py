@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from privacy.errors import NoiseError
-from privacy.metrics import concordance, errors
+from privacy.metrics import agreement, concordance, errors
 from privacy.metrics.estimate import Estimate, estimate
 from privacy.metrics.release import BINS, EQUAL_BINS, exact_tables, sensitivity
 from privacy.metrics.scores import ScoreEstimate
@@ -158,7 +158,30 @@ class Concordance(ReleaseKind):
         return concordance.estimate(tables, std)
 
 
-_KINDS: dict[str, type[ReleaseKind]] = {kind.name: kind for kind in (Tables, Errors, Concordance)}
+class Agreement(ReleaseKind):
+    """The sum of how far each record's answer agrees with the truth: its mean."""
+
+    name = "agreement"
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        return ((1, 1, len(agreement.MOST)),)
+
+    @property
+    def sensitivity(self) -> float:
+        return math.hypot(*agreement.MOST)
+
+    def exact(self, score: np.ndarray, label: np.ndarray, patient: np.ndarray) -> np.ndarray:
+        return agreement.exact_sums(score, label, patient)
+
+    def even(self, patients: float) -> np.ndarray:
+        return patients * np.array([1.0, 0.0]).reshape(self.shape)
+
+    def estimate(self, tables: np.ndarray, std: float) -> ScoreEstimate:
+        return agreement.estimate(tables, std)
+
+
+_KINDS: dict[str, type[ReleaseKind]] = {kind.name: kind for kind in (Tables, Errors, Concordance, Agreement)}
 
 
 def release_kind(name: str, size: int) -> ReleaseKind:
@@ -178,7 +201,7 @@ def kind_of_sums(name: str, tables: np.ndarray) -> ReleaseKind:
     Raises:
         NoiseError: there is no such kind, or none of that shape.
     """
-    sizes = {"concordance": len(tables) - 1, "errors": 1}
+    sizes = {"concordance": len(tables) - 1, "errors": 1, "agreement": 1}
     kind = release_kind(name, sizes.get(name, len(tables)))
     # reports of any number of bins are read: their tables say what it was
     if name != Tables.name and tables.shape != kind.shape:

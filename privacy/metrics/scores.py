@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 _NORMAL_95 = 1.959964
-_TITLES = {"mae": "mean absolute error, share of the range", "r2": "R2", "c_index": "C-index"}
+_TITLES = {
+    "mae": "mean absolute error, share of the range",
+    "r2": "R2",
+    "c_index": "C-index",
+    "agreement": "mean agreement of the written with the true text",
+}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from mmmed.tasks.base import Target
 from privacy.dpsgd import PrivateStep
 from tests.oracles.clipping import clipped_sum
 
+_SMALL = {"tokens": 4, "decoder_width": 32, "decoder_layers": 1, "prefix": 2}
+SMALL_TASK = {"report": _SMALL, "vqa": _SMALL}  # keys of tasks that would take long at their default size
+
 
 def exact(model: MultimodalModel, batch: Batch) -> tuple[MultimodalModel, Batch]:
     """Both in float64."""

@@ -43,7 +43,7 @@ from simulations.simulate import evaluate_run, start_run
 from tests.client.conftest import configured, hospital  # noqa: F401 (fixtures)
 from tests.client.requests import request
 from tests.contracts.bounded import Bounded
-from tests.contracts.steps import check_private_step, exact
+from tests.contracts.steps import SMALL_TASK, check_private_step, exact
 from tests.mmmed.models.test_models import a_batch
 from tests.mmmed.models.test_models import configured as small
 
@@ -59,14 +59,15 @@ def bounded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def of(kind: str) -> Task:
-    task = TASKS.sections[kind]()
+    task = TASKS.sections[kind](**SMALL_TASK.get(kind, {}))
     assert isinstance(task, Task)
     return task
 
 
 def run_of(kind: str, **sections: Any) -> RunConfig:
     metrics = "none" if of(kind).release is None else "private"
-    return small(task={"kind": kind}, privacy={"metrics": metrics}, **sections)
+    task = {"kind": kind, **SMALL_TASK.get(kind, {})}
+    return small(task=task, privacy={"metrics": metrics}, **sections)
 
 
 # ---------------------------------------------------------------- every task
@@ -225,13 +226,27 @@ def test_its_section_travels_and_its_model_is_saved_and_loaded(kind: str, tmp_pa
     assert from_flat(to_flat(config)) == config and hash(from_flat(to_flat(config))) == hash(config)
     assert RunConfig.model_validate(tomllib.loads(to_toml(config))).digest == config.digest
     model, batch = build_model(config), a_batch()
+    batch = replace(batch, label=config.task.target().made_up(len(batch)))
     save_model(tmp_path, model, config)
     loaded, again = load_model(tmp_path)
     assert again == config
     with torch.no_grad():
         outputs = loaded(batch)
         torch.testing.assert_close(outputs, model.eval()(batch), rtol=0, atol=0)
-    assert outputs.shape == (len(batch), config.task.target().outputs)
+        torch.testing.assert_close(loaded.answer(batch), model.answer(batch), rtol=0, atol=0)
+    assert outputs.shape == loaded.answer(batch).shape == (len(batch), config.task.target().outputs)
+
+
+@EVERY
+def test_no_label_reaches_an_answer(kind: str) -> None:
+    config = run_of(kind)
+    model, target, batch = build_model(config).eval(), config.task.target(), a_batch()
+    nn.init.normal_(model.head.weight)
+    with torch.no_grad():
+        answers = [model.answer(replace(batch, label=one)) for one in target.made_up(6).split(3)]
+        nothing = model.answer(replace(batch, label=torch.full((3,), torch.nan)))
+    torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
+    torch.testing.assert_close(answers[0], nothing, rtol=0, atol=0)
 
 
 @EVERY

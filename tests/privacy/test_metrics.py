@@ -297,6 +297,28 @@ def test_the_stated_error_covers_the_c_index() -> None:
     assert concordance.estimate(nobody, 1.0).refused == "noise"
 
 
+def test_the_mean_agreement_is_that_of_patients_and_its_stated_error_covers_it() -> None:
+    kind, rng = release_kind("agreement", 1), np.random.default_rng(0)
+    patient = np.repeat(np.arange(600), rng.integers(1, 4, 600))
+    agreement, known = rng.beta(2, 1, (len(patient), 1)), np.ones((len(patient), 1))
+    truth = np.mean([agreement[patient == one].mean() for one in range(600)])
+    exact = kind.exact(agreement, known, patient)
+    assert exact.shape == kind.shape and kind.sensitivity == pytest.approx(np.sqrt(1.25))
+    assert kind.estimate(exact, 1e-9).scores["agreement"][0] == pytest.approx(truth)
+    std = 3.0 * kind.sensitivity
+    found = [kind.estimate(kind.private(agreement, known, patient, 3.0), std) for _ in range(300)]
+    assert (
+        np.mean([one.scores["agreement"][1] <= truth <= one.scores["agreement"][2] for one in found]) >= 0.92
+    )
+    for best in (0.0, 1.0):  # of one patient: nobody moves the sum by more
+        alone = kind.exact(np.full((3, 1), best), np.ones((3, 1)), np.zeros(3, dtype=int))
+        assert np.linalg.norm(alone) == pytest.approx(kind.sensitivity)
+    known[1:] = np.nan
+    assert kind.estimate(kind.exact(agreement, known, patient), 1e-9).refused == "few-patients"
+    with pytest.raises(NoiseError, match=r"not in \[0, 1\]"):
+        kind.exact(agreement + 1, np.ones_like(known), patient)
+
+
 def test_what_is_of_no_kind_is_refused() -> None:
     with pytest.raises(NoiseError, match="No kind of release is called 'means'"):
         release_kind("means", 1)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+import regex
 from scipy.signal import find_peaks
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
@@ -34,6 +35,7 @@ from mmmed.demo.dicom import Encoding, StudyInfo, encode, make_uid, write_film
 from mmmed.demo.films import Look, draw_anatomy, draw_film, expose
 from mmmed.demo.recordings import Devices, write_ecg, write_sound
 from mmmed.errors import DataError
+from mmmed.ingest.sections import finding_stated
 from mmmed.tasks import Classification, Multilabel, Ordinal, Regression, Several, Survival
 
 TINY = 0.03
@@ -226,11 +228,11 @@ def test_a_faster_process_wins(tiny: Path, tmp_path: Path, monkeypatch: pytest.M
     """The other process finishes between our look and our rename."""
     folder, write, meanwhile = tmp_path / "demo", demo._write, []
 
-    def slower(draft: Path, seed: int, scale: float, signals: bool) -> None:
+    def slower(draft: Path, seed: int, scale: float, *further: bool) -> None:
         if not meanwhile:
             meanwhile.append(True)
             demo.generate(folder, seed=seed, scale=scale)
-        write(draft, seed, scale, signals)
+        write(draft, seed, scale, *further)
 
     monkeypatch.setattr(demo, "_write", slower)
     assert demo.generate(folder, scale=TINY) == folder
@@ -520,6 +522,20 @@ def test_signals_are_files_beside_the_same_hospitals(tiny: Path, tmp_path: Path)
     assert {n: d for n, d in _digests(again).items() if n.startswith("audio/")}.items() <= now.items()
     with pytest.raises(DataError, match="is not the generated dataset"):
         demo.generate(tmp_path / "again", scale=0.02)
+
+
+def test_texts_are_columns_beside_the_same_hospitals(tiny: Path, tmp_path: Path) -> None:
+    with_texts = demo.generate(tmp_path / "texts", scale=TINY, texts=True)
+    before, now = _digests(tiny), _digests(with_texts)
+    assert {n: d for n, d in before.items() if n.startswith("images/")}.items() <= now.items()
+    table = _table(with_texts)
+    pd.testing.assert_frame_equal(table[list(demo.COLUMNS)], _table(tiny))
+    assert set(table) - set(demo.COLUMNS) == set(demo.TEXTS) and (table[list(demo.TEXTS)] != "").all().all()
+    for name, words in (("effusion", "pleural effusion"), ("nodules", "lung nodules")):
+        said = table["impression"].map(lambda text, words=words: finding_stated(text, regex.compile(words)))
+        assert (said == (table[name].astype(str) == "1")).all()
+        asked = table[table["question"] == f"Is there any {words}?"]
+        assert len(asked) and (asked["answer"].eq("yes") == asked[name].astype(str).eq("1")).all()
 
 
 def test_a_sound_crackles_and_a_heart_hurries_with_the_evidence(tmp_path: Path) -> None:
