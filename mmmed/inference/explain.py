@@ -95,7 +95,7 @@ def details(
 
 
 def _detail(
-    model: nn.Module, target: Target, study: Records, name: str, parts: Parts, whole: np.ndarray
+    model: MultimodalModel, target: Target, study: Records, name: str, parts: Parts, whole: np.ndarray
 ) -> Detail:
     total = len(parts.without.present)
     same = np.zeros(total, dtype=np.int64)

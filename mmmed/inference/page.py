@@ -51,14 +51,15 @@ def draw_page(found: Prediction, target: Target, number: int, lines: list[str]) 
         lines: sentences on the model: which run, how private, how far its probabilities can be taken at their word.
     """
     name = target.names[number]
-    whole, nothing = found.values[name], found.nothing[name]
+    values = [float(value) for value in found.values.values()]
+    whole, nothing = values[number], found.nothing[name]
     shares = {modality: one[name] for modality, one in found.shares.items()}
     return (
         _environment()
         .get_template("explanation.html")
         .render(
             said=target.said(number, whole),
-            every=[target.said(k, value) for k, value in enumerate(found.values.values())],
+            every=[target.said(k, value) for k, value in enumerate(values)],
             nothing=target.shown(number, nothing),
             whole=target.shown(number, whole),
             read=" and ".join(filter(None, (", ".join(found.read[:-1]), found.read[-1]))),

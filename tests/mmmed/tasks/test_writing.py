@@ -131,7 +131,7 @@ def test_every_score_has_an_interval_by_patients_beside_the_most_frequent_text()
     written = np.repeat(tokens(WRITTEN), [6, 2, 2], axis=0).astype(float)
     report = target(findings=FINDINGS)
     guess = report.guess(label)
-    assert report.shown(guess[None])["impression"][0] == "small effusion. no nodule."
+    assert report.as_table(guess[None])["impression"][0] == "small effusion. no nodule."
     site = Predictions("a", np.arange(10) // 2, label, written, guess)
     found = evaluate(report, [site], resamples=50).to_dict()
     assert set(found) == {"rouge_l", "exact_match", "bleu", "finding_f1"}
