@@ -87,7 +87,12 @@ def _write(trained: Trained, forward: Forward, batch: Batch, file: Path) -> None
     any_number = {0: torch.export.Dim.DYNAMIC}
     said = io.StringIO()
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(said),
+            _ordinary_attention(),
+        ):
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 forward,
@@ -153,5 +158,19 @@ def _refusal(trained: Trained, reason: str) -> ModelError:
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
+    """Of what was wrong at first: the exporter wraps it in advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     return shown((str(error).strip() or type(error).__name__).splitlines()[0])
+
+
+@contextlib.contextmanager
+def _ordinary_attention() -> Iterator[None]:
+    """torch's layers of transformers without their fused kernel, which ONNX does not know."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

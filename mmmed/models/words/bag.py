@@ -42,7 +42,8 @@ class BagOfWords(nn.Module):
     def counts(self, given: Input) -> torch.Tensor:
         """(R, words + buckets) float: how often each piece and each hashed pair occurs."""
         tokens = given.values
-        there = given.present & ~torch.isin(tokens, self.special)
+        special = (tokens[..., None] == self.special).any(2)  # torch.isin, which ONNX does not know
+        there = given.present & ~special
         first, second = tokens[:, :-1], tokens[:, 1:]
         pairs = self.words + (_FIRST * first + _SECOND * second) % _PRIME % _BUCKETS
         places = torch.cat([tokens, pairs], 1)
