@@ -204,7 +204,8 @@ def _doubt(calibration: Calibration | str, target: Target, numbers: np.ndarray) 
         return Doubt(told=f"Not calibrated: {calibration}.")
     score = target.evidence(numbers[None], target.made_up(1).numpy())[0][0]
     value, low, high = calibration.corrected(score)
-    names, intervals = target.names, {}
+    names = target.names
+    intervals: dict[str, tuple[float, float]] = {}
     if len(score) == len(names):
         intervals = {name: (float(a), float(b)) for name, a, b in zip(names, low, high, strict=True)}
     elif len(names) == 2:

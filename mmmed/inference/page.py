@@ -18,7 +18,7 @@ _METHOD = {
     "words": "Each word of the note was left out in turn.",
     "columns": "Each value was left out in turn, as if it had not been measured.",
     "curve": "Each short stretch of a recording was faded into its mean.",
-    "map": "Each place of a picture was faded into what lies around it.",
+    "map": "Each place of a picture was faded to black.",
 }
 _PLOT = (640, 150)  # of a curve, in its own units
 

@@ -48,7 +48,8 @@ def _slices(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarr
         return
     place = np.unravel_index(int(np.abs(heat).argmax()), heat.shape)
     for axis, view in enumerate(_VIEWS):  # axes run to superior, anterior, right: seen as radiologists do
-        yield view, *(np.take(one, place[axis], axis)[::-1, ::-1] for one in (plain, heat))
+        own = [np.take(one, place[axis], axis)[::-1, ::-1] for one in (plain, heat)]
+        yield view, own[0], own[1]
 
 
 def _pair(view: str, plain: np.ndarray, heat: np.ndarray) -> Pair:

@@ -67,14 +67,16 @@ class Files(Column):
         """How a file becomes a row of the cache."""
 
     def parts(self, given: Input, cells: Mapping[str, str], config: RunConfig) -> Parts:
-        """Windows of a picture (1, C, *shape), which fade into its own mean."""
+        """Windows of a picture (1, C, *shape), which fade to black."""
+        import torch
+
         from mmmed.data.parts import Parts, faded, hats
 
         values = given.values[0]
         windows = tuple(hats(length, self.windows) for length in values.shape[1:])
-        behind = values.flatten(1).mean(1).reshape(-1, *[1] * len(windows)).expand_as(values)
+        black = torch.zeros_like(values)
         plain = values.mean(0).numpy()
-        return Parts("map", faded(values, behind, windows, given.present), windows=windows, plain=plain)
+        return Parts("map", faded(values, black, windows, given.present), windows=windows, plain=plain)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         from mmmed.data.cells import rows_of
