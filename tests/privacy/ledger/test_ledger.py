@@ -176,7 +176,7 @@ def test_the_same_plan_again_is_the_same_plan(reopen: Open) -> None:
         ({"delta": 1e-6}, "delta"),
         ({"max_grad_norm": 2.0}, "max_grad_norm"),
         ({"purpose": "tuning"}, "purpose"),
-        ({"dataset": patients(1, 2)}, "patients"),
+        ({"dataset": patients(1, 2, 100)}, "patients"),  # somebody came
         ({"shared": "ab" * 32}, "way to share the noise"),
     ],
 )
