@@ -30,9 +30,7 @@ from privacy.policy import Policy, SimulationPolicy, SitePolicy
 
 STATE_DIR = "MMMED_STATE_DIR"
 POLICY = "policy"  # of the node's configuration: a policy file to try
-TABLE = (
-    "table"  # of the node's configuration: the file of the common table, where it is not the data set's own
-)
+TABLE = "table"  # of the node's configuration: the common table, where it is not the data set's own
 
 
 class Partition:
