@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,8 @@ import typer
 from mmmed.cli.options import DataFolder, JsonFile
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mmmed.api import Model, Prediction
 
 
@@ -98,28 +99,35 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
 def _show(found: Prediction) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from mmmed.text import escaped, shown
 
+    console = Console(highlight=False)
+    texts = {name: value for name, value in found.values.items() if isinstance(value, str)}
+    for name, text in texts.items():
+        console.print(f"{escape(shown(name))}: {escape(escaped(text))}", soft_wrap=True)
+    if not texts:
+        console.print(_table(found))
+    missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
+    warning = "Written by a model: check it" if texts else "Values as the model gives them, not calibrated"
+    console.print(f"read: {', '.join(found.read)}{missing}. {warning}.")
+
+
+def _table(found: Prediction) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mmmed.text import shown
+
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name, value in found.values.items():  # the names who configured the run has chosen
-        table.add_column(escape(shown(name)), justify="left" if isinstance(value, str) else "right")
-
-    def cells(values: Mapping[str, float | str], form: str = ".3f") -> list[str]:
-        return [escape(escaped(v)) if isinstance(v, str) else format(v, form) for v in values.values()]
-
-    table.add_row("prediction", *cells(found.values))
+    for name in found.values:  # which who configured the run has chosen
+        table.add_column(escape(shown(name)), justify="right")
+    table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
     if found.shares:
-        table.add_row("nothing known", *cells(found.nothing))
+        table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
         for name in found.read:
-            table.add_row(f"{name} added", *cells(found.shares[name], "+.3f"))
+            table.add_row(f"{name} added", *(f"{value:+.3f}" for value in found.shares[name].values()))
         for name in found.read:
-            table.add_row(f"without {name}", *cells(found.without[name]))
-    console = Console(highlight=False)
-    console.print(table)
-    missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
-    is_text = any(isinstance(value, str) for value in found.values.values())
-    warning = "Written by a model: check it" if is_text else "Values as the model gives them, not calibrated"
-    console.print(f"read: {', '.join(found.read)}{missing}. {warning}.")
+            table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
+    return table
