@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmmed.cli.options import DataFolder, JsonFile
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mmmed.api import Model, Prediction
     from mmmed.inference import Detail
 
@@ -119,32 +120,15 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
 def _show(found: Prediction, number: int = 0) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     from mmmed.text import escaped, shown
 
-    table = Table(box=None, pad_edge=False)
-    table.add_column("")
-    for name, value in found.values.items():  # the names who configured the run has chosen
-        table.add_column(escape(shown(name)), justify="left" if isinstance(value, str) else "right")
-
-    def cells(values: Mapping[str, Any], form: str = ".3f") -> list[str]:
-        return [escape(escaped(v)) if isinstance(v, str) else format(v, form) for v in values.values()]
-
-    table.add_row("prediction", *cells(found.values))
-    if found.doubt.calibrated:
-        table.add_row("calibrated", *cells(found.doubt.calibrated))
-    if found.doubt.intervals:
-        ends = found.doubt.intervals.values()
-        table.add_row("  95 % interval", *(f"{low:.3f} to {high:.3f}" for low, high in ends))
-    if found.shares:
-        table.add_row("nothing known", *cells(found.nothing))
-        for name in found.read:
-            table.add_row(f"{name} added", *cells(found.shares[name], "+.3f"))
-        for name in found.read:
-            table.add_row(f"without {name}", *cells(found.without[name]))
     console = Console(highlight=False)
-    console.print(table)
+    texts = {name: value for name, value in found.values.items() if isinstance(value, str)}
+    for name, text in texts.items():
+        console.print(f"{escape(shown(name))}: {escape(escaped(text))}", soft_wrap=True)
+    if not texts:
+        console.print(_table(found))
     for modality, detail in found.details.items():
         console.print(f"{modality}: {escape(_strongest(detail, number))}")
     missing = f"; not given: {', '.join(found.missing)}" if found.missing else ""
@@ -155,6 +139,31 @@ def _show(found: Prediction, number: int = 0) -> None:
             f"possible, each for {found.doubt.level:.0%} of the patients of whom it is true: {possible}"
         )
     console.print(escape(found.doubt.told))
+
+
+def _table(found: Prediction) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mmmed.text import shown
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in found.values:  # which who configured the run has chosen
+        table.add_column(escape(shown(name)), justify="right")
+    table.add_row("prediction", *(f"{value:.3f}" for value in found.values.values()))
+    if found.doubt.calibrated:
+        table.add_row("calibrated", *(f"{value:.3f}" for value in found.doubt.calibrated.values()))
+    if found.doubt.intervals:
+        ends = found.doubt.intervals.values()
+        table.add_row("  95 % interval", *(f"{low:.3f} to {high:.3f}" for low, high in ends))
+    if found.shares:
+        table.add_row("nothing known", *(f"{value:.3f}" for value in found.nothing.values()))
+        for name in found.read:
+            table.add_row(f"{name} added", *(f"{value:+.3f}" for value in found.shares[name].values()))
+        for name in found.read:
+            table.add_row(f"without {name}", *(f"{value:.3f}" for value in found.without[name].values()))
+    return table
 
 
 def _strongest(detail: Detail, number: int) -> str:
