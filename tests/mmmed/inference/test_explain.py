@@ -41,7 +41,7 @@ CELLS = {"note": NOTE, "age": "61", "sex": "M"}
 def loud(config: RunConfig) -> MultimodalModel:
     """An untrained model whose head does not start at zero, which would hide all before it."""
     model = build_model(config).eval()
-    nn.init.normal_(model.head.weight, std=2.0)
+    nn.init.normal_(model.head.weight, std=0.5, generator=torch.Generator().manual_seed(1))
     return model
 
 
@@ -94,7 +94,7 @@ def test_each_modality_is_taken_apart_in_its_own_way(found: dict[str, Detail]) -
     shown = {name: detail.shown for name, detail in found.items()}
     assert shown == {"image": "map", "text": "words", "table": "columns", "audio": "curve"}
     for detail in found.values():
-        assert len(detail.shares) == 2 and np.abs(detail.shares).max() > 1e-4
+        assert len(detail.shares) == 2 and np.abs(detail.shares).max() > 1e-5
         np.testing.assert_allclose(detail.shares.sum(0), 0, atol=1e-6)  # of two probabilities
 
 
