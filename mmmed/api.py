@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -45,18 +46,18 @@ class Run(NamedTuple):
     evaluation: dict[str, Any]
 
 
-class _Model(NamedTuple):
-    network: models.MultimodalModel
-    config: RunConfig
-
-
-class Model(_Model):
-    """A trained model, in evaluation mode, and the configuration of the run that trained it.
+@dataclass(frozen=True)
+class Model:
+    """A trained model.
 
     Attributes:
+        network: in evaluation mode.
+        config: of the run that trained it.
         folder: what it was read from, a run folder or a model folder; None if from neither.
     """
 
+    network: models.MultimodalModel
+    config: RunConfig
     folder: Path | None = None
 
     @property
@@ -269,9 +270,7 @@ def load_model(folder: str | Path) -> Model:
         ModelError: a file is missing, damaged, or the two do not belong together.
     """
     folder = Path(folder)
-    model = Model(*models.load_model(folder))
-    model.folder = folder
-    return model
+    return Model(*models.load_model(folder), folder)
 
 
 def predict(model: Model, data: str | Path) -> pd.DataFrame:
@@ -293,7 +292,7 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     Raises:
         DataError: no such folder, or a table or column is missing.
     """
-    network, config = model
+    network, config = model.network, model.config
     data_config = config.data.model_copy(update={"fold": ""})
     manifest = read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
     named = ["row", "site", "patient", "study"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def serve(
     from mmmed.extras import require
 
     require("serve", "mmmed serve")
-    from mmmed.api import Prediction, load_model
+    from mmmed.api import load_model
     from mmmed.modalities import MODALITIES
     from mmmed.modalities.columns import Files
     from mmmed.serving.app import Served
@@ -51,9 +52,8 @@ def serve(
         name=run.resolve().name,
         inputs=model.inputs,
         files=frozenset(name for name in model.inputs if isinstance(MODALITIES.get(name), Files)),
-        predict=model._replace(network=together).predict,  # type: ignore[arg-type]
+        predict=replace(model, network=together).predict,  # type: ignore[arg-type]
         explain=model.explain,
-        answer=Prediction,
         close=together.close,
     )
     bounds = Bounds(int(max_request_mb * 1_000_000), max_seconds, max_studies)

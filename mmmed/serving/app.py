@@ -11,30 +11,22 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel
 from starlette.datastructures import FormData
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from mmmed.errors import DataError
+from mmmed.inference.prediction import Prediction
 from mmmed.serving.guard import Bounds, Counts, Guard
 from mmmed.serving.upload import given_of, read_form
 from mmmed.text import escaped
 
 _ASKED = ("/predict", "/explain")
-
-
-class Answered(Protocol):
-    """What a model says of one study: a NamedTuple such as `mmmed.api.Prediction`."""
-
-    @property
-    def missing(self) -> tuple[str, ...]: ...
-
-    def _asdict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -46,17 +38,39 @@ class Served:
         inputs: names of what may be given of a study.
         files: those of them that are files.
         predict, explain: ask it about one study; from several threads at one time.
-        answer: the NamedTuple that both give.
         close: called at the end.
     """
 
     name: str
     inputs: tuple[str, ...]
     files: frozenset[str]
-    predict: Callable[..., Answered]
-    explain: Callable[..., Answered]
-    answer: type
+    predict: Callable[..., Prediction]
+    explain: Callable[..., Prediction]
     close: Callable[[], None] = lambda: None
+
+
+class Doubt(BaseModel):
+    """How far the values can be taken at their word, as `mmmed.inference.prediction.Doubt`."""
+
+    calibrated: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    possible: tuple[str, ...]
+    level: float
+    told: str
+
+
+class Answer(BaseModel):
+    """What the model says of the study, as ``mmmed predict --json`` writes it."""
+
+    model: str
+    values: dict[str, float | str]
+    read: tuple[str, ...]
+    missing: tuple[str, ...]
+    shares: dict[str, dict[str, float]]
+    without: dict[str, dict[str, float]]
+    nothing: dict[str, float]
+    details: dict[str, dict[str, Any]]
+    doubt: Doubt
 
 
 class Problem(BaseModel):
@@ -108,21 +122,16 @@ def create_app(served: Served, bounds: Bounds, token: str | None, hosts: Sequenc
     problems: dict[int | str, dict[str, Any]] = {
         status: {"model": Problem} for status in (400, 401, 408, 413, 415, 422, 500, 503)
     }
-    fields: Any = {
-        name: (kind, served.answer._field_defaults.get(name, ...))  # type: ignore[attr-defined]
-        for name, kind in typing.get_type_hints(served.answer).items()
-    }
-    answer = create_model("Answer", model=(str, ...), **fields)
     asking = _Asking(served, bounds, counts, threads)
 
-    @app.post("/predict", response_model=answer, responses=problems, openapi_extra=told)
+    @app.post("/predict", response_model=Answer, responses=problems, openapi_extra=told)
     async def predict(request: Request) -> dict[str, Any]:
         """Predict one study from any part of what the model reads. Nothing of it is kept."""
         return await asking.ask(request, served.predict)
 
-    @app.post("/explain", response_model=answer, responses=problems, openapi_extra=told)
+    @app.post("/explain", response_model=Answer, responses=problems, openapi_extra=told)
     async def explain(request: Request) -> dict[str, Any]:
-        """The same, with what each modality did to it."""
+        """The same, with what each modality did to it, and within each its parts."""
         return await asking.ask(request, served.explain)
 
     @app.get("/health")
@@ -165,7 +174,7 @@ class _Asking:
         self._served, self._bounds, self._counts, self._threads = served, bounds, counts, threads
         self._now = 0
 
-    async def ask(self, request: Request, model: Callable[..., Answered]) -> dict[str, Any]:
+    async def ask(self, request: Request, model: Callable[..., Prediction]) -> dict[str, Any]:
         if self._now >= self._bounds.studies:
             raise HTTPException(
                 503,
@@ -173,7 +182,7 @@ class _Asking:
                 {"Retry-After": "1"},
             )
         self._now += 1
-        computing: asyncio.Future[Answered] | None = None
+        computing: asyncio.Future[Prediction] | None = None
         try:
             form = await self._form(request)
             try:
@@ -189,9 +198,9 @@ class _Asking:
                 self._now -= 1
         for name in found.missing:
             self._counts.missing.labels(name).inc()
-        return {"model": self._served.name, **found._asdict()}
+        return {"model": self._served.name, **found.to_dict()}
 
-    def _answered(self, computing: asyncio.Future[Answered]) -> None:
+    def _answered(self, computing: asyncio.Future[Prediction]) -> None:
         self._now -= 1
         if not computing.cancelled():
             computing.exception()  # seen, also where nobody waits for it any more
@@ -205,7 +214,7 @@ class _Asking:
                 408, f"the request did not come within {self._bounds.seconds:g} seconds"
             ) from error
 
-    def _answer(self, form: FormData, model: Callable[..., Answered]) -> Answered:
+    def _answer(self, form: FormData, model: Callable[..., Prediction]) -> Prediction:
         with TemporaryDirectory(prefix="mmmed-request-") as temporary:
             try:
                 given = given_of(form, self._served.inputs, self._served.files, Path(temporary))

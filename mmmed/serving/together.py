@@ -18,9 +18,9 @@ _WINDOW = 0.004  # seconds that the first of a batch waits for others
 
 
 class Together(nn.Module):
-    """Stands in for a model where predictions are made: forward(batch) gives the same (R, outputs) logits.
+    """Stands in for a model where predictions are made: answer(batch) gives the same (R, outputs).
 
-    Each call waits for its logits, so that calls come from several threads. A batch may be filled with copies
+    Each call waits for its outputs, so that calls come from several threads. A batch may be filled with copies
     (`mmmed.data.batch.fill`), which have the unit of what they copy: they are not computed.
     """
 
@@ -30,7 +30,7 @@ class Together(nn.Module):
         self._asked: queue.Queue[tuple[Batch, Future[torch.Tensor]] | None] = queue.Queue()
         threading.Thread(target=self._work, name="mmmed-predictions", daemon=True).start()
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def answer(self, batch: Batch) -> torch.Tensor:
         units, back = torch.unique(batch.unit, return_inverse=True)
         rows = torch.stack([torch.nonzero(batch.unit == unit)[0, 0] for unit in units])
         answer: Future[torch.Tensor] = Future()
@@ -53,17 +53,17 @@ class Together(nn.Module):
                     self._asked.put(None)
                     break
                 asked.append(one)
-            self._answer([batch for batch, _ in asked], [answer for _, answer in asked])
+            self._compute([batch for batch, _ in asked], [answer for _, answer in asked])
 
     @torch.no_grad()
-    def _answer(self, batches: list[Batch], answers: list[Future[torch.Tensor]]) -> None:
+    def _compute(self, batches: list[Batch], answers: list[Future[torch.Tensor]]) -> None:
         try:
-            logits = self.network(_joined(batches))
+            outputs = self.network.answer(_joined(batches))
         except BaseException as error:  # of whoever asked, who waits for it
             for answer in answers:
                 answer.set_exception(error)
             return
-        parts = logits.split([len(batch) for batch in batches])
+        parts = outputs.split([len(batch) for batch in batches])
         for answer, part in zip(answers, parts, strict=True):
             answer.set_result(part)
 

@@ -73,8 +73,8 @@ def test_a_file_and_sections_over_it(tmp_path: Path) -> None:
 
 
 def test_a_model_is_read_from_its_own_folder_too(run: mmmed.Run, tmp_path: Path) -> None:
-    network, config = mmmed.load_model(run.folder / "model")
-    assert not network.training and config.training.batch_size == 8
+    model = mmmed.load_model(run.folder / "model")
+    assert not model.network.training and model.config.training.batch_size == 8
     with pytest.raises(ModelError, match="no model"):
         mmmed.load_model(tmp_path)
 
@@ -89,7 +89,7 @@ def test_predictions_are_those_of_the_evaluation_and_cover_every_record(
     classes = list(model.config.task.classes)
     np.testing.assert_allclose(table[classes].sum(axis=1), 1)
     assert all(value.equal(before[name]) for name, value in model.network.state_dict().items())
-    for site in predict_sites(*mmmed.load_model(run.folder), hospitals):
+    for site in predict_sites(model.network, model.config, hospitals):
         mine = table.loc[table["site"] == site.site, classes].to_numpy()
         nearest = np.abs(mine[None] - site.prediction[:, None]).max(axis=2).min(axis=1)
         assert len(site.prediction) < len(mine) and nearest.max() < 1e-6

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,15 @@ def test_an_answer_is_what_the_model_says_of_the_study(
     found, expected = answer.json(), model.predict(image=film, text=NOTE)
     assert found["values"] == pytest.approx(expected.values, abs=1e-6)
     assert found["model"] == "run" and found["read"] == ["image", "text"] and found["missing"] == []
-    assert set(found) == {"model", *expected._fields}
+    assert set(found) == {"model", *expected._fields} and found["doubt"]["told"] == expected.doubt.told
     alone = client.post("/predict", files={"text": ("note.txt", NOTE.encode())})
     assert alone.json()["values"] == pytest.approx(model.predict(text=NOTE).values, abs=1e-6)
     assert alone.json()["missing"] == ["image"]
     explained, shares = client.post("/explain", files={"text": (None, NOTE)}), model.explain(text=NOTE)
     assert explained.json()["shares"]["text"] == pytest.approx(shares.shares["text"], abs=1e-6)
+    told_of, words = explained.json()["details"]["text"], shares.details["text"]
+    assert told_of["names"] == list(words.names)
+    assert list(told_of["shares"].values()) == [pytest.approx(one, abs=1e-5) for one in words.shares.tolist()]
 
 
 def test_requests_at_one_time_are_answered_each_with_its_own(
@@ -245,7 +249,7 @@ def test_copies_in_a_batch_are_not_computed_and_an_error_reaches_who_asked(model
     watched = object.__new__(Watched)
     watched.__dict__ = model.network.__dict__
     together = Together(watched)
-    asked = model._replace(network=together)
+    asked = replace(model, network=together)
     assert asked.predict(text=NOTE).values == pytest.approx(model.predict(text=NOTE).values, abs=1e-6)
     assert rows == [1]
     head, model.network.head.weight.data = (
