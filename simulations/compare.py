@@ -63,7 +63,7 @@ class FinishedRun:
 
     @cached_property
     def values(self) -> dict[str, float]:
-        """The run's numbers by title: scores, worst site, seconds, megabytes."""
+        """The run's scores by title, and that of its worst site; a run of an earlier version may have fewer."""
         main = self.evaluation[self.score.name]
         sites = [value for value in main["sites"].values() if value is not None]
         worst = min if self.score.higher else max
@@ -131,7 +131,7 @@ class Setting:
     def estimate(self, title: str) -> Estimate:
         """One of `FinishedRun.values`, over seeds."""
         runs = list(self.runs.values())
-        return estimate([run.values[title] for run in runs], _overlap(runs[0]))
+        return estimate([run.values.get(title, math.nan) for run in runs], _overlap(runs[0]))
 
     def curve(self) -> list[tuple[int, float]]:
         """The mean of the runs' curves, of rounds that all have."""
@@ -185,13 +185,14 @@ def _read(folder: Path) -> FinishedRun:
     config = resolve(folder / "config.toml").config
     try:
         evaluation = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
-        evaluation[config.task.target().score.name]["sites"]
         report = folder / "report" / "privacy.json"
         sites = json.loads(report.read_text(encoding="utf-8"))["sites"] if report.is_file() else []
         epsilon = max((float(site["epsilon_charged"]) for site in sites), default=None)
+        found = FinishedRun(folder, config, kept_scenario(folder), evaluation, epsilon)
+        _ = found.values  # every score can be read
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder}: its {EVALUATION} or report is damaged: {error!r}") from error
-    return FinishedRun(folder, config, kept_scenario(folder), evaluation, epsilon)
+    return found
 
 
 def check_comparable(runs: Sequence[FinishedRun]) -> None:
@@ -283,7 +284,8 @@ def differences(settings: Sequence[Setting], title: str) -> list[Difference]:
     first, found = settings[0], []
     for other in settings[1:]:
         seeds = sorted(set(first.runs) & set(other.runs))
-        values = [other.runs[seed].values[title] - first.runs[seed].values[title] for seed in seeds]
+        pairs = [(other.runs[seed].values, first.runs[seed].values) for seed in seeds]
+        values = [one.get(title, math.nan) - before.get(title, math.nan) for one, before in pairs]
         overlap = _overlap(next(iter(first.runs.values())))
         found.append((estimate(values, overlap), paired_p(values, overlap)))
     return [

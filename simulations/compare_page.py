@@ -28,7 +28,7 @@ def compare_page(runs: Sequence[FinishedRun]) -> str:
         RunError: two runs are of one setting and one seed.
     """
     settings = settings_of(runs)
-    titles = list(runs[0].values)
+    titles = list(dict.fromkeys(title for run in runs for title in run.values))
     same_split = bool(runs[0].config.data.fold)
     return render(
         "compare.html",

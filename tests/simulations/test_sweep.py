@@ -216,6 +216,17 @@ def test_runs_are_grouped_by_setting_and_paired_by_seed(tmp_path: Path) -> None:
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
 
 
+def test_a_run_of_an_earlier_version_lacks_scores(tmp_path: Path) -> None:
+    paths = some_runs(tmp_path)
+    before = json.loads((paths[3] / "evaluation.json").read_text())
+    (paths[3] / "evaluation.json").write_text(json.dumps({"auroc": before["auroc"]}))
+    runs = read_runs([paths[3], paths[0]])
+    older, newer = settings_of(runs)
+    assert math.isnan(older.estimate("auprc").mean) and newer.estimate("auprc").mean == pytest.approx(0.8)
+    assert math.isnan(differences([older, newer], "auprc")[0].estimate.mean)
+    assert "auprc" in compare_page(runs)
+
+
 def test_what_cannot_be_compared_is_named(mmmed: Command, tmp_path: Path) -> None:
     first = some_runs(tmp_path)[0]
     other = resolve(None, ["data.test_fraction=0.3", "privacy.enabled=false"]).config
@@ -231,8 +242,9 @@ def test_what_cannot_be_compared_is_named(mmmed: Command, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     code, _, err = mmmed("simulate", "compare", tmp_path / "empty")
     assert code == 2 and "holds no run" in err
-    (first / "evaluation.json").write_text("{}")
-    assert "is damaged" in mmmed("simulate", "compare", first)[2]
+    for damaged in ("{}", '{"auroc": {"sites": {}}}', '{"auroc": {"sites": {"a": "x"}}}', "[]"):
+        (first / "evaluation.json").write_text(damaged)
+        assert "is damaged" in mmmed("simulate", "compare", first)[2]
     (first / "evaluation.json").unlink()
     assert "--resume" in mmmed("simulate", "compare", first)[2]
     (tmp_path / "sweep" / "runs").mkdir(parents=True)
