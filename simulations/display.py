@@ -84,7 +84,8 @@ class Display:
                 self._progress.update(bar.id, completed=done, note=note)
             case RoundFinished():
                 self._progress.update(self._rounds, completed=event.round, note="")
-                self._progress.console.print(_round_line(event, self._score))
+                if line := _round_line(event, self._score):
+                    self._progress.console.print(line)
                 self._tell_refusals()
 
     def _tell_refusals(self) -> None:
@@ -107,7 +108,17 @@ class Display:
                 self._progress.update(bar.id, completed=seen.step, total=seen.steps, note=_UNDERWAY[1])
 
 
+def _assumed(config: RunConfig) -> str:
+    """On whom epsilon relies besides the site itself."""
+    federation = config.federation
+    if federation.release != "secure-steps":
+        return ""
+    together = federation.min_sites - federation.honest
+    return f", while at most {together} of {federation.min_sites} sites work together with the server"
+
+
 def _round_line(event: RoundFinished, score: Score) -> str:
+    """What a round brought; "" of one that only went well, as most single steps do."""
     evaluated = [line.get("metrics", {}) for line in event.record["evaluate"]]
     values = [metrics[score.name] for metrics in evaluated if score.name in metrics]
     refused = sum("refused" in line for line in event.record["train"])
@@ -115,9 +126,11 @@ def _round_line(event: RoundFinished, score: Score) -> str:
     if (pooled := event.record.get("pooled")) is not None:
         parts.append(pooled_line(pooled))
     parts += [f"{refused} site(s) refused"] if refused else []
-    parts += [f"{megabytes([event.record], 'down')} down, {megabytes([event.record], 'up')} up"]
     if not event.record["changed"]:
         parts.append("too few good updates: the model did not change")
+    if not parts:
+        return ""
+    parts += [f"{megabytes([event.record], 'down')} down, {megabytes([event.record], 'up')} up"]
     return f"round {event.round}/{event.rounds}: {'; '.join(parts)}"
 
 
@@ -154,7 +167,8 @@ def show_results(run: RunFolder, evaluation: Evaluation, patients: Mapping[str, 
         console.print(f"told under privacy: {pooled_line(told[-1])}")
     if run.config.privacy.enabled:
         console.print(
-            f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds (PLD). "
+            f"epsilon: of one patient's add or removal at delta {run.config.privacy.delta:g}, over all rounds "
+            f"(PLD){_assumed(run.config)}. "
             f"{evaluation.score.title} is computed without noise: this is a simulation on data that the researcher "
             "holds."
         )

@@ -42,11 +42,14 @@ _SGD: Settings = {"training.optimizer": "sgd", "training.learning_rate": 1.0}
 _SCRATCH: Settings = {
     "model.image": "resnet10", "model.text": "tiny", "model.fusion.kind": "attention", "model.trainable": "full",
     "training.optimizer": "adam", "training.learning_rate": 2e-3, "privacy.clipping": "flat",
+    "federation.release": "rounds", "federation.min_sites": 2, "federation.honest": 0,
 }  # fmt: skip
 _FROZEN: Settings = {
     "model.image": "efficientnet-lite0", "model.text": "minilm", "model.trainable": "fusion-head",
 }  # fmt: skip
-_LINEAR: Settings = _SCRATCH | _FROZEN | _SGD | {"model.fusion.kind": "linear"}
+_LINEAR: Settings = (
+    _SCRATCH | _FROZEN | _SGD | {"model.fusion.kind": "linear", "model.fusion.centring_steps": 0}
+)
 _STEPS: Settings = {
     "federation.release": "steps", "federation.rounds": 60, "training.learning_rate": 2.0,
     "training.local_epochs": TrainingConfig().local_epochs,
