@@ -57,7 +57,10 @@ def test_private_results_leave_once_and_are_charged_to_the_held_out(
     hospital: Hospital, configured: Configured
 ) -> None:
     config = configured(federation={"rounds": 2})
-    assert told(ask(hospital, config, **{"server-round": 1})) == set() and not hospital.state.exists()
+    assert (
+        told(ask(hospital, config, **{"server-round": 1})) == set()
+        and not (hospital.state / "ledger.db").exists()
+    )
     reply = ask(hospital, config, **{"server-round": 2})
     assert told(reply) == {"tables"}, refusals(hospital.state)
     tables = reply.content["tables"]["tables"].numpy()
@@ -118,7 +121,7 @@ def test_results_that_the_policy_does_not_allow_are_neither_computed_nor_charged
 
 def test_a_run_may_ask_for_nothing(hospital: Hospital, configured: Configured) -> None:
     config = configured(federation={"rounds": 1}, privacy={"delta": 1e-3, "metrics": "none"})
-    assert told(ask(hospital, config)) == set() and not hospital.state.exists()
+    assert told(ask(hospital, config)) == set() and not (hospital.state / "ledger.db").exists()
 
 
 def test_a_crash_between_charge_and_release_stays_charged(
