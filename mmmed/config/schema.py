@@ -316,7 +316,11 @@ class RunConfig(Section):
         }
         if federation.release == "secure-steps":
             asked |= {
-                "privacy.enabled": (self.privacy.enabled, True, "what it shares is the noise"),
+                "privacy.enabled": (
+                    self.privacy.enabled,
+                    True,
+                    'what it shares is the noise; "steps" gives the same sum without',
+                ),
                 "federation.wire": (federation.wire, "float32", "masked words cannot be shortened"),
             }
         for key, (found, needed, reason) in asked.items():

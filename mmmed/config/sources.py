@@ -234,8 +234,13 @@ def resolve(
 def _suited(merged: _Merge) -> ResolvedConfig:
     """What was given, with a linear fusion where only values of a table are learnt from and nothing is said of it.
 
-    Attention has tens of thousands of parameters that need noise, for a dozen of values (docs/results.md).
+    Attention has tens of thousands of parameters that need noise, for a dozen of values (docs/results.md). A later
+    source that turns privacy off leaves masked steps no noise to share: plain ones give the same sum.
     """
+    release, private = "federation.release", "privacy.enabled"
+    plain = merged.values.get(release) == "secure-steps" and merged.values.get(private) is False
+    if plain and merged.sources[release] != merged.sources[private]:
+        merged.put({release: "steps"}, f"{merged.sources[private]}: without privacy")
     resolved = merged.resolved()
     if any(key.startswith("model.fusion.") for key in merged.values):
         return resolved

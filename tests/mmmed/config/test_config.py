@@ -152,6 +152,19 @@ def test_an_unknown_key_leads_to_the_right_one_and_never_astray(key: str, hint: 
         resolve(assignments=[f"{key}=1"])
 
 
+def test_a_run_of_masked_steps_can_be_had_without_privacy(tmp_path: Path) -> None:
+    file, steps = tmp_path / "run.toml", '[federation]\nrelease = "secure-steps"\nhonest = 1\n'
+    file.write_text(f'{steps}[training]\noptimizer = "sgd"\nlearning_rate = 1.0\n')
+    assert resolve(file).config.federation.release == "secure-steps"
+    for asked in ({"options": {"privacy.enabled": False}}, {"assignments": ["privacy.enabled=false"]}):
+        plain = resolve(file, **asked)  # type: ignore[arg-type]
+        assert plain.config.federation.release == "steps"
+        assert plain.sources["federation.release"].endswith("without privacy")
+    file.write_text(f"{file.read_text()}[privacy]\nenabled = false\n")
+    with pytest.raises(ConfigError, match='"steps" gives the same sum'):
+        resolve(file)
+
+
 def test_every_key_that_others_call_otherwise_is_one_of_ours() -> None:
     assert {key for keys in _ELSEWHERE.values() for key in keys} <= known_keys().keys()
     with pytest.raises(ConfigError, match=r"no 'fedprox'.*training\.proximal_mu"):
