@@ -26,7 +26,7 @@ from flwr.clientapp import ClientApp
 from mmmed.config import RunConfig, combinations, from_flat, parse_vary
 from mmmed.config.sources import flat_from_json, to_json
 from mmmed.errors import ConfigError, MmmedError
-from mmmed.federation.protocol import code_of, meaning
+from mmmed.federation.protocol import Refusal, code_of, meaning
 from mmmed.files import write_atomic
 from privacy.errors import PrivacyError
 from server.messaging import gather
@@ -197,7 +197,7 @@ def _run(cells: Sequence[Cell], out: Path, workers: int) -> Iterator[tuple[Cell,
         for message, reply, _ in gather(grid, messages, _FOREVER):
             cell = nodes[message.metadata.dst_node_id]
             if reply is None or reply.has_error():
-                code = "no-reply" if reply is None else code_of(reply)
+                code = Refusal.NO_REPLY if reply is None else code_of(reply)
                 yield cell, f"{code}: {meaning(code)}"
             else:
                 yield cell, str(reply.content["cell"]["error"])

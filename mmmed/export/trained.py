@@ -15,6 +15,7 @@ from mmmed.data.batch import Batch
 from mmmed.data.made_up import made_up_records
 from mmmed.errors import ModelError
 from mmmed.inference import inputs
+from mmmed.inference.run_facts import at_most
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.text import TextModel
 from mmmed.models import MultimodalModel, load_model
@@ -112,9 +113,10 @@ def card(trained: Trained, use: str) -> str:
     privacy = "No privacy report came with this model: take it for trained without a guarantee."
     if trained.privacy is not None:
         summary, definition = trained.privacy["summary"], trained.privacy["definition"]
-        privacy = (
-            f"{summary['sentence']}\n\nUnit: {definition['unit']}. Neighbours: {definition['adjacency']}."
-        )
+        epsilon, condition = summary.get("epsilon"), summary.get("condition")
+        spent = "" if epsilon is None else f"Epsilon {at_most(epsilon)} at delta {summary['delta']:g}. "
+        unit = f"Unit: {definition['unit']}. Neighbours: {definition['adjacency']}."
+        privacy = "\n\n".join([f"{spent}{condition or ''}".strip(), summary["sentence"], unit])
     return f"""---
 library_name: mmmed
 tags: [medical, multimodal, federated-learning, differential-privacy]

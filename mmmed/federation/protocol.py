@@ -91,7 +91,7 @@ class Refusal(StrEnum):
     POLICY = "policy-refused", "the site's policy does not allow it"
     NO_POLICY = "policy-unusable", "the site's policy is missing, expired or not signed"
     LEDGER = "ledger-unusable", "the site's ledger cannot be trusted or written"
-    DATA = "data-unusable", "the site's data do not fit the run"
+    DATA = "data-unusable", "the site's data do not fit the run, or its opt-out list cannot be trusted"
     MODEL = "model-refused", "the model cannot be built or trained there"
     WEIGHTS = "weights-differ", "its encoder or tokenizer is not the server's: install the same version"
     REQUEST = "request-invalid", "the site could not read the request: install the same version"

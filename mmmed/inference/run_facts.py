@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,14 @@ class RunFacts:
         epsilon: of the run's privacy report, at `delta`; None if there is no report, or it states none.
         delta: of the report.
         private: whether the run was configured to be private.
+        condition: on what epsilon relies besides the sites themselves, in sentences; "" for nothing.
     """
 
     run: str
     epsilon: float | None
     delta: float | None
     private: bool
+    condition: str = ""
 
     @property
     def in_words(self) -> str:
@@ -36,8 +39,13 @@ class RunFacts:
             return f"{which}, trained without differential privacy."
         if self.epsilon is None:
             return f"{which}, configured as private; its folder holds no privacy report that states what was spent."
-        spent = f"epsilon {self.epsilon:.3g} at delta {self.delta:g} a patient"
-        return f"{which}, trained with differential privacy: {spent}."
+        spent = f"epsilon {at_most(self.epsilon)} at delta {self.delta:g} a patient"
+        return f"{which}, trained with differential privacy: {spent}. {self.condition}".strip()
+
+
+def at_most(epsilon: float) -> str:
+    """An epsilon to three places, never below what it is."""
+    return f"{math.ceil(epsilon * 1000) / 1000:g}" if math.isfinite(epsilon) else "infinity"
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -58,4 +66,6 @@ def run_facts(folder: Path | None, config: RunConfig) -> RunFacts:
     epsilon, delta = (one if isinstance(one, int | float) else None for one in found)
     if delta is None:
         epsilon = None
-    return RunFacts(str(name or ""), epsilon, delta, config.privacy.enabled)
+    condition = summary.get("condition") if isinstance(summary, dict) else None
+    said = condition if isinstance(condition, str) else ""
+    return RunFacts(str(name or ""), epsilon, delta, config.privacy.enabled, said)
