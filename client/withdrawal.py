@@ -36,6 +36,7 @@ from mmmed.data.pixel_cache import Cache
 from mmmed.deidentify.keys import SiteKey, key_of, spelled
 from mmmed.errors import DataError
 from mmmed.paths import feature_cache
+from privacy.accounting import shown as rounded_up
 from privacy.keys import load_key
 
 _START = next(OptOuts().heads())
@@ -306,8 +307,8 @@ def _words(body: dict[str, Any]) -> list[str]:
             else ""
         )
         words.append(
-            f"  {run['purpose']} of run {run['run']}: {part}; epsilon {run['epsilon']:.4g} for the whole run at delta "
-            f"{run['delta']:g}, {run['charged_epsilon']:.4g} for the steps charged until now{shared}."
+            f"  {run['purpose']} of run {run['run']}: {part}; epsilon {rounded_up(run['epsilon'])} for the whole run at "
+            f"delta {run['delta']:g}, {rounded_up(run['charged_epsilon'])} for the steps charged until now{shared}."
         )
     if not body["runs"]:
         words.append("  none: no run of this ledger has charged them.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from privacy.accounting import shown
 from privacy.report.plots import TONES, Axis, Plot
 from simulations.compare import Difference, FinishedRun, Setting, differences, settings_of
 from simulations.pictures import around, courses, render
@@ -136,7 +137,7 @@ def _cost(one: Setting) -> dict[str, str]:
     found = one.costs()
     return {
         "name": f"{one.number}. {one.name}",
-        "epsilon": "no privacy" if math.isnan(found["epsilon"]) else f"{found['epsilon']:.3f}",
+        "epsilon": "no privacy" if math.isnan(found["epsilon"]) else shown(found["epsilon"]),
         "seconds": f"{found['seconds']:.1f}",
         "up": f"{found['MB up']:.2f}",
         "down": f"{found['MB down']:.2f}",

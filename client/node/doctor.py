@@ -20,6 +20,7 @@ from mmmed.data.image_approvals import ImageApprovals
 from mmmed.errors import MmmedError
 from mmmed.pki.certificates import days_left, parse_certificate
 from mmmed.pki.kit import Kit
+from privacy.accounting import shown as rounded_up
 from privacy.errors import PrivacyError
 from privacy.ledger import Budget, Clock
 
@@ -200,7 +201,7 @@ def _budget(site: SiteFolder, limit: Budget) -> Finding:
     with site.state.inspect() as ledger:
         spent = ledger.spent(limit.delta)
     enough = spent < 0.9 * limit.epsilon
-    found = f"epsilon {spent:.3g} of {limit.epsilon:g} charged"
+    found = f"epsilon {rounded_up(spent)} of {limit.epsilon:g} charged"
     return Finding(
         "budget", "good" if enough else "look", found, "" if enough else "the next run may be refused"
     )

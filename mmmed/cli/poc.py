@@ -34,6 +34,7 @@ def poc(
     Everything lies in one folder, whose NEXT.txt says how to go on by hand. Exit 1 if the run did not complete.
     """
     from mmmed.cli.status import show_log
+    from privacy.accounting import shown as rounded_up
     from server.deployment.folder import Folder
     from simulations.poc import NEXT, Poc
 
@@ -53,7 +54,9 @@ def poc(
         completed = run.state().status == "finished:completed"
         if completed:
             for site, epsilon in run.reported().items():
-                print(f"  {shown(site):16} epsilon {epsilon:.3f} of {resolved.privacy.target_epsilon:g}")
+                print(
+                    f"  {shown(site):16} epsilon {rounded_up(epsilon)} of {resolved.privacy.target_epsilon:g}"
+                )
             print(f"privacy report: {run.folder / 'report' / 'privacy.html'}")
         else:
             for hospital in federation.federation.sites:
