@@ -307,8 +307,8 @@ def _words(body: dict[str, Any]) -> list[str]:
             else ""
         )
         words.append(
-            f"  {run['purpose']} of run {run['run']}: {part}; epsilon {rounded_up(run['epsilon'])} for the whole run at "
-            f"delta {run['delta']:g}, {rounded_up(run['charged_epsilon'])} for the steps charged until now{shared}."
+            f"  {run['purpose']} of run {run['run']}: {part}; epsilon {rounded_up(run['epsilon'])} for the whole run "
+            f"at delta {run['delta']:g}, {rounded_up(run['charged_epsilon'])} for the steps charged until now{shared}."
         )
     if not body["runs"]:
         words.append("  none: no run of this ledger has charged them.")
