@@ -6,7 +6,6 @@ A deployed coordinator names a run's folder, below ``$MMMED_RUNS``, in the run i
 
 from __future__ import annotations
 
-import logging
 import os
 from datetime import datetime
 from pathlib import Path
@@ -19,24 +18,20 @@ from mmmed.errors import RunError
 from server.app_config import RUN_FOLDER, read_run_config
 
 app = ServerApp()
-log = logging.getLogger(__name__)
 
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the configuration that Flower's run config holds; the entry of the server's app."""
     # torch and the models only once the run is known to be valid
-    from mmmed.models import build_model, start_from
     from server.roster import NODES, Roster
-    from server.run import federate
+    from server.run import federate, first_model
     from server.run_folder import RunFolder
 
     settings = dict(context.run_config)
     path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
     config = read_run_config(settings)
-    model = build_model(config)  # before the folder: what cannot be built leaves nothing behind
-    if config.model.start:
-        log.info(start_from(model, Path(config.model.start)))
+    model = first_model(config, path)  # before the folder: what cannot be built leaves nothing behind
     admitted = os.environ.get(NODES)
     with RunFolder.create_or_open(path, config) as folder:
         federate(grid, folder, model, roster=Roster(Path(admitted) if admitted else None))

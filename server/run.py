@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from flwr.serverapp import Grid
 
+from mmmed.config import RunConfig
 from mmmed.errors import RunError, WeightsDiffer
 from mmmed.files import write_atomic
-from mmmed.models import MultimodalModel, check_frozen, frozen_digests, save_model, trainable_state
+from mmmed.models import (
+    MultimodalModel,
+    build_model,
+    check_frozen,
+    frozen_digests,
+    save_model,
+    start_from,
+    trainable_state,
+)
+from server.checkpoint import load_checkpoint
 from server.events import Event, OnEvent, RoundFinished, ignore
 from server.loop import Rounds, is_milestone
 from server.privacy_report import RunReport
 from server.roster import Roster
-from server.run_folder import RunFolder
+from server.run_folder import CHECKPOINTS, RunFolder
 from server.waits import Waits
+
+log = logging.getLogger(__name__)
+
+
+def first_model(
+    config: RunConfig, folder: Path | None = None, told: Callable[[str], None] = log.info
+) -> MultimodalModel:
+    """`build_model`, which begins from `model.start` unless the run has a checkpoint, which it goes on from.
+
+    Args:
+        config: the run's.
+        folder: the run's, which may not be there yet; None for a new run.
+        told: is given what the model begins from, in a sentence.
+
+    Raises:
+        ModelError: see `build_model` and `start_from`.
+        RunError: the checkpoint is damaged.
+    """
+    model, start = build_model(config), config.model.start
+    if start and (folder is None or load_checkpoint(folder / CHECKPOINTS) is None):
+        told(start_from(model, Path(start)))
+    return model
 
 
 def federate(
@@ -34,7 +68,7 @@ def federate(
     Args:
         grid: where the sites are.
         folder: the run's, held open by the caller.
-        model: `build_model` of the folder's configuration; the caller builds it before it makes the folder, so that
+        model: `first_model` of the folder's configuration; the caller builds it before it makes the folder, so that
             what cannot be built leaves nothing behind. Changed in place.
         on_event: called with what happens.
         roster: whose name is whose; None where nobody admits sites.

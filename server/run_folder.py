@@ -39,6 +39,7 @@ from mmmed.files import exclusive, write_atomic
 from mmmed.text import shown
 
 _PACKAGES = ("mmmed", "torch", "flwr", "opacus", "dp-accounting", "monai", "transformers", "numpy")
+CHECKPOINTS = "checkpoints"
 _OWNER = ".process"
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def tensorboard(self) -> Path:

@@ -28,8 +28,8 @@ from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
 from mmmed.inference.sites import predict_opened, predict_sites
-from mmmed.models import MultimodalModel, build_model, load_model, start_from
-from server.run import federate
+from mmmed.models import MultimodalModel, load_model
+from server.run import federate, first_model
 from server.run_folder import RunFolder
 from simulations.advice import advice
 from simulations.display import Display, show_evaluation, show_results
@@ -96,7 +96,7 @@ def resume_run(folder: Path, *, engine: str, workers: int | None) -> None:
         RunError: the folder holds no run, or is in use.
     """
     with RunFolder.open(folder) as run:
-        _drive(run, preflight(run.config, engine, kept_table(run.path)), engine, workers)
+        _drive(run, preflight(run.config, engine, kept_table(run.path), run.path), engine, workers)
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,16 @@ class Prepared:
     patients: Mapping[str, int]
 
 
-def preflight(config: RunConfig, engine: str, table: Path | None = None) -> Prepared:
+def preflight(
+    config: RunConfig, engine: str, table: Path | None = None, folder: Path | None = None
+) -> Prepared:
     """Build the model, try it on made-up records, read all data and check that every site can take part.
 
     Args:
         config: the run's.
         engine: one of `ENGINES`.
         table: of a scenario; None for the data set's own.
+        folder: of a run that is gone on with; None for a new one.
 
     Raises:
         MmmedError, PrivacyError: what is wrong, where, and how to mend it.
@@ -123,9 +126,7 @@ def preflight(config: RunConfig, engine: str, table: Path | None = None) -> Prep
         raise ConfigError(f"--engine must be one of {', '.join(ENGINES)}. Found {engine!r}")
     if engine == "ray":
         require("ray", "--engine ray")
-    model = build_model(config)
-    if config.model.start:
-        print(start_from(model, Path(config.model.start)))
+    model = first_model(config, folder, told=print)
     try_run(config)
     manifest = simulated_manifest(config, table)
     if len(manifest.sites) < config.federation.min_sites:

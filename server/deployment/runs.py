@@ -12,11 +12,11 @@ from mmmed.config.sources import to_json
 from mmmed.errors import DeployError
 from mmmed.federation.protocol import run_name
 from mmmed.files import write_atomic
-from mmmed.models import build_model, start_from
 from server.app_config import RUN_CONFIG, RUN_FOLDER
 from server.deployment.bundle import app_bundle
 from server.deployment.control import Control, FlowerRun
 from server.deployment.folder import Folder
+from server.run import first_model
 from server.run_folder import RunFolder, finished_rounds, run_id_at
 
 _ATTEMPTS = "attempts.json"
@@ -55,9 +55,8 @@ def begin(folder: Folder, config: RunConfig) -> str:
     """
     with Control(folder) as control:
         control.nodes()  # before a run folder is made: is there a SuperLink at all, and can the model be built?
-        model = build_model(config)
+        first_model(config)
         if start := config.model.start:  # the server's process works in another folder
-            start_from(model, Path(start))
             own = config.model.model_copy(update={"start": str(Path(start).absolute())})
             config = config.model_copy(update={"model": own})
         name = _free_name(folder)

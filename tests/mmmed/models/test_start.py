@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,22 @@ import torch
 from mmmed.config import RunConfig
 from mmmed.errors import ModelError
 from mmmed.models import build_model, save_model, start_from, trainable_state
+from server.checkpoint import Checkpoint, save_checkpoint
+from server.run import first_model
+from server.run_folder import CHECKPOINTS
 from simulations.simulate import preflight
 
 SMALL = {"image_width": 8, "fusion": {"width": 8, "heads": 2}}
 
 
-def a_run(classes: int = 2, seed: int = 0, **model: Any) -> RunConfig:
+def a_run(classes: int = 2, seed: int = 0, source: str = "demo", **model: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "task": {"classes": [str(number) for number in range(classes)]},
-            "data": {"image_size": 16, "text_tokens": 8},
+            "data": {"source": source, "image_size": 16, "text_tokens": 8},
             "model": SMALL | model,
-            "training": {"seed": seed},
+            "training": {"seed": seed, "batch_size": 4},
+            "privacy": {"delta": 1e-2},
         }
     )
 
@@ -70,10 +75,24 @@ def test_a_folder_without_a_model_is_named(name: str, earlier: Path) -> None:
         start_from(build_model(a_run()), earlier.parent / name)
 
 
-def test_a_simulation_begins_from_it_and_the_digest_of_others_stays(earlier: Path, capsys: Any) -> None:
-    config = a_run(start=str(earlier))
-    assert config.digest != a_run().digest == a_run(start="").digest
+def test_a_simulation_begins_from_it_and_the_digest_of_others_stays(
+    earlier: Path, hospitals: Path, capsys: Any
+) -> None:
+    config = a_run(start=str(earlier), source=str(hospitals))
+    assert a_run(start=str(earlier)).digest != a_run().digest == a_run(start="").digest
     first = build_model(a_run()).state_dict()
     prepared = preflight(config, "inprocess")
     assert all(torch.equal(value, first[name] + 1) for name, value in prepared.model.state_dict().items())
     assert "model.start: " in capsys.readouterr().out
+
+
+def test_a_run_with_a_checkpoint_needs_the_earlier_one_no_more(earlier: Path, tmp_path: Path) -> None:
+    config, folder, said = a_run(start=str(earlier)), tmp_path / "begun", list[str]()
+    first_model(config, folder, said.append)  # it has none yet: killed in its first round
+    folder.mkdir()
+    save_checkpoint(folder / CHECKPOINTS, Checkpoint(1, {}, {}, {}))
+    shutil.rmtree(earlier)
+    first_model(config, folder, said.append)
+    assert len(said) == 1
+    with pytest.raises(ModelError, match="no model"):
+        first_model(config, tmp_path / "another")
