@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -110,10 +111,11 @@ class Model:
             details=details(self.network, self.config, study, cells_of(self.config, given)),
         )
 
+    @cached_property
     def calibration(self) -> Calibration | str:
         """What the results that hospitals released say of the model's probabilities; in words, why they say nothing.
 
-        Only noised counts in the run's privacy report are used: to look at them costs no privacy.
+        Only noised counts in the run's privacy report are used: to look at them costs no privacy. Read once.
         """
         from privacy.metrics import calibrate
         from privacy.report.evaluations import Pooled
@@ -138,7 +140,7 @@ class Model:
         if isinstance(self.config.task, Text):
             doubt = Doubt(told="Written by a model: check it.")
         else:
-            doubt = _doubt(self.calibration(), target, numbers)
+            doubt = _doubt(self.calibration, target, numbers)
         return Prediction(values, read, missing, doubt=doubt)
 
     def page(self, found: Prediction, of: str = "") -> str:

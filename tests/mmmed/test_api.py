@@ -193,7 +193,7 @@ def test_released_counts_calibrate_and_rule_out(run: mmmed.Run, tmp_path: Path) 
     report = {"run": {"pooled": {"sites": ["a"], "tables": tables.tolist()}}, "results": {"noise_std": 1.0}}
     (tmp_path / "report" / "privacy.json").write_text(json.dumps(report))
     model = mmmed.load_model(tmp_path)
-    calibration = model.calibration()
+    calibration = model.calibration
     assert not isinstance(calibration, str)
     found = model.predict(text="Fever.")
     score = np.array([found.values["1"]])
@@ -206,7 +206,7 @@ def test_released_counts_calibrate_and_rule_out(run: mmmed.Run, tmp_path: Path) 
     assert "about 4000 held-out patients" in found.doubt.told
     report["run"]["pooled"]["tables"] = np.zeros((3, 2, 20)).tolist()
     (tmp_path / "report" / "privacy.json").write_text(json.dumps(report))
-    assert "another task" in model.predict(text="Fever.").doubt.told
+    assert "another task" in mmmed.load_model(tmp_path).predict(text="Fever.").doubt.told
 
 
 def test_what_is_wrong_with_a_study_is_told_by_name(run: mmmed.Run, tmp_path: Path) -> None:
