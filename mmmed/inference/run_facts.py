@@ -45,7 +45,9 @@ class RunFacts:
 
 def at_most(epsilon: float) -> str:
     """An epsilon to three places, never below what it is."""
-    return f"{math.ceil(epsilon * 1000) / 1000:g}" if math.isfinite(epsilon) else "infinity"
+    if not math.isfinite(epsilon):
+        return "infinity"
+    return f"{math.ceil(epsilon * 1000) / 1000:.3f}".rstrip("0").rstrip(".")
 
 
 def read_report(folder: Path) -> dict[str, Any]:
