@@ -43,7 +43,10 @@ from tests.contracts.steps import check_independence, check_private_step, exact
 from tests.mmmed.models.test_models import changed, set_row, without
 
 CLASSES = Classification().target()
-SHORT = {"audio_seconds": 1.0, "audio_mels": 8, "waveform_seconds": 1.0, "waveform_leads": ["I", "II", "V1"]}
+SHORT = {
+    "audio_seconds": 1.0, "audio_mels": 8, "waveform_seconds": 1.0, "waveform_leads": ["I", "II", "V1"],
+    "video_size": 16, "video_frames": 3,
+}  # fmt: skip
 SMALL = {
     "data": {"image_size": 16, "text_tokens": 8, "volume_size": 16, **SHORT},
     "model": {
@@ -51,6 +54,7 @@ SMALL = {
         "volume_width": 8,
         "audio_width": 8,
         "waveform_width": 8,
+        "video_width": 8,
         "fusion": {"width": 8, "heads": 2},
     },
     "training": {"batch_size": 8},
@@ -62,6 +66,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "table": {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"]}},
     "audio": {"audio": "sound"},
     "waveform": {"waveform": "ecg"},
+    "video": {"video": "clip"},
     "signal": {"signal": ["first", "second"]},
 }
 EVERY = pytest.mark.parametrize("name", [*MODALITIES, "signal"])
