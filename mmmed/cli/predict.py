@@ -180,7 +180,9 @@ def _strongest(detail: Detail, number: int) -> str:
     value = detail.map[number][place]
     if detail.shown == "curve":
         return f"{value:+.3f} at {place[0] * detail.step:.1f} s"
-    where = ", ".join(
-        f"{(at + 0.5) / size:.0%}" for at, size in zip(place, detail.map.shape[1:], strict=True)
-    )
+    sizes = detail.map.shape[1:]
+    share = [f"{(at + 0.5) / size:.0%}" for at, size in zip(place, sizes, strict=True)]
+    if detail.shown == "clip":
+        return f"{value:+.3f} in frame {place[0] + 1} of {sizes[0]}, {', '.join(share[1:])} from the top and the left"
+    where = ", ".join(share)
     return f"{value:+.3f} at {where} from the {'top and the left' if len(place) == 2 else 'first voxel'}"

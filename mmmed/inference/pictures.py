@@ -34,12 +34,22 @@ class Pair:
 
 
 def pairs(detail: Detail, number: int) -> list[Pair]:
-    """Of a picture one pair, of a volume three slices through the place that did most to the prediction's `number`."""
-    if detail.map is None or detail.plain is None or detail.shown != "map":
+    """Of a picture one pair; of others three, about the place that did most to the prediction's `number`.
+
+    Of a volume these are slices through it, of a clip its frame and those before and after it.
+    """
+    if detail.map is None or detail.plain is None or detail.shown not in ("map", "clip"):
         return []
     heat = detail.map[number]
     most = float(np.abs(heat).max()) or 1.0
-    return [_pair(view, plain, own / most) for view, plain, own in _slices(detail.plain, heat)]
+    planes = _frames if detail.shown == "clip" else _slices
+    return [_pair(view, plain, own / most) for view, plain, own in planes(detail.plain, heat)]
+
+
+def _frames(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    total, middle = len(heat), int(np.abs(heat).reshape(len(heat), -1).max(1).argmax())
+    for at in range(max(0, middle - 1), min(total, middle + 2)):
+        yield f"frame {at + 1} of {total}", plain[at], heat[at]
 
 
 def _slices(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

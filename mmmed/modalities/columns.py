@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mmmed.modalities.base import Modality, Reading
 
@@ -57,10 +57,12 @@ class Files(Column):
 
     Attributes:
         windows: an axis, into which an explanation takes a record apart.
+        shown: how a person sees these, see `mmmed.data.parts.Parts`.
     """
 
     viewed = True
     windows: ClassVar[int] = 8
+    shown: ClassVar[Literal["map", "clip"]] = "map"
 
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
@@ -76,7 +78,7 @@ class Files(Column):
         windows = tuple(hats(length, self.windows) for length in values.shape[1:])
         black = torch.zeros_like(values)
         plain = values.mean(0).numpy()
-        return Parts("map", faded(values, black, windows, given.present), windows=windows, plain=plain)
+        return Parts(self.shown, faded(values, black, windows, given.present), windows=windows, plain=plain)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
         from mmmed.data.cells import rows_of

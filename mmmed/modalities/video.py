@@ -74,6 +74,7 @@ class Video(Files):
     plural = "clips"
     together = 4
     windows = 6
+    shown = "clip"
     data_keys = VideoData
     model_keys = VideoModel
     column_keys = ("video",)
