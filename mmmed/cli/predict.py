@@ -182,7 +182,8 @@ def _strongest(detail: Detail, number: int) -> str:
         return f"{value:+.3f} at {place[0] * detail.step:.1f} s"
     sizes = detail.map.shape[1:]
     share = [f"{(at + 0.5) / size:.0%}" for at, size in zip(place, sizes, strict=True)]
-    if detail.shown == "clip":
-        return f"{value:+.3f} in frame {place[0] + 1} of {sizes[0]}, {', '.join(share[1:])} from the top and the left"
+    if detail.shown in ("clip", "views"):
+        plane = "frame" if detail.shown == "clip" else "view"
+        return f"{value:+.3f} in {plane} {place[0] + 1} of {sizes[0]}, {', '.join(share[1:])} from the top and the left"
     where = ", ".join(share)
     return f"{value:+.3f} at {where} from the {'top and the left' if len(place) == 2 else 'first voxel'}"

@@ -36,14 +36,19 @@ class Pair:
 def pairs(detail: Detail, number: int) -> list[Pair]:
     """Of a picture one pair; of others three, about the place that did most to the prediction's `number`.
 
-    Of a volume these are slices through it, of a clip its frame and those before and after it.
+    Of a volume these are slices through it, of a clip its frame and those before and after it; of several views all.
     """
-    if detail.map is None or detail.plain is None or detail.shown not in ("map", "clip"):
+    if detail.map is None or detail.plain is None or detail.shown == "curve":
         return []
     heat = detail.map[number]
     most = float(np.abs(heat).max()) or 1.0
-    planes = _frames if detail.shown == "clip" else _slices
+    planes = {"map": _slices, "clip": _frames, "views": _views}[detail.shown]
     return [_pair(view, plain, own / most) for view, plain, own in planes(detail.plain, heat)]
+
+
+def _views(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for number, (own, did) in enumerate(zip(plain, heat, strict=True)):
+        yield f"view {number + 1} of {len(plain)}", own, did
 
 
 def _frames(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -13,6 +13,7 @@ from mmmed.modalities.image import Image
 from mmmed.modalities.table import Table
 from mmmed.modalities.text import Text
 from mmmed.modalities.video import Video
+from mmmed.modalities.views import Views
 from mmmed.modalities.volume import Volume
 from mmmed.modalities.waveform import Waveform
 
@@ -26,6 +27,7 @@ _ALL: tuple[Modality, ...] = (
     Audio(),
     Waveform(),
     Video(),
+    Views(),
 )  # encoders are built, and drawn, in this order
 
 MODALITIES: dict[str, Modality] = {one.name: one for one in _ALL}

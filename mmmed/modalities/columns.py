@@ -62,7 +62,7 @@ class Files(Column):
 
     viewed = True
     windows: ClassVar[int] = 8
-    shown: ClassVar[Literal["map", "clip"]] = "map"
+    shown: ClassVar[Literal["map", "clip", "views"]] = "map"
 
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
@@ -81,10 +81,20 @@ class Files(Column):
         return Parts(self.shown, faded(values, black, windows, given.present), windows=windows, plain=plain)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
+        records = super().check(records, data, reading)
+        return records.assign(**{self.name: self.usable(records[self.name], self.name, reading)})
+
+    def usable(self, files: pd.Series, what: str, reading: Reading) -> pd.Series:
+        """The files, "" where one is not there or not below the data folder, which is a problem.
+
+        Args:
+            files: paths below the data folder, "" where there is none.
+            what: a message calls them.
+            reading: told of the problem.
+        """
         from mmmed.data.cells import rows_of
 
-        records = super().check(records, data, reading)
-        files, root, resolved = records[self.name], reading.root, reading.root.resolve()
+        root, resolved = reading.root, reading.root.resolve()
 
         @cache
         def folder(path: Path) -> Path:  # there are far fewer than files
@@ -110,15 +120,15 @@ class Files(Column):
         )  # (bool also of no row)
         if outside.any():
             reading.problem(
-                f"{reading.path}: {rows_of(outside)}: the {self.name} path leaves {root}. "
+                f"{reading.path}: {rows_of(outside)}: the {what} path leaves {root}. "
                 "Use paths below the data folder"
             )
         if missing.any():
             first = files[missing].iloc[0]
             reading.problem(
-                f"{reading.path}: {rows_of(missing)}: no {self.name} file such as '{first}' below {root}"
+                f"{reading.path}: {rows_of(missing)}: no {what} file such as '{first}' below {root}"
             )
-        return records.assign(**{self.name: files.mask(outside | missing, "")})
+        return files.mask(outside | missing, "")
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         import torch
