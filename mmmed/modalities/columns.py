@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from mmmed.config import DataConfig, RunConfig
     from mmmed.data.batch import Input
+    from mmmed.data.form import Form
     from mmmed.data.manifest import Manifest
     from mmmed.data.parts import Parts
-    from mmmed.data.pixel_cache import Form
     from mmmed.data.stored import Stored
 
 _LOOKED_AT = 256  # recordings at once, to see what is there of them
@@ -140,6 +140,16 @@ class Files(Column):
         rows = Cache(cache).open(paths, self.form(config.data), problem=manifest.noted)
         return Stored(rows, torch.from_numpy(rows.present)[:, None])
 
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        import torch
+
+        from mmmed.data.form import asked_rows
+        from mmmed.data.stored import Stored
+
+        file = cells.get(getattr(config.data, self.name), "")
+        rows = asked_rows(self.form(config.data), Path(file) if file else None)
+        return Stored(rows, torch.tensor([[bool(file)]]))
+
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         import torch
 
@@ -182,6 +192,16 @@ class Recordings(Files):
             some = np.arange(start, min(start + _LOOKED_AT, len(manifest.records)))
             present.append(recorded_spans(rows[some], self.span))
         return Stored(rows, torch.cat(present))
+
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        import torch
+
+        from mmmed.data.recording import recorded_spans
+        from mmmed.data.stored import Stored
+
+        rows = super().asked(cells, config).values
+        assert isinstance(rows, torch.Tensor)
+        return Stored(rows, recorded_spans(rows, self.span))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """Recordings of any length and loudness; the first is as long as one can be."""

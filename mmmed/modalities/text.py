@@ -99,6 +99,11 @@ class Text(Column):
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         return _stored(list(manifest.records["text"]), config)
 
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        from mmmed.data.cells import text_of
+
+        return _stored([text_of(cells.get(config.data.of(TextData).text, ""))], config)
+
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """The first note is as long as one can be and holds every special token and the one of the highest number."""
         import numpy as np
