@@ -22,14 +22,20 @@ from mmmed.modalities.columns import Files
 def inputs(data: DataConfig) -> dict[str, str]:
     """What may be given of a study: by name, the column of a training table that it stands for.
 
-    A modality of one column goes by its own name (``image``), what a table holds by the column's (``age``).
+    A modality of one column goes by its own name (``image``), what others hold by the column's (``age``).
     """
     found: dict[str, str] = {}
     for name in data.modalities:
-        columns = MODALITIES[name].columns(data)
-        alone = MODALITIES[name].column_keys == (name,)
-        found |= {name if alone else column: column for column in columns}
+        alone = isinstance(getattr(data, name, None), str)
+        found |= {name if alone else column: column for column in MODALITIES[name].columns(data)}
     return found
+
+
+def files(data: DataConfig) -> frozenset[str]:
+    """Those names of `inputs` that stand for files."""
+    modalities = (MODALITIES[name] for name in data.modalities)
+    columns = {column for one in modalities if isinstance(one, Files) for column in one.columns(data)}
+    return frozenset(name for name, column in inputs(data).items() if column in columns)
 
 
 def cells_of(config: RunConfig, given: Mapping[str, str | Path]) -> dict[str, str]:
@@ -39,7 +45,7 @@ def cells_of(config: RunConfig, given: Mapping[str, str | Path]) -> dict[str, st
         DataError: a file is not there, or is no text.
     """
     names = inputs(config.data)
-    return {names[name]: _told(name, value) for name, value in given.items()}
+    return {names[name]: _told(name, value, name in files(config.data)) for name, value in given.items()}
 
 
 def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
@@ -74,15 +80,11 @@ def modalities_of(study: Records) -> tuple[str, ...]:
     return tuple(name for name, one in study.modalities.items() if bool(one.present.any()))
 
 
-def _is_file(name: str) -> bool:
-    return isinstance(MODALITIES.get(name), Files)
-
-
-def _told(name: str, value: str | Path) -> str:
+def _told(name: str, value: str | Path, is_file: bool) -> str:
     """What stands in the table for a value: of a file its path, of a note its text."""
-    if (_is_file(name) or isinstance(value, Path)) and not Path(value).is_file():
+    if (is_file or isinstance(value, Path)) and not Path(value).is_file():
         raise DataError(f"{name}: no file {value}")
-    if isinstance(value, Path) and not _is_file(name):
+    if isinstance(value, Path) and not is_file:
         return _text(name, value)
     told = str(value)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import field_validator
@@ -13,7 +14,6 @@ from mmmed.section import Section, later
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import numpy as np
     import pandas as pd
@@ -105,6 +105,16 @@ class Views(Files):
         return Stored(
             SideBySide([one.values for one in each]), torch.cat([one.present for one in each], dim=1)
         )
+
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        import torch
+
+        from mmmed.data.form import asked_rows
+        from mmmed.data.stored import SideBySide, Stored
+
+        files = [cells.get(column, "") for column in config.data.of(ViewsData).views]
+        rows = [asked_rows(self.form(config.data), Path(file) if file else None) for file in files]
+        return Stored(SideBySide(rows), torch.tensor([[bool(file) for file in files]]))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         import torch

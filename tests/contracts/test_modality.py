@@ -232,7 +232,12 @@ def cells_of(name: str, folder: Path) -> dict[str, list[str]]:
     if name == "waveform":
         write_waveform(folder / "a.npz", seconds=0.7)
         return {"ecg": ["a.npz", ""]}
+    if name in ("video", "views"):
+        for file, gray in (("a", 40), ("b", 90)):
+            Image.fromarray(np.full((30, 20), gray, np.uint8)).save(folder / f"{file}.png")
     return {
+        "video": {"clip": ["a.png", ""]},
+        "views": {"frontal": ["a.png", ""], "lateral": ["b.png", "a.png"]},
         "text": {"note": [" No fever;\r\ncough\tand  Ödem ", ""]},
         "table": {"age": ["61.5", " 7 "], "sex": ["M", ""]},
         "signal": {"first": ["0.5", "1e-1"], "second": ["2", ""]},
