@@ -26,7 +26,7 @@ def inputs(data: DataConfig) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name in data.modalities:
-        alone = isinstance(getattr(data, name, None), str)
+        alone = MODALITIES[name].column_keys == (name,) and isinstance(getattr(data, name), str)
         found |= {name if alone else column: column for column in MODALITIES[name].columns(data)}
     return found
 
