@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -50,6 +51,26 @@ class Group:
     def told(self) -> bool:
         """Whether it is not suppressed."""
         return self.patients is not None
+
+
+def groups_json(score: str, groups: Sequence[Group]) -> dict[str, Any]:
+    """Groups for a file, without a count: `score` is the title of the score."""
+
+    def interval(one: tuple[float, float, float]) -> dict[str, float | None]:
+        names = ("value", "low", "high")
+        return {k: v if math.isfinite(v) else None for k, v in zip(names, one, strict=True)}
+
+    told = [
+        {
+            "by": one.by,
+            "name": one.name,
+            "told": one.told,
+            "score": interval(one.value),
+            "gap": interval(one.gap),
+        }
+        for one in groups
+    ]
+    return {"version": 1, "score": score, "groups": told}
 
 
 def age_band(age: object) -> str:
