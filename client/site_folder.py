@@ -4,6 +4,7 @@
     site-policy.toml        what may be asked of it, and site-policy.toml.sig, the officer's signature
     officer.pub             the privacy officer's public key; second-officer.pub, if there is one
     node/                   what connects it to a federation; see `client.node.folder`
+    watch/                  the log of a model in use, where the hospital asked for one; see `mmmed.watch`
     state/                  what it keeps; see `StateFolder`. site.toml may name another folder, on a local disk
 
 Nothing heavy is imported here: commands that only look at a folder answer at once.
@@ -221,6 +222,11 @@ class SiteFolder:
     def node(self) -> Path:
         """Folder of the keys and files that connect the site to a federation."""
         return self.path / "node"
+
+    @property
+    def watch(self) -> Path:
+        """Folder of the log of a model in use, where its dashboard looks for one."""
+        return self.path / "watch"
 
     def policy(
         self, file: Path | None = None, officer: Path | None = None, second: Path | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,9 +25,11 @@ from mmmed.inference.page import draw_page
 from mmmed.inference.pictures import pairs, png, sheet
 from mmmed.inference.prediction import Doubt, Prediction
 from mmmed.inference.run_facts import RunFacts, read_report, run_facts
+from mmmed.models.store import weights_digest
 from mmmed.paths import image_cache
 from mmmed.tasks import Text
 from mmmed.tasks.base import Target
+from mmmed.watch import Watch, known_of
 
 if TYPE_CHECKING:
     from privacy.metrics import Calibration
@@ -55,11 +57,13 @@ class Model:
         network: in evaluation mode.
         config: of the run that trained it.
         folder: what it was read from, a run folder or a model folder; None if from neither.
+        watch: where its predictions are logged; None for nowhere.
     """
 
     network: models.MultimodalModel
     config: RunConfig
     folder: Path | None = None
+    watch: Watch | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -70,6 +74,19 @@ class Model:
     def facts(self) -> RunFacts:
         """Which run trained it, and how private that was."""
         return run_facts(self.folder, self.config)
+
+    def about(self, **known: str) -> Model:
+        """The same model, whose log takes down what is known of the study that is asked about next.
+
+        Args:
+            known: any of `mmmed.watch.KNOWN`: study and patient (ids, kept as pseudonyms), sex, age, site, scanner.
+
+        Raises:
+            DataError: another name, or the model logs nothing (see `load_model`).
+        """
+        if self.watch is None:
+            raise DataError("this model logs nothing: load it with log=FOLDER, or give --log FOLDER")
+        return replace(self, watch=self.watch.asking(**known))
 
     def predict(self, **given: str | Path) -> Prediction:
         """Predict one study, read as a record of training is.
@@ -82,7 +99,7 @@ class Model:
         """
         study = read_study(self.config, given)
         target = self.config.task.target()
-        return self._prediction(study, predict_records(self.network, target, study)[0])
+        return self._prediction(study, predict_records(self.network, target, study)[0], given)
 
     def explain(self, **given: str | Path) -> Prediction:
         """`predict`, with what each modality did to it, and within each its places, words, columns or times.
@@ -104,7 +121,7 @@ class Model:
             {m: _named(target.names, one) for m, one in part.items()}
             for part in (found.shares, found.without)
         )
-        return self._prediction(study, found.prediction)._replace(
+        return self._prediction(study, found.prediction, given)._replace(
             shares=shares,
             without=without,
             nothing=_named(target.names, found.nothing),
@@ -132,8 +149,10 @@ class Model:
             return "the results in its privacy report are of another task"
         return calibrate(pooled.tables, std)
 
-    def _prediction(self, study: Records, numbers: np.ndarray) -> Prediction:
-        """Numbers (K,) of the one record of a study, and how far they can be taken at their word."""
+    def _prediction(self, study: Records, numbers: np.ndarray, given: Mapping[str, str | Path]) -> Prediction:
+        """Numbers (K,) of the one record of a study, logged, and how far they can be taken at their word."""
+        if self.watch is not None:
+            self.watch.record(study, given, numbers)
         target, read = self.config.task.target(), modalities_of(study)
         missing = tuple(name for name in study.modalities if name not in read)
         values = {name: one.tolist()[0] for name, one in target.as_table(numbers[None]).items()}
@@ -265,18 +284,25 @@ def simulate(
     return Run(path, json.loads((path / "evaluation.json").read_text(encoding="utf-8")))
 
 
-def load_model(folder: str | Path) -> Model:
+def load_model(folder: str | Path, *, log: str | Path | None = None) -> Model:
     """Read the final model of a run folder, or a model folder.
+
+    Args:
+        folder: of the run, or of the model.
+        log: folder in which each of its predictions is logged, to be watched (``mmmed watch``); None for no log.
 
     Raises:
         ModelError: a file is missing, damaged, or the two do not belong together.
+        DataError: the log's folder cannot have one.
     """
     folder = Path(folder)
-    return Model(*models.load_model(folder), folder)
+    network, config = models.load_model(folder)
+    watch = None if log is None else Watch.of(log, weights_digest(folder), config)
+    return Model(network, config, folder, watch)
 
 
 def predict(model: Model, data: str | Path) -> pd.DataFrame:
-    """Predictions of every record of a data set that has the columns of the model's configuration.
+    """Predictions of every record of a data set that has the columns of the model's configuration, logged if it logs.
 
     Of the hospitals that it was trained on, a model knows the training patients: how good it is say `Run.evaluation`
     and ``mmmed evaluate``, from held-out patients alone. What is wrong with a row is a warning, and the row is left
@@ -305,6 +331,9 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
         site = manifest.of_site(name)
         records = load_records(site, config, image_cache())
         predicted = predict_records(network, target, records)
+        if model.watch is not None:
+            about = known_of(site.records, site.root, data_config)
+            model.watch.record_all(records, about, predicted)
         parts.append(site.records.loc[:, named].assign(**target.as_table(predicted)))
     return pd.concat(parts[1:] or parts, ignore_index=True)
 

@@ -2,6 +2,7 @@
 
     config.toml         the resolved configuration
     environment.json    run id, versions, platform, commit
+    cost.json           what a simulation cost, see `simulations.cost`
     frozen.json         digests of what is not trained: encoders, tokenizer
     rounds.jsonl        one line a finished round
     checkpoints/        global model and strategy state after each round (see `server.checkpoint`)

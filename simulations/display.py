@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -19,9 +20,11 @@ from client.refusal_log import refusals
 from mmmed.config import RunConfig
 from mmmed.extras import is_installed
 from mmmed.inference import inputs
-from mmmed.inference.evaluate import Evaluation
+from mmmed.inference.evaluate import Evaluation, Interval
+from mmmed.inference.subgroups import RULE, Group
 from mmmed.modalities import MODALITIES
 from mmmed.tasks.base import Score
+from mmmed.text import shown as printable
 from privacy.metrics import main_score
 from privacy.report import shown
 from server.events import Event, PhaseStarted, RoundFinished, SiteReplied
@@ -230,6 +233,23 @@ def show_evaluation(evaluation: Evaluation) -> None:
     if evaluation.others:
         others = ", ".join(f"{name} {pooled}" for name, pooled in evaluation.others.items())
         console.print(f"other scores, all sites pooled: {others}", markup=False)
+
+
+def show_groups(title: str, groups: Sequence[Group]) -> None:
+    """Print a score in groups of patients, and its gap to all others; small groups are not told."""
+    table = Table(title=f"{title} by groups [95 % interval]", title_justify="left")
+    for head in ("by", "group", "patients", title, "less all others"):
+        table.add_column(head)
+    for one in groups:
+        values = (
+            (str(one.patients), str(Interval(*one.value)), str(Interval(*one.gap)))
+            if one.told
+            else ("few", "not told", "")
+        )
+        table.add_row(escape(printable(one.by)), escape(printable(one.name)) or "not known", *values)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(RULE, markup=False)
 
 
 def _number(value: float) -> str:

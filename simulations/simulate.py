@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,12 +27,14 @@ from mmmed.errors import ConfigError, RunError
 from mmmed.extras import require
 from mmmed.files import write_atomic
 from mmmed.inference.evaluate import Evaluation, evaluate
-from mmmed.inference.sites import predict_opened, predict_sites
+from mmmed.inference.sites import check_groups, predict_opened, predict_sites, score_groups
+from mmmed.inference.subgroups import groups_json
 from mmmed.models import MultimodalModel, load_model
 from server.run import federate, first_model
 from server.run_folder import RunFolder
 from simulations.advice import advice
-from simulations.display import Display, show_evaluation, show_results
+from simulations.cost import counted
+from simulations.display import Display, show_evaluation, show_groups, show_results
 from simulations.grid import InProcessGrid
 from simulations.pictures import PICTURES, run_pictures
 from simulations.ray_engine import run_on_ray
@@ -147,7 +149,10 @@ def preflight(
 def _drive(run: RunFolder, prepared: Prepared, engine: str, workers: int | None) -> None:
     nodes, model = site_nodes(run, prepared.manifest), prepared.model
     processes = min(len(nodes), os.cpu_count() or 1) if workers is None else workers
-    with Display(run.config, {name: Path(str(node["state-dir"])) for name, node in nodes.items()}) as display:
+    with (
+        counted(run.path, whole=engine != "ray"),
+        Display(run.config, {name: Path(str(node["state-dir"])) for name, node in nodes.items()}) as display,
+    ):
         own = list(nodes.values())
         if engine == "ray":
             run_on_ray(
@@ -204,8 +209,16 @@ def check_learnt(run: RunFolder) -> None:
         )
 
 
-def evaluate_run(path: Path, data: str | None) -> Evaluation:
+def evaluate_run(
+    path: Path, data: str | None, by: Sequence[str] = (), groups_file: Path | None = None
+) -> Evaluation:
     """Evaluate the final model of a run folder (or a model folder) on held-out studies, and print it.
+
+    Args:
+        path: the folder.
+        data: folder of the data set; None for the run's own.
+        by: what to make groups of patients by, see `mmmed.inference.sites.score_groups`.
+        groups_file: where to write their scores, for a model card; no count is in it.
 
     Raises:
         RunError, ModelError, DataError: no finished model, or data that do not fit it.
@@ -216,7 +229,15 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
     model, config = load_model(path)
     if data is None:
         config = with_table(config, kept_table(path))
-    predicted = predict_sites(model, config, locate(data or config.data.source))
+    root = locate(data or config.data.source)
+    check_groups(config, root, by)
+    predicted = predict_sites(model, config, root)
     evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)
+    if by:
+        title = config.task.target().score.title
+        groups = score_groups(config, root, predicted, by, config.training.seed)
+        show_groups(title, groups)
+        if groups_file is not None:
+            write_atomic(groups_file, json.dumps(groups_json(title, groups), indent=2) + "\n")
     return evaluation

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 from mmmed import __version__
-from mmmed.cli import card, config, dashboard, export, poc, predict, privacy, serve, server, simulate, site
+from mmmed.cli import (
+    card,
+    config,
+    dashboard,
+    export,
+    poc,
+    predict,
+    privacy,
+    serve,
+    server,
+    simulate,
+    site,
+    watch,
+)
 from mmmed.quiet import quieten
 
 __all__ = ["app", "main"]
@@ -30,6 +43,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(site.app, name="site")
 app.add_typer(server.app, name="server")
+app.add_typer(watch.app, name="watch")
 
 
 def _say_version(asked: bool) -> None:

@@ -16,6 +16,13 @@ def card(
         Path | None,
         typer.Option(help="Markdown or HTML by the name's end.", show_default="Markdown, printed"),
     ] = None,
+    subgroups: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also scores of groups, from `mmmed evaluate --by ... --json FILE`: without noise, yours to tell.",
+        ),
+    ] = None,
 ) -> None:
     """Make a model card from a run's own files; what only people know is left as marked places to fill in."""
     if out is not None and out.suffix not in _FORMS:
@@ -23,7 +30,7 @@ def card(
     from mmmed.files import write_atomic
     from server.model_card import make_card, to_html, to_markdown
 
-    made = make_card(run)
+    made = make_card(run, subgroups)
     if out is None:
         print(to_markdown(made), end="")
         return

@@ -15,7 +15,8 @@ def dashboard(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="What to show: a folder of runs or one run, a federation's folder, a hospital's site folder.",
+            help="What to show: a folder of runs or one run, a federation's folder, a hospital's site folder, a "
+            "log of predictions.",
             show_default="runs",
         ),
     ] = None,
@@ -36,10 +37,16 @@ def dashboard(
 def _sections(folder: Path) -> list[Section]:
     """The pages of a folder, by what it holds."""
     from client.dashboard import deployed_section, is_site, is_state, site_section
+    from client.site_folder import SiteFolder
+    from mmmed.watch import WatchFolder
+    from mmmed.watch.pages import watch_section
     from server.dashboard import consortium_section, coordinator_section, is_federation
 
+    if WatchFolder.is_one(folder):
+        return [watch_section(folder)]
     if is_site(folder):
-        return [deployed_section(folder)]
+        watched = SiteFolder(folder).watch
+        return [deployed_section(folder), *([watch_section(watched)] if WatchFolder.is_one(watched) else [])]
     if is_state(folder):
         return [site_section(folder.name, folder)]
     if is_federation(folder):

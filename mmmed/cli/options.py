@@ -25,6 +25,13 @@ DataFolder = Annotated[
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result here.")]
 
+LogFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--log", metavar="FOLDER", help="Log each prediction here, for `mmmed watch`; it stays here."
+    ),
+]
+
 
 def read_config(
     config: Path | None, assignments: Sequence[str] | None, options: Mapping[str, Any] | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmmed.cli.options import DataFolder, JsonFile
+from mmmed.cli.options import DataFolder, JsonFile, LogFolder
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,8 +43,15 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="With --data: the predictions, CSV or Parquet by the name's end.")
     ] = None,
+    log: LogFolder = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="With --log: study=ID, patient=ID, sex, age, site, scanner; repeat."
+        ),
+    ] = None,
 ) -> None:
-    """Predict one study from its files and values, or every study of --data. Nothing of it is kept.
+    """Predict one study from its files and values, or every study of --data. Nothing of it is kept but by --log.
 
     NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, age=63,
     text=@note.txt or the text itself.
@@ -53,9 +60,11 @@ def predict(
     from mmmed.errors import DataError
     from mmmed.files import replacing
 
-    model = load_model(run)
+    model = load_model(run, log=log)
+    if about:
+        model = model.about(**_known(about))
     if data is not None:
-        if given or explain or json_file or page or picture or of or out is None:
+        if about or given or explain or json_file or page or picture or of or out is None:
             raise typer.BadParameter("--data goes with --out FILE, and with nothing of a single study")
         _predict_all(model, data, out)
         return
@@ -83,6 +92,10 @@ def predict(
     for file, content in files.items():
         with replacing(file) as partial:
             partial.write_bytes(content)
+
+
+def _known(about: list[str]) -> dict[str, str]:
+    return {name: str(value) for name, value in map(_pair, about)}
 
 
 def _pair(text: str) -> tuple[str, str | Path]:

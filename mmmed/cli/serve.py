@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from mmmed.cli.options import LogFolder
+
 
 def serve(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
@@ -30,8 +32,9 @@ def serve(
     max_studies: Annotated[
         int, typer.Option(min=1, max=64, help="Studies that are answered at one time.")
     ] = 16,
+    log: LogFolder = None,
 ) -> None:
-    """Answer questions about one study over HTTP: POST /predict and /explain. Nothing of a study is kept."""
+    """Answer questions about one study over HTTP: POST /predict and /explain. Nothing is kept but by --log."""
     from mmmed.extras import require
 
     require("serve", "mmmed serve")
@@ -45,7 +48,7 @@ def serve(
 
     token = None if token_file is None else read_token(token_file)
     check(host, token, certificate, key)
-    model = load_model(run)
+    model = load_model(run, log=log)
     together = Together(model.network)
     served = Served(
         name=run.resolve().name,

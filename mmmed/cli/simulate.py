@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmmed.cli.options import Assignments, ConfigFile, DataFolder, read_config
+from mmmed.cli.options import Assignments, ConfigFile, DataFolder, JsonFile, read_config
 
 app = typer.Typer(invoke_without_command=True, subcommand_metavar="[sweep|compare|scenarios]")
 
@@ -143,8 +143,16 @@ def scenarios() -> None:
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or a model folder.")],
     data: DataFolder = None,
+    by: Annotated[
+        str,
+        typer.Option(help="Also groups of patients: columns such as sex,age_band,scanner, or site."),
+    ] = "",
+    json_file: JsonFile = None,
 ) -> None:
     """Evaluate a trained model on held-out studies, beside the site-only guess."""
     from simulations.simulate import evaluate_run
 
-    evaluate_run(run, data)
+    names = [name.strip() for name in by.split(",") if name.strip()]
+    if json_file is not None and not names:
+        raise typer.BadParameter("--json has the scores of groups: say which with --by")
+    evaluate_run(run, data, names, json_file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class Predictions:
         label: (N,) or (N, L).
         prediction: (N, K) float64.
         guess: (K,) float64, from the labels of the site's *training* records (`Target.guess`): the site-only guess.
+        rows: (N,) int64, where each stands in the site's manifest; empty if that is not known.
     """
 
     site: str
@@ -32,6 +33,7 @@ class Predictions:
     label: np.ndarray
     prediction: np.ndarray
     guess: np.ndarray
+    rows: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 @torch.no_grad()

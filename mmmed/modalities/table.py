@@ -9,7 +9,7 @@ the range in which a number usually lies, such as a laboratory's reference range
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,6 +127,12 @@ class Table(Modality):
         names = tuple(f"{columns[number]} = {cells[columns[number]]}" for number in there)
         return Parts("columns", Stored(given.values.expand(len(there), -1), present), names=names)
 
+    def watched(self, given: Input, data: DataConfig) -> list[dict[str, float | str]]:
+        """Each column's own number or category."""
+        return [
+            dict(_cells(v, p, data.of(TableData))) for v, p in zip(given.values, given.present, strict=True)
+        ]
+
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.table import FTTransformer, TableEncoder
 
@@ -174,6 +180,25 @@ def encode_table(records: pd.DataFrame, data: TableData) -> tuple[torch.Tensor, 
         present.append(~np.isnan(codes))
     seen = np.stack(present, axis=1)
     return torch.from_numpy(np.concatenate(features, axis=1)).float(), torch.from_numpy(seen)
+
+
+def _cells(
+    features: torch.Tensor, present: torch.Tensor, data: TableData
+) -> Iterator[tuple[str, float | str]]:
+    """The columns of one record that are present, each with what `encode_table` made its features from."""
+    parts = features.split(widths(data))
+    for name, part, there in zip(
+        [*sorted(data.numbers), *sorted(data.categories)], parts, present, strict=True
+    ):
+        if not there:
+            continue
+        if name in data.categories:
+            yield name, data.categories[name][int(part.argmax())]
+        else:
+            low, high = data.numbers[name]
+            place = float(part)
+            beyond = math.copysign(math.exp(min(abs(place) - 1, 700)), place)
+            yield name, low + (high - low) * ((place if abs(place) <= 1 else beyond) + 1) / 2
 
 
 def _numbers(values: pd.Series, reading: Reading) -> pd.Series:

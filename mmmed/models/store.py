@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from mmmed.config import RunConfig, resolve, to_toml
 from mmmed.errors import ModelError
+from mmmed.files import sha256_of
 from mmmed.models.build import build_model
 from mmmed.models.multimodal import MultimodalModel
 
@@ -34,7 +35,7 @@ def load_model(folder: Path) -> tuple[MultimodalModel, RunConfig]:
     Raises:
         ModelError: a file is missing, damaged, or the two do not belong together.
     """
-    folder = folder / FINAL if (folder / FINAL).is_dir() else folder
+    folder = _final(folder)
     for name in (WEIGHTS, CONFIG):
         if not (folder / name).is_file():
             raise ModelError(f"{folder}: no {name}. Expected the model folder of a finished run")
@@ -48,3 +49,12 @@ def load_model(folder: Path) -> tuple[MultimodalModel, RunConfig]:
             f"{folder / WEIGHTS} does not hold the model of {folder / CONFIG}: {error}"
         ) from error
     return model.eval(), config
+
+
+def weights_digest(folder: Path) -> str:
+    """16 hexadecimal digits of the SHA-256 of a model's weights; arguments as of `load_model`."""
+    return sha256_of(_final(folder) / WEIGHTS)[:16]
+
+
+def _final(folder: Path) -> Path:
+    return folder / FINAL if (folder / FINAL).is_dir() else folder

@@ -22,36 +22,40 @@ from privacy.report import verify_report
 from privacy.report.rounding import shown
 from privacy.report.unchecked import marks
 from server.model_card.blocks import Block, Card, Cell, Fill, Items, Table, Text
+from server.model_card.impact import NOT_RECORDED, groups, impact
 from server.run_folder import finished_rounds, run_id_at
 
-NOT_RECORDED = "not recorded"
-_SCORES = "evaluation.json"
+_SCORES, _COST = "evaluation.json", "cost.json"
 _SIGNED = "signed by the sites or computed from what they signed"
 _WORD = "the coordinator's own word"
 
 
-def make_card(run: Path) -> Card:
+def make_card(run: Path, subgroups: Path | None = None) -> Card:
     """The model card of a finished run.
 
     Args:
         run: the run folder, which is only read.
+        subgroups: file with scores of groups, as ``mmmed evaluate --by ... --json`` writes it.
 
     Raises:
         RunError: it is no run folder, has no final model or no privacy report yet, or the report does not hold.
     """
     found = _Run.read(run)
+    told = _json(subgroups) if subgroups else None
+    if subgroups and told is None:
+        raise RunError(f"{subgroups}: no such file")
     return Card(
         title=f"Model card: {found.name}",
         facts=_facts(found),
         sections=[
             ("Model", [*_model(found)]),
             ("Intended use", [*_intended()]),
-            ("Warnings and limits", [*_limits(found)]),
+            ("Warnings and limits", [*_limits(found, told is not None)]),
             ("Training data", [*_data(found)]),
             ("Training", [*_training(found)]),
-            ("Results", [*_results(found)]),
+            ("Results", [*_results(found, [*groups(told, subgroups)])]),
             ("Privacy", [*_privacy(found)]),
-            ("Environmental impact", [*_impact(found)]),
+            ("Environmental impact", [*impact(found.cost, found.rounds, found.environment)]),
             ("Governance", [*_governance()]),
             ("How to use it", [*_how(found)]),
             ("Where the numbers are from", [*_sources(found)]),
@@ -69,6 +73,7 @@ class _Run:
     report: Mapping[str, Any]
     scores: Mapping[str, Any] | None
     rounds: Sequence[Mapping[str, Any]]
+    cost: Mapping[str, Any] | None
 
     @staticmethod
     def read(path: Path) -> _Run:
@@ -93,6 +98,7 @@ class _Run:
             report,
             _json(path / _SCORES),
             finished_rounds(path),
+            _json(path / _COST),
         )
 
 
@@ -174,12 +180,15 @@ def _intended() -> Iterator[Block]:
     )
 
 
-def _limits(run: _Run) -> Iterator[Block]:
+def _limits(run: _Run, grouped: bool) -> Iterator[Block]:
     known = [
         "No score here is from clinical use: they are of held-out patients of the sites that it was trained at.",
         "A record may lack a modality; which ones the records had is not told, since sites do not tell it.",
-        "How it does in subgroups (sex, age, scanner) is not known: no subgroup result was released.",
     ]
+    if not grouped:
+        known.append(
+            "How it does in subgroups (sex, age, scanner) is not known: no subgroup result was released."
+        )
     if run.report["summary"]["epsilon"] is not None:
         known.append(
             "It was trained with noise: what few patients have, it has learnt less well than what many have."
@@ -257,7 +266,7 @@ def _intervals(run: _Run) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
                 yield name, how, told[how]
 
 
-def _results(run: _Run) -> Iterator[Block]:
+def _results(run: _Run, in_groups: Sequence[Block]) -> Iterator[Block]:
     rows = [(f"{name}, {how.replace('_', ' ')}", _interval(value)) for name, how, value in _intervals(run)]
     if rows:
         yield Text("On held-out patients, with 95 % intervals of the patient-cluster bootstrap.")
@@ -286,7 +295,7 @@ def _results(run: _Run) -> Iterator[Block]:
         yield Table(("site", "score", "value"), [(site, name, _value(value)) for site, name, value in stated])
     if not rows and released is None and not stated:
         yield Text("No result was released.")
-    yield Text("Subgroups: no result was released.")
+    yield from in_groups
     yield Table(
         ("", ""),
         [
@@ -362,21 +371,6 @@ def _site(site: Mapping[str, Any]) -> tuple[str, ...]:
         f"{site['noise_multiplier']:g}",
         f"{site['sampling_rate']:g}",
         f"{site['steps_charged']} of {site['steps_planned']}",
-    )
-
-
-def _impact(run: _Run) -> Iterator[Block]:
-    seconds = [one["train_seconds"] for one in run.rounds if "train_seconds" in one]
-    machine = f"{run.environment.get('platform', NOT_RECORDED)}, {run.environment.get('processors', '?')} processors"
-    yield Table(
-        ("", ""),
-        [
-            ("Energy", NOT_RECORDED),
-            ("Carbon", NOT_RECORDED),
-            ("Time of a round, longest", f"{max(seconds):g} s" if seconds else NOT_RECORDED),
-            ("Coordinator's machine", machine),
-            ("Sites' machines", NOT_RECORDED),
-        ],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 
 from mmmed.cli import app
 from mmmed.config import resolve
-from mmmed.errors import RunError
+from mmmed.demo import generate
+from mmmed.errors import DataError, RunError
 from server.model_card import Card, make_card, to_html, to_markdown
 from server.model_card.blocks import Fill, Items, Table, Text
 from server.model_card.pages import TO_FILL
@@ -159,3 +161,47 @@ def test_what_is_no_finished_run_is_said_in_one_sentence(run: Path, tmp_path: Pa
         make_card(part)
     result = CliRunner().invoke(app, ["card", str(part), "--out", "card.pdf"])
     assert result.exit_code == 2 and ".html" in result.output
+
+
+def test_it_tells_what_the_run_cost_and_no_energy_that_was_not_measured(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    cost = {"version": 1, "starts": 1, "ends": 1, "cpu_seconds": 61.26, "wall_seconds": 40.0, "joules": None}
+    (copy / "cost.json").write_text(json.dumps(cost))
+    page = _plain(to_markdown(make_card(copy)))
+    assert "| Processor time | 61 s of one processor core" in page and "| Energy | not measured" in page
+    (copy / "cost.json").write_text(json.dumps(cost | {"starts": 2, "joules": 7_200_000.0}))
+    page = _plain(to_markdown(make_card(copy)))
+    assert "cut off" in page and "| Energy | an estimate: 2 kWh, what all of the machine's processors" in page
+
+
+def test_it_tells_groups_that_were_evaluated_and_hides_small_ones(run: Path, tmp_path: Path) -> None:
+    data, file = generate(tmp_path / "data", scale=0.06), tmp_path / "groups.json"
+    asked = ["evaluate", str(run), "--data", str(data), "--by"]
+    done = CliRunner().invoke(app, [*asked, "sex,age_band,site", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "not told" in done.output and "fewer than 11 patients" in " ".join(done.output.split())
+    told = json.loads(file.read_text())
+    assert "patients" not in json.dumps(told) and {one["by"] for one in told["groups"]} == {
+        "sex",
+        "age_band",
+        "site",
+    }
+    done = CliRunner().invoke(app, ["card", str(run), "--subgroups", str(file)])
+    women = next(one for one in told["groups"] if one["name"] == "F")
+    row = (
+        f"| sex | F | {women['score']['value']:.2f} ({women['score']['low']:.2f}"
+        if women["told"]
+        else "| sex | F |"
+    )
+    page = _plain(done.output)
+    assert done.exit_code == 0 and row in page and "computed without noise" in page
+    assert "is not known: no subgroup result" not in page
+    for columns, said in (("ward", "no column 'ward'"), ("age", "take age_band")):
+        with pytest.raises(DataError, match=said):
+            CliRunner().invoke(app, [*asked, columns], catch_exceptions=False)
+    file.write_text('{"version": 1, "score": "AUROC", "groups": [{"by": "sex"}]}')
+    with pytest.raises(RunError, match="holds no scores of groups"):
+        make_card(run, file)
+    with pytest.raises(RunError, match="no such file"):
+        make_card(run, tmp_path / "nothing.json")
