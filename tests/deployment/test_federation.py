@@ -7,6 +7,7 @@ import json
 from mmmed.dashboard.metrics import exposition
 from server.dashboard.gauges import federation_gauges
 from server.deployment.folder import Folder
+from simulations.loopback.federation import TINY
 from tests.deployment.live import TwoHospitals
 
 
@@ -46,6 +47,46 @@ def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> N
         f'mmmed_run_rounds_finished{{run="{run.name}",state="finished:completed"}} 2',
     ):
         assert line in scraped.splitlines()
+
+
+def test_connected_sites_are_asked_what_they_would_refuse_and_nothing_changes_there(
+    federation: TwoHospitals,
+) -> None:
+    north, south = federation.sites
+    settings = [part for one in TINY for part in ("--set", one)]
+
+    def kept() -> list[tuple[list[str], dict[str, bytes]]]:
+        """What waits for approval, and all files of the states but logs and locks."""
+        return [
+            (
+                sorted(path.name for path in site.node.runs.iterdir()),
+                {
+                    str(path): path.read_bytes()
+                    for path in site.folder.state.rglob("*")
+                    if path.is_file() and path.suffix not in (".log", ".lock")
+                },
+            )
+            for site in federation.sites
+        ]
+
+    south.folder.write_site(approval=True)
+    try:
+        before = kept()
+        told = federation.coordinator("check", *settings, "--wait", 300)
+        assert "north: would take part\n" in told
+        assert "south: its policy allows the run; somebody there has to approve it\n" in told
+        assert "gone: not connected\n" in told and "2 of 5 would take part; a round needs 2;" in told
+        greedy = ("--set", "privacy.target_epsilon=50", "--wait", 300)
+        told = federation.coordinator("check", *settings, *greedy, check=False)
+        for name in ("north", "south"):
+            line = f"{name}: WOULD REFUSE training by its rule run.epsilon: policy-refused (the site's policy"
+            assert line in told
+        assert "0 of 5" in told
+        assert kept() == before
+    finally:
+        south.folder.write_site(approval=False)
+    assert [entry["kind"] for entry in north.audit() if entry["event"] == "asked"][-2:] == ["query.check"] * 2
+    assert not list((federation.coordinator.folder / "checks").iterdir())
 
 
 def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: TwoHospitals) -> None:
