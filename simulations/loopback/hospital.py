@@ -153,7 +153,9 @@ class LiveHospital:
         """Run ``mmmed site ARGUMENTS``; returns what it printed."""
         return mmmed("site", *arguments, "--site", self.path, cwd=self.path, check=check)[1]
 
-    def start(self, kit: Path | None = None, wait: bool = True) -> None:
+    def start(
+        self, kit: Path | None = None, wait: bool = True, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Start the hospital's processes; with `wait`, return once it is connected and its runner is ready."""
         log = self.path / "site.out"
         log.unlink(missing_ok=True)
@@ -164,7 +166,7 @@ class LiveHospital:
             kit = self.path / "by-way.kit"
             kit.write_text(text)
         arguments = ["site", "start", *([kit] if kit else []), "--site", self.path]
-        self._running = Background(*arguments, cwd=self.path, log=log)
+        self._running = Background(*arguments, cwd=self.path, log=log, environment=environment)
         if wait:
             self.wait_until_ready()
 
