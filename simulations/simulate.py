@@ -41,7 +41,7 @@ from simulations.ray_engine import run_on_ray
 from simulations.scenarios import Scenario
 from simulations.scenarios.table import (
     dealt,
-    keep,
+    kept_files,
     kept_scenario,
     kept_table,
     node_settings,
@@ -82,11 +82,10 @@ def start_run(
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with dealt(scenario, config) as table:
         prepared = preflight(config, engine, table)
-        with RunFolder.create(path, config) as run:
-            if policy is not None:
-                write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
-            if scenario is not None:
-                keep(run.path, scenario, table)
+        beside = kept_files(scenario, table)
+        if policy is not None:
+            beside[_POLICY] = policy.read_bytes()
+        with RunFolder.create(path, config, beside) as run:
             _drive(run, prepared, engine, workers)
     return path
 
