@@ -45,6 +45,7 @@ from simulations.scenarios.table import (
     node_settings,
     with_table,
 )
+from simulations.working import working
 
 CLIENT_APP = "client.app:app"
 _SCENARIO_APP = "simulations.scenarios.behaviour:app"
@@ -79,7 +80,8 @@ def start_run(
         read_trial_policy(policy)
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with dealt(scenario, config) as table:
-        prepared = preflight(config, engine, table)
+        with working("trying the run on made-up records, reading the data"):
+            prepared = preflight(config, engine, table)
         with RunFolder.create(path, config) as run:
             if policy is not None:
                 write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
@@ -213,10 +215,11 @@ def evaluate_run(path: Path, data: str | None) -> Evaluation:
     begun = (path / "config.toml").is_file() and (path / "environment.json").is_file()
     if begun and not (path / "model").is_dir():
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
-    model, config = load_model(path)
-    if data is None:
-        config = with_table(config, kept_table(path))
-    predicted = predict_sites(model, config, locate(data or config.data.source))
-    evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
+    with working("predicting held-out studies"):
+        model, config = load_model(path)
+        if data is None:
+            config = with_table(config, kept_table(path))
+        predicted = predict_sites(model, config, locate(data or config.data.source))
+        evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)
     return evaluation
