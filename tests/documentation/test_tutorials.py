@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from mmmed.cli import main
@@ -35,9 +37,16 @@ def tutorials() -> list[Any]:
 
 @pytest.fixture
 def empty_folder(tmp_path: Path, hospitals: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that a tutorial begins in, with small generated hospitals where it expects the usual ones."""
+    """The folder that a tutorial begins in. Where it expects the generated hospitals are two small ones of one size.
+
+    Of one size, since a report computes each mechanism, and one follows from each size.
+    """
     demo = tmp_path / "home" / f"demo-v{FORMAT}-seed0-scale1"
     shutil.copytree(hospitals, demo)
+    table = pd.read_csv(demo / "data.csv", dtype=str, keep_default_na=False)
+    number = pd.factorize(table["patient_id"])[0]
+    table["site"] = np.where(number % 2, "northgate", "harbour")
+    table.to_csv(demo / "data.csv", index=False)
     (demo / "generated.json").write_text(json.dumps({"format": FORMAT, "seed": 0, "scale": 1.0}))
     monkeypatch.setenv("MMMED_HOME", str(tmp_path / "home"))
     folder = tmp_path / "work"
