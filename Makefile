@@ -23,7 +23,7 @@ docs: .venv/.ready
 
 # The pictures of the documentation (needs Chromium).
 pictures: .venv/.ready
-	$(BIN)/python docs/make/pictures.py
+	$(BIN)/python -m docs.make.pictures
 
 # constraints.txt from pyproject.toml, for all Pythons and systems at once: pins stay where they fit.
 # `make constraints UPGRADE=--upgrade` takes the newest of everything.
