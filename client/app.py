@@ -8,9 +8,12 @@ from flwr.clientapp.typing import ClientAppCallable
 
 from client.evaluation import results, results_due
 from client.exchange import Exchange
+from client.foresight import foreseen
 from client.gate import open_site, place_of
 from client.refusal_log import record_refusal
 from client.release import (
+    AwaitsApproval,
+    check_reply,
     evaluation_reply,
     join_reply,
     one_code,
@@ -21,7 +24,7 @@ from client.release import (
 from client.secure_steps import close_run, introduction, masked_step
 from client.site_folder import StateFolder
 from client.training import local_steps, train_round
-from mmmed.federation.protocol import MODEL, Request
+from mmmed.federation.protocol import CHECK, MODEL, Request
 from mmmed.wire import unpack
 from privacy.policy import EVALUATION, TRAINING
 
@@ -62,6 +65,16 @@ def join(message: Message, context: Context) -> Message:
     request = Request.read(message.content)
     site = open_site(place_of(context.node_config), request, TRAINING)
     return join_reply(message, site.name, site.public_key, introduction(site, request))
+
+
+@app.query(CHECK)
+def check(message: Message, context: Context) -> Message:
+    """Say whether this site would refuse a run. Nothing is charged or kept, and no record is read."""
+    request, place = Request.read(message.content), place_of(context.node_config)
+    error, purpose = foreseen(place, request)
+    if error is not None and not isinstance(error, AwaitsApproval):
+        record_refusal(place.state, refusal_code(error), error)
+    return check_reply(message, place.name(request.config), error, purpose)
 
 
 @app.evaluate()

@@ -58,6 +58,13 @@ class Place(Protocol):
             PolicyRefusal: the policy does not allow the request.
         """
 
+    def foresee(self, config: RunConfig, purpose: str) -> None:
+        """Raise what `judge` would, but leave policy, ledger and clock as they are."""
+
+    @property
+    def approves(self) -> bool:
+        """Whether somebody at the site approves each run before anything else."""
+
     def open(self, config: RunConfig, policy: Policy) -> Site:
         """The site, its records read for a request that `policy` allows.
 

@@ -7,6 +7,7 @@ names the columns to learn from, which the policy must list.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -23,7 +24,7 @@ from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of
 from privacy.errors import PlanError
 from privacy.keys import load_or_create_key
-from privacy.policy import Policy
+from privacy.policy import Policy, SitePolicy, check_successor
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,26 @@ class Hospital:
 
     def judge(self, config: RunConfig, purpose: str) -> Policy:
         signed = self._folder.policy()
-        allowed = (name for name in (INSTALLED, *self._apps) if name in signed.policy.apps)
         with self._folder.ledger(signed) as ledger:
             ledger.note_clock()
-            request = run_request(config, purpose, next(allowed, self._apps[0]))
-            signed.policy.check(request, ledger.clock().latest)
+            self._check(signed.policy, config, purpose, ledger.clock().latest)
         return signed.policy
+
+    def foresee(self, config: RunConfig, purpose: str) -> None:
+        signed, now = self._folder.policy(), time.time()
+        if self._folder.state.holds_ledger():
+            with self._folder.state.inspect() as ledger:
+                check_successor(ledger, signed)
+                now = ledger.clock().latest
+        self._check(signed.policy, config, purpose, now)
+
+    @property
+    def approves(self) -> bool:
+        return self._folder.config.approval
+
+    def _check(self, policy: SitePolicy, config: RunConfig, purpose: str, now: float) -> None:
+        allowed = (name for name in (INSTALLED, *self._apps) if name in policy.apps)
+        policy.check(run_request(config, purpose, next(allowed, self._apps[0])), now)
 
     def open(self, config: RunConfig, policy: Policy) -> Site:
         folder = self._folder

@@ -16,8 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import Error, Message
 
-from mmmed.errors import ConfigError, DataError, ModelError, WeightsDiffer
-from mmmed.federation.protocol import PRIVACY, SITE_ERROR, EvaluateReply, JoinReply, Refusal, TrainReply
+from mmmed.errors import ConfigError, DataError, MmmedError, ModelError, WeightsDiffer
+from mmmed.federation.protocol import (
+    PRIVACY,
+    SITE_ERROR,
+    CheckReply,
+    EvaluateReply,
+    JoinReply,
+    Refusal,
+    TrainReply,
+)
 from privacy.errors import (
     BudgetExceeded,
     LedgerError,
@@ -28,6 +36,11 @@ from privacy.errors import (
     VoidStep,
 )
 from privacy.policy import SHOWN, Policy
+
+
+class AwaitsApproval(MmmedError):
+    """The policy allows the run, and a person at the site decides about it when it comes."""
+
 
 _WEIGHT = 1.0  # the same for every site: a weight by examples would tell their number
 
@@ -44,6 +57,7 @@ _CODES: tuple[tuple[type[Exception], Refusal], ...] = (  # the first that fits
     (WeightsDiffer, Refusal.WEIGHTS),
     (ModelError, Refusal.MODEL),
     (ConfigError, Refusal.REQUEST),
+    (AwaitsApproval, Refusal.HELD),
 )
 
 
@@ -94,6 +108,23 @@ def join_reply(request: Message, site: str, key: str, introduction: bytes) -> Me
         introduction: of `privacy.secure_sum`; b"" before it was sent the terms.
     """
     reply = JoinReply(site=site, key=key, introduction=introduction)
+    return Message(content=reply.to_record(), reply_to=request)
+
+
+def check_reply(request: Message, site: str, error: Exception | None, purpose: str) -> Message:
+    """The reply of a site that is asked what it would refuse: a code and the name of a rule, no more.
+
+    Args:
+        request: the question.
+        site: the site's name.
+        error: what a run would meet; None if nothing.
+        purpose: what for.
+    """
+    if error is None:
+        reply = CheckReply(site=site)
+    else:
+        rule = error.rule if isinstance(error, PolicyRefusal) else ""
+        reply = CheckReply(site=site, refused=str(refusal_code(error)), rule=rule, purpose=purpose)
     return Message(content=reply.to_record(), reply_to=request)
 
 

@@ -8,6 +8,7 @@ from mmmed.config import RunConfig
 from mmmed.modalities import MODALITIES
 from mmmed.models.names import former_policy_name, policy_name
 from privacy.policy import EVALUATION, TRAINING, TUNING, RunRequest
+from privacy.secure_sum import SharedNoise
 
 UNIT, ADJACENCY = "patient", "add_remove"  # what client.training does, whatever is asked
 INSTALLED = "installed"  # the site's own code, no bundle
@@ -36,7 +37,21 @@ def run_request(config: RunConfig, purpose: str, app: str) -> RunRequest:
         app=app,
         columns=_columns(config),
         metrics=dict.fromkeys(config.task.target().told, privacy.metrics) if purpose == EVALUATION else {},
+        shared=_shared(config) if purpose == TRAINING else None,
     )
+
+
+def purposes(config: RunConfig) -> tuple[str, ...]:
+    """What a run wants the data for: to train, and to evaluate if results are to leave."""
+    return (TRAINING,) if config.privacy.metrics == "none" else (TRAINING, EVALUATION)
+
+
+def _shared(config: RunConfig) -> SharedNoise | None:
+    federation = config.federation
+    if federation.release != "secure-steps":
+        return None
+    colluders = federation.min_sites - federation.honest
+    return SharedNoise(federation.honest, colluders, federation.min_sites, federation.repeats)
 
 
 def _epsilon(config: RunConfig, purpose: str) -> float:

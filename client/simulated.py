@@ -67,6 +67,13 @@ class Partition:
         policy.check(run_request(config, purpose, INSTALLED), time.time())
         return policy
 
+    def foresee(self, config: RunConfig, purpose: str) -> None:
+        self.judge(config, purpose)
+
+    @property
+    def approves(self) -> bool:
+        return False
+
     def open(self, config: RunConfig, policy: Policy) -> Site:
         return replace(self._site(config), policy=policy)
 

@@ -16,6 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mmmed.errors import RunError
 from server.app_config import RUN_FOLDER, read_run_config
+from server.roster import NODES, Roster
 
 app = ServerApp()
 
@@ -23,18 +24,23 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the configuration that Flower's run config holds; the entry of the server's app."""
+    admitted = os.environ.get(NODES)
+    roster = Roster(Path(admitted) if admitted else None)
     # torch and the models only once the run is known to be valid
-    from server.roster import NODES, Roster
+    from server.check import answers_file, ask_sites
     from server.run import federate, first_model
     from server.run_folder import RunFolder
 
     settings = dict(context.run_config)
-    path = _run_folder(str(settings.pop(RUN_FOLDER, "")))
+    name = str(settings.pop(RUN_FOLDER, ""))
     config = read_run_config(settings)
+    if (answers := answers_file(name)) is not None:
+        ask_sites(grid, config, roster, answers)
+        return
+    path = _run_folder(name)
     model = first_model(config, path)  # before the folder: what cannot be built leaves nothing behind
-    admitted = os.environ.get(NODES)
     with RunFolder.create_or_open(path, config) as folder:
-        federate(grid, folder, model, roster=Roster(Path(admitted) if admitted else None))
+        federate(grid, folder, model, roster=roster)
         check_that_something_was_learnt(folder.rounds())
 
 

@@ -16,6 +16,7 @@ from mmmed.config.sources import flat_from_json
 
 RUN_CONFIG = "run-config"  # a run's configuration, `mmmed.config.sources.to_json`
 RUN_FOLDER = "run-folder"  # which of the coordinator's run folders a run uses; empty outside a deployment
+CHECKS = "MMMED_CHECKS"  # environment variable of the server app: the folder of sites' answers to a question
 _AS_THE_KIND_HAS_IT = ""
 
 

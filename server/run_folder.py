@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,21 @@ class RunFolder:
         self._told: set[int] = set()  # lines of which it was said that something is left out
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> RunFolder:
+    def create(
+        cls, path: Path, config: RunConfig, beside: Mapping[str, bytes] = MappingProxyType({})
+    ) -> RunFolder:
         """Start a run in a new or empty folder.
+
+        Args:
+            path: the folder.
+            config: the run's.
+            beside: name and content of files without which it would go on as another run; they are there whenever
+                the folder holds one.
 
         Raises:
             RunError: the folder is in use, already holds a run, or holds other files.
         """
-        return _locked(Path(path), lambda lock: cls._create(Path(path), config, lock))
+        return _locked(Path(path), lambda lock: cls._create(Path(path), config, beside, lock))
 
     @classmethod
     def open(cls, path: Path, config: RunConfig | None = None) -> RunFolder:
@@ -91,21 +99,30 @@ class RunFolder:
         return _locked(path, lambda lock: cls._open(path, config, lock))
 
     @classmethod
-    def create_or_open(cls, path: Path, config: RunConfig) -> RunFolder:
+    def create_or_open(
+        cls, path: Path, config: RunConfig, beside: Mapping[str, bytes] = MappingProxyType({})
+    ) -> RunFolder:
         """`open` if the folder holds a run, else `create`."""
-        return cls.open(path, config) if (Path(path) / "config.toml").is_file() else cls.create(path, config)
+        if (Path(path) / "config.toml").is_file():
+            return cls.open(path, config)
+        return cls.create(path, config, beside)
 
     @classmethod
-    def _create(cls, path: Path, config: RunConfig, lock: ExitStack) -> RunFolder:
+    def _create(
+        cls, path: Path, config: RunConfig, beside: Mapping[str, bytes], lock: ExitStack
+    ) -> RunFolder:
         if (path / "config.toml").exists():
             raise RunError(f"{path}: already holds a run. Resume it, or choose another folder")
-        # a kill during creation leaves environment.json or a partial file
-        own = {".lock", _OWNER, ".part-environment.json", "environment.json", ".part-config.toml"}
+        # a kill during creation leaves some of these, or one of them in part
+        written = ("environment.json", *beside, "config.toml")
+        own = {".lock", _OWNER, *written, *(f".part-{name}" for name in written)}
         foreign = sorted({file.name for file in path.iterdir()} - own)
         if foreign:
             raise RunError(f"{path}: not empty (found {foreign[0]}). Choose a new or empty folder")
         run_id = uuid.uuid4().hex
         write_atomic(path / "environment.json", json.dumps(_environment(run_id), indent=2) + "\n")
+        for name, content in beside.items():
+            write_atomic(path / name, content)
         write_atomic(path / "config.toml", to_toml(config))  # last: it makes the folder a run folder
         return cls(path, config, run_id, lock)
 

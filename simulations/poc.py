@@ -50,6 +50,11 @@ class Poc:
             DataError: the data set cannot be read.
         """
         require_linux()
+        if (least := config.federation.min_sites) > sites:
+            raise ConfigError(
+                f"federation.min_sites is {least}, but --sites is {sites}. Raise --sites, or lower federation.min_sites"
+                + (" and federation.honest" if config.federation.honest >= least else "")
+            )
         if home.exists():
             raise DeployError(f"{home}: is there already. Name another --out, or go on as its {NEXT} says")
         data = locate(config.data.source).resolve()
@@ -67,6 +72,8 @@ class Poc:
             site={"table": str(table.relative_to(data)), **columns},
             rules=rules,
         )
+        if (shared := run_request(config, TRAINING, INSTALLED).shared) is not None:
+            self.federation.introduce(shared)
         (self.home / NEXT).write_text(self.by_hand(), encoding="utf-8")
         self.token = secrets.token_urlsafe(12)
         self._dashboards: list[Background] = []
@@ -120,7 +127,8 @@ class Poc:
             f"mmmed site log --site {some}": "what was asked of it, and what it sent",
             f"mmmed privacy ledger show {some}": "what its patients were spent",
             f"mmmed privacy policy show {some}": "what it allows; edit site-policy.toml there, then",
-            f"mmmed privacy policy sign {some} --key officers/{some}.key": "",
+            f"mmmed privacy policy sign {some} --key officers/{some}.key": "what is wider takes two officers: add",
+            f"  --second second-officers/{some}.key": "",
         }
         width = max(map(len, commands))
         return "".join(

@@ -41,12 +41,13 @@ from simulations.ray_engine import run_on_ray
 from simulations.scenarios import Scenario
 from simulations.scenarios.table import (
     dealt,
-    keep,
+    kept_files,
     kept_scenario,
     kept_table,
     node_settings,
     with_table,
 )
+from simulations.working import working
 
 CLIENT_APP = "client.app:app"
 _SCENARIO_APP = "simulations.scenarios.behaviour:app"
@@ -81,12 +82,12 @@ def start_run(
         read_trial_policy(policy)
     path = folder or Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
     with dealt(scenario, config) as table:
-        prepared = preflight(config, engine, table)
-        with RunFolder.create(path, config) as run:
-            if policy is not None:
-                write_atomic(run.path / _POLICY, policy.read_text(encoding="utf-8"))
-            if scenario is not None:
-                keep(run.path, scenario, table)
+        with working("trying the run on made-up records, reading the data"):
+            prepared = preflight(config, engine, table)
+        beside = kept_files(scenario, table)
+        if policy is not None:
+            beside[_POLICY] = policy.read_bytes()
+        with RunFolder.create(path, config, beside) as run:
             _drive(run, prepared, engine, workers)
     return path
 
@@ -226,13 +227,14 @@ def evaluate_run(
     begun = (path / "config.toml").is_file() and (path / "environment.json").is_file()
     if begun and not (path / "model").is_dir():
         raise RunError(f"{path}: the run has no final model yet. Finish it with --resume {path}")
-    model, config = load_model(path)
-    if data is None:
-        config = with_table(config, kept_table(path))
-    root = locate(data or config.data.source)
-    check_groups(config, root, by)
-    predicted = predict_sites(model, config, root)
-    evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
+    with working("predicting held-out studies"):
+        model, config = load_model(path)
+        if data is None:
+            config = with_table(config, kept_table(path))
+        root = locate(data or config.data.source)
+        check_groups(config, root, by)
+        predicted = predict_sites(model, config, root)
+        evaluation = evaluate(config.task.target(), predicted, seed=config.training.seed)
     show_evaluation(evaluation)
     if by:
         title = config.task.target().score.title

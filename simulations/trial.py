@@ -19,7 +19,7 @@ from server.run import federate
 from server.run_folder import RunFolder
 from simulations.grid import InProcessGrid
 from simulations.scenarios import Scenario
-from simulations.scenarios.table import dealt, keep, kept_table, with_table
+from simulations.scenarios.table import dealt, kept_files, kept_table, with_table
 from simulations.simulate import check_learnt, client_app, preflight, site_nodes
 
 EVALUATION = "evaluation.json"
@@ -37,9 +37,7 @@ def run_trial(
     """
     with dealt(scenario, config) as table:
         prepared = preflight(config, "inprocess", table)
-        with RunFolder.create_or_open(folder, config) as run:
-            if scenario is not None:
-                keep(folder, scenario, table)
+        with RunFolder.create_or_open(folder, config, kept_files(scenario, table)) as run:
             nodes = list(site_nodes(run, prepared.manifest).values())
             with InProcessGrid(client_app(run), nodes, workers=min(workers, len(nodes))) as grid:
                 model = federate(grid, run, prepared.model)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
@@ -17,6 +18,12 @@ from mmmed.demo import generate
 from mmmed.modalities import MODALITIES
 
 assert mmmed.__version__
+
+# How long an example takes says what else the machine does, not whether the code is right.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -9,8 +9,11 @@ from pathlib import Path
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
+from client.dashboard.approvals import RUNS, add_approvals
 from client.dashboard.gauges import site_gauges
 from client.dashboard.view import SiteView, read_refusals, read_site
+from client.node.approval import RunApprovals
+from client.node.folder import NodeFolder
 from client.site_folder import SiteFolder, StateFolder
 from mmmed.dashboard import Section, page
 from mmmed.errors import RunError
@@ -47,7 +50,10 @@ def deployed_section(folder: Path) -> Section:
         ]
 
     logs = [state.path for state in site.logged_states]
-    return site_section(site.config.name, site.state.path, rules, logs)
+    node = NodeFolder(folder) if site.node.is_dir() else None
+    return site_section(
+        site.config.name, site.state.path, rules, logs, node=node, approval=site.config.approval
+    )
 
 
 def site_section(
@@ -57,6 +63,8 @@ def site_section(
     logs: Sequence[Path] = (),
     *,
     path: str = "/site",
+    node: NodeFolder | None = None,
+    approval: bool = False,
 ) -> Section:
     """Pages of one site.
 
@@ -66,8 +74,15 @@ def site_section(
         policy: returns what its policy allows, as rows of rule and value; None for a simulated site.
         logs: state folders that hold its logs; `state` by default.
         path: where the pages begin.
+        node: its ``node`` folder, if it takes part in a federation.
+        approval: whether runs are held there until a person decides.
     """
-    router = APIRouter()
+    router, note = APIRouter(), ""
+    if node is not None:
+        token = add_approvals(router, node, path)
+        if approval:
+            token.make()
+            note = f"who approves runs of {name} needs the token in {token.file}"
 
     def view() -> SiteView | None:
         try:  # a key without its ledger is told as the damage it is
@@ -92,13 +107,18 @@ def site_section(
             rules=rules,
             problem=problem,
             simulated=policy is None,
+            approval=approval,
+            runs=None if node is None else list(reversed(RunApprovals(node.runs).all())),
+            path=path,
         )
 
     @router.get("/live")
     def live(request: Request) -> HTMLResponse:
         return page(request, _PACKAGE, "now.html", title="", site=view())
 
-    return Section(name, path, router, _PACKAGE, site_gauges(name, state, logs or [state]))
+    decisions = f"{path}{RUNS}/" if node is not None else ""
+    gauges = site_gauges(name, state, logs or [state])
+    return Section(name, path, router, _PACKAGE, gauges, decisions, note)
 
 
 def _allowed(value: object) -> str:

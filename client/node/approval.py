@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from client.node.log import SiteLog
 from mmmed.config import RunConfig, differences, from_flat
 from mmmed.config.sources import flat_from_json, to_flat
 from mmmed.errors import ConfigError, DeployError
@@ -22,7 +23,8 @@ from mmmed.modalities import MODALITIES
 from mmmed.models.names import policy_name
 from mmmed.text import shown
 
-Decision = Literal["waiting", "approved", "denied"]
+Taken = Literal["approved", "denied"]
+Decision = Literal["waiting"] | Taken
 
 # A coordinator that makes up runs without end does not fill the disk.
 _MOST_WAITING = 200
@@ -84,11 +86,19 @@ def _words(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "spends", "WITHOUT PRIVACY: what is released may tell of single patients"
         return
     yield "", _RESULTS[privacy.metrics]
-    results = f", and {privacy.metrics_epsilon:g} of those held out" if privacy.metrics == "private" else ""
+    results = (
+        f", and {_exactly(privacy.metrics_epsilon)} of those held out" if privacy.metrics == "private" else ""
+    )
     yield (
         "spends",
-        f"epsilon {privacy.target_epsilon:g} at delta {privacy.delta:g} of each patient who is trained on{results}",
+        f"epsilon {_exactly(privacy.target_epsilon)} at delta {_exactly(privacy.delta)} of each patient who is "
+        f"trained on{results}",
     )
+
+
+def _exactly(value: float) -> str:
+    """All digits: a person must not approve more than is shown."""
+    return repr(value).removesuffix(".0")
 
 
 _RELEASED = {
@@ -126,8 +136,25 @@ class RunApprovals:
             self._write(run)
         return "waiting"
 
-    def decide(self, name: str, decision: Decision) -> SeenRun:
-        """Store a decision about the run that has this name, or whose id begins with it.
+    def decide(self, name: str, decision: Taken, log: SiteLog, way: str) -> SeenRun:
+        """Store a decision about the run that has this name, or whose id begins with it; the log has it first.
+
+        Args:
+            name: the run.
+            decision: what was decided.
+            log: the site's.
+            way: how a person decided, for the log.
+
+        Raises:
+            DeployError: no run, or several; or the log cannot be written.
+        """
+        decided = replace(self.find(name), decision=decision)
+        log.append(decision, run=decided.run_id, name=decided.name, way=way)
+        self._write(decided)
+        return decided
+
+    def find(self, name: str) -> SeenRun:
+        """The run that has this name, or whose id begins with it.
 
         Raises:
             DeployError: no run, or several.
@@ -135,10 +162,8 @@ class RunApprovals:
         found = [run for run in self.all() if run.name == name or run.run_id.startswith(name)]
         if len(found) != 1:
             what = "several runs have" if found else "no run has"
-            raise DeployError(f"{what} the name {name!r}. `mmmed site runs` lists them")
-        decided = replace(found[0], decision=decision)
-        self._write(decided)
-        return decided
+            raise DeployError(f"{what} the name {shown(name)!r}. `mmmed site runs` lists them")
+        return found[0]
 
     def all(self) -> list[SeenRun]:
         """All runs seen, oldest first."""

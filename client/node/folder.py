@@ -6,6 +6,7 @@ federation.kit      what the coordinator sent back
 runner.secret       what proves to the node that the runner may take its tasks
 audit.jsonl         what was asked, decided and sent
 runs/               runs that were seen, and whether they are approved
+approval.token      what the dashboard asks of whoever approves a run
 flwr/, log/         Flower's own files, logs
 """
 
@@ -64,6 +65,7 @@ class NodeFolder:
         self.secret = self.path / "runner.secret"
         self.audit = self.path / "audit.jsonl"
         self.runs = self.path / "runs"
+        self.approval_token = self.path / "approval.token"
         self.log = self.path / "log"
         self.flower_home = self.path / "flwr"
 

@@ -61,7 +61,7 @@ def check(root: Path, data: DataConfig, task: Task, *, without: Container[str] =
     return result
 
 
-_TABLE_FILES = ("image", "volume", "audio", "waveform")  # as `mmmed site ingest` names them
+_TABLE_FILES = ("image", "volume", "audio", "waveform", "video")  # as tables usually name them
 
 
 def _named(data: DataConfig) -> set[str]:

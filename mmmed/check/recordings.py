@@ -1,4 +1,4 @@
-"""Statistics of volumes, sounds and waveforms, with what stands out."""
+"""Statistics of volumes, clips, sounds and waveforms, with what stands out."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pandas as pd
 
 from mmmed.check.result import CheckResult, Example
 from mmmed.check.statistics import describe
+from mmmed.data.video import frames_of
 from mmmed.data.volume import open_volume
 from mmmed.data.waveform import open_waveform
 from mmmed.errors import DataError
 
 _SAMPLED_VOLUMES, _SHOWN_VOLUMES = 60, 8
 _SAMPLED_SIGNALS = 200
+_FRAMES = 4  # of a clip, of which values are measured
 _LOOKED_AT = 5  # slices in the middle of a volume, of which values are measured
 _SILENT = 1e-4
 _FEW_SLICES = 8
@@ -82,6 +84,23 @@ def measure_volumes(files: pd.Series, root: Path, used: bool, result: CheckResul
             result.warnings.append(f"volumes: {odd:.1%} stand out in {column}: different {why}?")
     order = sorted(frame.index, key=lambda name: (not flat[name], not whys[name]))
     result.examples += [Example(root / name, whys[name]) for name in order[:_SHOWN_VOLUMES]]
+
+
+def measure_clips(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:
+    """Frames of a sample of the clips, and how they move; the arguments are those of `measure_volumes`."""
+
+    def measure(path: Path) -> Measured:
+        count, clip = frames_of(path, _FRAMES)
+        moves = np.abs(np.diff(clip, axis=1)).mean() if count > 1 else 0.0
+        return {"frames": count, "brightness": float(clip.mean()), "change between frames": float(moves)}
+
+    frame = _sampled(
+        "clips", files, root, _SAMPLED_VOLUMES, measure, result.problems if used else result.warnings
+    )
+    if not frame.empty:
+        describe("Clips", frame, ("frames", "brightness"), result)
+        if still := (frame["change between frames"] < _SILENT).mean():
+            result.warnings.append(f"{still:.1%} of the clips looked at do not move: single pictures?")
 
 
 def measure_sounds(files: pd.Series, root: Path, used: bool, result: CheckResult) -> None:

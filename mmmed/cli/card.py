@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from simulations.working import working
+
 _FORMS = (".md", ".html")
 
 
@@ -27,10 +29,11 @@ def card(
     """Make a model card from a run's own files; what only people know is left as marked places to fill in."""
     if out is not None and out.suffix not in _FORMS:
         raise typer.BadParameter(f"--out must end in {' or '.join(_FORMS)}. Found {out.name}")
-    from mmmed.files import write_atomic
-    from server.model_card import make_card, to_html, to_markdown
+    with working("reading the run"):
+        from mmmed.files import write_atomic
+        from server.model_card import make_card, to_html, to_markdown
 
-    made = make_card(run, subgroups)
+        made = make_card(run, subgroups)
     if out is None:
         print(to_markdown(made), end="")
         return

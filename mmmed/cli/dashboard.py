@@ -27,7 +27,7 @@ def dashboard(
     certificate: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.")] = None,
     key: Annotated[Path | None, typer.Option(help="Its private key, PEM.")] = None,
 ) -> None:
-    """Show budgets, runs, sites, refusals and audits in a browser; reads only."""
+    """Show budgets, runs, sites, refusals and audits in a browser; at a site, approve the runs that wait."""
     from mmmed.dashboard.serve import serve
 
     sections = [section for folder in folders or [Path("runs")] for section in _sections(folder)]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mmmed.export import FORMATS, check, write
+from simulations.working import working
 
 _FORMS = "; ".join(f"{name}: {form.about}" for name, form in FORMATS.items())
 
@@ -19,7 +20,8 @@ def export(
 ) -> None:
     """Write a trained model for another tool, with what it reads, what it predicts and the run's privacy."""
     check(to, out)
-    from mmmed.export.trained import read_trained
+    with working("writing and checking the model"):
+        from mmmed.export.trained import read_trained
 
-    write(read_trained(run), to, out)
+        write(read_trained(run), to, out)
     print(f"{to}: {out}")

@@ -11,6 +11,7 @@ import typer
 
 from mmmed.cli.ledger import open_ledger
 from mmmed.cli.options import Assignments, ConfigFile, JsonFile, read_config
+from simulations.working import working
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
@@ -118,16 +119,17 @@ def _federation(
     from privacy.planning.settings import agreeing
 
     honest = honest or recommended_honest(sites)
-    releases, missing = compare_releases(
-        patients=patients,
-        sites=sites,
-        target_epsilon=config.privacy.target_epsilon,
-        delta=config.privacy.delta,
-        honest=honest,
-        batch_size=config.training.batch_size,
-        local_epochs=config.training.local_epochs,
-        rounds=config.federation.rounds,
-    )
+    with working("computing what each way of training together would cost"):
+        releases, missing = compare_releases(
+            patients=patients,
+            sites=sites,
+            target_epsilon=config.privacy.target_epsilon,
+            delta=config.privacy.delta,
+            honest=honest,
+            batch_size=config.training.batch_size,
+            local_epochs=config.training.local_epochs,
+            rounds=config.federation.rounds,
+        )
     release = recommend(releases)
     tree = recommended(config, release, patients=patients, sites=sites, honest=honest)
     shared = agreeing(config.training.records_per_patient, spread)
@@ -174,24 +176,25 @@ def _site(
     )
 
     target, delta = config.privacy.target_epsilon, config.privacy.delta
-    solved = plan_training(
-        patients=patients,
-        batch_size=config.training.batch_size,
-        local_epochs=config.training.local_epochs,
-        rate=config.step_rate,
-        rounds=config.planned_rounds,
-        target_epsilon=target,
-        delta=delta,
-    )
-    worth = setting(solved.event, delta, patients, config.training.records_per_patient, spread)
-    others = alternatives(
-        patients=patients,
-        target_epsilon=target,
-        delta=delta,
-        rates=RATES if every else FEW_RATES,
-        steps=STEPS if every else FEW_STEPS,
-        spread=spread,
-    )
+    with working("computing ways to spend the budget"):
+        solved = plan_training(
+            patients=patients,
+            batch_size=config.training.batch_size,
+            local_epochs=config.training.local_epochs,
+            rate=config.step_rate,
+            rounds=config.planned_rounds,
+            target_epsilon=target,
+            delta=delta,
+        )
+        worth = setting(solved.event, delta, patients, config.training.records_per_patient, spread)
+        others = alternatives(
+            patients=patients,
+            target_epsilon=target,
+            delta=delta,
+            rates=RATES if every else FEW_RATES,
+            steps=STEPS if every else FEW_STEPS,
+            spread=spread,
+        )
     settings, allowed = [worth, *others], None
     with open_ledger(ledger) if ledger else nullcontext() as opened:
         if opened is not None:

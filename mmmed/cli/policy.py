@@ -68,6 +68,7 @@ def init(
     expires = datetime.datetime.now(datetime.UTC).date() + _YEAR
     text = template.replace("{site}", site).replace("{expires}", expires.isoformat())
     SitePolicy.parse(text)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

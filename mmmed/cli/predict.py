@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmmed.cli.options import DataFolder, JsonFile, LogFolder
+from simulations.working import working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,11 +57,12 @@ def predict(
     NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, age=63,
     text=@note.txt or the text itself.
     """
-    from mmmed.api import load_model
-    from mmmed.errors import DataError
-    from mmmed.files import replacing
+    with working("reading the model"):
+        from mmmed.api import load_model
+        from mmmed.errors import DataError
+        from mmmed.files import replacing
 
-    model = load_model(run, log=log)
+        model = load_model(run, log=log)
     if about:
         model = model.about(**_known(about))
     if data is not None:
@@ -78,7 +80,8 @@ def predict(
     if len(values) < len(given):
         raise DataError("a name is given twice")
     explained = explain or page is not None or picture is not None or bool(of)
-    found = model.explain(**values) if explained else model.predict(**values)
+    with working("asking the model"):
+        found = model.explain(**values) if explained else model.predict(**values)
     number = model.number(found, of) if explained else 0
     files: dict[Path, bytes] = {}
     if json_file is not None:
@@ -122,7 +125,8 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
         raise DataError(f"--out {out}: expected a name that ends in .csv or .parquet")
     with warnings.catch_warnings(record=True) as problems:
         warnings.simplefilter("always", UserWarning)
-        table = predict_table(model, data)
+        with working("predicting every study"):
+            table = predict_table(model, data)
     for problem in problems:
         sys.stderr.write(f"note: {escaped(str(problem.message))}\n")  # it may quote a cell
     with replacing(out) as partial:
@@ -193,7 +197,10 @@ def _strongest(detail: Detail, number: int) -> str:
     value = detail.map[number][place]
     if detail.shown == "curve":
         return f"{value:+.3f} at {place[0] * detail.step:.1f} s"
-    where = ", ".join(
-        f"{(at + 0.5) / size:.0%}" for at, size in zip(place, detail.map.shape[1:], strict=True)
-    )
+    sizes = detail.map.shape[1:]
+    share = [f"{(at + 0.5) / size:.0%}" for at, size in zip(place, sizes, strict=True)]
+    if detail.shown in ("clip", "views"):
+        plane = "frame" if detail.shown == "clip" else "view"
+        return f"{value:+.3f} in {plane} {place[0] + 1} of {sizes[0]}, {', '.join(share[1:])} from the top and the left"
+    where = ", ".join(share)
     return f"{value:+.3f} at {where} from the {'top and the left' if len(place) == 2 else 'first voxel'}"

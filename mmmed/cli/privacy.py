@@ -12,6 +12,7 @@ import typer
 
 from mmmed.cli import ledger, plan, policy, tune
 from mmmed.cli.options import Assignments, ConfigFile, JsonFile, read_config, read_json
+from simulations.working import working
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
@@ -39,7 +40,9 @@ def verify(
     from privacy.report.unchecked import marks
 
     body = read_json(report)
-    findings = verify_report(body, _keys(keys) if keys else None)
+    known = _keys(keys) if keys else None
+    with working("computing every number again"):
+        findings = verify_report(body, known)
     for finding in findings:
         print(finding)
     if findings:
@@ -86,7 +89,7 @@ def report(
     chosen = [name for name, said in tunings.items() if said]
     if len(chosen) > 1:
         raise typer.BadParameter("--untuned, --tuned-on-public and --tuned-by exclude each other")
-    with RunFolder.open(run) as folder:
+    with RunFolder.open(run) as folder, working("computing the report"):
         body = RunReport(folder).body(
             tuning=chosen[0] if chosen else "unknown",
             sweeps=[
@@ -95,8 +98,9 @@ def report(
             audits=[read_json(file) for file in audit_files] if audit_files else None,
             attack=None if attack_file is None else read_json(attack_file),
         )
-        for path in write_report(body, folder.report):
-            print(path)
+        written = write_report(body, folder.report)
+    for path in written:
+        print(path)
 
 
 @app.command()
@@ -133,7 +137,7 @@ def audit(
     else:
         chosen = read_config(config, assignments).config
         event = _planned(chosen, patients)
-    with run_subject(chosen, event) as subject:
+    with working("testing the private step on made-up patients"), run_subject(chosen, event) as subject:
         result = examine(subject, quick=quick)
     sys.stdout.write(result.to_text())
     text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"

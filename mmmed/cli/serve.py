@@ -39,8 +39,7 @@ def serve(
 
     require("serve", "mmmed serve")
     from mmmed.api import load_model
-    from mmmed.modalities import MODALITIES
-    from mmmed.modalities.columns import Files
+    from mmmed.inference.study import files
     from mmmed.serving.app import Served
     from mmmed.serving.guard import Bounds
     from mmmed.serving.run import check, read_token
@@ -54,7 +53,7 @@ def serve(
     served = Served(
         name=run.resolve().name,
         inputs=model.inputs,
-        files=frozenset(name for name in model.inputs if isinstance(MODALITIES.get(name), Files)),
+        files=files(model.config.data),
         predict=replace(model, network=together).predict,  # type: ignore[arg-type]
         explain=model.explain,
         close=together.close,

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmmed.cli.options import read_config
-from mmmed.text import shown
 
 if TYPE_CHECKING:
     from server.deployment.folder import Folder
@@ -132,32 +130,24 @@ def run_command(
 def check(
     config: Annotated[Path | None, typer.Argument(help="TOML file of the run configuration.")] = None,
     policies: Annotated[
-        list[Path] | None, typer.Option("--policy", help="A site's policy file, signed or not (repeat).")
+        list[Path] | None,
+        typer.Option("--policy", help="Read this policy file, signed or not, and ask nobody (repeat)."),
     ] = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
+    wait: Annotated[float, typer.Option(min=1, max=3600, help="Seconds to wait for the sites.")] = 60,
+    folder: FolderOption = HERE,
 ) -> None:
-    """Say which sites' policies would refuse a run, and by which rule. Asks no site, charges nothing. Exit 1 if any."""
-    from client.run_request import INSTALLED, run_request
-    from client.simulated import read_trial_policy
-    from privacy.errors import PolicyRefusal
-    from privacy.policy import EVALUATION, TRAINING
-    from server.deployment.bundle import app_digest
+    """Ask the connected sites who would refuse a run, and by which rule. Charges nothing. Exit 1 if any would."""
+    from mmmed.cli.checks import ask_sites, read_policies
 
-    if not policies:
-        raise typer.BadParameter("name the policies of the sites: --policy north.toml --policy south.toml")
-    run, refused = read_config(config, assignments).config, False
-    for path in policies:
-        policy = read_trial_policy(path)
-        bundle = INSTALLED if INSTALLED in policy.apps else app_digest()
-        verdict = "allows the run; what depends on its patients and its ledger the site alone can say"
-        for purpose in (TRAINING, EVALUATION) if run.privacy.metrics != "none" else (TRAINING,):
-            try:
-                policy.check(run_request(run, purpose, bundle), time.time())
-            except PolicyRefusal as refusal:
-                verdict, refused = f"REFUSES {purpose}: {refusal}", True
-                break
-        print(f"{shown(policy.site)}: {verdict}")
-    if refused:
+    run = read_config(config, assignments).config
+    if policies:
+        willing = read_policies(policies, run)
+    else:
+        from server.deployment.folder import Folder
+
+        willing = ask_sites(Folder(folder), run, wait)
+    if not willing:
         raise typer.Exit(1)
 
 

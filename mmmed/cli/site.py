@@ -14,6 +14,7 @@ import typer
 from mmmed.cli import site_deploy, site_withdraw
 from mmmed.cli.options import read_config
 from mmmed.extras import require
+from simulations.working import working
 
 app = typer.Typer(
     help="At a hospital: get data in, de-identify and check it, take part in a federation.",
@@ -145,11 +146,13 @@ def check(
     resolved, site = read_config(config, assignments).config, SiteFolder(dataset)
     if site.exists():
         opt_outs = list_in_force(site)
-        result = run(site.dataset, site.data_config(resolved).data, resolved.task, without=opt_outs)
+        with working("reading the data set"):
+            result = run(site.dataset, site.data_config(resolved).data, resolved.task, without=opt_outs)
         if len(opt_outs):
             print(f"an opt-out list of {len(opt_outs)} is in force: without these patients")
     else:
-        result = run(dataset, resolved.data, resolved.task)
+        with working("reading the data set"):
+            result = run(dataset, resolved.data, resolved.task)
     print(result.summary())
     if page is not None:
         write_page(result, page)

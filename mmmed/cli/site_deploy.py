@@ -145,6 +145,5 @@ def _decide(run: str, site: Path, decision: Literal["approved", "denied"]) -> No
     from client.node.log import SiteLog
 
     folder = NodeFolder(site)
-    decided = RunApprovals(folder.runs).decide(run, decision)
-    SiteLog(folder.audit).append(decision, run=decided.run_id, name=decided.name)
+    decided = RunApprovals(folder.runs).decide(run, decision, SiteLog(folder.audit), "command")
     print(f"{decided.name} {decision}")

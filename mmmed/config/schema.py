@@ -105,10 +105,10 @@ class TrainingConfig(Section):
     records_per_patient: Positive = Field(
         2, le=10_000, description="at most so many records of a patient a step"
     )
-    optimizer: Literal["sgd", "adam"] = "adam"
-    learning_rate: PositiveFloat = 2e-3
+    optimizer: Literal["sgd", "adam"] = Field("adam", description="of local steps; a single step needs sgd")
+    learning_rate: PositiveFloat = Field(2e-3, description="of a step, the same in all rounds")
     momentum: float = Field(0.0, ge=0, lt=1, description="for sgd")
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(0.0, ge=0, description="of local steps, as L2 in the gradient")
     proximal_mu: float = Field(0.0, ge=0, description="FedProx pull towards the global model")
     augment: bool = Field(
         False,
@@ -144,7 +144,7 @@ class TrainingConfig(Section):
 class PrivacyConfig(Section):
     """Differential privacy at each site: add/remove of one patient."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="false trains without privacy, which a site's policy refuses")
     target_epsilon: PositiveFloat = Field(8.0, description="for the whole run, at each site")
     delta: float = Field(1e-4, gt=0, lt=1, description="a tenth of 1 / patients of the largest site, or less")
     max_grad_norm: PositiveFloat = Field(1.0, description="clipping norm C of one patient's gradient")

@@ -56,6 +56,7 @@ _ELSEWHERE = {
         (["data.audio"], "sound"),
         (["data.text"], "note report"),
         (["data.volume"], "ct mri scan"),
+        (["data.video"], "cine clip frames"),
         (["data.numbers", "data.categories"], "tabular table_columns"),
         (["model.image", "model.text"], "encoder backbone"),
         (["training.learning_rate"], "lr"),
@@ -70,7 +71,6 @@ _ELSEWHERE = {
     for name in names.split()
 }
 _NOWHERE = {
-    "video": "videos are not read",
     "noise_multiplier": "the noise follows from privacy.target_epsilon, privacy.delta and the steps",
 }
 

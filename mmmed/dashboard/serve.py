@@ -38,7 +38,8 @@ def serve(
     token = os.environ.get(TOKEN) or secrets.token_urlsafe(24)
     _check(host, token, certificate, key)
     hosts = LOCAL if is_loopback(host) else ("*",)  # over TLS the certificate says who we are
-    app = create_app(sections, token, hosts, secure=certificate is not None)
+    local = is_loopback(host)
+    app = create_app(sections, token, hosts, secure=certificate is not None, local=local)
     config = uvicorn.Config(
         app,
         host=host,
@@ -54,6 +55,9 @@ def serve(
     print(f"dashboard: {scheme}://{host}:{sock.getsockname()[1]}/", flush=True)
     if TOKEN not in os.environ:
         print(f"token: {token}", flush=True)
+    for section in sections if local else ():
+        if section.note:
+            print(section.note, flush=True)
     uvicorn.Server(config).run(sockets=[sock])
 
 

@@ -1,7 +1,8 @@
 """The application around the pages: login, security headers, static files, the frame of every page.
 
 Nothing comes from another machine: scripts, styles and Plotly are served from what is installed. The content security
-policy (W3C CSP level 3) permits only those; pages read and never write.
+policy (W3C CSP level 3) permits only those. Pages read; a section that takes decisions says where, and takes them on
+this machine alone.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ class Section:
         router: the pages; each calls `page`.
         package: Python package that holds their ``templates``.
         gauges: reads their figures for Prometheus.
+        decisions: begins the paths that take a form, each checked by `form_of`; "" if the pages only read.
+        note: what to tell whoever starts the dashboard.
     """
 
     name: str
@@ -52,9 +55,17 @@ class Section:
     router: APIRouter
     package: str
     gauges: Callable[[], Sequence[Gauge]] = tuple
+    decisions: str = ""
+    note: str = ""
 
 
-def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *, secure: bool) -> FastAPI:
+class Forbidden(MmmedError):
+    """What was sent is not taken here."""
+
+
+def create_app(
+    sections: Sequence[Section], token: str, hosts: Sequence[str], *, secure: bool, local: bool = True
+) -> FastAPI:
     """The application.
 
     Args:
@@ -62,18 +73,22 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
         token: what a person must enter to log in.
         hosts: names under which the application is reached; a request for another is refused (DNS rebinding).
         secure: it is served over TLS, so that the cookie is never sent without.
+        local: only this machine reaches it; else no decision is taken.
     """
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.sections = tuple(sections)
-    sessions = Sessions(token)
+    app.state.local, app.state.sessions = local, (sessions := Sessions(token))
+    decisions = tuple(section.decisions for section in sections if section.decisions)
     app.mount("/static", StaticFiles(packages=[("mmmed.dashboard", "static")]), name="static")
 
     @app.middleware("http")
     async def guard(request: Request, proceed: Callable[[Request], Awaitable[Response]]) -> Response:
-        reading = request.method in ("GET", "HEAD") or request.url.path in ("/login", "/logout")
+        path = request.url.path
+        sending = path in ("/login", "/logout") or (request.method == "POST" and path.startswith(decisions))
+        reading = request.method in ("GET", "HEAD") or sending
         if not reading:
             response: Response = PlainTextResponse("this application only reads", 405)
-        elif request.url.path.startswith(_OPEN) or sessions.known(request.cookies.get(COOKIE)):
+        elif path.startswith(_OPEN) or sessions.known(request.cookies.get(COOKIE)):
             response = await proceed(request)
         else:
             response = RedirectResponse("/login", 303)
@@ -89,7 +104,7 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
             request,
             "mmmed.dashboard",
             "problem.html",
-            status=409,
+            status=403 if isinstance(error, Forbidden) else 409,
             title="This cannot be shown",
             text=str(error),
         )
@@ -104,7 +119,7 @@ def create_app(sections: Sequence[Section], token: str, hosts: Sequence[str], *,
 
     @app.post("/login")
     async def login(request: Request) -> Response:
-        session = sessions.open(await _token_sent(request))
+        session = sessions.open((await _sent(request)).get("token", ""))
         if session is None:
             return page(request, "mmmed.dashboard", "login.html", status=403, title="Log in", wrong=True)
         response = RedirectResponse("/", 303)
@@ -152,18 +167,41 @@ def page(
     text = (
         _templates(package)
         .get_template(template)
-        .render(title=title, sections=request.app.state.sections, here=request.url.path, **values)
+        .render(
+            title=title,
+            sections=request.app.state.sections,
+            here=request.url.path,
+            form=request.app.state.sessions.form(request.cookies.get(COOKIE)),
+            **values,
+        )
     )
     return HTMLResponse(text, status)
 
 
-async def _token_sent(request: Request) -> str:
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form that decides something.
+
+    Raises:
+        Forbidden: it did not come from a page of this session, or others than this machine reach the dashboard.
+    """
+    fields = await _sent(request)
+    if not request.app.state.local:
+        raise Forbidden("Decisions are taken on this machine alone: serve the dashboard on 127.0.0.1")
+    if not request.app.state.sessions.is_form(request.cookies.get(COOKIE), fields.get("form", "")):
+        raise Forbidden(
+            "This form was not opened in this session. Open the page again, and send it from there"
+        )
+    return fields
+
+
+async def _sent(request: Request) -> dict[str, str]:
+    """The fields of a form; none if it is too long to be one of ours."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > _MOST_FORM_BYTES:
-            return ""
-    return parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0].strip()
+            return {}
+    return {name: values[0].strip() for name, values in parse_qs(body.decode("utf-8", "replace")).items()}
 
 
 @lru_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from PIL import Image, ImageOps
 from torch.nn import functional
 
 from mmmed.dicom.file import is_dicom, open_dicom
-from mmmed.dicom.pixels import MAX_SAMPLES, frame
+from mmmed.dicom.pixels import MAX_SAMPLES, frame_count, frames
 from mmmed.errors import DataError
 
 _DICOM_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}  # tried as DICOM even without the DICOM prefix
@@ -29,17 +30,46 @@ def read_image(path: Path, *, channels: Literal[1, 3]) -> np.ndarray:
 
     Raises `DataError` naming the file if it is missing, unreadable, too large or of another kind.
     """
+    return read_frames(path, lambda count: [0], channels=channels, formats=_PILLOW_FORMATS)[0]
+
+
+def read_frames(
+    path: Path,
+    choose: Callable[[int], Sequence[int]],
+    *,
+    channels: Literal[1, 3],
+    formats: tuple[str, ...],
+) -> list[np.ndarray]:
+    """Read some frames of a file as `read_image` reads the first; what is stretched is so over all of them.
+
+    Args:
+        path: a DICOM object, or a file of one of `formats`.
+        choose: is given how many frames there are, and says which are read, from 0.
+        channels: of a frame.
+        formats: as Pillow names them.
+
+    Returns:
+        float32 (channels, H, W) each; no two need be of one size.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such file; correct the path in the table or restore the file")
         if is_dicom(path) or path.suffix.lower() in _DICOM_SUFFIXES:
-            pixels = frame(open_dicom(path), path)
+            dataset = open_dicom(path)
+            read = frames(dataset, path, choose(frame_count(dataset, path)))
         else:
-            pixels = _read_with_pillow(path)
+            read = _read_with_pillow(path, choose, formats)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror or error}); check file and permissions"
         ) from error
+    return [_of_channels(pixels, channels) for pixels in read]
+
+
+def _of_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     if pixels.shape[0] == channels:
         return pixels
     if channels == 1:
@@ -64,33 +94,48 @@ def preprocess(image: np.ndarray, size: int) -> np.ndarray:
     return functional.pad(resized, margins).clamp_(0, 1).numpy()
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
-    """(1, H, W) or (3, H, W) float32 in [0, 1]."""
+def _read_with_pillow(
+    path: Path, choose: Callable[[int], Sequence[int]], formats: tuple[str, ...]
+) -> list[np.ndarray]:
+    """(1, H, W) or (3, H, W) float32 in [0, 1] of each frame, or page, that is chosen."""
     try:
-        with Image.open(path, formats=_PILLOW_FORMATS) as image:
+        with Image.open(path, formats=formats) as image:
             if image.width * image.height * len(image.getbands()) > MAX_SAMPLES:
                 raise DataError(
                     f"{path}: {image.width} x {image.height} pixels; at most {MAX_SAMPLES:,} samples are read"
                 )
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("1", "L", "LA", "La"):
-                return np.asarray(upright.convert("L"), dtype=np.float32)[None] / 255
-            if upright.mode.startswith(("I", "F")):
-                return _stretch(np.asarray(upright, dtype=np.float32))[None]
-            return np.moveaxis(np.asarray(upright.convert("RGB"), dtype=np.float32), -1, 0) / 255
+            read: list[np.ndarray] = []
+            deep = False
+            for number in choose(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode in ("1", "L", "LA", "La"):
+                    read.append(np.asarray(upright.convert("L"), dtype=np.float32)[None] / 255)
+                elif upright.mode.startswith(("I", "F")):
+                    deep = True
+                    read.append(np.asarray(upright, dtype=np.float32)[None])
+                else:
+                    colour = np.asarray(upright.convert("RGB"), dtype=np.float32)
+                    read.append(np.moveaxis(colour, -1, 0) / 255)
+            return _stretch(read) if deep else read
     except DataError:
         raise
     except Exception as error:  # Pillow's plug-ins raise whatever they stumble over
+        known = ", ".join(("DICOM", *formats[:-1]))
         raise DataError(
-            f"{path}: not a readable DICOM, PNG, JPEG or TIFF image ({type(error).__name__}); "
+            f"{path}: not a readable {known} or {formats[-1]} image ({type(error).__name__}); "
             "export it again or remove its row"
         ) from error
 
 
-def _stretch(values: np.ndarray) -> np.ndarray:
-    finite = np.isfinite(values)
-    seen = values[finite] if finite.any() else np.zeros(1, np.float32)
-    low, high = seen.min(), seen.max()
-    return np.where(finite, (np.where(finite, values, low) - low) / max(high - low, 1e-12), 0).astype(
-        np.float32
-    )
+def _stretch(read: list[np.ndarray]) -> list[np.ndarray]:
+    """From the smallest to the largest value of all."""
+    seen = [values[np.isfinite(values)] for values in read]
+    low = min((values.min() for values in seen if len(values)), default=np.float32(0))
+    high = max((values.max() for values in seen if len(values)), default=np.float32(0))
+    return [
+        np.where(np.isfinite(v), (np.where(np.isfinite(v), v, low) - low) / max(high - low, 1e-12), 0).astype(
+            np.float32
+        )
+        for v in read
+    ]

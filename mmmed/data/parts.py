@@ -23,7 +23,8 @@ class Parts:
     """P parts of one modality of one study.
 
     Attributes:
-        shown: how a person sees them: places of a picture ("map") or of a recording ("curve"), or by name.
+        shown: how a person sees them: places of a picture ("map"), of a clip's frames ("clip"), of several pictures
+            ("views") or of a recording ("curve"), or by name.
         without: P records of the modality, each without one part.
         names: (P,) of words, whose texts put together are the note, or of columns; empty where parts are places.
         rest: of a note, what is beyond the tokens that are read.
@@ -32,7 +33,7 @@ class Parts:
         step: seconds from place to place of a recording, else 0.
     """
 
-    shown: Literal["map", "curve", "words", "columns"]
+    shown: Literal["map", "clip", "views", "curve", "words", "columns"]
     without: Stored
     names: tuple[str, ...] = ()
     rest: str = ""

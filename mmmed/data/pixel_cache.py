@@ -21,36 +21,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 import torch
 from filelock import FileLock
 
+from mmmed.data.form import Form, kept_row, read_row
 from mmmed.errors import DataError
 from mmmed.files import sha256_of
 
-_LARGEST = np.float32(65535)
 _BATCH_ROWS, _BATCH_BYTES = 256, 64 << 20  # built between two commits
 _SETTLED_NS = 2_000_000_000  # a file changed more recently may change again within one tick of its clock
 _SHOWN_ERRORS = 10
 
 Progress = Callable[[int, int], None]
-
-
-class Form(Protocol):
-    """How a file becomes a row of the cache, such as `mmmed.modalities.image.ImageForm`."""
-
-    @property
-    def name(self) -> str:
-        """Names the version and all options, and is part of a file name: equal names mean equal values."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of a row."""
-
-    def build(self, path: Path) -> np.ndarray:
-        """The file as float32 of `shape` in [0, 1]. Raises `DataError` naming the file if it cannot be used."""
 
 
 def _row_values(form: Form) -> int:
@@ -263,7 +248,7 @@ class Cache:
 
         def read(source: _Source) -> bytes | None:
             try:
-                row = (form.build(source.path) * _LARGEST).round().astype("<u2").tobytes()
+                row = kept_row(form, source.path).tobytes()
                 if _Source.stamp_of(source.path) != source.stamp:
                     raise DataError(f"{source.path}: changed while it was read; let the export finish")
                 return row
@@ -338,8 +323,8 @@ class CachedRows:
         for row, slot in zip(out, self._slots[indices], strict=True):
             if slot < 0:
                 row[...] = 0
-            else:  # from the map into the tensor in one pass
-                np.divide(self._pixels()[slot], _LARGEST, out=row, dtype=np.float32)
+            else:
+                read_row(self._pixels()[slot], row)
         return torch.from_numpy(out)
 
     def _pixels(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,16 @@ def some(total: int, rng: np.random.Generator) -> np.ndarray:
     there = rng.random(total) >= _MISSING
     there[:1], there[1:2] = True, False
     return there
+
+
+class SideBySide:
+    """Rows (C, *shape) of several, as one (C, M, *shape) each."""
+
+    def __init__(self, each: Sequence[Rows]) -> None:
+        self._each = each
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        return torch.stack([one[rows] for one in self._each], dim=2)
 
 
 class DrawnRows:

@@ -7,6 +7,7 @@ Colour: palette or YBR -> RGB, divided by the largest value. Overlays and ICC pr
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 from pydicom import Dataset
@@ -21,17 +22,20 @@ MAX_SAMPLES = 100_000_000  # rows x columns x samples of one frame: ten times a 
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420")
 
 
-def frame(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
+def frame(
+    dataset: Dataset, name: object, index: int = 0, ends: tuple[float, float] | None = None
+) -> np.ndarray:
     """Decode frame ``index``: float32 in [0, 1], (1, H, W) for grayscale or (3, H, W) for colour.
 
-    ``name`` stands for the file in errors. Raises `DataError` if there is no image, it is too large, or its
+    ``name`` stands for the file in errors; ``ends`` are what deep values without LUT and window are stretched from,
+    their own range if it is None. Raises `DataError` if there is no image, it is too large, or its
     codestream is damaged or contradicts the header.
     """
     stored = stored_values(dataset, name, index)
     interpretation = str(dataset.get("PhotometricInterpretation", ""))
     try:
         if interpretation in ("MONOCHROME1", "MONOCHROME2") and stored.ndim == 2:
-            return _grayscale(stored, dataset, index)
+            return _grayscale(stored, dataset, index, ends)
         if interpretation == "PALETTE COLOR" and stored.ndim == 2:
             colour = apply_color_lut(stored, dataset)
             return _channels_first(colour, np.iinfo(colour.dtype).max)
@@ -48,6 +52,41 @@ def frame(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
         f"{name}: photometric interpretation {interpretation!r} with {stored.ndim - 1} or more samples a pixel "
         "is not supported; expected MONOCHROME1/2, PALETTE COLOR, RGB or YBR. Convert the image"
     )
+
+
+def frame_count(dataset: Dataset, name: object) -> int:
+    """How many frames there are, 1 or more. Raises `DataError` if the header says so in no number."""
+    try:
+        return max(1, int(dataset.get("NumberOfFrames") or 1))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: Number of Frames is no number; export the image again") from error
+
+
+def frames(dataset: Dataset, name: object, indices: Sequence[int]) -> list[np.ndarray]:
+    """Some frames, as `frame` decodes each; deep values without LUT and window are stretched over all of them alike.
+
+    Raises `DataError` as `frame`.
+    """
+    ends = None
+    gray = str(dataset.get("PhotometricInterpretation", "")) in ("MONOCHROME1", "MONOCHROME2")
+    if gray and len(indices) > 1 and "WindowCenter" not in dataset:
+        ends = _ends(dataset, name, sorted(set(indices)))
+    return [frame(dataset, name, index, ends) for index in indices]
+
+
+def _ends(dataset: Dataset, name: object, indices: Sequence[int]) -> tuple[float, float]:
+    """The smallest and the largest value that is no padding, of all these frames."""
+    low, high = np.inf, -np.inf
+    for index in indices:
+        stored = stored_values(dataset, name, index)
+        try:
+            values = _modality(stored, dataset, index)
+        except Unreadable as error:
+            raise _refused(name, error) from error
+        seen = values[np.isfinite(values) & ~_padding(stored, dataset)]
+        if len(seen):
+            low, high = min(low, float(seen.min())), max(high, float(seen.max()))
+    return (low, high) if low <= high else (0.0, 0.0)
 
 
 def stored_values(dataset: Dataset, name: object, index: int = 0) -> np.ndarray:
@@ -152,11 +191,13 @@ def _channels_first(array: np.ndarray, largest: float) -> np.ndarray:
     return planes.clip(0, largest) / np.float32(largest)
 
 
-def _grayscale(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
+def _grayscale(
+    stored: np.ndarray, dataset: Dataset, index: int, ends: tuple[float, float] | None
+) -> np.ndarray:
     padded = _padding(stored, dataset)
     values = _modality(stored, dataset, index)
     padded |= ~np.isfinite(values)
-    shown = _voi(values, padded, dataset, index)
+    shown = _voi(values, padded, dataset, index, ends)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shown = 1 - shown
     shown[padded] = 0
@@ -200,8 +241,10 @@ def _modality(stored: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
     return stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
 
 
-def _voi(values: np.ndarray, padded: np.ndarray, dataset: Dataset, index: int) -> np.ndarray:
-    """Values of interest to [0, 1]: VOI LUT, else window, else the range of the values.
+def _voi(
+    values: np.ndarray, padded: np.ndarray, dataset: Dataset, index: int, ends: tuple[float, float] | None
+) -> np.ndarray:
+    """Values of interest to [0, 1]: VOI LUT, else window, else `ends`, else the range of the values.
 
     Without LUT and window, values of at most 8 bits are taken as ready for display; deeper ones are
     stretched from their smallest to their largest.
@@ -216,11 +259,14 @@ def _voi(values: np.ndarray, padded: np.ndarray, dataset: Dataset, index: int) -
     bits = int(dataset.get("BitsStored", 32))
     if bits <= 8:
         first = -(2 ** (bits - 1)) if dataset.get("PixelRepresentation", 0) else 0
-        ends = _modality(np.array([first, first + 2**bits - 1]), dataset, index)
+        low, high = _span(_modality(np.array([first, first + 2**bits - 1]), dataset, index))
     else:
-        ends = values[~padded] if not padded.all() else np.zeros(1, np.float32)
-    low, high = float(ends.min()), float(ends.max())
+        low, high = ends or _span(values[~padded] if not padded.all() else np.zeros(1, np.float32))
     return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+
+
+def _span(values: np.ndarray) -> tuple[float, float]:
+    return float(values.min()), float(values.max())
 
 
 def _window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:

@@ -36,6 +36,7 @@ AskAgain = Literal["no", "once", "until decided"]
 Phase = Literal["join", "train", "evaluate"]
 Record = TypeVar("Record", ArrayRecord, ConfigRecord, MetricRecord)
 
+CHECK = "check"  # action of the question what a site would refuse: no part of a run
 MODEL = "model"  # name of the model's parameters among a request's tensors
 PRIVACY = "privacy."  # begins the names of what a site states of its privacy
 SITE_ERROR = 400  # Flower's codes end well below; an error reply with it carries a code as its reason
@@ -57,6 +58,7 @@ MOST_KEY = 4096  # characters or bytes of a site's key of a run
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,39}")
 _NAME = re.compile(r"[^\W_][\w .-]{0,63}")
 _RUN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RULE = re.compile(r"[a-z_]{1,30}(\.[a-z_]{1,30})?")
 _STATED_NUMBERS = frozenset(
     PRIVACY + name
     for name in (
@@ -384,6 +386,43 @@ class JoinReply(_Reply):
         if max(len(key), len(introduction)) > MOST_KEY:
             raise Refused(Refusal.OVER_BOUNDS)
         return cls(key=key, introduction=introduction, **common)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReply(_Reply):
+    """What a site would answer to a run, as far as its policy and software say.
+
+    Attributes:
+        refused: the code with which it would refuse; "" if it would not.
+        rule: name of the policy's rule, where that is the reason; else "".
+        purpose: what it would refuse, "training" or "evaluation"; else "".
+    """
+
+    refused: str = ""
+    rule: str = ""
+    purpose: str = ""
+
+    def to_record(self) -> RecordDict:
+        record = super().to_record()
+        fields: dict[str, str] = {"refused": self.refused, "rule": self.rule, "purpose": self.purpose}
+        record["check"] = ConfigRecord({**fields})
+        return record
+
+    @classmethod
+    def read(cls, record: RecordDict) -> Self:
+        """From what arrived.
+
+        Raises:
+            Refused: it is not of this form.
+        """
+        common, fields = cls._common(record), _part(record, "check", ConfigRecord)
+        told: dict[str, Any] = {}
+        for name, form in (("refused", _CODE), ("rule", _RULE), ("purpose", _CODE)):
+            value = fields.get(name)
+            if not isinstance(value, str) or not (value == "" or form.fullmatch(value)):
+                raise Refused(Refusal.BAD_RECORD)
+            told[name] = value
+        return cls(**told, **common)
 
 
 @dataclass(frozen=True, kw_only=True)

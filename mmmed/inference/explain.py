@@ -54,7 +54,8 @@ class Detail:
     """What the P parts of one modality did to the K numbers of a prediction.
 
     Attributes:
-        shown: "map" of a picture, "curve" of a recording, "words" of a note or "columns" of a table.
+        shown: "map" of a picture, "clip" of frames, "views" of several pictures, "curve" of a recording, "words" of a
+            note or "columns" of a table.
         shares: (K, P) float64, of each part: the prediction less the one without it.
         names: (P,) of words, which put together are what was read of the note, or of columns with their values; empty
             where parts are places.
@@ -64,7 +65,7 @@ class Detail:
         step: of a recording, seconds from place to place, else 0.
     """
 
-    shown: Literal["map", "curve", "words", "columns"]
+    shown: Literal["map", "clip", "views", "curve", "words", "columns"]
     shares: np.ndarray
     names: tuple[str, ...] = ()
     rest: str = ""

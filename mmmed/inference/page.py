@@ -19,6 +19,8 @@ _METHOD = {
     "columns": "Each value was left out in turn, as if it had not been measured.",
     "curve": "Each short stretch of a recording was faded into its mean.",
     "map": "Each place of a picture was faded to black.",
+    "views": "Each place of each picture was faded to black.",
+    "clip": "Each place of a few frames at a time was faded to black.",
 }
 _PLOT = (640, 150)  # of a curve, in its own units
 

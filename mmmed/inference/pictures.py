@@ -34,12 +34,27 @@ class Pair:
 
 
 def pairs(detail: Detail, number: int) -> list[Pair]:
-    """Of a picture one pair, of a volume three slices through the place that did most to the prediction's `number`."""
-    if detail.map is None or detail.plain is None or detail.shown != "map":
+    """Of a picture one pair; of others three, about the place that did most to the prediction's `number`.
+
+    Of a volume these are slices through it, of a clip its frame and those before and after it; of several views all.
+    """
+    if detail.map is None or detail.plain is None or detail.shown == "curve":
         return []
     heat = detail.map[number]
     most = float(np.abs(heat).max()) or 1.0
-    return [_pair(view, plain, own / most) for view, plain, own in _slices(detail.plain, heat)]
+    planes = {"map": _slices, "clip": _frames, "views": _views}[detail.shown]
+    return [_pair(view, plain, own / most) for view, plain, own in planes(detail.plain, heat)]
+
+
+def _views(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for number, (own, did) in enumerate(zip(plain, heat, strict=True)):
+        yield f"view {number + 1} of {len(plain)}", own, did
+
+
+def _frames(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    total, middle = len(heat), int(np.abs(heat).reshape(len(heat), -1).max(1).argmax())
+    for at in range(max(0, middle - 1), min(total, middle + 2)):
+        yield f"frame {at + 1} of {total}", plain[at], heat[at]
 
 
 def _slices(plain: np.ndarray, heat: np.ndarray) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

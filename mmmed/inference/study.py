@@ -1,25 +1,19 @@
 """One study that a model is asked about, from files and values that are given by name.
 
-It goes the way of a training record: a table of one row is written beside copies of the files, and read as any other.
-So what the model sees is what it saw in training. All of it is gone afterwards; a process that is killed leaves its
-temporary folder, which its user alone can read.
+A cell or a file is read by what reads a training record (`Modality.asked`), so that the model sees what it saw in
+training. Nothing is kept.
 """
 
 from __future__ import annotations
 
-import csv
-import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 
 from mmmed.config import DataConfig, RunConfig
-from mmmed.data.loader import Records, load_records
-from mmmed.data.manifest import read_manifest
-from mmmed.data.stored import Stored
+from mmmed.data.loader import Records
 from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.columns import Files
@@ -28,14 +22,20 @@ from mmmed.modalities.columns import Files
 def inputs(data: DataConfig) -> dict[str, str]:
     """What may be given of a study: by name, the column of a training table that it stands for.
 
-    A modality of one column goes by its own name (``image``), what a table holds by the column's (``age``).
+    A modality of one column goes by its own name (``image``), what others hold by the column's (``age``).
     """
     found: dict[str, str] = {}
     for name in data.modalities:
-        columns = MODALITIES[name].columns(data)
-        alone = MODALITIES[name].column_keys == (name,)
-        found |= {name if alone else column: column for column in columns}
+        alone = MODALITIES[name].column_keys == (name,) and isinstance(getattr(data, name), str)
+        found |= {name if alone else column: column for column in MODALITIES[name].columns(data)}
     return found
+
+
+def files(data: DataConfig) -> frozenset[str]:
+    """Those names of `inputs` that stand for files."""
+    modalities = (MODALITIES[name] for name in data.modalities)
+    columns = {column for one in modalities if isinstance(one, Files) for column in one.columns(data)}
+    return frozenset(name for name, column in inputs(data).items() if column in columns)
 
 
 def cells_of(config: RunConfig, given: Mapping[str, str | Path]) -> dict[str, str]:
@@ -45,7 +45,7 @@ def cells_of(config: RunConfig, given: Mapping[str, str | Path]) -> dict[str, st
         DataError: a file is not there, or is no text.
     """
     names = inputs(config.data)
-    return {names[name]: _told(name, value) for name, value in given.items()}
+    return {names[name]: _told(name, value, name in files(config.data)) for name, value in given.items()}
 
 
 def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
@@ -63,24 +63,13 @@ def read_study(config: RunConfig, given: Mapping[str, str | Path]) -> Records:
     names = inputs(config.data)
     if unknown := sorted(given.keys() - names.keys()):
         raise DataError(f"the model does not read {unknown[0]!r}. It reads: {', '.join(names)}")
-    plain = {"table": "", "fold": "", "where": {}}
-    data = config.data.model_copy(update=plain)
-    with TemporaryDirectory(prefix="mmmed-study-") as temporary:
-        root = Path(temporary)
-        cells = {names[name]: _copied(root, name, _told(name, value)) for name, value in given.items()}
-        row = dict.fromkeys(names.values(), "") | cells
-        row |= dict.fromkeys((data.patient, data.study or data.patient, data.site), "asked")
-        with (root / "data.csv").open("w", encoding="utf-8", newline="") as file:
-            table = csv.DictWriter(file, list(row))
-            table.writeheader()
-            table.writerow(row)
-        asked = config.model_copy(update={"data": data})
-        try:
-            records = load_records(read_manifest(root, data, task=None), asked, root / "cache")
-            held = {name: _held(stored, records.rows) for name, stored in records.modalities.items()}
-        except DataError as error:  # whose folder the reader has never seen
-            raise DataError(str(error).replace(f"{root}/data.csv: ", "").replace(f"{root}/", "")) from error
-    study = replace(records, modalities=held)
+    cells = cells_of(config, given)
+    try:
+        held = {name: MODALITIES[name].asked(cells, config) for name in config.data.modalities}
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+    one = np.zeros(1, dtype=np.int64)
+    study = Records(held, torch.full((1,), torch.nan, dtype=torch.float64), one, ("asked",), one)
     if not modalities_of(study):
         raise DataError(f"nothing that the model reads was given. It reads: {', '.join(names)}")
     return study
@@ -91,24 +80,18 @@ def modalities_of(study: Records) -> tuple[str, ...]:
     return tuple(name for name, one in study.modalities.items() if bool(one.present.any()))
 
 
-def _is_file(name: str) -> bool:
-    return isinstance(MODALITIES.get(name), Files)
-
-
-def _told(name: str, value: str | Path) -> str:
+def _told(name: str, value: str | Path, is_file: bool) -> str:
     """What stands in the table for a value: of a file its path, of a note its text."""
-    if (_is_file(name) or isinstance(value, Path)) and not Path(value).is_file():
+    if (is_file or isinstance(value, Path)) and not Path(value).is_file():
         raise DataError(f"{name}: no file {value}")
-    return _text(name, value) if isinstance(value, Path) and not _is_file(name) else str(value)
-
-
-def _copied(root: Path, name: str, value: str) -> str:
-    """The value; of a file the name of a copy below `root`."""
-    if not _is_file(name):
-        return value
-    copy = root / f"{name}{''.join(Path(value).suffixes)}"
-    shutil.copyfile(value, copy)
-    return copy.name
+    if isinstance(value, Path) and not is_file:
+        return _text(name, value)
+    told = str(value)
+    try:
+        told.encode()
+    except UnicodeEncodeError as error:  # a shell passes any bytes
+        raise DataError(f"{name}: expected text in UTF-8") from error
+    return told
 
 
 def _text(name: str, path: Path) -> str:
@@ -116,9 +99,3 @@ def _text(name: str, path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{name}: {path} cannot be read as UTF-8 text: {error}") from error
-
-
-def _held(stored: Stored, rows: np.ndarray) -> Stored:
-    """The rows in memory."""
-    given = stored[rows]
-    return Stored(given.values.clone(), given.present)

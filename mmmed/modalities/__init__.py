@@ -12,6 +12,8 @@ from mmmed.modalities.base import Modality
 from mmmed.modalities.image import Image
 from mmmed.modalities.table import Table
 from mmmed.modalities.text import Text
+from mmmed.modalities.video import Video
+from mmmed.modalities.views import Views
 from mmmed.modalities.volume import Volume
 from mmmed.modalities.waveform import Waveform
 
@@ -24,6 +26,8 @@ _ALL: tuple[Modality, ...] = (
     Table(),
     Audio(),
     Waveform(),
+    Video(),
+    Views(),
 )  # encoders are built, and drawn, in this order
 
 MODALITIES: dict[str, Modality] = {one.name: one for one in _ALL}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -113,6 +114,10 @@ class Audio(Recordings):
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         _require_reader()
         return super().open(manifest, config, cache)
+
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        _require_reader()
+        return super().asked(cells, config)
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         _require_reader()

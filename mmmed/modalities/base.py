@@ -122,6 +122,23 @@ class Modality(ABC):
             ModelError: what its encoder needs to read it is not on this machine.
         """
 
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        """What `open` gives of a table of one record, that of a study which a trained model is asked about.
+
+        Here by way of such a table. Where that costs more than the model itself, the same is had of the cells alone.
+
+        Args:
+            cells: by column what is known, as text; of a file its path.
+            config: the model's.
+
+        Raises:
+            DataError: a cell that does not fit, or a file that cannot be read; the message begins with its name.
+            ModelError: see `open`.
+        """
+        from mmmed.data.one_row import asked
+
+        return asked(self, cells, config)
+
     @abstractmethod
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """The same of records that are made up.

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from mmmed.modalities.base import Modality, Reading
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from mmmed.config import DataConfig, RunConfig
     from mmmed.data.batch import Input
+    from mmmed.data.form import Form
     from mmmed.data.manifest import Manifest
     from mmmed.data.parts import Parts
-    from mmmed.data.pixel_cache import Form
     from mmmed.data.stored import Stored
 
 _LOOKED_AT = 256  # recordings at once, to see what is there of them
@@ -57,10 +57,12 @@ class Files(Column):
 
     Attributes:
         windows: an axis, into which an explanation takes a record apart.
+        shown: how a person sees these, see `mmmed.data.parts.Parts`.
     """
 
     viewed = True
     windows: ClassVar[int] = 8
+    shown: ClassVar[Literal["map", "clip", "views"]] = "map"
 
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
@@ -76,13 +78,23 @@ class Files(Column):
         windows = tuple(hats(length, self.windows) for length in values.shape[1:])
         black = torch.zeros_like(values)
         plain = values.mean(0).numpy()
-        return Parts("map", faded(values, black, windows, given.present), windows=windows, plain=plain)
+        return Parts(self.shown, faded(values, black, windows, given.present), windows=windows, plain=plain)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
+        records = super().check(records, data, reading)
+        return records.assign(**{self.name: self.usable(records[self.name], self.name, reading)})
+
+    def usable(self, files: pd.Series, what: str, reading: Reading) -> pd.Series:
+        """The files, "" where one is not there or not below the data folder, which is a problem.
+
+        Args:
+            files: paths below the data folder, "" where there is none.
+            what: a message calls them.
+            reading: told of the problem.
+        """
         from mmmed.data.cells import rows_of
 
-        records = super().check(records, data, reading)
-        files, root, resolved = records[self.name], reading.root, reading.root.resolve()
+        root, resolved = reading.root, reading.root.resolve()
 
         @cache
         def folder(path: Path) -> Path:  # there are far fewer than files
@@ -108,15 +120,15 @@ class Files(Column):
         )  # (bool also of no row)
         if outside.any():
             reading.problem(
-                f"{reading.path}: {rows_of(outside)}: the {self.name} path leaves {root}. "
+                f"{reading.path}: {rows_of(outside)}: the {what} path leaves {root}. "
                 "Use paths below the data folder"
             )
         if missing.any():
             first = files[missing].iloc[0]
             reading.problem(
-                f"{reading.path}: {rows_of(missing)}: no {self.name} file such as '{first}' below {root}"
+                f"{reading.path}: {rows_of(missing)}: no {what} file such as '{first}' below {root}"
             )
-        return records.assign(**{self.name: files.mask(outside | missing, "")})
+        return files.mask(outside | missing, "")
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         import torch
@@ -127,6 +139,16 @@ class Files(Column):
         paths = [manifest.root / file if file else None for file in manifest.records[self.name]]
         rows = Cache(cache).open(paths, self.form(config.data), problem=manifest.noted)
         return Stored(rows, torch.from_numpy(rows.present)[:, None])
+
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        import torch
+
+        from mmmed.data.form import asked_rows
+        from mmmed.data.stored import Stored
+
+        file = cells.get(getattr(config.data, self.name), "")
+        rows = asked_rows(self.form(config.data), Path(file) if file else None)
+        return Stored(rows, torch.tensor([[bool(file)]]))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         import torch
@@ -170,6 +192,16 @@ class Recordings(Files):
             some = np.arange(start, min(start + _LOOKED_AT, len(manifest.records)))
             present.append(recorded_spans(rows[some], self.span))
         return Stored(rows, torch.cat(present))
+
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        import torch
+
+        from mmmed.data.recording import recorded_spans
+        from mmmed.data.stored import Stored
+
+        rows = super().asked(cells, config).values
+        assert isinstance(rows, torch.Tensor)
+        return Stored(rows, recorded_spans(rows, self.span))
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """Recordings of any length and loudness; the first is as long as one can be."""

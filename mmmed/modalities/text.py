@@ -45,7 +45,20 @@ class TextData(Section):
     """Which column holds notes, and how they are read."""
 
     text: str = Field("text", description='column: the clinical note; "" for no text')
-    text_tokens: int = Field(64, ge=8, le=512, description="tokens of a note that are read")
+    text_tokens: int = Field(
+        64, ge=8, le=512, description="tokens of a note that are read, or of a window of it"
+    )
+    text_windows: int = later(
+        1,
+        ge=1,
+        le=16,
+        description="windows of text_tokens, one behind the other, in which a long note is read",
+    )
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens of a note that are read in all its windows."""
+        return self.text_tokens * self.text_windows
 
 
 class TextModel(Section):
@@ -73,7 +86,7 @@ class TextModel(Section):
 
 
 class Text(Column):
-    """Tokens (R, text_tokens) int64, each present or padding."""
+    """Tokens (R, text_windows text_tokens) int64, each present or padding."""
 
     name = "text"
     plural = "notes"
@@ -86,6 +99,11 @@ class Text(Column):
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         return _stored(list(manifest.records["text"]), config)
 
+    def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        from mmmed.data.cells import text_of
+
+        return _stored([text_of(cells.get(config.data.of(TextData).text, ""))], config)
+
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
         """The first note is as long as one can be and holds every special token and the one of the highest number."""
         import numpy as np
@@ -94,7 +112,7 @@ class Text(Column):
         from mmmed.data.stored import Stored, some
         from mmmed.models.tokens import load_tokenizer
 
-        there, length = some(total, rng), config.data.of(TextData).text_tokens
+        there, length = some(total, rng), config.data.of(TextData).tokens_read
         words = [" ".join(rng.choice(_WORDS, rng.integers(1, length + 1))) for _ in there]
         notes = [note if present else "" for note, present in zip(words, there, strict=True)]
         tokens, mask = _tokens(notes, config)
@@ -177,14 +195,31 @@ def _words_read(words: list[str], tokens: int, config: RunConfig) -> int:
 
 
 def _tokens(texts: list[str], config: RunConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, text_tokens) int64 tokens and (N, text_tokens) bool, False at padding, by the run's own tokenizer."""
+    """(N, tokens) int64 and (N, tokens) bool, False at padding, by the run's own tokenizer.
+
+    Of several windows each begins and ends with the special tokens that a note has.
+    """
+    import torch
+
     from mmmed.models.tokens import load_tokenizer
 
-    encoded = load_tokenizer(config.model.of(TextModel).text)(
+    keys, tokenizer = config.data.of(TextData), load_tokenizer(config.model.of(TextModel).text)
+    encoded = tokenizer(
         texts,
         padding="max_length",
         truncation=True,
-        max_length=config.data.of(TextData).text_tokens,
+        max_length=keys.text_tokens,
+        return_overflowing_tokens=keys.text_windows > 1,
         return_tensors="pt",
     )
-    return encoded["input_ids"], encoded["attention_mask"].bool()
+    tokens, mask = encoded["input_ids"], encoded["attention_mask"].bool()
+    if keys.text_windows == 1:
+        return tokens, mask
+    note = encoded["overflow_to_sample_mapping"]  # of each window, in order
+    window = torch.arange(len(note)) - torch.searchsorted(note, note)
+    read = window < keys.text_windows
+    every = torch.full((len(texts), keys.text_windows, keys.text_tokens), tokenizer.pad_token_id)
+    there = torch.zeros(every.shape, dtype=torch.bool)
+    every[note[read], window[read]] = tokens[read]
+    there[note[read], window[read]] = mask[read]
+    return every.flatten(1), there.flatten(1)

@@ -72,14 +72,14 @@ def _without_overwriting(module: nn.Module) -> nn.Module:
     return module
 
 
-def _group_norm_throughout(module: nn.Module) -> None:
+def group_norm_throughout(module: nn.Module) -> None:
     """Replace every BatchNorm in a module by a GroupNorm, in place."""
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             groups = math.gcd(NORM_GROUPS, child.num_features)
             setattr(module, name, nn.GroupNorm(groups, child.num_features))
         else:
-            _group_norm_throughout(child)
+            group_norm_throughout(child)
 
 
 def build_image_encoder(config: ModelConfig, channels: int, size: int = 64) -> ImageEncoder:
@@ -98,7 +98,7 @@ def build_image_encoder(config: ModelConfig, channels: int, size: int = 64) -> I
 
     trunk, width = image_trunk(keys, channels, size)
     if not has_batch_statistics(state):
-        _group_norm_throughout(trunk)
+        group_norm_throughout(trunk)
     if state:
         put(trunk, state, keys.image_weights, keys.image)
     return ImageEncoder(_without_overwriting(trunk), width, channels, keys.image_scaling)
@@ -113,5 +113,5 @@ def build_volume_encoder(config: ModelConfig, size: int = 48) -> ImageEncoder:
     from mmmed.models.trunks import volume_trunk
 
     trunk, width = volume_trunk(config.of(VolumeModel), size)
-    _group_norm_throughout(trunk)
+    group_norm_throughout(trunk)
     return ImageEncoder(_without_overwriting(trunk), width)

@@ -82,17 +82,12 @@ class XResNet1d(nn.Module):
         return features.transpose(1, 2)
 
 
-class PatchTransformer(nn.Module):
-    """Recordings (R, channels, length) -> (R, length / span, width): a token a span, and layers of self-attention.
+class OverTime(nn.Module):
+    """An encoder that ends in layers of self-attention over what follows in time."""
 
-    A token begins as a linear layer of the span's values and of each channel's share in it that was recorded.
-    """
-
-    def __init__(self, channels: int, length: int, span: int, width: int) -> None:
-        super().__init__()
-        self.span, self.width = span, width
-        self.embed = nn.Linear(channels * (span + 1), width)
-        self.position = nn.Embedding(length // span, width)
+    def add_layers(self, length: int, width: int) -> None:
+        """Make the layers, for `length` tokens of `width` each."""
+        self.position = nn.Embedding(length, width)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 width, _HEADS, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
@@ -102,19 +97,35 @@ class PatchTransformer(nn.Module):
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.position.weight, std=0.02)
 
-    def forward(self, given: Input) -> torch.Tensor:
-        values, there = recorded(given, self.span)
-        shares = there.to(values.dtype).unflatten(2, (-1, self.span)).mean(3, keepdim=True)
-        patches = torch.cat([values.unflatten(2, (-1, self.span)), shares], dim=3)  # [r, c, t, span + 1]
-        tokens = self.embed(patches.transpose(1, 2).flatten(2))
+    def attend(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Tokens (R, T, width), each after it has seen those of its record that are `present`, (R, T) bool."""
         places = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
         tokens = tokens + self.position(places)
         # attention over nothing is undefined: a recording that is missing looks at itself, and nobody at it
-        hidden = ~(given.present | ~given.present.any(1, keepdim=True))
+        hidden = ~(present | ~present.any(1, keepdim=True))
         for layer in self.layers:
             tokens = layer(tokens, src_key_padding_mask=hidden)
         normed: torch.Tensor = self.norm(tokens)
         return normed
+
+
+class PatchTransformer(OverTime):
+    """Recordings (R, channels, length) -> (R, length / span, width): a token a span, and layers of self-attention.
+
+    A token begins as a linear layer of the span's values and of each channel's share in it that was recorded.
+    """
+
+    def __init__(self, channels: int, length: int, span: int, width: int) -> None:
+        super().__init__()
+        self.span, self.width = span, width
+        self.embed = nn.Linear(channels * (span + 1), width)
+        self.add_layers(length // span, width)
+
+    def forward(self, given: Input) -> torch.Tensor:
+        values, there = recorded(given, self.span)
+        shares = there.to(values.dtype).unflatten(2, (-1, self.span)).mean(3, keepdim=True)
+        patches = torch.cat([values.unflatten(2, (-1, self.span)), shares], dim=3)  # [r, c, t, span + 1]
+        return self.attend(self.embed(patches.transpose(1, 2).flatten(2)), given.present)
 
 
 class _Residual(nn.Module):

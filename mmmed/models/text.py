@@ -22,19 +22,26 @@ _ROUNDING = 1e-4  # of the largest feature
 
 
 class TextEncoder(nn.Module):
-    """Tokens (R, T) int64, present where they are no padding -> (R, T, width) float."""
+    """Tokens (R, W T) int64, present where they are no padding -> (R, W T, width) float.
 
-    def __init__(self, encoder: PreTrainedModel, width: int) -> None:
+    A note of several windows, W, of T tokens is encoded window by window; the fusion puts them together.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, width: int, tokens: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.width = width
+        self.width, self.tokens = width, tokens
 
     def forward(self, given: Input) -> torch.Tensor:
+        windows = zip(given.values.split(self.tokens, 1), given.present.split(self.tokens, 1), strict=True)
+        return torch.cat([self._encode(tokens, present) for tokens, present in windows], dim=1)
+
+    def _encode(self, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         # attention over nothing is undefined: a missing note looks at its padding, and nobody at it
-        mask = given.present | ~given.present.any(1, keepdim=True)
+        mask = present | ~present.any(1, keepdim=True)
         # All positions, also those that no note of the batch has: what is computed at padding (it may overflow) must
         # follow from a record's own note, never from how long the others' are.
-        encoded = self.encoder(input_ids=given.values, attention_mask=mask.long())
+        encoded = self.encoder(input_ids=tokens, attention_mask=mask.long())
         features: torch.Tensor = encoded.last_hidden_state
         return features
 
@@ -48,6 +55,11 @@ def build_text_encoder(config: ModelConfig, data: DataConfig) -> Encoder:
     """
     keys, tokens = config.of(TextModel), data.of(TextData).text_tokens
     if keys.text in WORDS:
+        if data.of(TextData).text_windows > 1:
+            raise ModelError(
+                f"data.text_windows cuts a note for a transformer, and model.text = {keys.text!r} reads up to 512 "
+                "tokens at once: set data.text_windows = 1 and raise data.text_tokens"
+            )
         if config.trainable == "lora":
             raise ModelError(
                 f'model.trainable = "lora" adapts a transformer, and model.text = {keys.text!r} has none. Choose '
@@ -75,18 +87,21 @@ def _build(config: TextModel, tokens: int) -> TextEncoder:
             hidden_dropout_prob=config.text_dropout,
             attention_probs_dropout_prob=config.text_dropout,
         )
-        return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size)
+        return TextEncoder(BertModel(bert, add_pooling_layer=False), bert.hidden_size, tokens)
     encoder = read_weights(AutoModel, model_folder(config.text), "model.text", config.text)
     if getattr(encoder.config, "is_encoder_decoder", False):
         encoder = encoder.get_encoder()
     longest = getattr(encoder.config, "max_position_embeddings", tokens)
     if longest < tokens:
-        raise ModelError(f"data.text_tokens is {tokens}, but {config.text} reads at most {longest}: lower it")
+        raise ModelError(
+            f"data.text_tokens is {tokens}, but {config.text} reads at most {longest}: lower it, and read long notes "
+            "in more than one window (data.text_windows)"
+        )
     if hasattr(encoder, "pooler"):  # never used: an idle layer would only carry noise
         encoder.pooler = None
     _try(encoder, config, tokens)
     check_vocabulary(encoder, load_tokenizer(config.text), "model.text", config.text)
-    return TextEncoder(encoder, encoder.config.hidden_size)
+    return TextEncoder(encoder, encoder.config.hidden_size, tokens)
 
 
 def _try(encoder: PreTrainedModel, config: TextModel, tokens: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import stat
 import sys
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -15,6 +18,7 @@ from mmmed.serving.guard import Bounds
 
 _LEAST_TOKEN = 16  # characters
 _MOST_CONNECTIONS = 256
+_MEMORY = Path("/dev/shm")  # below it, folders that this user alone can read
 
 
 def read_token(file: Path) -> str:
@@ -42,6 +46,17 @@ def check(host: str, token: str | None, certificate: Path | None, key: Path | No
     check_reach(host, certificate, key)
     if token is None and not is_loopback(host):
         raise ConfigError(f"--host {host}: anybody who reaches it could ask. Give --token-file")
+
+
+def temporary_folder(bounds: Bounds) -> str:
+    """Where a study's files lie while it is read: in memory if that holds all at one time, else as Python chooses.
+
+    A TMPDIR that is set is kept to. Each request's files may be there twice: as they come, and as they are read.
+    """
+    usable = _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK) and "TMPDIR" not in os.environ
+    if usable and shutil.disk_usage(_MEMORY).free >= 2 * bounds.studies * bounds.request_bytes:
+        return str(_MEMORY)
+    return tempfile.gettempdir()
 
 
 def serve(
@@ -73,6 +88,7 @@ def serve(
         limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=int(2 * bounds.seconds) + 1,
     )
+    tempfile.tempdir = temporary_folder(bounds)
     sock = bind(host, port)
     scheme = "http" if certificate is None else "https"
     print(f"serving: {scheme}://{host}:{sock.getsockname()[1]}/", flush=True)

@@ -73,7 +73,10 @@ def given_of(
             raise HTTPException(422, f"{name}: given twice")
         if isinstance(value, UploadFile):
             ending = _ENDING.search(value.filename or "")
-            path = folder / f"{number}{ending[0] if ending else ''}"
+            path = (
+                folder
+                / f"{name if name in files and name.isidentifier() else number}{ending[0] if ending else ''}"
+            )
             with path.open("wb") as copy:
                 shutil.copyfileobj(value.file, copy)
             given[name] = path

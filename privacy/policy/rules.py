@@ -67,7 +67,7 @@ from typing import Any
 from privacy.errors import PolicyError, PolicyRefusal
 from privacy.ledger import Budget, Sublimit
 from privacy.planning import delta_is_large
-from privacy.secure_sum import PeerRules, Terms
+from privacy.secure_sum import PeerRules, SharedNoise, Terms
 
 VERSION = 1
 _UNITS = ("patient", "study", "record")  # widest protection first
@@ -109,6 +109,7 @@ class RunRequest:
         records_per_patient: most records of a patient in a step.
         model: the model's name.
         former_model: what it was called in policies that were signed before, None if it is new: they go on to allow it.
+        shared: how it would share the noise with other sites; None if it does not.
         trainable: the trainable set's name.
         app: digest of the application bundle, or "installed".
         columns: columns of the site's table that are read.
@@ -127,6 +128,7 @@ class RunRequest:
     columns: frozenset[str]
     metrics: Mapping[str, str]
     former_model: str | None = None
+    shared: SharedNoise | None = None
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,8 @@ class SitePolicy:
         for rule, allowed, message in self._verdicts(request, now):
             if not allowed:
                 raise PolicyRefusal(rule, message)
+        if request.shared is not None:
+            self._peers_of_the_policy().check_counts(request.shared)
 
     def check_plan(self, purpose: str, noise_multiplier: float, patients: int) -> None:
         """Raise PolicyRefusal if a plan that the site worked out from its own data breaks a rule; before data are used.
@@ -253,11 +257,14 @@ class SitePolicy:
         Args:
             terms: the run's, which name all sites that may take part.
         """
+        self._peers_of_the_policy().check(terms)
+
+    def _peers_of_the_policy(self) -> PeerRules:
         if self.peers is None:
             raise PolicyRefusal(
                 "peers", "the policy has no [peers]: no run may share its noise with other sites."
             )
-        self.peers.check(terms)
+        return self.peers
 
     def sublimits(self, purpose: str, now: float) -> tuple[Sublimit, ...]:
         """Parts of the limit that plans for `purpose` must keep `now`. Raises PolicyRefusal if it is not allowed."""

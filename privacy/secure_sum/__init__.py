@@ -29,6 +29,16 @@ from privacy.secure_sum.lattice import Lattice
 from privacy.secure_sum.request import Request
 from privacy.secure_sum.server import Coordinator
 from privacy.secure_sum.site import Account, Site
-from privacy.secure_sum.terms import PeerRules, Terms
+from privacy.secure_sum.terms import PeerRules, SharedNoise, Terms
 
-__all__ = ["Account", "Coordinator", "Introduction", "Lattice", "PeerRules", "Request", "Site", "Terms"]
+__all__ = [
+    "Account",
+    "Coordinator",
+    "Introduction",
+    "Lattice",
+    "PeerRules",
+    "Request",
+    "SharedNoise",
+    "Site",
+    "Terms",
+]

@@ -206,6 +206,16 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class SharedNoise:
+    """How a run shares its noise, in numbers; `Terms` and `PeerRules` say what each means."""
+
+    honest: int
+    colluders: int
+    least_cohort: int
+    repeats: int
+
+
+@dataclass(frozen=True)
 class PeerRules:
     """What a site's privacy officer allows: with whom, and how far their noise is relied upon.
 
@@ -242,15 +252,19 @@ class PeerRules:
                     "peers.keys",
                     f"the run counts on {name!r:.120} and {known}. The officer signs the keys of all peers.",
                 )
+        self.check_counts(SharedNoise(terms.honest, terms.colluders, terms.least_cohort, terms.repeats))
+
+    def check_counts(self, asked: SharedNoise) -> None:
+        """Raise PolicyRefusal where a run's numbers go beyond these rules, whoever takes part."""
         for rule, found, most in (
-            ("honest", terms.honest, self.honest),
-            ("repeats", terms.repeats, self.repeats),
+            ("honest", asked.honest, self.honest),
+            ("repeats", asked.repeats, self.repeats),
         ):
             if found > most:
                 raise PolicyRefusal(f"peers.{rule}", f"the run asks for {found}. At most {most} is allowed.")
         for rule, found, least in (
-            ("colluders", terms.colluders, self.colluders),
-            ("least_cohort", terms.least_cohort, self.least_cohort),
+            ("colluders", asked.colluders, self.colluders),
+            ("least_cohort", asked.least_cohort, self.least_cohort),
         ):
             if found < least:
                 raise PolicyRefusal(

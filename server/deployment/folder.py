@@ -10,6 +10,7 @@ nodes.json          which of Flower's nodes has which site's key
 kits/               a start-up kit a site
 superlink.db        Flower's state: nodes, runs, messages
 runs/               a run folder a run
+checks/             sites' answers to a question, until they are printed
 nginx/, log/, flwr/ configuration, logs, Flower's own files
 """
 
@@ -28,6 +29,7 @@ from mmmed.errors import DeployError
 from mmmed.pki import require_linux
 from mmmed.pki.certificates import write_secret
 from mmmed.processes import flower_environment
+from server.app_config import CHECKS
 from server.roster import NODES
 
 _HOST = re.compile(
@@ -91,6 +93,7 @@ class Folder:
         self.kits = self.path / "kits"
         self.database = self.path / "superlink.db"
         self.runs = self.path / "runs"
+        self.checks = self.path / "checks"
         self.nginx = self.path / "nginx"
         self.nginx_pid = self.nginx / "nginx.pid"
         self.log = self.path / "log"
@@ -145,5 +148,5 @@ class Folder:
 
     def environment(self) -> dict[str, str]:
         """Environment of Flower's processes: their files stay in this folder and they install nothing."""
-        own = {"MMMED_RUNS": str(self.runs), NODES: str(self.nodes)}
+        own = {"MMMED_RUNS": str(self.runs), CHECKS: str(self.checks), NODES: str(self.nodes)}
         return flower_environment(self.flower_home) | own

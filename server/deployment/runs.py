@@ -56,13 +56,18 @@ def begin(folder: Folder, config: RunConfig) -> str:
     with Control(folder) as control:
         control.nodes()  # before a run folder is made: is there a SuperLink at all, and can the model be built?
         first_model(config)
-        if start := config.model.start:  # the server's process works in another folder
-            own = config.model.model_copy(update={"start": str(Path(start).absolute())})
-            config = config.model_copy(update={"model": own})
-        name = _free_name(folder)
+        config, name = as_sent(config), _free_name(folder)
         RunFolder.create(folder.runs / name, config).close()
         _submit(folder, control, name, config)
     return name
+
+
+def as_sent(config: RunConfig) -> RunConfig:
+    """The configuration as the server's process, which works in another folder, can use it."""
+    if not config.model.start:
+        return config
+    own = config.model.model_copy(update={"start": str(Path(config.model.start).absolute())})
+    return config.model_copy(update={"model": own})
 
 
 def resume(folder: Folder, name: str) -> None:

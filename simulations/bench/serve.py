@@ -2,12 +2,14 @@
 
 The server is a process of its own with the default model (random weights: they cost the same) and answers the
 generated hospitals' films and notes over loopback. The loop reads the same files and notes with the same functions and
-computes them in batches of 32, without a server, a table or a check.
+computes them in batches of as many as there are clients, more of which cannot be had at one time, without a server or a
+check. How much of its CPU goes into reading is told apart.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import subprocess
 import sys
@@ -31,8 +33,12 @@ from mmmed.modalities.text import TextData, TextModel
 from mmmed.models import MultimodalModel, build_model, load_tokenizer, save_model
 from simulations.bench.measure import Row, parser, publish
 
-_BATCH = 32
-_AIMS: Row = {"studies_per_s": 20, "p95_s": 0.5, "serve_cpu_ms": "", "bare_cpu_ms": "", "cpu_ratio": 1.3}
+_CLIENTS = (4, 16)
+_WARM = 32  # studies
+_AIMS: Row = {
+    "clients": 4, "studies_per_s": 20, "p95_s": 0.5,
+    "serve_cpu_ms": "", "bare_cpu_ms": "", "of_it_read": "", "cpu_ratio": 1.3,
+}  # fmt: skip
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 
 Study = tuple[Path, str]  # film and note
@@ -42,34 +48,36 @@ def main(arguments: Sequence[str]) -> int:
     """Measure and print; returns the exit code."""
     options = parser("serve", (__doc__ or "").splitlines()[0], repeats=3)
     options.add_argument("--studies", type=int, default=128, help="requests of a repeat")
-    options.add_argument("--clients", type=int, default=4)
+    options.add_argument("--clients", type=int, nargs="+", default=_CLIENTS, help="that ask at one time")
     chosen = options.parse_args(arguments)
     found: list[Row] = []
+    torch.set_num_threads(1)  # and the server's: else the two would be compared in how they wait for threads
     with TemporaryDirectory() as folder:
         config = RunConfig()
         network = build_model(config).eval()
         save_model(Path(folder) / "model", network, config)
         studies = _studies(Path(folder) / "data", chosen.studies)
-        _bare(network, config, studies[:_BATCH])
         with _server(Path(folder) / "model") as (url, process):
-            _ask(url, studies[:_BATCH], chosen.clients)
-            for _ in range(chosen.repeats):
+            for clients, _ in itertools.product(chosen.clients, range(chosen.repeats)):
+                _ask(url, studies[:_WARM], clients)
+                _bare(network, config, studies[:_WARM], clients)
                 before, begun = _cpu(process), time.perf_counter()
-                waits = _ask(url, studies, chosen.clients)
+                waits = _ask(url, studies, clients)
                 wall, served = time.perf_counter() - begun, _cpu(process) - before
-                bare = _bare(network, config, studies)
+                bare, read = _bare(network, config, studies, clients)
                 found.append(
                     {
+                        "clients": clients,
                         "studies_per_s": len(studies) / wall,
                         "p95_s": float(np.percentile(waits, 95)),
                         "serve_cpu_ms": 1000 * served / len(studies),
                         "bare_cpu_ms": 1000 * bare / len(studies),
+                        "of_it_read": 1000 * read / len(studies),
                         "cpu_ratio": served / bare,
                     }
                 )
     found.append(_AIMS)
-    title = f"{chosen.studies} studies from {chosen.clients} clients, a row a repeat; the last row is the aim"
-    publish(title, found, chosen.json)
+    publish(f"{chosen.studies} studies, a row a repeat; the last row is the aim", found, chosen.json)
     return 0
 
 
@@ -85,7 +93,8 @@ def _studies(folder: Path, count: int) -> list[Study]:
 @contextmanager
 def _server(model: Path) -> Iterator[tuple[str, int]]:
     command = [sys.executable, "-m", "mmmed.cli", "serve", str(model), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    threads = os.environ | {"OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=threads) as process:
         assert process.stdout is not None
         yield process.stdout.readline().split()[1], process.pid
         process.terminate()
@@ -112,13 +121,15 @@ def _ask(url: str, studies: Sequence[Study], clients: int) -> list[float]:
 
 
 @torch.no_grad()
-def _bare(network: MultimodalModel, config: RunConfig, studies: Sequence[Study]) -> float:
-    """CPU-seconds of a loop over the same studies."""
+def _bare(
+    network: MultimodalModel, config: RunConfig, studies: Sequence[Study], together: int
+) -> tuple[float, float]:
+    """CPU-seconds of a loop over the same studies, and those of them that went into reading."""
     image, tokens = config.data.of(ImageData), config.data.of(TextData).text_tokens
     tokenizer, target = load_tokenizer(config.model.of(TextModel).text), config.task.target()
-    begun = time.process_time()
-    for start in range(0, len(studies), _BATCH):
-        some = studies[start : start + _BATCH]
+    begun, read = time.process_time(), 0.0
+    for start in range(0, len(studies), together):
+        some, reading = studies[start : start + together], time.process_time()
         films = [
             preprocess(read_image(film, channels=image.image_channels), image.image_size) for film, _ in some
         ]
@@ -131,5 +142,6 @@ def _bare(network: MultimodalModel, config: RunConfig, studies: Sequence[Study])
             "image": Input(torch.from_numpy(np.stack(films)), torch.ones(len(some), 1, dtype=torch.bool)),
             "text": Input(notes["input_ids"], notes["attention_mask"].bool()),
         }
+        read += time.process_time() - reading
         target.predictions(network(Batch(inputs, nobody, nobody)))
-    return time.process_time() - begun
+    return time.process_time() - begun, read

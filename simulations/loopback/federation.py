@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from privacy.secure_sum import SharedNoise
 from simulations.loopback.coordinator import Coordinator, RunHandle
 from simulations.loopback.hospital import LiveHospital
 from simulations.loopback.link import Link
@@ -54,6 +56,12 @@ class Federation:
             for name, whose in patients.items()
         ]
         self.coordinator = Coordinator(home, [*(site.request for site in self.sites), *guests])
+
+    def introduce(self, asked: SharedNoise) -> None:
+        """Let each policy name all sites, so that a run may share its noise; two officers sign, since that is wider."""
+        keys = {site.name: site.peer_key() for site in self.sites}
+        for site in self.sites:
+            site.folder.sign(by_two=True, peers={**asdict(asked), "keys": keys})
 
     def start(self) -> None:
         """Start the coordinator, and every site with its kit; wait until all are ready."""

@@ -69,14 +69,21 @@ class Hospital:
         path: the site's folder, which is made.
         hospitals: data set of all hospitals.
         officer: the privacy officer's key; a new one by default.
+        second: the second officer's, likewise.
         site: keys of site.toml that differ from those of the first of the generated hospitals.
     """
 
     def __init__(
-        self, path: Path, hospitals: Path, officer: Ed25519PrivateKey | None = None, **site: Any
+        self,
+        path: Path,
+        hospitals: Path,
+        officer: Ed25519PrivateKey | None = None,
+        second: Ed25519PrivateKey | None = None,
+        **site: Any,
     ) -> None:
         self.path = path
-        self.officer, self.second = officer or Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.officer = officer or Ed25519PrivateKey.generate()
+        self.second = second or Ed25519PrivateKey.generate()
         self.site: dict[str, Any] = {
             "version": 1,
             "name": "north",
@@ -124,7 +131,7 @@ class LiveHospital:
     ) -> None:
         """
         Args:
-            home: folder of the federation; the hospital's own lies in it, and its officer's key in ``officers``.
+            home: folder of the federation; the hospital's own lies in it, and its two officers' keys beside it.
             name: of the hospital.
             hospitals: data set of all hospitals.
             where: the site in `hospitals` whose patients it has.
@@ -132,11 +139,13 @@ class LiveHospital:
             rules: rules of its policy that differ from a roomy one, ``section__key`` or ``key``.
         """
         self.name, self.path = name, home / name
-        officers = home / "officers"
-        officers.mkdir(exist_ok=True)
         own = {**site, "name": name}
         own["where"] = {own.get("site", "site"): where}
-        self.folder = Hospital(self.path, hospitals, create_key(officers / f"{name}.key"), **own)
+        keys = []
+        for officers in (home / "officers", home / "second-officers"):
+            officers.mkdir(exist_ok=True)
+            keys.append(create_key(officers / f"{name}.key"))
+        self.folder = Hospital(self.path, hospitals, *keys, **own)
         roomy: dict[str, Any] = {
             "limit": ROOMY,
             "period": {"days": 365, **ROOMY},
@@ -153,7 +162,15 @@ class LiveHospital:
         """Run ``mmmed site ARGUMENTS``; returns what it printed."""
         return mmmed("site", *arguments, "--site", self.path, cwd=self.path, check=check)[1]
 
-    def start(self, kit: Path | None = None, wait: bool = True) -> None:
+    def peer_key(self) -> str:
+        """By which other sites' policies name this one; key and ledger are made if need be."""
+        layout = SiteFolder(self.path)
+        with layout.ledger(layout.policy()) as ledger:
+            return ledger.signer
+
+    def start(
+        self, kit: Path | None = None, wait: bool = True, environment: Mapping[str, str] | None = None
+    ) -> None:
         """Start the hospital's processes; with `wait`, return once it is connected and its runner is ready."""
         log = self.path / "site.out"
         log.unlink(missing_ok=True)
@@ -164,7 +181,7 @@ class LiveHospital:
             kit = self.path / "by-way.kit"
             kit.write_text(text)
         arguments = ["site", "start", *([kit] if kit else []), "--site", self.path]
-        self._running = Background(*arguments, cwd=self.path, log=log)
+        self._running = Background(*arguments, cwd=self.path, log=log, environment=environment)
         if wait:
             self.wait_until_ready()
 

@@ -43,7 +43,9 @@ class Malicious(Section):
     """
 
     sites: tuple[str, ...] = Field(min_length=1, description="names of the sites")
-    kind: Literal["label-flip", "sign-flip", "scale", "free-rider"]
+    kind: Literal["label-flip", "sign-flip", "scale", "free-rider"] = Field(
+        description="what they do, see above"
+    )
     strength: float = Field(
         1.0, ge=0, le=1000, description="what the update is multiplied by; not for label-flip"
     )
@@ -63,29 +65,37 @@ class Scenario(Section):
         description="who has which patients: the table's sites; anybody; sites of one size, each with its own mix of "
         "labels; sites of other sizes with everybody's mix of labels. A patient is at one site",
     )
-    sites: int = Field(0, ge=0, le=MOST_SITES, description="number of sites, where the split is not natural")
+    sites: int = Field(
+        0,
+        ge=0,
+        le=MOST_SITES,
+        description="number of sites, where the split is not natural; called site-1, ... (site-01 from ten on)",
+    )
     alpha: PositiveFloat = Field(
         0.5,
-        description='of "dirichlet", and of "quantity" without shares: the smaller, the more the sites differ',
+        description='of "dirichlet", and of "quantity" without shares: the smaller, the more sites differ; 1,000 is '
+        'nearly "iid"',
     )
     shares: tuple[PositiveFloat, ...] = Field(
         (), description='of "quantity": how the patients are shared out, a number a site; none to draw it'
     )
     fewest: Positive = Field(
-        10, description="patients that every site has at least, where the split is not natural"
+        10,
+        description="patients that every site has at least, where the split is not natural (one or two fewer by "
+        'rounding, with "dirichlet")',
     )
     same_labels: bool = Field(
         False,
         description='of "natural": patients are left out so that all sites have the same mix of labels, and differ in '
         "the rest alone",
     )
-    missing: tuple[Missing, ...] = ()
+    missing: tuple[Missing, ...] = Field((), description="records that lack a modality")
     join: FrozenTable[Positive] = Field({}, description="site: the first round in which it answers")
     drop: FrozenTable[Positive] = Field({}, description="site: the first round in which it answers no more")
     unreachable: float = Field(
         0.0, ge=0, lt=1, description="share of its rounds in which a site does not answer"
     )
-    malicious: tuple[Malicious, ...] = ()
+    malicious: tuple[Malicious, ...] = Field((), description="sites that mean ill")
 
     @model_validator(mode="after")
     def _split_suits(self) -> Scenario:

@@ -22,7 +22,6 @@ from mmmed.config.schema import Scalar
 from mmmed.data.manifest import Manifest, read_table, table_file
 from mmmed.data.split import held_out
 from mmmed.errors import ConfigError
-from mmmed.files import write_atomic
 from mmmed.modalities import MODALITIES
 from simulations.scenarios import Scenario, read_scenario
 from simulations.scenarios.deal import deal, even_labels
@@ -56,11 +55,12 @@ def dealt(scenario: Scenario | None, config: RunConfig) -> Iterator[Path | None]
         yield path
 
 
-def keep(folder: Path, scenario: Scenario, table: Path | None) -> None:
-    """Put a scenario and its table into its run's folder."""
-    if table is not None:
-        write_atomic(folder / table.name, table.read_bytes())
-    write_atomic(folder / FILE, scenario.to_toml())
+def kept_files(scenario: Scenario | None, table: Path | None) -> dict[str, bytes]:
+    """Name and content of what a run folder keeps of a scenario: itself, and its table if it has one of its own."""
+    if scenario is None:
+        return {}
+    own = {} if table is None else {table.name: table.read_bytes()}
+    return {**own, FILE: scenario.to_toml().encode()}
 
 
 def kept_scenario(folder: Path) -> Scenario | None:

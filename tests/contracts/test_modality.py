@@ -11,10 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
@@ -24,12 +26,13 @@ from mmmed.check import check
 from mmmed.cli import app
 from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
 from mmmed.data.batch import Batch
-from mmmed.data.loader import PatientBatches, open_site_data
+from mmmed.data.loader import PatientBatches, load_records, open_site_data
 from mmmed.data.made_up import made_up_records
 from mmmed.data.manifest import read_manifest
 from mmmed.errors import ConfigError, DataError
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.base import Reading
+from mmmed.modalities.columns import Files
 from mmmed.models import MultimodalModel, build_model, load_model, save_model
 from mmmed.models.names import former_policy_name, in_words, policy_name
 from mmmed.tasks import Classification
@@ -40,10 +43,14 @@ from privacy.policy import TRAINING
 from server.privacy_report import _subject
 from tests.contracts.signal import Signal
 from tests.contracts.steps import check_independence, check_private_step, exact
+from tests.mmmed.modalities.test_recordings import write_sound, write_waveform
 from tests.mmmed.models.test_models import changed, set_row, without
 
 CLASSES = Classification().target()
-SHORT = {"audio_seconds": 1.0, "audio_mels": 8, "waveform_seconds": 1.0, "waveform_leads": ["I", "II", "V1"]}
+SHORT = {
+    "audio_seconds": 1.0, "audio_mels": 8, "waveform_seconds": 1.0, "waveform_leads": ["I", "II", "V1"],
+    "video_size": 16, "video_frames": 3,
+}  # fmt: skip
 SMALL = {
     "data": {"image_size": 16, "text_tokens": 8, "volume_size": 16, **SHORT},
     "model": {
@@ -51,6 +58,7 @@ SMALL = {
         "volume_width": 8,
         "audio_width": 8,
         "waveform_width": 8,
+        "video_width": 8,
         "fusion": {"width": 8, "heads": 2},
     },
     "training": {"batch_size": 8},
@@ -62,6 +70,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "table": {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"]}},
     "audio": {"audio": "sound"},
     "waveform": {"waveform": "ecg"},
+    "video": {"video": "clip"},
+    "views": {"views": ["frontal", "lateral"]},
     "signal": {"signal": ["first", "second"]},
 }
 EVERY = pytest.mark.parametrize("name", [*MODALITIES, "signal"])
@@ -202,9 +212,53 @@ def test_views_are_of_each_record_alone_and_of_what_is_there(name: str) -> None:
     batches = [PatientBatches(records, records_per_patient=9, seed=0, augment=augment) for augment in (0, 1)]
     plain, viewed = (one(0, np.arange(6)).inputs[name] for one in batches)
     moved = (plain.values != viewed.values).flatten(1).any(1)
-    assert moved.any() and not moved[~plain.present[:, 0]].any()
+    assert moved.any() and not moved[~plain.present.any(1)].any()
     alone = batches[1](0, np.array([0])).inputs[name]  # the first patient has one record
     torch.testing.assert_close(alone.values, viewed.values[:1])
+
+
+def cells_of(name: str, folder: Path) -> dict[str, list[str]]:
+    """By column, cells of two records: one that has the modality, and one that may lack some of it."""
+    rng = np.random.default_rng(0)
+    if name == "image":
+        Image.fromarray(rng.integers(0, 65535, (30, 20), dtype=np.uint16)).save(folder / "a.png")
+        return {"film": ["a.png", ""]}
+    if name == "volume":
+        nibabel.save(nibabel.Nifti1Image(rng.normal(size=(9, 8, 7)), np.eye(4)), folder / "a.nii.gz")
+        return {"scan": ["a.nii.gz", ""]}
+    if name == "audio":
+        write_sound(folder / "a.wav", seconds=0.6)
+        return {"sound": ["a.wav", ""]}
+    if name == "waveform":
+        write_waveform(folder / "a.npz", seconds=0.7)
+        return {"ecg": ["a.npz", ""]}
+    if name in ("video", "views"):
+        for file, gray in (("a", 40), ("b", 90)):
+            Image.fromarray(np.full((30, 20), gray, np.uint8)).save(folder / f"{file}.png")
+    return {
+        "video": {"clip": ["a.png", ""]},
+        "views": {"frontal": ["a.png", ""], "lateral": ["b.png", "a.png"]},
+        "text": {"note": [" No fever;\r\ncough\tand  Ödem ", ""]},
+        "table": {"age": ["61.5", " 7 "], "sex": ["M", ""]},
+        "signal": {"first": ["0.5", "1e-1"], "second": ["2", ""]},
+    }[name]
+
+
+@EVERY
+def test_a_study_that_is_asked_about_is_read_as_a_record_of_training(name: str, tmp_path: Path) -> None:
+    config, cells = a_run(name), cells_of(name, tmp_path)
+    rows = {"patient_id": ["a", "b"], "study_id": ["a", "b"], "site": "north", "finding": [0, 1]}
+    pd.DataFrame(rows | cells).to_csv(tmp_path / "data.csv", index=False)
+    manifest = read_manifest(tmp_path, config.data, config.task)
+    trained = load_records(manifest, config, tmp_path / "cache").modalities[name][np.arange(2)]
+    for number in range(2):
+        given = {column: row[number] for column, row in cells.items()}
+        if isinstance(MODALITIES[name], Files):
+            given = {column: str(tmp_path / file) if file else "" for column, file in given.items()}
+        asked = MODALITIES[name].asked(given, config)[np.zeros(1, dtype=np.int64)]
+        assert asked.values.dtype == trained.values.dtype
+        assert torch.equal(asked.values[0], trained.values[number])
+        assert torch.equal(asked.present[0], trained.present[number])
 
 
 # ---------------------------------------------------------------- the one that a test adds

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,8 @@ from mmmed.pki.kit import Kit
 from server.deployment.authority import Authority
 from server.deployment.control import Control
 from server.deployment.folder import Folder
-from server.deployment.sites import read_sites
+from server.deployment.sites import admit, read_sites
+from server.deployment.start import apply_sites
 from simulations.loopback.coordinator import Coordinator
 from simulations.loopback.processes import children, kill, processes, wait_for
 
@@ -210,6 +212,42 @@ def test_a_site_joins_a_running_federation(coordinator: Coordinator) -> None:
             return False
 
     wait_for(connects, "the new site")
+
+
+def test_twelve_sites_are_admitted_and_join_at_once(
+    coordinator: Coordinator, request_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, names = Folder(coordinator.folder), [f"site-{number}" for number in range(12)]
+    requests = [request_of(name) for name in names]
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(lambda request: admit(folder, request), requests))
+        assert {site.name for site in read_sites(folder)} >= set(names)  # no entry was lost
+        assert apply_sites(folder)
+        clients = [
+            SiteClient(coordinator, tmp_path / f"{name}.key", certificate_of(coordinator, name))
+            for name in names
+        ]
+        nodes = list(pool.map(joins, clients))
+        assert len(set(nodes)) == 12
+        assert all(pool.map(answers, clients, nodes))
+    assert sum(
+        "online" in line for line in coordinator("status").splitlines() if line.startswith("site-")
+    ) == len(names)
+
+
+def joins(site: SiteClient) -> int:
+    """Activate as soon as nginx has taken up the certificate, as a node that tries again."""
+    found: list[int] = []
+
+    def there() -> bool:
+        try:
+            found.append(site.activate())
+        except (httpx.HTTPStatusError, httpx.TransportError):
+            return False
+        return True
+
+    wait_for(there, "a site to join")
+    return found[0]
 
 
 def test_a_superlink_that_is_down_answers_so_that_sites_try_again_and_comes_back(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 from mmmed.dashboard.metrics import exposition
 from server.dashboard.gauges import federation_gauges
 from server.deployment.folder import Folder
+from simulations.loopback.federation import TINY
+from simulations.loopback.processes import wait_for
 from tests.deployment.live import TwoHospitals
 
 
@@ -46,6 +49,61 @@ def test_a_private_run_trains_charges_and_reports(federation: TwoHospitals) -> N
         f'mmmed_run_rounds_finished{{run="{run.name}",state="finished:completed"}} 2',
     ):
         assert line in scraped.splitlines()
+
+
+def test_connected_sites_are_asked_what_they_would_refuse_and_nothing_changes_there(
+    federation: TwoHospitals,
+) -> None:
+    north, south = federation.sites
+    settings = [part for one in TINY for part in ("--set", one)]
+
+    def kept() -> list[tuple[list[str], dict[str, bytes]]]:
+        """What waits for approval, and all files of the states but logs and locks."""
+        return [
+            (
+                sorted(path.name for path in site.node.runs.iterdir()),
+                {
+                    str(path): path.read_bytes()
+                    for path in site.folder.state.rglob("*")
+                    if path.is_file() and path.suffix not in (".log", ".lock")
+                },
+            )
+            for site in federation.sites
+        ]
+
+    south.folder.write_site(approval=True)
+    try:
+        before = kept()
+        told = federation.coordinator("check", *settings, "--wait", 300)
+        assert "north: would take part\n" in told
+        assert "south: its policy allows the run; somebody there has to approve it\n" in told
+        assert "gone: not connected\n" in told
+        assert re.search(r"^2 of \d+ would take part; a round needs 2;", told, re.MULTILINE)
+        greedy = ("--set", "privacy.target_epsilon=50", "--wait", 300)
+        told = federation.coordinator("check", *settings, *greedy, check=False)
+        for name in ("north", "south"):
+            line = f"{name}: WOULD REFUSE training by its rule run.epsilon: policy-refused (the site's policy"
+            assert line in told
+        assert re.search(r"^0 of \d+ would take part", told, re.MULTILINE)
+        assert kept() == before
+    finally:
+        south.folder.write_site(approval=False)
+    assert [entry["kind"] for entry in north.audit() if entry["event"] == "asked"][-2:] == ["query.check"] * 2
+    assert not list((federation.coordinator.folder / "checks").iterdir())
+
+
+def test_a_run_that_no_policy_admits_ends_as_failed_and_says_by_which_code(federation: TwoHospitals) -> None:
+    run = federation.begin("privacy.target_epsilon=50")
+    wait_for(run.ended, "the run to end")
+    assert run.state().status == "finished:failed"
+    assert run.refused() == ["policy-refused"] * 4 and not any(one["changed"] for one in run.rounds())
+    told = federation.coordinator("log", run.name)
+    for name in ("north", "south"):
+        assert f"{name} policy-refused (the site's policy does not allow it)" in told
+    assert "no round changed the model" in told
+    for site in federation.sites:
+        assert site.charged(run.run_id) == 0
+        assert any("run.epsilon" in line for line in site.refusals())
 
 
 def test_doctor_finds_a_site_that_takes_part_in_good_health(federation: TwoHospitals) -> None:

@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from client.run_request import INSTALLED, run_request
+from client.site_folder import SiteFolder
 from mmmed.config import RunConfig, resolve
 from mmmed.errors import ConfigError, DeployError
 from privacy.accounting import calibrate_noise_multiplier
@@ -28,6 +29,14 @@ from simulations.loopback.processes import mmmed, processes, wait_for
 from simulations.poc import CONFIG, NEXT, Poc, allowing
 
 ROOT = Path(__file__).parents[2]
+MASKED = (
+    *TINY,
+    "federation.release=secure-steps",
+    "federation.min_sites=3",
+    "federation.honest=2",
+    "training.optimizer=sgd",
+    "training.local_epochs=4",
+)
 
 
 def tiny(data: Path) -> RunConfig:
@@ -52,6 +61,21 @@ def test_the_largest_hospitals_of_the_data_take_part(hospitals: Path) -> None:
     assert choose(table, config, 3) == {name: name for name in ("northgate", "harbour", "meadow")}
     with pytest.raises(ConfigError, match="has 4 hospitals"):
         choose(table, config, 9)
+
+
+@pytest.mark.usefixtures("nginx")
+def test_policies_name_each_other_where_the_run_shares_its_noise(tmp_path: Path, hospitals: Path) -> None:
+    masked = resolve(assignments=MASKED, options={"data.source": str(hospitals)}).config
+    with pytest.raises(ConfigError, match=r"federation.min_sites is 3, but --sites is 2"):
+        Poc(tmp_path / "few", masked, 2)
+    made = Poc(tmp_path / "poc", masked, 3)
+    keys = {site.name: site.peer_key() for site in made.federation.sites}
+    for site in made.federation.sites:
+        signed = SiteFolder(site.path).policy()
+        assert signed.countersigned and signed.policy.peers is not None
+        assert dict(signed.policy.peers.roster) == keys and signed.policy.peers.colluders == 1
+        for purpose in (TRAINING, EVALUATION):
+            signed.policy.check(run_request(masked, purpose, INSTALLED), time.time())
 
 
 @pytest.mark.usefixtures("nginx")
@@ -131,8 +155,8 @@ def test_compose_files_name_commands_that_there_are(file: str) -> None:
 def test_one_command_runs_a_federation_and_leaves_no_process(
     tmp_path: Path, hospitals: Path, interrupted: bool
 ) -> None:
-    settings = [part for one in TINY for part in ("--set", one)]
-    command = ["poc", "--sites", "2", "--data", hospitals, "--out", tmp_path / "poc", *settings]
+    settings = [part for one in (TINY if interrupted else MASKED) for part in ("--set", one)]
+    command = ["poc", "--sites", "3", "--data", hospitals, "--out", tmp_path / "poc", *settings]
     said = tmp_path / "said"
     with said.open("wb") as output:
         process = subprocess.Popen(

@@ -136,7 +136,8 @@ def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> N
     runs = RunApprovals(tmp_path)
     assert runs.decision("r1", CONFIG) == "waiting"
     (seen,) = runs.all()
-    runs.decide(seen.name, "approved")
+    log = SiteLog(tmp_path / "audit.jsonl")
+    runs.decide(seen.name, "approved", log, "command")
     assert runs.decision("r1", CONFIG) == "approved"
     other = to_json(RunConfig.model_validate({"privacy": {"target_epsilon": 9.0}}))
     assert runs.decision("r1", other) == "waiting"
@@ -144,7 +145,14 @@ def test_what_is_approved_is_one_run_with_one_configuration(tmp_path: Path) -> N
     settings = next(run for run in runs.all() if run.config == other).settings()
     assert [line for line in settings if line.startswith("*")] == ["* privacy.target_epsilon = 9.0"]
     assert "  privacy.delta = 0.0001" in settings and "  task.label = finding" in settings
-    runs.decide(seen.name, "denied")
+    runs.decide(seen.name, "denied", log, "dashboard")
+    assert runs.decision("r1", CONFIG) == "denied"
+    assert [(one["event"], one["way"]) for one in log.entries()] == [
+        ("approved", "command"),
+        ("denied", "dashboard"),
+    ]
+    with pytest.raises(DeployError, match="cannot be written"):  # what cannot be logged is not decided
+        runs.decide(seen.name, "approved", SiteLog(tmp_path / "none" / "audit.jsonl"), "command")
     assert runs.decision("r1", CONFIG) == "denied"
 
 
@@ -154,7 +162,7 @@ def test_a_name_must_be_one_runs(tmp_path: Path) -> None:
     runs.decision("abc-2", CONFIG)
     for name, why in (("abc", "several runs"), ("zzz", "no run")):
         with pytest.raises(DeployError, match=why):
-            runs.decide(name, "approved")
+            runs.decide(name, "approved", SiteLog(tmp_path / "audit.jsonl"), "command")
 
 
 @given(st.text(max_size=80))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +95,43 @@ def test_a_kill_during_creation_leaves_a_folder_that_can_be_created(tmp_path: Pa
         assert folder.config == OTHER
     with RunFolder.open(tmp_path) as folder:
         assert folder.config == OTHER
+
+
+def test_wherever_creation_is_killed_a_run_has_what_makes_it_that_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each replace by which a file appears is where the process may die: before it, or right after it."""
+
+    class Killed(BaseException):
+        pass
+
+    beside, replace = {"scenario.csv": b"a,b\n", "scenario.toml": b"split = 1\n", "policy": b"x"}, os.replace
+    outcomes = []
+    for place in range(11):
+        path, step = tmp_path / f"run-{place}", iter(range(100))
+
+        def dies(source: Any, target: Any, place: int = place, step: Iterator[int] = step) -> None:
+            number = next(step)
+            if place == 2 * number:
+                raise Killed
+            replace(source, target)
+            if place == 2 * number + 1:
+                raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "replace", dies)
+            try:
+                RunFolder.create(path, CONFIG, beside).close()
+                outcomes.append("created")
+            except Killed:
+                outcomes.append("killed")
+        if (path / "config.toml").exists():  # it can be resumed: as the run that it is
+            assert {name: (path / name).read_bytes() for name in beside} == beside
+            RunFolder.open(path).close()
+        else:  # it can be begun anew, with the same command
+            with RunFolder.create(path, CONFIG, beside):
+                assert {name: (path / name).read_bytes() for name in beside} == beside
+    assert outcomes == ["killed"] * 10 + ["created"]  # five files
 
 
 @pytest.mark.parametrize("torn", ['{"round": 2, "tr', "{", '{"round": 2}'])

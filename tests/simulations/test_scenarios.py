@@ -25,7 +25,7 @@ from simulations.scenarios.deal import deal, even_labels, label_counts, site_siz
 from simulations.scenarios.table import (
     absent_rounds,
     dealt,
-    keep,
+    kept_files,
     kept_scenario,
     kept_table,
     node_settings,
@@ -272,7 +272,8 @@ def test_a_run_remembers_its_scenario_without_a_table_where_data_are_as_they_wer
     run, scenario = config(hospitals), read_scenario("natural", {"unreachable": 0.5})
     with dealt(scenario, run) as table:
         assert table is None
-        keep(tmp_path, scenario, table)
+        for name, content in kept_files(scenario, table).items():
+            (tmp_path / name).write_bytes(content)
     assert kept_table(tmp_path) is None and kept_scenario(tmp_path) == scenario
     assert "table" not in node_settings(scenario, "harbour", None, run)
     assert node_settings(None, "harbour", None, run) == {}

@@ -138,7 +138,7 @@ def test_an_unknown_key_in_a_file_names_the_file_and_the_nearest_key(tmp_path: P
         ("task.type", r"Did you mean 'task\.kind'\?"),
         ("federation.strategy.type", r"Did you mean 'federation\.strategy\.kind'\?"),
         ("data.ecg", r"'data\.waveform'"),
-        ("data.video", "videos are not read"),
+        ("data.cine", r"'data\.video'"),
         ("model.encoder", r"'model\.image' or 'model\.text'"),
         ("training.lr", r"'training\.learning_rate'"),
         ("privacy.noise_multiplier", r"follows from privacy\.target_epsilon"),

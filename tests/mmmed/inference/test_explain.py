@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from mmmed.cli.predict import _strongest
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, Input
 from mmmed.data.loader import Records
 from mmmed.data.made_up import made_up_records
 from mmmed.data.parts import hats
 from mmmed.inference import Detail, details, predict, read_study
+from mmmed.inference.pictures import pairs
 from mmmed.modalities import MODALITIES
 from mmmed.models import MultimodalModel, build_model
 
@@ -206,3 +210,21 @@ def test_the_model_is_left_as_it_was(config: RunConfig, model: MultimodalModel, 
     details(model, config, study, CELLS)
     assert dict(model.named_modules()) == modules
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_clip_is_shown_by_the_frames_about_the_strongest_place(tmp_path: Path) -> None:
+    keys = {"image": "", "text": "", "video": "clip", "video_frames": 7, "video_size": 16}
+    run = RunConfig.model_validate({**SMALL, "data": keys, "model": {**SMALL["model"], "video_width": 8}})
+    frames = [Image.fromarray(np.full((20, 24), 30 * k, np.uint8)) for k in range(7)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    study = read_study(run, {"video": str(tmp_path / "clip.gif")})
+    detail = details(loud(run), run, study, {"clip": str(tmp_path / "clip.gif")})["video"]
+    assert detail.shown == "clip" and detail.map is not None and detail.map.shape == (2, 7, 16, 16)
+    for strongest, shown in ((0, "1 2"), (3, "3 4 5"), (6, "6 7")):
+        heat = np.zeros((2, 7, 16, 16))
+        heat[0, strongest, 4, 9] = -1
+        views = [one.view for one in pairs(replace(detail, map=heat), 0)]
+        assert views == [f"frame {number} of 7" for number in shown.split()]
+        assert _strongest(replace(detail, map=heat), 0) == (
+            f"-1.000 in frame {strongest + 1} of 7, 28%, 59% from the top and the left"
+        )

@@ -40,6 +40,7 @@ def test_rows_that_training_would_leave_out_can_be_asked_about() -> None:
         ({"age": "old"}, "column 'age' holds 'old'.* no number"),
         ({"sex": "X"}, "column 'sex' holds 'X'.*outside"),
         ({"weight": "80"}, "does not read 'weight'. It reads: age, crp, sex"),
+        ({"sex": "\udcff"}, "sex: expected text in UTF-8"),
         ({"age": ""}, "nothing that the model reads was given"),
     ],
 )

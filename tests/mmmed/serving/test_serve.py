@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,7 +31,8 @@ from typer.testing import CliRunner
 import mmmed
 from mmmed.cli import app
 from mmmed.errors import ConfigError
-from mmmed.serving.run import check, read_token
+from mmmed.serving.guard import Bounds
+from mmmed.serving.run import check, read_token, temporary_folder
 from mmmed.serving.together import Together
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -236,6 +238,21 @@ def test_nothing_is_kept_and_it_stops_when_told(
 
 
 # ---------------------------------------------------------------- without a server
+
+
+def test_files_lie_in_memory_if_it_holds_them_and_nobody_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small, large = Bounds(1_000, 1, 1), Bounds(1 << 50, 1, 16)
+    monkeypatch.setattr("mmmed.serving.run._MEMORY", tmp_path)
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert temporary_folder(small) == str(tmp_path)
+    assert temporary_folder(large) == tempfile.gettempdir() != str(tmp_path)
+    monkeypatch.setattr("mmmed.serving.run._MEMORY", tmp_path / "none")
+    assert temporary_folder(small) == tempfile.gettempdir()
+    monkeypatch.setattr("mmmed.serving.run._MEMORY", tmp_path)
+    monkeypatch.setenv("TMPDIR", tempfile.gettempdir())
+    assert temporary_folder(small) == tempfile.gettempdir()
 
 
 def test_copies_in_a_batch_are_not_computed_and_an_error_reaches_who_asked(model: mmmed.Model) -> None:

@@ -9,11 +9,13 @@ import pytest
 from torch import nn
 
 from privacy.audit import Subject, audit, demo_subject
-from privacy.audit.result import Check
+from privacy.audit.result import STATISTICAL, Check
 from privacy.audit.run import parts
 from privacy.clipping.engine import EngineName
 from tests.privacy.audit.faults import FAULTS
 from tests.privacy.audit.step_faults import TextbookStep, textbook
+
+CERTAIN = {"S1", "S2", "S3", "S5", "S6", "S7", "S8", "S9", "C7", "C10", "C11"}
 
 
 @functools.cache
@@ -29,19 +31,6 @@ def test_a_planted_fault_is_flagged(name: str) -> None:
     assert expected <= {one.code for one in found if isinstance(one, Check) and not one.passed}, found
 
 
-def test_every_check_and_bound_is_of_one_part() -> None:
-    result = audit(correct(), quick=True)
-    codes = [code for part in parts(correct(), quick=True) for code in part.codes]
-    assert len(codes) == len(set(codes))
-    assert {one.code for one in (*result.checks, *result.bounds)} == set(codes)
-
-
-def test_an_audit_of_faulty_code_fails() -> None:
-    plant, expected = FAULTS["a tenth of the noise"]
-    result = audit(plant(correct()), quick=True)
-    assert not result.passed and expected <= {check.code for check in result.violations}, result.to_text()
-
-
 @pytest.mark.parametrize(
     ("target_epsilon", "engine"),
     [(1.0, "bookkeeping"), (4.0, "hooks"), pytest.param(8.0, "ghost", marks=pytest.mark.slow)],
@@ -51,6 +40,11 @@ def test_the_engine_passes(target_epsilon: float, engine: EngineName) -> None:
     result = audit(subject, quick=True)
     assert result.passed, result.to_text()
     assert {bound.code for bound in result.bounds} == {"E1", "E2", "E3", "E4"}
+    codes = [code for part in parts(subject, quick=True) for code in part.codes]
+    assert len(codes) == len(set(codes))  # every check and bound is of one part
+    assert {one.code for one in (*result.checks, *result.bounds)} == set(codes)
+    checked = [check.code for check in result.checks]
+    assert sorted(set(checked) - CERTAIN) == sorted(STATISTICAL) and len(checked) == len(set(checked))
     if target_epsilon > 1:  # so few steps cannot tell a smaller epsilon from 0 each time
         assert result.bounds[2].epsilon > 0.25 * target_epsilon  # the bound says something
 
@@ -67,5 +61,5 @@ def test_a_model_that_the_step_refuses_is_a_violation() -> None:
         return nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(128, 2))
 
     result = audit(replace(subject, make_model=make_model), quick=True)
-    assert {check.code for check in result.violations} == {"S1", "S4"}
+    assert not result.passed and {check.code for check in result.violations} == {"S1", "S4"}
     assert "BatchNorm2d" in result.to_text()

@@ -1,0 +1,192 @@
+"""Faults that are rare and take minutes: ``pytest -m slow tests/deployment/test_rare_faults.py``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from mmmed.federation.protocol import Refusal
+from simulations.loopback.hospital import LiveHospital
+from simulations.loopback.processes import children, kill, wait_for
+from tests.deployment.live import CHEAP, LONG, TwoHospitals
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_site_that_is_frozen_past_the_time_out_is_left_out_and_comes_back(federation: TwoHospitals) -> None:
+    """Runner, task and node stand still, as in a machine that sleeps: their connections stay open and say nothing."""
+    north = federation.north
+    few = ("federation.min_sites=1", "federation.round_timeout=45.0")
+    run = federation.begin("federation.rounds=4", *few, LONG, CHEAP)
+    north.wait_until_training(run, 1)
+    with frozen(north.task_process(), north.runner_process(), north.node_process()):
+        run.wait_for_round(2)
+    run.wait()
+    first, second, *_, last = run.rounds()
+    for record in (first, second):
+        (told,) = [line["refused"] for line in record["train"] if "refused" in line] or ["away"]
+        assert told in (Refusal.NO_REPLY, Refusal.EXPIRED, Refusal.OFFLINE, "away")
+        assert record["changed"]  # the other went on
+    assert sorted(line["site"] for line in last["train"] if "refused" not in line) == ["north", "south"]
+    assert north.charged(run.run_id) > 0 and north.audit()
+    federation.check_ledgers(run)
+
+
+def test_nginx_that_is_killed_in_mid_upload_costs_no_round(federation: TwoHospitals) -> None:
+    north, coordinator = federation.north, federation.coordinator
+    assert north.link is not None
+    run = federation.begin("federation.rounds=2", LONG, CHEAP)
+    north.wait_until_training(run, 1)
+    north.link.set("slow")  # so that an update is a while on its way
+    before = len(north.audit())
+    wait_for(lambda: len(north.audit()) > before, "the update to be on its way")
+    master = coordinator.process("nginx: master") or coordinator.process("/nginx/nginx.conf")
+    workers = children(master)
+    kill(master)
+    for worker in workers:
+        kill(worker)
+    north.link.set("pass")
+    run.wait()
+    federation.check(run, 2)
+
+
+def test_a_site_ten_times_slower_is_waited_for(federation: TwoHospitals) -> None:
+    north = federation.north
+    run = federation.begin("federation.rounds=1", LONG, CHEAP)
+    north.wait_until_training(run, 1)
+    with slowed(north, 0.1):
+        south_alone = federation.south.charged(run.run_id)
+        run.wait()
+    assert south_alone >= 0
+    federation.check(run, 1)
+
+
+def test_a_site_is_upgraded_in_the_middle_of_a_run(federation: TwoHospitals, tmp_path: Path) -> None:
+    """Its processes end in mid-round and start again as a later version: ledger, keys and kept answers go on."""
+    south = federation.south
+    later = tmp_path / "later" / "mmmed-99.0.0.dist-info"
+    later.mkdir(parents=True)
+    (later / "METADATA").write_text("Metadata-Version: 2.1\nName: mmmed\nVersion: 99.0.0\n")
+    run = federation.begin("federation.rounds=2", LONG, CHEAP)
+    south.wait_until_training(run, 1)
+    south.end()
+    south.start(environment={"PYTHONPATH": f"{later.parent}:{os.environ.get('PYTHONPATH', '')}"})
+    try:
+        run.wait()
+        federation.check(run, 2)
+    finally:
+        south.end()
+        south.start()
+
+
+def test_ten_deaths_of_the_coordinator_lose_no_round(federation: TwoHospitals) -> None:
+    coordinator, north = federation.coordinator, federation.north
+    run = federation.begin("federation.rounds=10", LONG, CHEAP)
+    for number in range(1, 11):
+        north.wait_until_training(run, number)
+        match number % 3:
+            case 0:
+                coordinator.end(signal.SIGKILL)  # as a power cut
+                coordinator.start()
+                wait_for(lambda: coordinator("status").count("online") >= 2, "the sites")
+                wait_for(run.ended, "the loss of the server app to be noticed")
+                coordinator("resume", run.name)
+            case 1:
+                for process in coordinator.server_apps():
+                    kill(process)
+                coordinator("stop", run.name)
+                coordinator("resume", run.name)
+            case 2:
+                kill(coordinator.process("flower-superlink"))
+    run.wait()
+    federation.check(run, 10)
+
+
+def test_a_hundred_rounds_leave_memory_descriptors_and_files_as_they_were(federation: TwoHospitals) -> None:
+    north, coordinator = federation.north, federation.coordinator
+    run = federation.begin("federation.rounds=100", "privacy.target_epsilon=8", "privacy.metrics=none")
+    run.wait_for_round(30)
+    watched = {
+        "server app": coordinator.server_apps()[0],
+        "superlink": coordinator.process("flower-superlink"),
+        "node": north.node_process(),
+        "runner": north.runner_process(),
+    }
+    before = {name: usage(process) for name, process in watched.items()}
+    files = {folder: count(folder) for folder in (coordinator.folder, north.path)}
+    run.wait_for_round(90)
+    after = {name: usage(process) for name, process in watched.items()}
+    grown = {folder: count(folder) - had for folder, had in files.items()}
+    run.wait()
+    for name in watched:
+        (memory, open_files), (memory_after, open_after) = before[name], after[name]
+        assert memory_after - memory < 60 * 0.5e6, (name, before, after)  # half a megabyte a round
+        assert open_after - open_files <= 8, (name, before, after)
+    assert grown[coordinator.folder] <= 10, grown  # a round is a line, not a file
+    assert grown[north.path] <= 2 * 60 + 10, grown  # answers that are kept, up to their bound
+    federation.check_ledgers(run)
+
+
+@contextmanager
+def frozen(*processes: int | None) -> Iterator[None]:
+    """Let processes stand still."""
+    found = [process for process in processes if process is not None]
+    assert len(found) == len(processes)
+    for process in found:
+        os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in found:
+            os.kill(process, signal.SIGCONT)
+
+
+@contextmanager
+def slowed(site: LiveHospital, part: float) -> Iterator[None]:
+    """Let what trains at a site run for this part of the time."""
+    done = threading.Event()
+
+    def hold() -> None:
+        while not done.wait(0.2 * part):
+            if (process := site.task_process()) is not None:
+                with frozen_if_there(process):
+                    done.wait(0.2 * (1 - part))
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+@contextmanager
+def frozen_if_there(process: int) -> Iterator[None]:
+    try:
+        os.kill(process, signal.SIGSTOP)
+    except ProcessLookupError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGCONT)
+
+
+def usage(process: int | None) -> tuple[float, int]:
+    """Resident bytes and open descriptors."""
+    here = Path(f"/proc/{process}")
+    pages = int((here / "statm").read_text().split()[1])
+    return float(pages * os.sysconf("SC_PAGE_SIZE")), len(list((here / "fd").iterdir()))
+
+
+def count(folder: Path) -> int:
+    return sum(1 for path in folder.rglob("*") if path.is_file())
