@@ -19,12 +19,8 @@ def notebook(tutorial: str) -> str:
     """The notebook (nbformat 4.5) of a tutorial's text."""
     cells = []
     for kind, source in _parts(tutorial):
-        cell = {
-            "cell_type": kind,
-            "id": f"cell-{len(cells)}",
-            "metadata": {},
-            "source": source.splitlines(keepends=True),
-        }
+        lines = source.splitlines(keepends=True)
+        cell = {"cell_type": kind, "id": f"cell-{len(cells)}", "metadata": {}, "source": lines}
         cells.append(cell | ({"execution_count": None, "outputs": []} if kind == "code" else {}))
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     made = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}

@@ -179,16 +179,15 @@ class Modality(ABC):
     def watched(self, given: Input, data: DataConfig) -> list[dict[str, float | str]]:
         """R records' numbers and categories by name, whose drift is watched; none of a record that lacks it.
 
-        Here the mean and the spread of the values, or of tokens their number.
+        Here the mean and the spread of the values that are present, or of tokens their number.
         """
         found: list[dict[str, float | str]] = []
         for values, present in zip(given.values, given.present, strict=True):
             if not present.any():
                 found.append({})
             elif values.is_floating_point():
-                spread, mean = (
-                    float(one) for one in (values.double().std(correction=0), values.double().mean())
-                )
+                there = (values[present] if len(values) == len(present) else values).double()
+                mean, spread = float(there.mean()), float(there.std(correction=0))
                 found.append({f"{self.name} mean": mean, f"{self.name} spread": spread})
             else:
                 found.append({f"{self.name} tokens": float(present.sum())})

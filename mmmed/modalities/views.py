@@ -148,6 +148,11 @@ class Views(Files):
         without = faded(values, torch.zeros_like(values), windows, given.present)
         return Parts(self.shown, without, windows=windows, plain=values.mean(0).numpy())
 
+    def watched(self, given: Input, data: DataConfig) -> list[dict[str, float | str]]:
+        from mmmed.data.batch import Input
+
+        return super().watched(Input(given.values.transpose(1, 2), given.present), data)
+
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_image_encoder
         from mmmed.models.views import ViewsEncoder

@@ -50,6 +50,16 @@ class Stability:
             return "stable"
         return "moved" if self.index < SHIFTED else "SHIFTED"
 
+    @property
+    def where(self) -> str:
+        """Of what has moved, the cell that did most to the index; "" of all else."""
+        if self.verdict not in ("moved", "SHIFTED"):
+            return ""
+        name, before, now = max(
+            self.cells, key=lambda one: (one[2] - one[1]) * math.log((one[2] + 1e-3) / (one[1] + 1e-3))
+        )
+        return f"{name}: {before:.0%}, now {now:.0%}"
+
 
 def stability(reference: Sequence[float | str], now: Sequence[float | str]) -> Stability:
     """The index of a number, by tenths of the reference, or of a category, by its values.

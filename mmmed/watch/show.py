@@ -34,7 +34,7 @@ class Part:
 
 def parts(found: Report) -> Iterator[Part]:
     """The tables of a report."""
-    head = ("", "PSI", "by chance", "reference", "now", "")
+    head = ("", "PSI", "by chance", "reference", "now", "", "most")
     later = "Nothing to compare yet."
     yield Part("Predictions", head, [_stability(*one) for one in found.predictions.items()], later)
     yield Part("Inputs", head, [_stability(*one) for one in found.inputs.items()], later)
@@ -104,7 +104,7 @@ def values(found: Report) -> dict[str, Any]:
 
 def _stability(name: str, one: Stability) -> tuple[str, ...]:
     index, chance = ("", "") if one.index is None else (f"{one.index:.3f}", f"{one.chance:.3f}")
-    return name, index, chance, str(one.reference), str(one.now), one.verdict
+    return name, index, chance, str(one.reference), str(one.now), one.verdict, shown(one.where)
 
 
 def _percent(share: float, sign: bool = False) -> str:

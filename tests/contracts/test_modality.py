@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import pickle
 import tomllib
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from client.run_request import run_request
 from mmmed.check import check
 from mmmed.cli import app
 from mmmed.config import RunConfig, from_flat, resolve, to_flat, to_toml
-from mmmed.data.batch import Batch
+from mmmed.data.batch import Batch, Input
 from mmmed.data.loader import PatientBatches, load_records, open_site_data
 from mmmed.data.made_up import made_up_records
 from mmmed.data.manifest import read_manifest
@@ -112,6 +113,26 @@ def test_a_run_of_it_alone_is_read_shown_and_saved(name: str, tmp_path: Path) ->
     model = build_model(config)
     save_model(tmp_path, model, config)
     assert load_model(tmp_path)[1] == config
+
+
+@EVERY
+def test_what_is_watched_of_a_record_is_of_what_it_has_alone(name: str) -> None:
+    config = a_run(name)
+    records = made_up_records(config, 6)
+    given = records.batch(np.arange(len(records)), records.patient).inputs[name]
+    told = MODALITIES[name].watched(given, config.data)
+    assert [bool(one) for one in told] == given.present.any(1).tolist()
+    assert all(isinstance(value, str) or math.isfinite(value) for one in told for value in one.values())
+    absent = Input(given.values.clone(), given.present)
+    for values, present in zip(absent.values, given.present, strict=True):
+        if not present.any():
+            values[...] = 1
+        elif name == "views":
+            values[:, ~present] = 1
+        elif len(values) == len(present):
+            values[~present] = 1
+    assert MODALITIES[name].watched(absent, config.data) == told
+    assert MODALITIES[name].watched(given[2:3], config.data) == told[2:3]
 
 
 def test_no_two_have_a_name_a_key_or_a_word_in_common() -> None:

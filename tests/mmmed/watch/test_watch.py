@@ -150,7 +150,9 @@ def test_drift_and_a_modality_that_goes_missing_are_seen(folder: WatchFolder) ->
     text = {one.modality: one for one in report(folder).missing}
     assert text["text"].verdict == "MORE OFTEN" and text["image"].verdict == "stable"
     assert report(folder).inputs["age"].verdict == "too few"  # the reference has none of it
-    assert "MORE OFTEN" in in_words(report(folder))
+    told = in_words(report(folder))
+    assert "MORE OFTEN" in told and max(map(len, told.splitlines())) <= 80
+    assert found.predictions["1"].where.endswith("%") and "now" in found.predictions["1"].where
 
 
 def test_a_modality_missing_from_the_beginning_is_no_drift(folder: WatchFolder) -> None:
