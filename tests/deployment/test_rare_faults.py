@@ -56,12 +56,11 @@ def test_nginx_that_is_killed_in_mid_upload_costs_no_round(federation: TwoHospit
 
 def test_a_site_ten_times_slower_is_waited_for(federation: TwoHospitals) -> None:
     north = federation.north
-    run = federation.begin("federation.rounds=1", LONG, CHEAP)
+    settings = ("training.local_epochs=4", "federation.round_timeout=1200.0")
+    run = federation.begin("federation.rounds=1", *settings, CHEAP)
     north.wait_until_training(run, 1)
     with slowed(north, 0.1):
-        south_alone = federation.south.charged(run.run_id)
         run.wait()
-    assert south_alone >= 0
     federation.check(run, 1)
 
 
