@@ -21,7 +21,6 @@ _SURELY = 0.8  # least certainty with which a side marker is read
 _LONE = 2.2  # a lone letter is at most so many times as long as wide
 _LARGEST_MASKED = 0.25  # an image that is text to this share cannot be cleared by masking
 SAME = 0.05  # of the range of the display: text of less contrast is none that anybody would read
-_BLACK = 0.5  # share of what is seen of a text again that is masked already, from which on it is the mask
 _AROUND = 0.05  # of the longer side
 
 _FILLED = (
@@ -100,17 +99,28 @@ def _again(shown: np.ndarray, boxes: tuple[Box, ...], *, legible: bool = False) 
     around = round(_AROUND * max(height, width))
     low, high = np.min(boxes, axis=0) - around, np.max(boxes, axis=0) + around
     left, top, right, bottom = max(0, low[0]), max(0, low[1]), min(width, high[2]), min(height, high[3])
-    part = mask(shown, boxes)[:, top:bottom, left:right]
-    found = [
+    picture = _smoothed(shown.mean(axis=0), boxes)[top:bottom, left:right]
+    return tuple(
         box
-        for line in lines(part.mean(axis=0), max(height, width), again=True)
-        if not legible or _is_legible(part.mean(axis=0), line)
-        for box in _moved(tuple(_cover(line, part.shape[1:])), int(left), int(top))
-    ]
-    black = (
-        mask(np.ones((1, height, width), np.uint8), boxes)[0] == 0
-    )  # the boxes themselves may look like text
-    return tuple((a, b, c, d) for a, b, c, d in found if black[b:d, a:c].mean() < _BLACK)
+        for line in lines(picture, max(height, width), again=True)
+        if not legible or _is_legible(picture, line)
+        for box in _moved(tuple(_cover(line, picture.shape)), int(left), int(top))
+    )
+
+
+def _smoothed(picture: np.ndarray, boxes: tuple[Box, ...]) -> np.ndarray:
+    """A picture (H, W) whose boxes are as bright as what is around them: black ones would look like text themselves."""
+    size = (2 * round(_AROUND * max(picture.shape)) + 1,) * 2
+    free = mask(np.ones((1, *picture.shape), np.float32), boxes)[0]
+    filled, known = picture * free, free
+    while not known.all():  # from the edges of the boxes inwards
+        weight = cv2.blur(known, size)
+        around = cv2.blur(filled, size) / np.maximum(weight, 1e-6)
+        fresh = (known == 0) & (weight > 1e-3)
+        if not fresh.any():
+            break
+        filled, known = np.where(fresh, around, filled), np.where(fresh, 1, known).astype(np.float32)
+    return filled.astype(np.float32)
 
 
 def _moved(boxes: tuple[Box, ...], x: int, y: int) -> tuple[Box, ...]:
