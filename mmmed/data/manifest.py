@@ -49,7 +49,7 @@ class Manifest:
             (a number, see `mmmed.tasks.base.Target.labels`; of L numbers ``label 0`` .. ``label L-1``), ``row`` (int64,
             from 0, in the table) and, if a fold column is configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
-        waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
+        waiting: images held for review that no human has approved yet, which are in no row. Stays at the site, too.
         problem: what is done about a row that does not fit: raised, or noted.
     """
 
@@ -106,7 +106,7 @@ def read_manifest(
         without: patients whose rows are left out before anything else is looked at.
 
     Raises:
-        DataError: table or column missing, an image with masked text that is not approved, or a problem.
+        DataError: table or column missing, an image held for review that is not approved, or a problem.
     """
     path = table_file(root, data)
     frame = read_table(path)
