@@ -185,7 +185,11 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such table. Expected a CSV or Parquet file; name it with data.table")
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
+            from pyarrow import parquet
+
+            # whole numbers stay so beside a missing one: as floating point, long ids would become others'
+            frame: pd.DataFrame = parquet.read_table(path).to_pandas(integer_object_nulls=True)
+            return frame
         return pd.read_csv(path, dtype=object, keep_default_na=False, na_values=[""])
     except UnicodeDecodeError as error:
         raise DataError(
