@@ -13,6 +13,7 @@ from mmmed.cli import (
     config,
     dashboard,
     export,
+    personalise,
     poc,
     predict,
     privacy,
@@ -34,6 +35,7 @@ app.command()(simulate.evaluate)
 app.command()(poc.poc)
 app.command()(predict.predict)
 app.command()(export.export)
+app.command()(personalise.personalise)
 app.command()(serve.serve)
 app.command()(card.card)
 app.command()(dashboard.dashboard)

@@ -32,15 +32,13 @@ def held_out(manifest: Manifest, data: DataConfig, seed: int) -> np.ndarray:
         torn = records["patient"].isin(set(spread.index[spread > 1]))
         mask = ((records["fold"] == data.test_fold) | torn).to_numpy()
     else:
-        mask = (
-            records["patient"].map(lambda patient: _position(patient, seed) < data.test_fraction).to_numpy()
-        )
+        mask = records["patient"].map(lambda patient: position(patient, seed) < data.test_fraction).to_numpy()
     if mask.all():
         manifest.problem(f"{manifest.root}: every patient is held out for testing: none is left to train on")
     return mask
 
 
-def _position(patient: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the seed and the patient alone."""
+def position(patient: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the seed and the patient alone, uniform over patients."""
     digest = hashlib.sha256(f"{seed}\x00{patient}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
