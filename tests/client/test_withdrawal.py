@@ -218,7 +218,7 @@ def test_two_at_once_and_one_that_waits_for_a_round(hospital: Hospital) -> None:
     second = threading.Thread(target=erased, args=(hospital, patients[1]))
     with Place(hospital.path).in_use():
         first.start()
-        assert listed.wait(60)  # on the list while the round goes on
+        assert listed.wait(600)  # on the list while the round goes on
         assert patients[0] in list_in_force(SiteFolder(hospital.path))
         assert not list((hospital.state / "withdrawn").glob("receipt-*"))
         second.start()

@@ -98,7 +98,7 @@ def test_processes_that_append_at_once_keep_one_chain(tmp_path: Path) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(60)
+        writer.join(600)
     assert len(SiteLog(tmp_path / "a").entries()) == 160
 
 
@@ -121,7 +121,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_entry(tmp_path: Path) -> None:
         target=_append_on_a_full_disk, args=(path, tmp_path / "t")
     )
     process.start()
-    process.join(60)
+    process.join(600)
     assert (tmp_path / "t").read_text()
     SiteLog(path).append("asked", round=3)
     assert [entry["round"] for entry in SiteLog(path).entries()] == [1, 3]

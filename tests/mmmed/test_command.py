@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from mmmed import __version__, extras
+from tests.forks import Run, forks
 
 _ROOT = Path(__file__).parents[2]
 
@@ -38,7 +40,11 @@ def _command(
     *arguments: object, cwd: Path, blocked: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     """Run ``mmmed``, as where these modules are not installed."""
-    program = f"""
+    return _python(_program(arguments, blocked), cwd=cwd)
+
+
+def _program(arguments: tuple[object, ...], blocked: tuple[str, ...]) -> str:
+    return f"""
 import sys
 
 sys.modules |= dict.fromkeys({blocked!r})  # None: import and find_spec then answer that there is no such module
@@ -47,7 +53,6 @@ from mmmed.cli import main
 
 main()
 """
-    return _python(program, cwd=cwd)
 
 
 # ---------------------------------------------------------------- quickly
@@ -163,6 +168,13 @@ _MODULES = tuple(
 _INGEST = ("source", "--out", "out")
 
 
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Run]:
+    """Programs in forks of a process that has imported what every install has."""
+    with forks("import numpy, pandas, torch, typer, pydantic") as run:
+        yield run
+
+
 @pytest.mark.parametrize(
     ("extra", "arguments"),
     [
@@ -178,9 +190,9 @@ _INGEST = ("source", "--out", "out")
     ],
 )
 def test_what_needs_an_extra_says_so_in_one_sentence(
-    extra: str, arguments: tuple[object, ...], tmp_path: Path
+    extra: str, arguments: tuple[object, ...], tmp_path: Path, forked: Run
 ) -> None:
-    done = _command(*arguments, cwd=tmp_path, blocked=_MODULES)
+    done = forked(_program(arguments, _MODULES), cwd=tmp_path, environment={"MMMED_HOME": str(tmp_path)})
     assert done.returncode == 2
     assert "Traceback" not in done.stderr and done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1, done.stderr

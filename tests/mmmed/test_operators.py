@@ -1,8 +1,9 @@
 """torchvision, and all that imports it, loads beside whatever torch there is, and nothing is declared twice.
 
 Each case is a process of its own: to declare an operator a second time ends the process, and the first import of
-torchvision in a process is what is tried. Beside a CPU wheel of torch its library does not load, beside the package
-index's ordinary one it does: the tests hold beside both.
+torchvision in a process is what is tried. Most are forked from one that has imported torch, which takes longest.
+Beside a CPU wheel of torch its library does not load, beside the package index's ordinary one it does: the tests hold
+beside both.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.forks import forks
 
 _TEXT_MODEL = "from transformers import BertModel"  # transformers imports torchvision with it
 _USE = """
@@ -43,6 +47,22 @@ def _python(program: str, *folders: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope="module")
+def forked() -> Iterator[Callable[..., None]]:
+    """As `_python`, in a fork of a process that has imported torch alone."""
+    with forks("import torch") as run:
+
+        def check(program: str, *folders: Path) -> None:
+            done = run(program, folders=folders)
+            assert done.returncode == 0, done.stderr
+
+        yield check
+
+
+def test_torchvision_is_imported_after_mmmed_alone() -> None:
+    _python(f"import mmmed\n{_USE}")
+
+
 @pytest.mark.parametrize(
     "first",
     [
@@ -54,16 +74,14 @@ def _python(program: str, *folders: Path) -> None:
         "import mmmed\nimport torchvision\nimport importlib\nimportlib.reload(torchvision)",
     ],
 )
-def test_torchvision_is_imported_in_any_order(first: str) -> None:
-    _python(f"{first}\n{_USE}")
+def test_torchvision_is_imported_in_any_order(first: str, forked: Callable[..., None]) -> None:
+    forked(f"{first}\n{_USE}")
 
 
 @pytest.mark.parametrize(
     ("method", "before"),
     [
         ("spawn", "import torchvision"),
-        ("fork", "import torch"),
-        ("fork", "import torchvision"),
         ("fork", "import client.node.task"),  # as a site's runner, whose forks do the tasks
     ],
 )
@@ -82,7 +100,7 @@ import some_worker
 if __name__ == "__main__":
     worker = multiprocessing.get_context({method!r}).Process(target=some_worker.use)
     worker.start()
-    worker.join(250)
+    worker.join(850)
     assert worker.exitcode == 0
 """,
         tmp_path,
@@ -93,8 +111,8 @@ def test_nothing_is_imported_before_it_is_asked_for() -> None:
     _python("import sys\nimport mmmed\nassert not {'torch', 'torchvision', 'numpy'} & set(sys.modules)")
 
 
-def test_text_models_load_without_torchvision() -> None:
-    _python(
+def test_text_models_load_without_torchvision(forked: Callable[..., None]) -> None:
+    forked(
         f"""
 import sys
 
@@ -107,13 +125,15 @@ from mmmed._monai import ResNet
 
 
 @pytest.mark.parametrize("error", ["RuntimeError('another version of CUDA')", "ImportError('half a wheel')"])
-def test_what_else_is_wrong_with_torchvision_is_told(error: str, tmp_path: Path) -> None:
+def test_what_else_is_wrong_with_torchvision_is_told(
+    error: str, tmp_path: Path, forked: Callable[..., None]
+) -> None:
     """A package that fails for a reason of its own fails with it; no operator is declared in its name."""
     package = tmp_path / "torchvision"
     package.mkdir()
     (package / "__init__.py").write_text("from torchvision import extension\n")
     (package / "extension.py").write_text(f"raise {error}\n")
-    _python(
+    forked(
         f"""
 import mmmed
 import torch

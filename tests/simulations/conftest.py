@@ -73,7 +73,7 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
         env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -82,4 +82,4 @@ def superlink(tmp_path: Path) -> Iterator[dict[str, str]]:
         yield environment
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(300)

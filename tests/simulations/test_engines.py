@@ -89,12 +89,12 @@ def test_ctrl_c_ends_a_ray_run(tmp_path: Path) -> None:
         "    run_on_ray(lambda grid: serve(here / 'run', grid), APP, nodes(here, 'hang', ''), actors=1)\n"
     )
     process = subprocess.Popen([sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)})
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while not (tmp_path / "0" / "hanging").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) != 0
+    assert process.wait(timeout=300) != 0
     (call,) = standin.calls(tmp_path / "0")
     with pytest.raises(ProcessLookupError):
         os.kill(int(str(call["pid"])), 0)

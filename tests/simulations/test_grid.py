@@ -189,12 +189,12 @@ def test_ctrl_c_lets_the_running_sites_commit_and_ends_every_process(tmp_path: P
         env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     running = [tmp_path / str(i) / "hanging" for i in range(2 if workers else 1)]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not all(path.exists() for path in running):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode not in (0, -signal.SIGKILL)
     assert errors.rstrip().endswith("KeyboardInterrupt")
     for path in running:

@@ -174,7 +174,7 @@ def test_a_run_that_is_killed_between_steps_goes_on_and_charges_no_more_than_pla
     try:
         wait_for(process, lambda: log.exists() and log.read_text().count("\n") >= 2)
         process.kill()  # SIGKILL
-        process.wait(60)
+        process.wait(600)
     finally:
         process.kill()
         process.wait()

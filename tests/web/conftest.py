@@ -46,11 +46,11 @@ def dashboard(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
             env=os.environ | {"MMMED_DASHBOARD_TOKEN": TOKEN}, stdout=out, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while not log.read_text().endswith("\n"):
                 assert process.poll() is None and time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
             yield log.read_text().split()[1].rstrip("/")
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(300)

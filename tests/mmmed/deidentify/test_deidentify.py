@@ -285,12 +285,12 @@ def test_scrubbing_never_fails_and_removes_known_ids(note: str, name: str, numbe
 
 def test_hostile_notes_take_no_time_that_grows_faster_than_they_do() -> None:
     for pattern in (
-        "a" * 200_000,
-        "1 " * 100_000,
-        "A. " * 60_000,
-        "Dr. " * 50_000,
-        "1-" * 100_000,
-        "Mount " * 40_000,
+        "a" * 40_000,
+        "1 " * 20_000,
+        "A. " * 12_000,
+        "Dr. " * 10_000,
+        "1-" * 20_000,
+        "Mount " * 8_000,
     ):
         assert Scrubber(names=["Muster^Erika"], ids=["MHH123"]).scrub(pattern).text
 
@@ -382,9 +382,9 @@ def _write_on(frame: np.ndarray, text: str, at: tuple[int, int], value: float) -
 
 @pytest.mark.parametrize("at", [(4, 4), (70, 120)])
 def test_text_in_one_frame_of_a_clip_is_found(at: tuple[int, int]) -> None:
-    frames = _clip(12)
+    frames = _clip(5)
     left, top, right, bottom = _write_on(
-        frames[4], "Muster, Erika", at, 1.0
+        frames[1], "Muster, Erika", at, 1.0
     )  # neither first, middle nor last
     (boxes, _), clear = clear_frames(iter(frames))
     assert clear and mask(np.ones((1, 256, 256), np.float32), boxes)[0, top:bottom, left:right].max() == 0
@@ -414,28 +414,31 @@ def test_what_was_looked_at_is_not_looked_at_again(monkeypatch: pytest.MonkeyPat
 
 
 def _phantom() -> np.ndarray:
-    """A chest of sorts in Hounsfield units, (160, 160, 20): its spine is brighter than the text of other slices."""
-    z, y, x = np.mgrid[:20, :160, :160]
+    """A chest of sorts in Hounsfield units, (160, 160, 10): its spine is brighter than the text of other slices."""
+    z, y, x = np.mgrid[:10, :160, :160]
     body = (x - 80) ** 2 + (y - 80) ** 2 < 60**2
     spine = (x - 80) ** 2 + (y - 75 - z) ** 2 < 20**2
     volume = np.where(spine, 900, np.where(body, 40, -1000))
     return np.moveaxis(volume + np.random.default_rng(0).normal(0, 12, volume.shape), 0, 2).astype(np.float32)
 
 
+def test_a_volume_without_text_is_left_alone() -> None:
+    assert not has_text(_phantom(), axes=(2,))
+
+
 @pytest.mark.parametrize(
-    ("slices", "value"), [((0,), 700), ((19,), 700), ((4, 5, 6), -1000), (range(20), 1500)]
+    ("slices", "value"), [((0,), 700), ((9,), 700), ((4, 5, 6), -1000), (range(10), 1500)]
 )
 def test_text_in_any_slice_of_a_volume_is_found(slices: Sequence[int], value: float) -> None:
     volume = _phantom()
-    assert not has_text(volume, axes=(2,))
     for number in slices:
         _write_on(volume[None, :, :, number], "Muster 2.1.1930", (24, 30), value)
     assert has_text(volume, axes=(2,))
 
 
 def test_text_is_found_only_across_the_axes_that_are_asked_for() -> None:
-    volume = np.repeat(_phantom(), 6, axis=2)
-    _write_on(volume[None, 70, :, :], "Muster", (12, 30), 1500)
+    volume = np.repeat(_phantom(), 12, axis=2)[50:90]
+    _write_on(volume[None, 20, :, :], "Muster", (12, 30), 1500)
     assert has_text(volume, axes=(0,)) and not has_text(volume, axes=(2,))
 
 

@@ -72,7 +72,7 @@ class Orthanc:
         file.write_text(json.dumps(self._configuration))
         log = (self.folder / "log").open("ab")
         self._process = subprocess.Popen([str(self.program), str(file)], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline and self._process.poll() is None:
             with socket.socket() as dicom, socket.socket() as http:
                 if not dicom.connect_ex(("127.0.0.1", self.dicom_port)) and not http.connect_ex(

@@ -25,7 +25,7 @@ ORDER = [
 
 def run(folder: Path, fatal: int) -> int:
     command = [sys.executable, "-m", "tests.privacy.secure_sum.dying_site", str(folder), str(fatal)]
-    return subprocess.run(command, cwd=ROOT, timeout=120, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, timeout=900, check=False).returncode
 
 
 def events(folder: Path) -> list[str]:
