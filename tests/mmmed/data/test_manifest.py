@@ -269,7 +269,9 @@ def test_a_missing_value_of_one_patient_changes_no_other_row(tmp_path: Path, fir
     whole = read(frame)
     newcomer = {"patient": 99, "study": 99, "site": 1, "age": 44, "y": 1}
     for column in newcomer:
-        more = pd.concat([frame.astype(object), pd.DataFrame([{**newcomer, column: None}])], ignore_index=True)
+        more = pd.concat(
+            [frame.astype(object), pd.DataFrame([{**newcomer, column: None}])], ignore_index=True
+        )
         pd.testing.assert_frame_equal(read(more), whole)
 
 
