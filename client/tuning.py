@@ -101,7 +101,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     Raises:
         PolicyError: its policy does not allow a candidate, or no tuning at all.
         ConfigError: a key is varied that a sweep on patients' data cannot vary.
-        ModelError, PrivacyError: a candidate cannot be trained, as made-up records show; or nobody is there to train on.
+        ModelError, PrivacyError: a candidate cannot be trained, as made-up records show, or there is no patient.
     """
     for key in candidates[0].settings:
         if key == _SEED or not (key.split(".")[0] in _FREE or key in _FREE_KEYS):
