@@ -20,6 +20,7 @@ from client.site_folder import SiteFolder
 from mmmed.config import RunConfig
 from mmmed.data.image_approvals import waiting_note
 from mmmed.data.loader import open_site_data
+from mmmed.data.made_up import nobodys_data
 from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.deidentify.keys import key_of
 from privacy.errors import PlanError
@@ -100,11 +101,15 @@ class Hospital:
         config = folder.data_config(config)
         manifest = site_manifest(folder, config)
         patients, others = split_patients(manifest, config)
-        if not patients:
+        if (
+            not patients and policy.patients is None
+        ):  # where a number is stated, whether there is one must not show
             raise PlanError("There is no patient to train on as the run asks.")
         return Site(
             name=folder.config.name,
-            data=open_site_data(manifest, config, folder.state.images),
+            data=open_site_data(manifest, config, folder.state.images)
+            if len(manifest.records)
+            else nobodys_data(config),
             patients=patients,
             held_out=others,
             state=folder.state.path,

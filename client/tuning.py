@@ -101,7 +101,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     Raises:
         PolicyError: its policy does not allow a candidate, or no tuning at all.
         ConfigError: a key is varied that a sweep on patients' data cannot vary.
-        ModelError, PrivacyError: a candidate cannot be trained, as made-up records show.
+        ModelError, PrivacyError: a candidate cannot be trained, as made-up records show, or there is no patient.
     """
     for key in candidates[0].settings:
         if key == _SEED or not (key.split(".")[0] in _FREE or key in _FREE_KEYS):
@@ -116,6 +116,8 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     policy = hospital.judge(base, TUNING)
     try_run(base)
     site = hospital.open(base, policy)
+    if not site.patients:
+        raise PlanError("There is no patient to train on: look at data.where, the label and site.toml.")
     with site.ledger() as ledger:
         for candidate in candidates:
             site.policy.check(run_request(candidate.config, TUNING, INSTALLED), ledger.clock().latest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from mmmed.config import RunConfig
-from mmmed.data.loader import Records
+from mmmed.data.loader import Records, SiteData
 from mmmed.modalities import MODALITIES
 
 
@@ -36,6 +36,17 @@ def made_up_records(config: RunConfig, patients: int, *, seed: int = 0) -> Recor
         names=tuple(map(str, range(patients))),
         rows=np.arange(total),
     )
+
+
+def nobodys_data(config: RunConfig) -> SiteData:
+    """The records of a site at which no row is as a run asks: none, in the form of the run's.
+
+    Raises:
+        ModelError: as `made_up_records`.
+    """
+    records = made_up_records(config, 1)
+    none = records.part(np.zeros(len(records), dtype=bool))
+    return SiteData(none, none)
 
 
 def record_counts(config: RunConfig, patients: int) -> np.ndarray:

@@ -53,7 +53,7 @@ class DatasetIdentity:
 
 
 def dataset_identity(patient_ids: Iterable[str], key: bytes, pseudonyms: str = "") -> DatasetIdentity:
-    """The identity of the data set of these patients (repeats count once).
+    """The identity of the data set of these patients (repeats count once), perhaps of nobody.
 
     Args:
         patient_ids: the site's own patient identifiers.
@@ -61,7 +61,7 @@ def dataset_identity(patient_ids: Iterable[str], key: bytes, pseudonyms: str = "
         pseudonyms: if the identifiers are pseudonyms, a commitment to the key that they were made with.
 
     Raises:
-        LedgerError: no patient, an empty or non-text id, or a key that is too short.
+        LedgerError: an empty or non-text id, or a key that is too short.
     """
     if len(key) < 16:
         raise LedgerError(f"The patient digest key must have at least 16 bytes. Found {len(key)}.")
@@ -72,8 +72,6 @@ def dataset_identity(patient_ids: Iterable[str], key: bytes, pseudonyms: str = "
                 f"A patient id must be text that is not empty. Found a {type(patient).__name__}."
             )
         digests.add(hmac.digest(key, patient.strip().encode(), "sha256")[:DIGEST_BYTES])
-    if not digests:
-        raise LedgerError("A data set must have at least one patient.")
     keys = hmac.digest(key, b"mmmed identity 1\0" + pseudonyms.encode(), "sha256")[:DIGEST_BYTES]
     return DatasetIdentity.of(digests, keys.hex())
 

@@ -336,16 +336,20 @@ class Ledger(LedgerReading):
         sublimits: Sequence[Sublimit],
     ) -> str:
         self._check_keys(dataset)
-        kinds, orders = self._exposures(dataset.digests), self._state.orders
+        kinds, orders = self._kinds(dataset.digests), self._state.orders
         rules = {admit(event, delta, kinds, self._state.limit, orders)}
         for part in sublimits:
             covered = [[each for each in accounts if part.covers(each)] for accounts in kinds]
             rules.add(admit(event, delta, covered, part.budget, orders, part.name))
         return PLANNED if PLANNED in rules else ADAPTIVE
 
+    def _kinds(self, digests: frozenset[bytes]) -> list[list[Account]]:
+        """As `_exposures`; of nobody as of one whom nothing was charged, so that a plan's answer is the same."""
+        return self._exposures(digests) or [[]]
+
     def _readmit(self, account: Account, sublimits: Sequence[Sublimit]) -> None:
         plan, state = account.plan, self._state
-        kinds = self._exposures(self._patients(plan.dataset))
+        kinds = self._kinds(self._patients(plan.dataset))
         for part in (Sublimit("the limit", state.limit), *sublimits):
             others = [
                 [each for each in accounts if each is not account and part.covers(each)] for accounts in kinds

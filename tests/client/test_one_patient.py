@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -174,6 +175,51 @@ def test_a_record_that_does_not_fit_changes_no_answer(
     with fresh(base, other):
         answers = [ask(hospital, request(config)) for hospital in (base, other)]
     assert answers == ["arrays metrics site"] * 2, refusals(other.state)
+
+
+NOBODY: dict[str, dict[str, dict[str, Any]]] = {
+    "classes": {"task": {"classes": ["9", "8"]}},
+    "rows": {"data": {"where": {"finding": "9"}}, "task": {"classes": ["9", "0"]}},
+    "fold": {
+        "data": {"fold": "finding", "test_fold": 0, "where": {"finding": ["0", "9"]}},
+        "task": {"classes": ["0", "9"]},
+    },
+    "steps": {
+        "task": {"classes": ["9", "8"]},
+        "federation": {"release": "steps"},
+        "training": {"optimizer": "sgd", "local_epochs": 4.0},
+    },
+    "features": {
+        "task": {"classes": ["9", "8"]},
+        "model": {"fusion": {"kind": "linear"}, "trainable": "fusion-head"},
+    },
+}
+
+
+@pytest.mark.parametrize("asked", NOBODY)
+def test_where_a_number_of_patients_is_stated_it_does_not_show_whether_there_is_one(
+    place: Callable[[str, Table], Hospital], configured: Configured, asked: str
+) -> None:
+    """Else whoever lists what is known of a patient learns the rest, without noise and for nothing."""
+    hospitals = [place(name, NEIGHBOURS[name]) for name in ("without", "no class of the run")]
+    config = configured(**NOBODY[asked])
+    for budget, answer in ((ROOMY, "arrays metrics site"), ({"epsilon": 1.0, "delta": 1e-3}, Refusal.BUDGET)):
+        with stated(hospitals, limit=budget), fresh(*hospitals):
+            answers = [ask(hospital, request(config)) for hospital in hospitals]
+            again = [ask(hospital, request(config)) for hospital in hospitals]
+        assert answers == again == [answer] * 2, [refusals(hospital.state) for hospital in hospitals]
+
+
+@contextmanager
+def stated(hospitals: list[Hospital], **rules: Any) -> Iterator[None]:
+    """Policies that state a number of patients, for a while."""
+    before = [copy.deepcopy(hospital.rules) for hospital in hospitals]
+    for hospital in hospitals:
+        hospital.sign(run__patients=32, run__trainable=["full", "fusion-head"], **rules)
+    yield
+    for hospital, rules in zip(hospitals, before, strict=True):
+        hospital.rules = rules
+        hospital.sign()
 
 
 def test_nobody_to_train_on_is_told_as_too_few(

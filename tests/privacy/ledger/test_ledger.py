@@ -376,7 +376,7 @@ def test_identity_is_the_patients_and_the_key_alone() -> None:
     assert patients(1, 2) != patients(1, 3)
     assert dataset_identity(["patient-1"], SECRET) != dataset_identity(["patient-1"], SECRET[::-1])
     assert "patient" not in repr(patients(1))
-    for bad in ([], [""], ["  "], [7]):
+    for bad in ([""], ["  "], [7]):
         with pytest.raises(LedgerError):
             dataset_identity(bad, SECRET)
     with pytest.raises(LedgerError, match="16 bytes"):
@@ -513,3 +513,18 @@ def test_which_runs_patients_took_part_in(reopen: Open) -> None:
         ledger.reserve(second, 1, 5)
         assert ledger.took_part(patients(2, 3, 9).digests) == [(first, 2), (second, 1)]
         assert ledger.took_part(patients(9).digests) == [(first, 0), (second, 0)]
+
+
+def test_a_plan_on_nobody_is_judged_as_one_on_a_new_patient(reopen: Open) -> None:
+    """Which of the two a data set is must not show by an answer."""
+    nobody, somebody = patients(), patients(1)
+    with reopen() as ledger:
+        for dataset, name in ((nobody, "nobody"), (somebody, "somebody")):
+            with pytest.raises(BudgetExceeded):
+                ledger.plan(dataset, name, DpSgdEvent(0.3, 0.5, 1000), 1e-5, 1.0)
+            plan = ledger.plan(dataset, name, DpSgdEvent(50.0, 0.01, 10), 1e-5, 1.0)
+            ledger.reserve(plan, 1, 5).commit(5)
+            assert ledger.covers(plan, nobody)
+        assert ledger.planned_patients(ledger.plans()[0]) == 0
+    with reopen() as ledger:
+        assert {plan.run_id for plan in ledger.plans()} == {"nobody", "somebody"}
