@@ -25,6 +25,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mmmed.deidentify.keys import SiteKey
+from mmmed.dicom.header import texts, values_of
 
 METHOD = "mmmed: PS3.15 2026c Basic Profile"
 MASKED = "mmmed: text masked in the pixels"  # a second method of a copy whose pixels were changed
@@ -72,42 +73,40 @@ def deidentify_header(dataset: Dataset, key: SiteKey, patient: str = "") -> Data
 
 def is_copy(dataset: Dataset) -> bool:
     """Whether the header says that mmmed made this object as a de-identified copy."""
-    return METHOD in _methods(dataset)
+    return METHOD in texts(dataset, "DeidentificationMethod")
 
 
 def was_masked(dataset: Dataset) -> bool:
     """Whether the header says that text was masked in the copy, which a human has to approve before it is used."""
-    return MASKED in _methods(dataset)
-
-
-def _methods(dataset: Dataset) -> MultiValue | list[object]:
-    said = dataset.get("DeidentificationMethod")
-    return said if isinstance(said, MultiValue) else [said]
+    return MASKED in texts(dataset, "DeidentificationMethod")
 
 
 def patient_key(dataset: Dataset) -> str:
     """What identifies the patient before pseudonyms: the (first) patient id, without the spaces around it."""
-    value = dataset.get("PatientID")
-    first = next(iter(value), "") if isinstance(value, MultiValue) else value
-    return str(first or "").strip()
+    return next(iter(texts(dataset, "PatientID")), "")
 
 
 def identifiers(dataset: Dataset) -> set[str]:
     """Names, ids, addresses and telephone numbers found anywhere in the header, as written."""
-    found: set[str] = set()
-    for element in dataset.iterall():
-        if element.VR == "PN" or element.keyword in _IDENTIFYING:
-            values = element.value if isinstance(element.value, MultiValue) else [element.value]
-            found |= {str(value).strip() for value in values if str(value or "").strip()}
+    names, others = names_and_others(dataset)
+    return names | others
+
+
+def names_and_others(dataset: Dataset) -> tuple[set[str], set[str]]:
+    """Names, and the other identifiers of a header, as written."""
+    found: tuple[set[str], set[str]] = set(), set()
+    for vr, value in values_of(dataset, "PN", _IDENTIFYING):
+        if value:
+            found[vr != "PN"].add(value)
     return found
 
 
-_IDENTIFYING = {
+_IDENTIFYING = frozenset({
     "PatientID", "OtherPatientIDs", "AccessionNumber", "PatientAddress", "PatientTelephoneNumbers",
     "MilitaryRank", "MedicalRecordLocator", "InstitutionName", "InstitutionAddress", "RequestingService",
     "AdmissionID", "IssuerOfPatientID", "PersonAddress", "PersonTelephoneNumbers", "StationName",
     "FillerOrderNumberImagingServiceRequest", "PlacerOrderNumberImagingServiceRequest",
-}  # fmt: skip
+})  # fmt: skip
 
 
 @functools.cache

@@ -33,7 +33,7 @@ _ABOVE = 4.0  # times the usual contrast of thin structures around them: less is
 _CELL, _INKED = 16, 14  # pixels of a cell's side; so many of its pixels are strokes where there is print
 
 _CORE, _SURE = 0.2, 0.5  # least probability of a pixel of a line, and their mean over the line
-_GROWN = 1.5  # a line is its core, and around it area / circumference times this (the detector shrinks lines)
+_GROWN = 1.8  # a line is its core, and around it area / circumference times this (the detector shrinks lines)
 _TALL = 0.08  # of the longer side: what is smaller is seen better at the middle scale than at the coarse one
 _TALLEST, _TALLEST_SMALL = (
     0.3,

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from pydicom import Dataset
-from pydicom.multival import MultiValue
 from pydicom.uid import UID
 
-from mmmed.deidentify.header import identifiers, is_copy, patient_key
+from mmmed.deidentify.header import is_copy, names_and_others, patient_key
 from mmmed.deidentify.keys import SiteKey
 from mmmed.dicom.charset import is_legible
 from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.header import text, texts
 from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
 from mmmed.errors import DataError
@@ -247,7 +247,7 @@ def _sort(found: Iterable[Report | Named | Skipped], result: Scan) -> None:
 
 def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None:
     dataset = open_dicom(file.path, pixels=False)
-    sop_class, sop = str(dataset.SOPClassUID), str(dataset.get("SOPInstanceUID") or "")
+    sop_class, sop = text(dataset, "SOPClassUID"), text(dataset, "SOPInstanceUID")
     problem = _problem(dataset, sop_class, sop)
     if not problem and is_copy(dataset) and not key.made(patient_key(dataset)):
         problem = _FOREIGN
@@ -264,34 +264,34 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
     whose = result.people.meet(
         patient,
         others,
-        str(dataset.get("PatientName") or ""),
-        date(str(dataset.get("PatientBirthDate") or "")) or "",
+        name := text(dataset, "PatientName"),
+        date(text(dataset, "PatientBirthDate")) or "",
     )
-    _learn_identifiers(whose, dataset)
-    if not is_legible(name := str(dataset.get("PatientName") or "")):
+    _learn_identifiers(whose, dataset, [patient, *others], name)
+    if not is_legible(name):
         result.unusable["name"][
             "headers with characters that were lost: notes may hold it (SpecificCharacterSet)"
         ] += 1
     elif not name.strip("^ "):
         result.unusable["name"]["headers without the patient's name: notes may hold it"] += 1
-    study, accession = str(dataset.StudyInstanceUID), str(dataset.get("AccessionNumber") or "").strip()
+    study, accession = text(dataset, "StudyInstanceUID"), text(dataset, "AccessionNumber")
     if sop_class.startswith(_STORAGE + _REPORTS):
         findings, measures = coded_content(dataset)
         result.reports.append(
             Report(
                 (patient.id,), (study,), report_text(dataset), file.origin,
-                date=date(str(dataset.get("StudyDate") or "")),
+                date=date(text(dataset, "StudyDate")),
                 findings=findings, measures=tuple(measures),
             )
         )  # fmt: skip
         return
-    modality = str(dataset.get("Modality") or "OT")
+    modality = text(dataset, "Modality") or "OT"
     # A localiser lies across the slices of its series, which would then not be a regular volume.
-    scout = _NO_VOLUME_IMAGES in (dataset.get("ImageType") or [])
+    scout = _NO_VOLUME_IMAGES in texts(dataset, "ImageType")
     planar = modality not in _VOLUME_MODALITIES or scout
     result.instances.append(
         Instance(
-            file, sop, study, str(dataset.get("SeriesInstanceUID") or sop), accession, patient.id,
+            file, sop, study, text(dataset, "SeriesInstanceUID") or sop, accession, patient.id,
             _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
             _kind(sop_class), patient.issuer, scout, modality in _SLICES and not scout and sop_class in _STACKED,
         )
@@ -302,23 +302,19 @@ def patient_ids(dataset: Dataset) -> list[Identity]:
     """The ids that a header states of its patient, PatientID first (PS3.3 C.2.2, C.2.3)."""
 
     def issuer(item: Dataset) -> str:
-        qualifiers = item.get("IssuerOfPatientIDQualifiersSequence") or [Dataset()]
-        return str(item.get("IssuerOfPatientID") or qualifiers[0].get("UniversalEntityID") or "").strip()
+        if said := text(item, "IssuerOfPatientID"):
+            return said
+        if "IssuerOfPatientIDQualifiersSequence" not in item or not item.IssuerOfPatientIDQualifiersSequence:
+            return ""
+        return text(item.IssuerOfPatientIDQualifiersSequence[0], "UniversalEntityID")
 
     given = issuer(dataset)
     # one id cannot hold a backslash: what is parsed as several values are several ids of the patient
-    found = [Identity(one, given) for one in _values(dataset, "PatientID")]
-    found += [Identity(one, given) for one in _values(dataset, "OtherPatientIDs")]
-    for item in dataset.get("OtherPatientIDsSequence") or []:
-        found += [Identity(one, issuer(item)) for one in _values(item, "PatientID")]
+    found = [Identity(one, given) for one in texts(dataset, "PatientID")]
+    found += [Identity(one, given) for one in texts(dataset, "OtherPatientIDs")]
+    for item in (dataset.OtherPatientIDsSequence or []) if "OtherPatientIDsSequence" in dataset else []:
+        found += [Identity(one, issuer(item)) for one in texts(item, "PatientID")]
     return found
-
-
-def _values(dataset: Dataset, keyword: str) -> list[str]:
-    """The values of an element as text, without empty ones."""
-    value = dataset.get(keyword)
-    several = value if isinstance(value, MultiValue) else [value]
-    return [text for one in several if (text := str(one or "").strip())]
 
 
 def _kind(sop_class: str) -> Kind:
@@ -335,7 +331,7 @@ def _problem(dataset: Dataset, sop_class: str, sop: str) -> str:
         for prefix, kind in _NO_IMAGES.items():
             if rest == prefix or (prefix.endswith(".") and rest.startswith(prefix)):
                 return f"{kind} ({UID(sop_class).name}): nothing to learn from"
-    if not sop or not dataset.get("StudyInstanceUID"):
+    if not sop or not text(dataset, "StudyInstanceUID"):
         return "no SOP or study instance UID: export it again"
     is_report = sop_class.startswith(_STORAGE + _REPORTS)
     if _kind(sop_class) == "image" and "Rows" not in dataset and not is_report:
@@ -348,18 +344,18 @@ def _facts(dataset: Dataset, modality: str, unusable: dict[str, Counter[str]]) -
     empty and counted."""
     coded = {
         "modality": modality,
-        "view": dataset.get("ViewPosition"),
-        "body_part": dataset.get("BodyPartExamined"),
-        "laterality": dataset.get("ImageLaterality") or dataset.get("Laterality"),
-        "sex": dataset.get("PatientSex"),
+        "view": text(dataset, "ViewPosition"),
+        "body_part": text(dataset, "BodyPartExamined"),
+        "laterality": text(dataset, "ImageLaterality") or text(dataset, "Laterality"),
+        "sex": text(dataset, "PatientSex"),
     }
-    facts = {name: str(value or "").strip().upper()[:16] for name, value in coded.items()}
+    facts = {name: value.strip().upper()[:16] for name, value in coded.items()}
     # Coded strings are capitals, digits and underscores; what is not may be anything.
     facts = {
         n: v if v.replace("_", "").replace(" ", "").isalnum() and v.isascii() else ""
         for n, v in facts.items()
     }
-    day, years = date(str(dataset.get("StudyDate") or "")), _years(str(dataset.get("PatientAge") or ""))
+    day, years = date(text(dataset, "StudyDate")), _years(text(dataset, "PatientAge"))
     if day is None:
         unusable["study_date"]["unknown, StudyDate is no date (YYYYMMDD)"] += 1
     if years is None:
@@ -379,13 +375,11 @@ _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
 _A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
 
-def _learn_identifiers(patient: Patient, dataset: Dataset) -> None:
-    patient.ids |= {one.id for one in patient_ids(dataset)}
-    if name := str(dataset.get("PatientName") or "").strip():
-        patient.names.add(name)
+def _learn_identifiers(patient: Patient, dataset: Dataset, ids: Iterable[Identity], name: str) -> None:
+    patient.ids |= {one.id for one in ids}
     # Physicians and operators too: notes name them, and none of them may stay.
-    people = {str(e.value) for e in dataset.iterall() if e.VR == "PN" and e.value}
-    patient.names |= people
-    patient.ids |= identifiers(dataset) - people
-    patient.born(str(dataset.get("PatientBirthDate") or ""))
-    patient.sexes |= {str(dataset.get("PatientSex") or "")} - {"", "O"}
+    people, others = names_and_others(dataset)
+    patient.names |= people | ({name} - {""})
+    patient.ids |= others - people
+    patient.born(text(dataset, "PatientBirthDate"))
+    patient.sexes |= {text(dataset, "PatientSex")} - {"", "O"}

@@ -6,7 +6,7 @@ import importlib
 import sys
 
 BENCHMARKS = {
-    "data": "decoding, an epoch from the image cache, memory, and the share of a training step",
+    "data": "reading headers, decoding, an epoch from the image cache, memory, and the share of a training step",
     "deidentify": "identifiers that survive in headers, notes and pixels, and what is masked without need",
     "common": "one private task as a bare loop, in process with mmmed, and as plain Flower on Ray",
     "accounting": "epsilon of long and of mixed compositions: time and discretisation error",

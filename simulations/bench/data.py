@@ -1,4 +1,4 @@
-"""What the way from files to tensors costs: decoding, an epoch from the cache, memory, and its share of a step.
+"""What the way from files to tensors costs: headers, decoding, an epoch from the cache, memory, its share of a step.
 
 Everything runs on one thread on generated films. Memory is anonymous memory (what the machine cannot drop):
 pages of the mapped cache file belong to the page cache.
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from monai.transforms import Resize, ResizeWithPadOrCrop
 from PIL import Image
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -27,6 +27,10 @@ from mmmed.data.image import preprocess, read_image
 from mmmed.data.loader import PatientBatches, Records
 from mmmed.data.pixel_cache import Cache, CachedRows
 from mmmed.data.stored import Stored
+from mmmed.deidentify import SiteKey
+from mmmed.ingest.options import IngestOptions
+from mmmed.ingest.scan import scan
+from mmmed.ingest.sources import find_files
 from mmmed.modalities.image import ImageForm
 from mmmed.modalities.volume import VolumeForm
 from mmmed.models.image import build_image_encoder, build_volume_encoder
@@ -46,11 +50,15 @@ def main(arguments: list[str]) -> int:
     options.add_argument(
         "--studies", type=int, default=50_000, help="in the memory case (default: %(default)s)"
     )
+    options.add_argument(
+        "--headers", type=int, default=2000, help="headers that ingest reads first (default: %(default)s)"
+    )
     chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         films = _write_films(Path(folder) / "films", chosen.films)
         found = _decoding(films, Path(folder) / "cache", chosen.repeats)
+        found += _headers(Path(folder) / "headers", chosen.headers, chosen.repeats)
         found += _images(films, Path(folder) / "cache", chosen.repeats)
         found += _volumes(Path(folder) / "volumes", chosen.volumes, chosen.repeats)
         found += _memory(Path(folder) / "many", chosen.studies)
@@ -91,6 +99,46 @@ def _decoding(films: list[Path], folder: Path, repeats: int) -> list[Row]:
     return [
         _row(case, names[key], seconds, seconds / times["cache"], len(films))
         for key, seconds in times.items()
+    ]
+
+
+def _headers(folder: Path, count: int, repeats: int) -> list[Row]:
+    """What ingest does first, reading every header and learning who is in it, beside pydicom's reading alone."""
+    folder.mkdir()
+    for number in range(count):
+        film = _film(np.zeros((8, 8), np.uint16))
+        film.PatientID, film.PatientName, film.PatientBirthDate = (
+            f"P{number:06}",
+            f"Doe{number}^Jane",
+            "19570830",
+        )
+        film.StudyInstanceUID, film.SeriesInstanceUID = generate_uid(), generate_uid()
+        film.AccessionNumber, film.StudyDate, film.Modality = f"A{number}", "20200102", "CR"
+        film.PatientSex, film.PatientAge, film.ViewPosition = "F", "062Y", "PA"
+        film.ReferringPhysicianName, film.OperatorsName = "Vandenberg^Ann", "Otto^Karl"
+        film.InstitutionName, film.StationName, film.BodyPartExamined = "Klinikum Nord", "CR1", "CHEST"
+        item = Dataset()
+        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
+            "168537006",
+            "SCT",
+            "Plain radiography",
+        )
+        film.ProcedureCodeSequence = [item]
+        film.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+
+    def plain() -> None:
+        for path in folder.iterdir():
+            dcmread(path, stop_before_pixels=True)
+
+    def ours() -> None:
+        files = find_files([folder], folder / "unpacked")
+        assert len(scan(files, IngestOptions(site="-"), SiteKey(bytes(32))).instances) == count
+
+    plain_s = _median(plain, repeats)
+    case = f"{count:,} headers"
+    return [
+        _row(case, "pydicom, stop before pixels", plain_s, 1.0, count),
+        _row(case, "mmmed, scan", ours_s := _median(ours, repeats), ours_s / plain_s, count),
     ]
 
 
@@ -225,20 +273,25 @@ def _write_films(folder: Path, count: int) -> list[Path]:
     base = draw.integers(0, 4096, _FILM, dtype=np.uint16)
     paths = []
     for number in range(count):
-        meta = FileMetaDataset()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
-            ComputedRadiographyImageStorage,
-            generate_uid(),
-        )
-        film = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-        film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-        film.Rows, film.Columns, film.SamplesPerPixel = *_FILM, 1
-        film.PhotometricInterpretation, film.PixelRepresentation = "MONOCHROME2", 0
-        film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
-        film.WindowCenter, film.WindowWidth = 2048, 3500
-        film.PixelData = np.roll(base, number, axis=0).tobytes()
-        film["PixelData"].VR = "OW"
         paths.append(folder / f"{number}.dcm")
-        film.save_as(paths[-1], enforce_file_format=True)
+        _film(np.roll(base, number, axis=0)).save_as(paths[-1], enforce_file_format=True)
     return paths
+
+
+def _film(pixels: np.ndarray) -> FileDataset:
+    """An uncompressed 12-bit radiograph (H, W) of nobody."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        ComputedRadiographyImageStorage,
+        generate_uid(),
+    )
+    film = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    film.SOPClassUID, film.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    film.Rows, film.Columns, film.SamplesPerPixel = *pixels.shape, 1
+    film.PhotometricInterpretation, film.PixelRepresentation = "MONOCHROME2", 0
+    film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
+    film.WindowCenter, film.WindowWidth = 2048, 3500
+    film.PixelData = pixels.tobytes()
+    film["PixelData"].VR = "OW"
+    return film
