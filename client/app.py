@@ -24,7 +24,7 @@ from client.release import (
 from client.secure_steps import close_run, introduction, masked_step
 from client.site_folder import StateFolder
 from client.training import local_steps, train_round
-from mmmed.federation.protocol import CHECK, MODEL, Request
+from mmmed.federation.protocol import CHECK, CHECK_MESSAGE, MODEL, Request
 from mmmed.wire import unpack
 from privacy.policy import EVALUATION, TRAINING
 
@@ -32,6 +32,8 @@ from privacy.policy import EVALUATION, TRAINING
 def or_refuse(message: Message, context: Context, answer: ClientAppCallable) -> Message:
     """The Flower mod around all: the answer, or for whatever it raises a refusal with a code."""
     try:
+        if message.metadata.message_type == CHECK_MESSAGE:  # no record is read: it waits for no withdrawal
+            return answer(message, context)
         with place_of(context.node_config).in_use():
             return answer(message, context)
     except Exception as error:  # its text may hold a name: it goes to the site's log, and only a code leaves

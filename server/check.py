@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flwr.app import Message, MessageType
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from mmmed.config import RunConfig
 from mmmed.errors import RunError
-from mmmed.federation.protocol import CHECK, CheckReply, Refusal, Refused, Request, code_of
+from mmmed.federation.protocol import CHECK_MESSAGE, CheckReply, Refusal, Refused, Request, code_of
 from mmmed.files import write_atomic
 from mmmed.models import frozen_digests
 from server.app_config import CHECKS
@@ -90,7 +90,7 @@ def _answers(
     seconds = config.federation.round_timeout
     content = Request(f"check-{uuid.uuid4().hex}", 0, config, frozen, {}).to_record()
     messages = [
-        Message(content, node, f"{MessageType.QUERY}.{CHECK}", ttl=seconds, group_id="0")
+        Message(content, node, CHECK_MESSAGE, ttl=seconds, group_id="0")
         for node in sorted(grid.get_node_ids())
     ]
     for message, reply, _ in gather(grid, messages, seconds, lambda message, code: None):

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.app.message import remove_content_from_message
 from flwr.common.serde import message_from_proto, message_to_proto
 from flwr.proto.message_pb2 import Message as ProtoMessage
@@ -36,7 +36,7 @@ from client.refusal_log import record_refusal
 from client.release import Refusal, refusal_code, refusal_reply
 from client.site_folder import SiteFolder
 from mmmed.errors import ConfigError
-from mmmed.federation.protocol import CHECK, run_of
+from mmmed.federation.protocol import CHECK_MESSAGE, run_of
 
 SENDING = b"\0sending"
 STALLED = 60.0  # seconds; one part is 5 MB at most
@@ -144,7 +144,7 @@ def _answer(folder: NodeFolder, message: Message, context: Context, bundle: byte
             app=names[0],
             bytes=sum(len(part.deflate()) for part in get_all_nested_objects(message).values()),
         )
-        asked_only = message.metadata.message_type == f"{MessageType.QUERY}.{CHECK}"
+        asked_only = message.metadata.message_type == CHECK_MESSAGE
         if SiteFolder(folder.site).config.approval and not asked_only:
             decision = RunApprovals(folder.runs).decision(run_id, config)
             if decision != "approved":

@@ -42,6 +42,7 @@ def read_policies(files: Sequence[Path], run: RunConfig) -> bool:
 
 def ask_sites(folder: Folder, run: RunConfig, seconds: float) -> bool:
     """Print what each connected site would do with a run; whether none refuses and enough would take part."""
+    _ = folder.settings  # is there a federation at all? Before anything heavy is loaded
     from mmmed.federation.protocol import Refusal
     from server.deployment.checks import ask
 

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import ConfigRecord, Context, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from client.app import app
+from client.records_lock import nobody_reads
+from client.site_folder import StateFolder
 from mmmed.config import RunConfig
-from mmmed.federation.protocol import CHECK, CheckReply, Refused
+from mmmed.federation.protocol import CHECK_MESSAGE, CheckReply, Refused
 from simulations.loopback.hospital import Hospital
 from tests.client.requests import request
 
@@ -23,7 +25,7 @@ Told = tuple[str, str, str]
 
 def asked(hospital: Hospital, config: RunConfig) -> Told:
     own = Context(1, 1, {"site-dir": str(hospital.path)}, RecordDict(), {})
-    reply = app(request(config, f"{MessageType.QUERY}.{CHECK}"), own)
+    reply = app(request(config, CHECK_MESSAGE), own)
     assert not reply.has_error(), reply
     told = CheckReply.read(reply.content)
     assert told.site == "north" and not told.stated and not told.metrics
@@ -31,11 +33,11 @@ def asked(hospital: Hospital, config: RunConfig) -> Told:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All that lies there, but the log of refusals and the lock."""
+    """All that lies there, but the log of refusals."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in ("site.log", "records.lock")
+        if path.is_file() and path.name != "site.log"
     }
 
 
@@ -81,7 +83,10 @@ def test_no_patient_has_a_part_in_the_answer_and_nothing_is_left_behind(
     assert first == [("", "", ""), ("policy-refused", "run.max_records_per_patient", "training")]
     own = Context(1, 1, {"site-dir": str(hospital.path)}, RecordDict(), {})
     assert not app(request(allowed), own).has_error()  # patients are charged now
-    assert both() == first
+    with nobody_reads(
+        StateFolder(hospital.state).records_lock
+    ):  # and one of them withdraws: it waits for nothing
+        assert both() == first
     few = tmp_path / "few"
     shutil.copytree(hospital.site["dataset"], few)
     lines = (few / "data.csv").read_text().splitlines(keepends=True)

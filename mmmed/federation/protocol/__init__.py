@@ -30,6 +30,7 @@ from mmmed.federation.protocol.refusals import SITE_ERROR, Refusal, Refused, cod
 from mmmed.federation.protocol.replies import CheckReply, EvaluateReply, JoinReply, TrainReply
 from mmmed.federation.protocol.requests import (
     CHECK,
+    CHECK_MESSAGE,
     MODEL,
     Phase,
     Request,
@@ -41,6 +42,7 @@ from mmmed.federation.protocol.requests import (
 
 __all__ = [
     "CHECK",
+    "CHECK_MESSAGE",
     "MODEL",
     "PRIVACY",
     "SITE_ERROR",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MessageType, RecordDict
 
 from mmmed.config import RunConfig, from_flat
 from mmmed.config.schema import MOST_ROUNDS, MOST_SITES
@@ -21,6 +21,7 @@ from mmmed.federation.protocol.records import payload
 Phase = Literal["join", "train", "evaluate"]
 
 CHECK = "check"  # action of the question what a site would refuse: no part of a run
+CHECK_MESSAGE = f"{MessageType.QUERY}.{CHECK}"  # the type of its messages
 MODEL = "model"  # name of the model's parameters among a request's tensors
 
 

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmmed.cli import app
+from mmmed.errors import DeployError
 
 POLICY = """
 version = 1
@@ -66,5 +67,19 @@ def test_it_says_who_refuses_and_by_which_rule(tmp_path: Path, assignment: str, 
     assert told in result.output
 
 
-def test_it_wants_policies() -> None:
-    assert CliRunner().invoke(app, ["server", "check"]).exit_code == 2
+def test_a_policy_without_peers_refuses_to_share_noise(tmp_path: Path) -> None:
+    (tmp_path / "north.toml").write_text(POLICY)
+    settings = {
+        "privacy.target_epsilon": 4,
+        "federation.release": "secure-steps",
+        "federation.honest": 2,
+        "training.optimizer": "sgd",
+    }
+    given = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    result = CliRunner().invoke(app, ["server", "check", *given, "--policy", str(tmp_path / "north.toml")])
+    assert result.exit_code == 1 and "north: REFUSES training: peers: " in result.output
+
+
+def test_without_policies_it_asks_a_federation(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["server", "check", "--folder", str(tmp_path / "none")])
+    assert isinstance(result.exception, DeployError) and "holds no federation" in str(result.exception)
