@@ -10,11 +10,10 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
-from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.file import may_be_dicom, open_dicom
 from mmmed.dicom.pixels import MAX_SAMPLES, frame
 from mmmed.errors import DataError
 
-_DICOM_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}  # tried as DICOM even without the DICOM prefix
 _PILLOW_FORMATS = ("PNG", "JPEG", "TIFF")
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
@@ -32,7 +31,7 @@ def read_image(path: Path, *, channels: Literal[1, 3]) -> np.ndarray:
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such file; correct the path in the table or restore the file")
-        if is_dicom(path) or path.suffix.lower() in _DICOM_SUFFIXES:
+        if may_be_dicom(path):
             pixels = frame(open_dicom(path), path)
         else:
             pixels = _read_with_pillow(path)
