@@ -155,7 +155,9 @@ def test_every_task_has_a_report_or_is_refused_in_words(kind: str, film: Path) -
     plain_numbers = {"regression": [0], "several": [2]}.get(kind, [])
     for number, one in enumerate(answers):
         assert one["code"]["text"] == target.about(number)
-        assert ("unit" in one["valueQuantity"]) == target.is_probability(number) == (number not in plain_numbers)
+        assert (
+            ("unit" in one["valueQuantity"]) == target.is_probability(number) == (number not in plain_numbers)
+        )
     told = pydicom.dcmread(io.BytesIO(model.structured_report(found, image=film)))
     assert list(numbers(told).values()) == pytest.approx(given, abs=1e-6)
 
