@@ -45,7 +45,7 @@ sbom: .venv/.ready
 		"Install one (Debian, Ubuntu: apt install python3-venv; macOS: brew install python@3.13; or from python.org)," \
 		"or name one: make PYTHON=/path/to/python3" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,ingest,pretrained,export,serve,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,ingest,pretrained,export,serve,reports,ray]'
 	touch $@
 
 clean:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,20 +13,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mmmed import models
+from mmmed import __version__, models
 from mmmed.config import RunConfig, resolve
 from mmmed.data.loader import Records, load_records
-from mmmed.data.manifest import read_manifest
+from mmmed.data.manifest import Manifest, read_manifest
 from mmmed.data.source import locate
 from mmmed.errors import DataError
+from mmmed.extras import require
 from mmmed.inference import cells_of, details, inputs, modalities_of, modality_shares, read_study
 from mmmed.inference import predict as predict_records
 from mmmed.inference.page import draw_page
 from mmmed.inference.pictures import pairs, png, sheet
 from mmmed.inference.prediction import Doubt, Prediction
 from mmmed.inference.run_facts import RunFacts, read_report, run_facts
+from mmmed.modalities import MODALITIES
+from mmmed.modalities.columns import Files
 from mmmed.models.store import weights_digest
 from mmmed.paths import image_cache
+from mmmed.reporting.told import Told, files_of, notes, source_of, statements
 from mmmed.tasks import Text
 from mmmed.tasks.base import Target
 from mmmed.watch import Watch, known_of
@@ -70,9 +74,9 @@ class Model:
         """Names of what may be given of a study: modalities, and columns of a table."""
         return tuple(inputs(self.config.data))
 
-    @property
+    @cached_property
     def facts(self) -> RunFacts:
-        """Which run trained it, and how private that was."""
+        """Which run trained it, and how private that was. Read once."""
         return run_facts(self.folder, self.config)
 
     def about(self, **known: str) -> Model:
@@ -99,7 +103,7 @@ class Model:
         """
         study = read_study(self.config, given)
         target = self.config.task.target()
-        return self._prediction(study, predict_records(self.network, target, study)[0], given)
+        return self._logged(study, predict_records(self.network, target, study)[0], given)
 
     def explain(self, **given: str | Path) -> Prediction:
         """`predict`, with what each modality did to it, and within each its places, words, columns or times.
@@ -121,7 +125,7 @@ class Model:
             {m: _named(target.names, one) for m, one in part.items()}
             for part in (found.shares, found.without)
         )
-        return self._prediction(study, found.prediction, given)._replace(
+        return self._logged(study, found.prediction, given)._replace(
             shares=shares,
             without=without,
             nothing=_named(target.names, found.nothing),
@@ -149,18 +153,56 @@ class Model:
             return "the results in its privacy report are of another task"
         return calibrate(pooled.tables, std)
 
-    def _prediction(self, study: Records, numbers: np.ndarray, given: Mapping[str, str | Path]) -> Prediction:
-        """Numbers (K,) of the one record of a study, logged, and how far they can be taken at their word."""
+    def _logged(self, study: Records, numbers: np.ndarray, given: Mapping[str, str | Path]) -> Prediction:
+        """`prediction` of the one record of a study, taken down where there is a log."""
         if self.watch is not None:
             self.watch.record(study, given, numbers)
-        target, read = self.config.task.target(), modalities_of(study)
-        missing = tuple(name for name in study.modalities if name not in read)
+        return self.prediction(modalities_of(study), numbers)
+
+    def prediction(self, read: tuple[str, ...], numbers: np.ndarray) -> Prediction:
+        """Numbers (K,) of a study of which these modalities were read, and how far they can be taken at their word."""
+        target = self.config.task.target()
+        missing = tuple(name for name in self.config.data.modalities if name not in read)
         values = {name: one.tolist()[0] for name, one in target.as_table(numbers[None]).items()}
         if isinstance(self.config.task, Text):
             doubt = Doubt(told="Written by a model: check it.")
         else:
             doubt = _doubt(self.calibration, target, numbers)
         return Prediction(values, read, missing, doubt=doubt)
+
+    def told(self, found: Prediction, files: Iterable[Path], patient: str = "") -> Told:
+        """A prediction to be reported, by `mmmed.reporting`.
+
+        Args:
+            found: as `predict` gives it.
+            files: that were read; the report refers to the first DICOM object among them.
+            patient: their identifier, for where that object has none.
+
+        Raises:
+            DataError: a number is not finite.
+        """
+        target = self.config.task.target()
+        name = self.folder.resolve().name if self.folder is not None else "model"
+        said = notes(found, self.facts.in_words)
+        return Told(name, __version__, statements(found, target), said, source_of(files), patient)
+
+    def structured_report(self, found: Prediction, **given: str | Path) -> bytes:
+        """What `predict` said of what was given, as a DICOM file: TID 1500, in the study of the image. Extra `reports`.
+
+        Raises:
+            DataError: no DICOM image was given, or the answer is a text.
+        """
+        require("reports", "a DICOM SR")
+        from mmmed.reporting.structured import structured_report
+
+        return structured_report(self.told(found, files_of(given, self.config.data)))
+
+    def diagnostic_report(self, found: Prediction, **given: str | Path) -> str:
+        """What `predict` said of what was given, as FHIR R4 DiagnosticReport in JSON. Extra `reports`."""
+        require("reports", "a FHIR report")
+        from mmmed.reporting.fhir import diagnostic_report
+
+        return diagnostic_report(self.told(found, files_of(given, self.config.data)))
 
     def page(self, found: Prediction, of: str = "") -> str:
         """An explanation as one HTML page that needs no network; it holds what was given of the patient.
@@ -320,22 +362,73 @@ def predict(model: Model, data: str | Path) -> pd.DataFrame:
     Raises:
         DataError: no such folder, or a table or column is missing.
     """
-    network, config = model.network, model.config
-    data_config = config.data.model_copy(update={"fold": ""})
-    manifest = read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
-    named = ["row", "site", "patient", "study"]
-    target = config.task.target()
-    nobody = target.as_table(np.zeros((0, len(target.names))))
-    parts = [manifest.records.loc[:, named].iloc[:0].assign(**nobody)]
+    manifest = _asked(model, data)
+    return _table(model, manifest, _predicted(model, manifest))
+
+
+class Predicted(NamedTuple):
+    """One record of a data set and what a model says of it.
+
+    Attributes:
+        row: its place in the table, from 0.
+        patient: whose it is, as the table names them.
+        files: that were read of it.
+        prediction: of the model.
+    """
+
+    row: int
+    patient: str
+    files: tuple[Path, ...]
+    prediction: Prediction
+
+
+def predict_each(model: Model, data: str | Path) -> tuple[pd.DataFrame, Iterator[Predicted]]:
+    """What `predict` gives, and each record with its prediction and how far that can be taken at its word."""
+    manifest = _asked(model, data)
+    parts = list(_predicted(model, manifest))
+    return _table(model, manifest, parts), (one for part in parts for one in _each(model, *part))
+
+
+_Part = tuple[Manifest, Records, np.ndarray]
+
+
+def _asked(model: Model, data: str | Path) -> Manifest:
+    """All records of a data set, also those that training would leave out of a fold."""
+    data_config = model.config.data.model_copy(update={"fold": ""})
+    return read_manifest(locate(str(data)), data_config, task=None, problem=_warn)
+
+
+def _predicted(model: Model, manifest: Manifest) -> Iterator[_Part]:
+    """By site: its records, and the numbers (N, K) that are predicted."""
+    target = model.config.task.target()
     for name in manifest.sites:
         site = manifest.of_site(name)
-        records = load_records(site, config, image_cache())
-        predicted = predict_records(network, target, records)
+        records = load_records(site, model.config, image_cache())
+        predicted = predict_records(model.network, target, records)
         if model.watch is not None:
-            about = known_of(site.records, site.root, data_config)
+            about = known_of(site.records, site.root, model.config.data)
             model.watch.record_all(records, about, predicted)
-        parts.append(site.records.loc[:, named].assign(**target.as_table(predicted)))
-    return pd.concat(parts[1:] or parts, ignore_index=True)
+        yield site, records, predicted
+
+
+def _table(model: Model, manifest: Manifest, parts: Iterable[_Part]) -> pd.DataFrame:
+    target, named = model.config.task.target(), ["row", "site", "patient", "study"]
+    nobody = target.as_table(np.zeros((0, len(target.names))))
+    tables = [site.records.loc[:, named].assign(**target.as_table(numbers)) for site, _, numbers in parts]
+    none = manifest.records.loc[:, named].iloc[:0].assign(**nobody)
+    return pd.concat(tables or [none], ignore_index=True)
+
+
+def _each(model: Model, site: Manifest, records: Records, numbers: np.ndarray) -> Iterator[Predicted]:
+    modalities = (MODALITIES[name] for name in records.modalities)
+    fields = [
+        field for one in modalities if isinstance(one, Files) for field in one.fields(model.config.data)
+    ]
+    for number, row in enumerate(site.records.to_dict("records")):
+        read = tuple(name for name, one in records.modalities.items() if bool(one.present[number].any()))
+        files = tuple(site.root / str(row[field]) for field in fields if row[field])
+        found = model.prediction(read, numbers[number])
+        yield Predicted(int(row["row"]), str(row["patient"]), files, found)
 
 
 def _path(given: str | Path | None) -> Path | None:

@@ -16,6 +16,7 @@ _MODULES = {
     ),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "serve": ("python_multipart", "prometheus_client"),
+    "reports": ("highdicom", "fhir", "pynetdicom"),
     "ray": ("ray",),
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from simulations.working import working
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmmed.api import Model, Prediction
+    from mmmed.api import Model, Predicted, Prediction
     from mmmed.inference import Detail
 
 _MOST = 5  # words or columns that are told
@@ -40,6 +41,12 @@ def predict(
         str, typer.Option(help="Which of the numbers is explained, such as a class; by default the answer.")
     ] = "",
     json_file: JsonFile = None,
+    sr: Annotated[
+        Path | None, typer.Option(help="DICOM SR in the image's study; with --data a folder of them.")
+    ] = None,
+    fhir: Annotated[
+        Path | None, typer.Option(help="FHIR DiagnosticReport, JSON; with --data a folder of them.")
+    ] = None,
     data: DataFolder = None,
     out: Annotated[
         Path | None, typer.Option(help="With --data: the predictions, CSV or Parquet by the name's end.")
@@ -57,6 +64,10 @@ def predict(
     NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, age=63,
     text=@note.txt or the text itself.
     """
+    from mmmed.extras import require
+
+    if sr is not None or fhir is not None:
+        require("reports", "--sr" if sr is not None else "--fhir")
     with working("reading the model"):
         from mmmed.api import load_model
         from mmmed.errors import DataError
@@ -68,7 +79,7 @@ def predict(
     if data is not None:
         if about or given or explain or json_file or page or picture or of or out is None:
             raise typer.BadParameter("--data goes with --out FILE, and with nothing of a single study")
-        _predict_all(model, data, out)
+        _predict_all(model, data, out, sr, fhir)
         return
     if out is not None:
         raise typer.BadParameter("--out goes with --data; --json FILE has the prediction of one study")
@@ -91,6 +102,10 @@ def predict(
         files[page] = model.page(found, of).encode()
     if picture is not None:
         files[picture] = model.picture(found, of)
+    if sr is not None:
+        files[sr] = model.structured_report(found, **values)
+    if fhir is not None:
+        files[fhir] = model.diagnostic_report(found, **values).encode()
     _show(found, number)
     for file, content in files.items():
         with replacing(file) as partial:
@@ -111,11 +126,11 @@ def _pair(text: str) -> tuple[str, str | Path]:
     return name, Path(value[1:]) if value.startswith("@") else value
 
 
-def _predict_all(model: Model, data: str, out: Path) -> None:
+def _predict_all(model: Model, data: str, out: Path, sr: Path | None, fhir: Path | None) -> None:
     import sys
     import warnings
 
-    from mmmed.api import predict as predict_table
+    from mmmed.api import predict_each
     from mmmed.errors import DataError
     from mmmed.files import replacing
     from mmmed.text import escaped
@@ -123,15 +138,52 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
     kinds = {".csv": "to_csv", ".parquet": "to_parquet"}
     if out.suffix.lower() not in kinds:
         raise DataError(f"--out {out}: expected a name that ends in .csv or .parquet")
+    for folder in filter(None, (sr, fhir)):
+        if folder.exists():
+            raise DataError(f"{folder}: is there already. Name a new folder for the reports")
     with warnings.catch_warnings(record=True) as problems:
         warnings.simplefilter("always", UserWarning)
         with working("predicting every study"):
-            table = predict_table(model, data)
+            table, records = predict_each(model, data)
     for problem in problems:
         sys.stderr.write(f"note: {escaped(str(problem.message))}\n")  # it may quote a cell
     with replacing(out) as partial:
         getattr(table, kinds[out.suffix.lower()])(partial, index=False)
     print(f"{len(table)} studies: {out}")
+    if sr is not None or fhir is not None:
+        _report_each(model, records, sr, fhir)
+
+
+def _report_each(model: Model, records: Iterable[Predicted], sr: Path | None, fhir: Path | None) -> None:
+    """A file a record, named by its row in the table: a patient's identifier is no name of a file."""
+    import sys
+
+    from mmmed.errors import DataError
+    from mmmed.reporting.fhir import diagnostic_report
+    from mmmed.reporting.structured import structured_report
+    from mmmed.text import escaped
+
+    for folder in filter(None, (sr, fhir)):
+        folder.mkdir(mode=0o700, parents=True)
+    count = without = 0
+    for one in records:
+        told, name = model.told(one.prediction, one.files, one.patient), f"row-{one.row + 1:06d}"
+        count += 1
+        if fhir is not None:
+            (fhir / f"{name}.json").write_text(diagnostic_report(told), encoding="utf-8")
+        if sr is not None and told.source is None:
+            without += 1
+        elif sr is not None:
+            try:
+                (sr / f"{name}.dcm").write_bytes(structured_report(told))
+            except DataError as error:
+                without += 1
+                sys.stderr.write(f"note: row {one.row + 1}: {escaped(str(error))}\n")
+    if fhir is not None:
+        print(f"{count} FHIR reports: {fhir}")
+    if sr is not None:
+        rest = f"; {without} studies have none, for want of a DICOM image" if without else ""
+        print(f"{count - without} DICOM SR: {sr}{rest}")
 
 
 def _show(found: Prediction, number: int = 0) -> None:

@@ -11,11 +11,10 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional
 
-from mmmed.dicom.file import is_dicom, open_dicom
+from mmmed.dicom.file import may_be_dicom, open_dicom
 from mmmed.dicom.pixels import MAX_SAMPLES, frame_count, frames
 from mmmed.errors import DataError
 
-_DICOM_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}  # tried as DICOM even without the DICOM prefix
 _PILLOW_FORMATS = ("PNG", "JPEG", "TIFF")
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 
@@ -57,7 +56,7 @@ def read_frames(
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such file; correct the path in the table or restore the file")
-        if is_dicom(path) or path.suffix.lower() in _DICOM_SUFFIXES:
+        if may_be_dicom(path):
             dataset = open_dicom(path)
             read = frames(dataset, path, choose(frame_count(dataset, path)))
         else:

@@ -21,12 +21,18 @@ MAX_FILE_BYTES = 2 << 30  # larger objects (whole slides) do not belong into mem
 MAX_INFLATED_BYTES = 512 << 20
 _CHUNK = 1 << 20
 _HEAD = 2048  # bytes: longer than file meta information is wont to be
+_SUFFIXES = {"", ".dcm", ".dicom", ".ima"}
 
 
 def is_dicom(path: Path) -> bool:
     """Whether the file carries the DICOM prefix (PS3.10 section 7.1)."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def may_be_dicom(path: Path) -> bool:
+    """Whether it is tried as DICOM: it has the prefix, or a name that such files have also without it."""
+    return is_dicom(path) or path.suffix.lower() in _SUFFIXES
 
 
 def open_dicom(path: Path, *, pixels: bool = True) -> Dataset:

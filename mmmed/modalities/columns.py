@@ -65,6 +65,10 @@ class Files(Column):
     windows: ClassVar[int] = 8
     shown: ClassVar[Literal["map", "clip", "views"]] = "map"
 
+    def fields(self, data: DataConfig) -> list[str]:
+        """The columns of `Manifest.records` that hold its files, "" where there is none."""
+        return [self.name]
+
     @abstractmethod
     def form(self, data: DataConfig) -> Form:
         """How a file becomes a row of the cache."""

@@ -65,8 +65,7 @@ class Views(Files):
         """Of one view; equal to that of `image`, so that both share a cache."""
         return _IMAGE.form(data)
 
-    def _fields(self, data: DataConfig) -> list[str]:
-        """The columns of the manifest, one a view."""
+    def fields(self, data: DataConfig) -> list[str]:
         return [f"{self.name}.{number}" for number in range(len(data.of(ViewsData).views))]
 
     def read(self, frame: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
@@ -74,14 +73,14 @@ class Views(Files):
 
         from mmmed.data.cells import text_of
 
-        columns = zip(self._fields(data), data.of(ViewsData).views, strict=True)
+        columns = zip(self.fields(data), data.of(ViewsData).views, strict=True)
         return pd.DataFrame({field: frame[column].map(text_of) for field, column in columns}, frame.index)
 
     def has(self, records: pd.DataFrame, data: DataConfig) -> pd.Series:
-        return (records[self._fields(data)] != "").any(axis=1)
+        return (records[self.fields(data)] != "").any(axis=1)
 
     def check(self, records: pd.DataFrame, data: DataConfig, reading: Reading) -> pd.DataFrame:
-        for field, column in zip(self._fields(data), data.of(ViewsData).views, strict=True):
+        for field, column in zip(self.fields(data), data.of(ViewsData).views, strict=True):
             records = records.assign(**{field: self.usable(records[field], column, reading)})
         if not self.has(records, data).any():
             reading.problem(
@@ -100,7 +99,7 @@ class Views(Files):
         records = manifest.records
         each = [
             _IMAGE.open(replace(manifest, records=records.assign(image=records[field])), config, cache)
-            for field in self._fields(config.data)
+            for field in self.fields(config.data)
         ]
         return Stored(
             SideBySide([one.values for one in each]), torch.cat([one.present for one in each], dim=1)

@@ -28,7 +28,7 @@ from mmmed.pacs.inbox import MAX_FILE_BYTES, Inbox
 
 FIND, MOVE, GET = (syntaxes.UID(f"1.2.840.10008.5.1.4.1.2.2.{n}") for n in (1, 2, 3))  # Study Root
 _UNCOMPRESSED: list[str | syntaxes.UID] = [syntaxes.ExplicitVRLittleEndian, syntaxes.ImplicitVRLittleEndian]
-_SYNTAXES: list[str | syntaxes.UID] = [  # as stored, so that nothing is decoded or compressed on the way
+SYNTAXES: list[str | syntaxes.UID] = [  # as stored, so that nothing is decoded or compressed on the way
     *_UNCOMPRESSED, syntaxes.JPEGBaseline8Bit, syntaxes.JPEGExtended12Bit, syntaxes.JPEGLossless,
     syntaxes.JPEGLosslessSV1, syntaxes.JPEGLSLossless, syntaxes.JPEGLSNearLossless, syntaxes.JPEG2000Lossless,
     syntaxes.JPEG2000, syntaxes.RLELossless, syntaxes.DeflatedExplicitVRLittleEndian, syntaxes.ExplicitVRBigEndian,
@@ -219,7 +219,7 @@ class DimseArchive:
         ae = self._entity()
         ae.require_called_aet = True
         for context in AllStoragePresentationContexts:
-            ae.add_supported_context(str(context.abstract_syntax), _SYNTAXES)
+            ae.add_supported_context(str(context.abstract_syntax), SYNTAXES)
         guard = Guard(self._peer.timeout, _MAX_OBJECT_BYTES)
         try:
             return ae.start_server(
@@ -256,10 +256,10 @@ def _storage_contexts(classes: set[str]) -> list[PresentationContext]:
 
     If some class is unknown, or there are too many, the common classes uncompressed.
     """
-    if "" in classes or len(classes) * len(_SYNTAXES) > _MAX_STORAGE_CONTEXTS:
+    if "" in classes or len(classes) * len(SYNTAXES) > _MAX_STORAGE_CONTEXTS:
         common = [context.abstract_syntax for context in StoragePresentationContexts]
         return [build_context(uid, _UNCOMPRESSED) for uid in common[:_MAX_STORAGE_CONTEXTS] if uid]
-    return [build_context(uid, syntax) for uid in sorted(classes) for syntax in _SYNTAXES]
+    return [build_context(uid, syntax) for uid in sorted(classes) for syntax in SYNTAXES]
 
 
 def _why_not(peer: DimsePeer, association: Association, guard: Guard) -> str:

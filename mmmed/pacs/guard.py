@@ -21,12 +21,17 @@ _LONGEST_MESSAGE = 1800.0  # seconds; who sends drop by drop is no archive
 class Guard:
     """Ends associations that send an endless PDU or message, or one that never ends.
 
+    Args:
+        timeout: seconds that the other end may be silent.
+        max_message_bytes: of one message.
+        longest: seconds that one message may take.
+
     Attributes:
         opened: whether a connection was made at all.
     """
 
-    def __init__(self, timeout: float, max_message_bytes: int) -> None:
-        self._timeout, self._max_bytes = timeout, max_message_bytes
+    def __init__(self, timeout: float, max_message_bytes: int, longest: float = _LONGEST_MESSAGE) -> None:
+        self._timeout, self._max_bytes, self._longest = timeout, max_message_bytes, longest
         self._messages: WeakKeyDictionary[Any, tuple[int, float]] = WeakKeyDictionary()
         self._closed: WeakSet[Any] = WeakSet()
         self.opened = False
@@ -76,5 +81,5 @@ class Guard:
         total, since = self._messages.get(event.assoc, (0, time.monotonic()))
         total += len(event.data)
         self._messages[event.assoc] = (total, since)
-        if total > self._max_bytes or time.monotonic() - since > _LONGEST_MESSAGE:
+        if total > self._max_bytes or time.monotonic() - since > self._longest:
             event.assoc.abort(block=False)

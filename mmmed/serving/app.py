@@ -38,6 +38,7 @@ class Served:
         inputs: names of what may be given of a study.
         files: those of them that are files.
         predict, explain: ask it about one study; from several threads at one time.
+        report: what it said of a study as DICOM SR (`mmmed.api.Model.structured_report`).
         close: called at the end.
     """
 
@@ -46,6 +47,7 @@ class Served:
     files: frozenset[str]
     predict: Callable[..., Prediction]
     explain: Callable[..., Prediction]
+    report: Callable[..., bytes]
     close: Callable[[], None] = lambda: None
 
 
@@ -85,7 +87,9 @@ class Health(BaseModel):
     status: typing.Literal["ok"] = "ok"
 
 
-def create_app(served: Served, bounds: Bounds, token: str | None, hosts: Sequence[str]) -> FastAPI:
+def create_app(
+    served: Served, bounds: Bounds, token: str | None, hosts: Sequence[str], counts: Counts
+) -> FastAPI:
     """The application.
 
     Args:
@@ -93,8 +97,8 @@ def create_app(served: Served, bounds: Bounds, token: str | None, hosts: Sequenc
         bounds: of each request.
         token: that requests must bear, all but those for /health; None for no token.
         hosts: names under which it is reached; a request for another is refused (DNS rebinding).
+        counts: counted in, and shown.
     """
-    counts = Counts()
     threads = ThreadPoolExecutor(bounds.studies, thread_name_prefix="mmmed-study")
 
     @asynccontextmanager
@@ -224,7 +228,7 @@ class _Asking:
             except HTTPException:
                 raise
             except Exception as error:
-                _tell(error)
+                tell(error)
                 raise HTTPException(500, "this server failed to answer") from None
             finally:
                 for _, value in form.multi_items():
@@ -237,7 +241,7 @@ def _sentence(error: DataError, folder: str) -> str:
     return escaped(" ".join(str(error).replace(f"{folder}/", "").split()))
 
 
-def _tell(error: Exception) -> None:
+def tell(error: Exception) -> None:
     """Where it failed, for who runs the server; the message may quote a study."""
     last = error.__traceback__
     while last is not None and last.tb_next is not None:

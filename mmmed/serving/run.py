@@ -8,13 +8,19 @@ import signal
 import stat
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from mmmed.errors import ConfigError
 from mmmed.listening import LOCAL, bind, check_reach, is_loopback
 from mmmed.serving.app import Served, create_app
-from mmmed.serving.guard import Bounds
+from mmmed.serving.guard import Bounds, Counts
+
+if TYPE_CHECKING:
+    from mmmed.serving.entrance import Entrance
 
 _LEAST_TOKEN = 16  # characters
 _MOST_CONNECTIONS = 256
@@ -68,6 +74,7 @@ def serve(
     bounds: Bounds,
     certificate: Path | None,
     key: Path | None,
+    entrance: Entrance | None = None,
 ) -> None:
     """Print where the model is served, and serve it until SIGTERM or Ctrl-C; what was begun is answered.
 
@@ -77,9 +84,10 @@ def serve(
     import uvicorn
 
     check(host, token, certificate, key)
+    counts = Counts()
     hosts = LOCAL if is_loopback(host) else ("*",)  # over TLS the certificate says who we are
     config = uvicorn.Config(
-        create_app(served, bounds, token, hosts),
+        create_app(served, bounds, token, hosts, counts),
         ssl_certfile=certificate,
         ssl_keyfile=key,
         log_level="critical",
@@ -93,7 +101,24 @@ def serve(
     scheme = "http" if certificate is None else "https"
     print(f"serving: {scheme}://{host}:{sock.getsockname()[1]}/", flush=True)
     signal.signal(signal.SIGTERM, _stop)  # uvicorn raises it again once it has shut down
-    uvicorn.Server(config).run(sockets=[sock])
+    with _entrance(entrance, served, bounds, counts):
+        uvicorn.Server(config).run(sockets=[sock])
+
+
+@contextmanager
+def _entrance(entrance: Entrance | None, served: Served, bounds: Bounds, counts: Counts) -> Iterator[None]:
+    """The DICOM entrance, if there is to be one, for as long as the server runs."""
+    if entrance is None:
+        yield
+        return
+    from mmmed.serving.entrance import open_entrance
+
+    port, close = open_entrance(entrance, served, bounds, counts)
+    print(f"DICOM: {entrance.title}@127.0.0.1:{port}", flush=True)
+    try:
+        yield
+    finally:
+        close()
 
 
 def _stop(_: int, __: FrameType | None) -> None:

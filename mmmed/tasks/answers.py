@@ -24,6 +24,9 @@ class AnswersTarget(Target):
     score: ClassVar[Score] = Score("auroc", "AUROC", higher=True)
     also_told: ClassVar[tuple[str, ...]] = ("calibration",)
 
+    def is_probability(self, number: int) -> bool:
+        return True
+
     def shown(self, number: int, value: float) -> str:
         return percent(value)
 
@@ -98,8 +101,8 @@ class ClassesTarget(AnswersTarget):
     def answer(self, prediction: np.ndarray) -> int:
         return 1 if len(self._classes) == 2 else super().answer(prediction)
 
-    def said(self, number: int, value: float) -> str:
-        return f"{self.groups[number]}: {percent(value)}"
+    def about(self, number: int) -> str:
+        return self.groups[number]
 
     def labels(self, cells: pd.DataFrame, path: Path, problem: Problem) -> pd.Series:
         """The index of each cell's class, however it is written; others are a problem, and left out."""

@@ -78,9 +78,17 @@ class Target(ABC):
         """Which of the K numbers of a prediction is told first: the largest, but of two classes the second."""
         return int(prediction.argmax())
 
+    def about(self, number: int) -> str:
+        """What number `number` of a prediction is about, as a person says it."""
+        return self.names[number]
+
+    def is_probability(self, number: int) -> bool:
+        """Whether it is a probability; else a number in a unit of its own."""
+        return False
+
     def said(self, number: int, value: float) -> str:
-        """Number `number` of a prediction with its value, as a person says it."""
-        return f"{self.names[number]}: {self.shown(number, value)}"
+        """It with its value."""
+        return f"{self.about(number)}: {self.shown(number, value)}"
 
     def shown(self, number: int, value: float) -> str:
         """Such a value, with its unit."""

@@ -49,9 +49,13 @@ class SeveralTarget(Target):
         own = [number for number in range(len(self.names)) if self._owner(number)[0] == self._main]
         return own[self._tasks[self._main].answer(prediction[own])]
 
-    def said(self, number: int, value: float) -> str:
+    def about(self, number: int) -> str:
         name, own = self._owner(number)
-        return f"{name}: {self._tasks[name].said(own, value)}"
+        return f"{name}: {self._tasks[name].about(own)}"
+
+    def is_probability(self, number: int) -> bool:
+        name, own = self._owner(number)
+        return self._tasks[name].is_probability(own)
 
     def shown(self, number: int, value: float) -> str:
         name, own = self._owner(number)

@@ -41,6 +41,9 @@ class SurvivalTarget(Target):
     def names(self) -> tuple[str, ...]:
         return tuple(f"no {self._event} by {border:g}" for border in self._borders)
 
+    def is_probability(self, number: int) -> bool:
+        return True
+
     def shown(self, number: int, value: float) -> str:
         return percent(value)
 
