@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmmed.cli.options import DataFolder, JsonFile
-from simulations.working import working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +49,8 @@ def predict(
     NAME=VALUE says what is known, any part of what the model reads: image=film.dcm, age=63,
     text=@note.txt or the text itself.
     """
+    from simulations.working import working
+
     with working("reading the model"):
         from mmmed.api import load_model
         from mmmed.errors import DataError
@@ -106,6 +107,7 @@ def _predict_all(model: Model, data: str, out: Path) -> None:
     from mmmed.errors import DataError
     from mmmed.files import replacing
     from mmmed.text import escaped
+    from simulations.working import working
 
     kinds = {".csv": "to_csv", ".parquet": "to_parquet"}
     if out.suffix.lower() not in kinds:
