@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from simulations.working import working
-
 _FORMS = (".md", ".html")
 
 
@@ -27,6 +25,8 @@ def card(
     ] = None,
 ) -> None:
     """Make a model card from a run's own files; what only people know is left as marked places to fill in."""
+    from simulations.working import working
+
     if out is not None and out.suffix not in _FORMS:
         raise typer.BadParameter(f"--out must end in {' or '.join(_FORMS)}. Found {out.name}")
     with working("reading the run"):

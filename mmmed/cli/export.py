@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from mmmed.export import FORMATS, check, write
-from simulations.working import working
 
 _FORMS = "; ".join(f"{name}: {form.about}" for name, form in FORMATS.items())
 
@@ -19,6 +18,8 @@ def export(
     out: Annotated[Path, typer.Option(help="A new folder for it.", show_default=False)],
 ) -> None:
     """Write a trained model for another tool, with what it reads, what it predicts and the run's privacy."""
+    from simulations.working import working
+
     check(to, out)
     with working("writing and checking the model"):
         from mmmed.export.trained import read_trained

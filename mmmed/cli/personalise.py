@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from mmmed.cli.options import DataFolder
-from simulations.working import working
 
 
 def personalise(
@@ -22,6 +21,8 @@ def personalise(
     learning_rate: Annotated[float, typer.Option(min=1e-8, max=10, help="Of a step, Adam's.")] = 1e-3,
 ) -> None:
     """Train a model on with the patients of one site, without privacy: what comes out must not leave the site."""
+    from simulations.working import working
+
     with working("training on with the site's patients"):
         from client.personal import personalise as trained_on
         from mmmed.data.loader import open_site_data

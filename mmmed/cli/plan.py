@@ -11,7 +11,6 @@ import typer
 
 from mmmed.cli.ledger import open_ledger
 from mmmed.cli.options import Assignments, ConfigFile, JsonFile, read_config
-from simulations.working import working
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
@@ -117,6 +116,7 @@ def _federation(
     from mmmed.cli.plan_recommendation import recommended, show_recommendation
     from privacy.planning.releases import compare_releases, recommend, recommended_honest
     from privacy.planning.settings import agreeing
+    from simulations.working import working
 
     honest = honest or recommended_honest(sites)
     with working("computing what each way of training together would cost"):
@@ -174,6 +174,7 @@ def _site(
         setting,
         with_ledger,
     )
+    from simulations.working import working
 
     target, delta = config.privacy.target_epsilon, config.privacy.delta
     with working("computing ways to spend the budget"):

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmmed.cli.options import DataFolder, JsonFile, LogFolder
-from simulations.working import working
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,6 +64,7 @@ def predict(
     text=@note.txt or the text itself.
     """
     from mmmed.extras import require
+    from simulations.working import working
 
     if sr is not None or fhir is not None:
         require("reports", "--sr" if sr is not None else "--fhir")
@@ -134,6 +134,7 @@ def _predict_all(model: Model, data: str, out: Path, sr: Path | None, fhir: Path
     from mmmed.errors import DataError
     from mmmed.files import replacing
     from mmmed.text import escaped
+    from simulations.working import working
 
     kinds = {".csv": "to_csv", ".parquet": "to_parquet"}
     if out.suffix.lower() not in kinds:

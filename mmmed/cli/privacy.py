@@ -12,7 +12,6 @@ import typer
 
 from mmmed.cli import ledger, plan, policy, tune
 from mmmed.cli.options import Assignments, ConfigFile, JsonFile, read_config, read_json
-from simulations.working import working
 
 if TYPE_CHECKING:
     from mmmed.config import RunConfig
@@ -38,6 +37,7 @@ def verify(
     """
     from privacy.report import unfinished, verify_report
     from privacy.report.unchecked import marks
+    from simulations.working import working
 
     body = read_json(report)
     known = _keys(keys) if keys else None
@@ -84,6 +84,7 @@ def report(
     from privacy.report import sweep_statements, write_report
     from server.privacy_report import RunReport
     from server.run_folder import RunFolder
+    from simulations.working import working
 
     tunings = {"none": untuned, "public": tuned_on_public, "accounted": bool(sweep_files)}
     chosen = [name for name, said in tunings.items() if said]
@@ -129,6 +130,7 @@ def audit(
     from client.audit import run_subject
     from mmmed.files import write_atomic
     from privacy.audit import audit as examine
+    from simulations.working import working
 
     if run is not None:
         if config or assignments or patients:

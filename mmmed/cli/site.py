@@ -14,7 +14,6 @@ import typer
 from mmmed.cli import site_deploy, site_withdraw
 from mmmed.cli.options import read_config
 from mmmed.extras import require
-from simulations.working import working
 
 app = typer.Typer(
     help="At a hospital: get data in, de-identify and check it, take part in a federation.",
@@ -142,6 +141,7 @@ def check(
     from client.site_folder import SiteFolder
     from mmmed.check import check as run
     from mmmed.check import write_page
+    from simulations.working import working
 
     resolved, site = read_config(config, assignments).config, SiteFolder(dataset)
     if site.exists():

@@ -59,7 +59,7 @@ def course(event: DpSgdEvent, rounds: Rounds, of: int, delta: float) -> list[lis
     totals: list[tuple[int, int]] = []
     steps = 0
     for first, last, each in rounds:
-        totals += [(number, steps + (number - first + 1) * each) for number in range(first, last + 1)]
+        totals += [(done, steps + (done - first + 1) * each) for done in range(first, last + 1)]
         steps = totals[-1][1]
     if max(of, len(totals)) > COURSE_POINTS:
         wanted = {
