@@ -29,7 +29,7 @@ from mmmed.federation.protocol import MODEL, Request, SumRequest
 from mmmed.models import trainable_state
 from mmmed.training import make_optimizer, train
 from mmmed.wire import unpack
-from privacy.accounting import claimed_epsilon
+from privacy.accounting import claimed_epsilon, shown
 from privacy.dpsgd import PrivateStep, sensitivity
 from privacy.errors import PlanError
 from privacy.ledger import Ledger, Plan, Sublimit
@@ -164,7 +164,7 @@ def _plan(site: Site, config: RunConfig, ledger: Ledger, terms: Terms, limits: t
     epsilon = known.epsilon if known else claimed_epsilon([charged_event(terms.event)], privacy.delta)
     if not epsilon <= privacy.target_epsilon:
         raise PlanError(
-            f"The terms' noise multiplier {terms.noise_multiplier:g} gives epsilon {epsilon:.4g}, more than "
+            f"The terms' noise multiplier {terms.noise_multiplier:g} gives epsilon {shown(epsilon)}, more than "
             f"privacy.target_epsilon = {privacy.target_epsilon:g}."
         )
     return ledger.plan(

@@ -28,16 +28,16 @@ hypothesis.settings.load_profile("any machine")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give all deployment tests to one worker, so that they share one federation; the others to whoever is free.
+    """Give a file's tests to one worker, so that they share its fixtures; all deployment tests share one federation.
 
     pytest-xdist's own ``loadgroup`` marks tests by an attribute of items that pytest 9.2 no longer reads, so that it
-    separates what it should keep together. The largest group starts first: the other worker is not left waiting.
+    separates what it should keep together. The largest groups start first: no worker is left waiting at the end.
     """
     from xdist.scheduler import LoadScopeScheduling
 
     class OneFederation(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "deployment" if nodeid.startswith("tests/deployment/") else nodeid
+            return "deployment" if nodeid.startswith("tests/deployment/") else nodeid.split("::")[0]
 
     return OneFederation(config, log)
 

@@ -100,7 +100,9 @@ def _data(site: SiteFolder) -> Iterator[Finding]:
     yield Finding("data", "good", f"{table}; look closer with `mmmed site check {site.path}`")
     yield from _withdrawn(site)
     if waiting := len(ImageApprovals.load(site.dataset).of_status("waiting")):
-        found = f"{rounded(waiting)} with masked text wait for a human's approval; nothing learns from them before"
+        found = (
+            f"{rounded(waiting)} held for review wait for a human's approval; nothing learns from them before"
+        )
         yield Finding("images", "look", found, f"mmmed site images {site.dataset}")
 
 

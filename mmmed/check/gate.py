@@ -105,7 +105,7 @@ def _questions(
     records: pd.DataFrame, target: Target, labels: np.ndarray
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """Each question that labels answer, in words, and the records with the number of its group as label."""
-    groups = target.group_of(labels).reshape(len(records), -1)
+    groups = target.group_of(labels).reshape(len(records), len(target.questions))
     for number, group in enumerate(groups.T):
         known = group >= 0
         if len(np.unique(group[known])) > 1:

@@ -163,7 +163,7 @@ def check(
 
 @app.command()
 def images(dataset: Dataset) -> None:
-    """Say how many images with masked text wait for approval, and where to look at them."""
+    """Say how many images held for review wait for approval, and where to look at them."""
     require("ingest", "mmmed site images")
     from mmmed.ingest import put_in_order
 
@@ -184,7 +184,7 @@ def approve_images(
     ] = False,
     by: Annotated[str, typer.Option(help="Who has looked at them.", show_default="the user")] = "",
 ) -> None:
-    """Record which images with masked text a human has approved; only these become part of the data set."""
+    """Record which images held for review a human has approved; only these become part of the data set."""
     require("ingest", "mmmed site approve-images")
     from mmmed.ingest import decide
 

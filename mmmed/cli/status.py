@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from mmmed.config import resolve
 from mmmed.federation.protocol import meaning
 from mmmed.pki.certificates import days_left, read_certificate
 from mmmed.text import shown
@@ -71,13 +72,13 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
         DeployError: no such run, or the SuperLink does not answer.
     """
     numbers = attempts(folder, name)
-    told, waited = 0, list[str]()
+    told, changed, waited = 0, False, list[str]()
     while True:
         with Control(folder) as control:
             flower = control.runs().get(numbers[-1]) if numbers else None
         for record in finished_rounds(folder.runs / name)[told:]:
             print(_line(record))
-            told += 1
+            told, changed = told + 1, changed or record["changed"]
         waiting = _waiting(folder, name) if flower is not None and flower.active else []
         for line in waiting if waiting != waited else ():
             print(line)
@@ -89,7 +90,8 @@ def show_log(folder: Folder, name: str, *, follow: bool) -> None:
         print(f"run {name} is unknown to the SuperLink; `mmmed server resume {name}` continues it")
         return
     print(f"run {name}: {flower.status}" + (f" ({shown(flower.details, 500)})" if flower.details else ""))
-    if flower.status.startswith("finished") and not flower.status.endswith("completed"):
+    done = told == resolve(folder.runs / name / "config.toml").config.federation.rounds and not changed
+    if flower.status.startswith("finished") and not flower.status.endswith("completed") and not done:
         print(f"`mmmed server resume {name}` continues it after the last finished round")
 
 

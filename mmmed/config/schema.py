@@ -126,6 +126,15 @@ class TrainingConfig(Section):
         lt=1,
         description="share of a record's modalities that a step does without, never all, so that the model learns to",
     )
+    adversarial: float = later(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="by how much of [0, 1] a pixel may change as training makes each picture harder (PGD); 0 for not",
+    )
+    adversarial_steps: Positive = later(
+        3, le=50, description="steps in which it does so, each a pass of its own"
+    )
     precision: Precision = Field(
         "float32",
         description="of the forward and backward pass; parameters, clipped sums and noise stay float32",

@@ -29,6 +29,8 @@ def text_of(value: object) -> str:
     """
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if not pd.api.types.is_scalar(value):  # a list, as a Parquet table may hold: no one value, of whatever length
+        return str(value).strip()
     return "" if pd.isna(value) else str(value).strip()  # type: ignore[call-overload]
 
 

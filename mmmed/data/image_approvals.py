@@ -1,4 +1,4 @@
-"""Which images with masked text a human has approved.
+"""Which images held for review a human has approved.
 
 A text detector misses some text, so an image in which it masked some is no part of a data set before a human has
 looked at it. ``mmmed site ingest`` lists these images in ``.ingest/masked.json`` and keeps them in the review folder
@@ -126,7 +126,7 @@ def check_approved(dataset: Path, files: Iterable[str]) -> int:
         held and held & {(dataset / file).resolve() for file in files if file and "\0" not in file}
     ):
         raise DataError(
-            f"{dataset}: {bad} images with masked text are in the table, but no record says that a human approved "
+            f"{dataset}: {bad} images held for review are in the table, but no record says that a human approved "
             f"them. Bring it in order with `mmmed site images {dataset}`, or ingest again"
         )
     return len(approvals.of_status("waiting"))
@@ -137,7 +137,7 @@ def waiting_note(dataset: Path, waiting: int) -> str:
     if not waiting:
         return ""
     return (
-        f"{rounded(waiting)} images with masked text wait for a human's approval and are not in the table: "
+        f"{rounded(waiting)} images held for review wait for a human's approval and are not in the table: "
         f"mmmed site images {shlex.quote(str(dataset))}"
     )
 

@@ -49,7 +49,7 @@ class Manifest:
             (a number, see `mmmed.tasks.base.Target.labels`; of L numbers ``label 0`` .. ``label L-1``), ``row`` (int64,
             from 0, in the table) and, if a fold column is configured, ``fold`` (int64). The index is 0 .. N - 1.
         unlabelled: site -> rows without a label, which are left out of ``records``. The counts stay at the site.
-        waiting: images with masked text that no human has approved yet, which are in no row. Stays at the site, too.
+        waiting: images held for review that no human has approved yet, which are in no row. Stays at the site, too.
         problem: what is done about a row that does not fit: raised, or noted.
     """
 
@@ -106,7 +106,7 @@ def read_manifest(
         without: patients whose rows are left out before anything else is looked at.
 
     Raises:
-        DataError: table or column missing, an image with masked text that is not approved, or a problem.
+        DataError: table or column missing, an image held for review that is not approved, or a problem.
     """
     path = table_file(root, data)
     frame = read_table(path)
@@ -185,7 +185,11 @@ def read_table(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such table. Expected a CSV or Parquet file; name it with data.table")
     try:
         if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
+            from pyarrow import parquet
+
+            # whole numbers stay so beside a missing one: as floating point, long ids would become others'
+            frame: pd.DataFrame = parquet.read_table(path).to_pandas(integer_object_nulls=True)
+            return frame
         return pd.read_csv(path, dtype=object, keep_default_na=False, na_values=[""])
     except UnicodeDecodeError as error:
         raise DataError(

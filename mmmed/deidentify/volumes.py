@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 from scipy import ndimage
 
-from mmmed.deidentify.pixels import SAME, find_text
+from mmmed.deidentify.pixels import SAME, has_words
 
 _TOGETHER = 8  # slices
 _STROKE = 0.03  # of the longer side of a slice: strokes of the tallest text that is looked for are thinner
@@ -69,7 +69,7 @@ def _with_text(pictures: Iterable[tuple[int, np.ndarray]]) -> set[int]:
         for place, (_, picture) in enumerate(together):
             top, left = place // columns * height, place % columns * width
             sheet[0, top : top + height, left : left + width] = picture
-        if find_text(sheet):
+        if has_words(sheet):
             found.update(number for number, _ in together)
     return found
 

@@ -1,4 +1,4 @@
-"""What a human looks at before an image with masked text is used: it before and after, and pages of these pairs.
+"""What a human looks at before an image is used in which text was seen: it before and after, and pages of these pairs.
 
 Pictures "before" show identifiers. They lie in the review folder alone, which only its owner can open.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmmed.data.image_approvals import review_folder
-from mmmed.deidentify.pixels import Box, mask
+from mmmed.deidentify.pixels import Box, Seen, mask
 from mmmed.errors import DataError
 from mmmed.files import replacing
 
@@ -23,7 +23,7 @@ PAGE = "index.html"
 _SIDE = 768  # pixels of the longer side of each of a pair
 _GAP = 8
 _PAIRS_A_PAGE = 60
-_OUTLINE = (255, 64, 64)
+_MASKED, _LEFT = (255, 64, 64), (255, 190, 0)  # colours of outlines
 
 
 def masked_picture(dataset: Path, item: str) -> Path:
@@ -46,25 +46,26 @@ def open_review(dataset: Path) -> None:
             (folder / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot be made ({error.strerror}); images with masked text wait there, beside the data set. "
+            f"{folder}: cannot be made ({error.strerror}); images held for review wait there, beside the data set. "
             "Allow writing, or choose another --out"
         ) from error
 
 
-def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box]) -> None:
-    """Draw an image before and after its text was masked, boxes outlined, as one JPEG in the review folder.
+def write_pair(dataset: Path, item: str, before: np.ndarray, seen: Seen) -> None:
+    """Draw an image before and after its text was masked as one JPEG in the review folder: boxes outlined in red, side
+    markers, which stay, in amber.
 
     Args:
         dataset: folder of the data set.
         item: the image's name.
         before: float32 (C, H, W) in [0, 1], before masking.
-        boxes: of text.
+        seen: text and side markers in it; nothing if it is one of the sample.
 
     Raises:
         DataError: the review folder cannot be made.
     """
     open_review(dataset)
-    left, right = (_outlined(pixels, boxes) for pixels in (before, mask(before, boxes)))
+    left, right = (_outlined(pixels, seen) for pixels in (before, mask(before, seen.boxes)))
     pair = Image.new("RGB", (left.width + _GAP + right.width, left.height), (255, 255, 255))
     pair.paste(left, (0, 0))
     pair.paste(right, (left.width + _GAP, 0))
@@ -72,16 +73,22 @@ def write_pair(dataset: Path, item: str, before: np.ndarray, boxes: Sequence[Box
         pair.save(partial, "JPEG")
 
 
-def _outlined(pixels: np.ndarray, boxes: Sequence[Box]) -> Image.Image:
+def _outlined(pixels: np.ndarray, seen: Seen) -> Image.Image:
     values = (pixels.clip(0, 1) * 255).round().astype(np.uint8)
     image = Image.fromarray(np.moveaxis(np.broadcast_to(values, (3, *values.shape[1:])), 0, -1))
     scale = min(1, _SIDE / max(image.size))
     image.thumbnail((_SIDE, _SIDE))
     canvas = ImageDraw.Draw(image)
-    for left, top, right, bottom in boxes:  # a little outside, so that what is masked can be seen whole
-        corners = (left * scale - 2, top * scale - 2, right * scale + 1, bottom * scale + 1)
-        canvas.rectangle(corners, outline=_OUTLINE, width=2)
+    for boxes, colour in ((seen.boxes, _MASKED), (seen.markers, _LEFT)):
+        for box in boxes:
+            _outline(canvas, box, scale, colour)
     return image
+
+
+def _outline(canvas: ImageDraw.ImageDraw, box: Box, scale: float, colour: tuple[int, int, int]) -> None:
+    """A little outside, so that what is masked can be seen whole."""
+    left, top, right, bottom = (side * scale for side in box)
+    canvas.rectangle((left - 2, top - 2, right + 1, bottom + 1), outline=colour, width=2)
 
 
 def waiting_pages(dataset: Path, items: Sequence[str]) -> Path:
@@ -144,7 +151,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src 'self' file:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Images with masked text</title>
+<title>Images held for review</title>
 <style>
  body { font: 15px/1.5 system-ui, sans-serif; max-width: 104rem; margin: 1.5rem auto; padding: 0 1rem; color: #222 }
  h1 { font-size: 1.4rem; margin: 0 } p { max-width: 60rem } .warn { background: #fbe9e9; color: #a11; padding: .5rem .75rem }
@@ -160,21 +167,21 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 {% if loop.index0 == number %}<b>{{ loop.index }}</b>{% else %}<a href="{{ name }}">{{ loop.index }}</a>{% endif %}
 {% endfor %}</nav>{% endif %}
 {% endmacro %}
-<h1>{{ total }} {{ "image" if command else "copied image" }}{{ "s" if total > 1 }} with masked text
+<h1>{{ total }} {{ "image" if command else "copied image" }}{{ "s" if total > 1 }} held for review
 {{- " to approve" if command else " to look at" }}</h1>
 {% if command %}
 <p class="warn">This page shows identifiers of patients. It stays on this machine; each pair is deleted when it is
 decided on.</p>
-<p>Left the image as it came, right as it would be trained on; what was masked is outlined in red. A click shows the
-right one in full size. Reject an image in which anything that tells who the patient is can still be read, or whose
-anatomy is covered. Until it is approved an image is in no data set; what is rejected stays out.</p>
+<p>Left the image as it came, right as it would be trained on; what was masked is outlined in red, a side marker that
+was left in amber. Among them is a sample of images in which nothing was seen. A click shows the right one in full size.
+Reject an image in which anything that tells who the patient is can still be read, or whose anatomy is covered. Until it is approved an image is in no data set; what is rejected stays out.</p>
 <pre>{{ command }} ITEM ITEM ... --reject ITEM --reject ITEM ...</pre>
 <p>When you have looked at every page: all that are left, but for what you reject.</p>
 <pre>{{ command }} --all --reject ITEM ...</pre>
 {% else %}
 <p class="warn">This page shows identifiers of patients. It stays on this machine: delete its folder when you have looked at
 every page.</p>
-<p>Left the image as it came, right its copy; what was masked is outlined in red. Of a clip each point is shown as bright as
+<p>Left the image as it came, right its copy; what was masked is outlined in red, a side marker that was left in amber. Of a clip each point is shown as bright as
 it gets in any frame. Delete the copies in which anything that tells who the patient is can still be read.</p>
 {% endif %}
 {{ pages() }}

@@ -31,7 +31,7 @@ class DeidentifyReport:
     """The result of de-identifying a set of sources.
 
     Attributes:
-        written, masked: how many copies were written, and how many of them with masked text.
+        written, masked: how many copies were written, and how many of them with text that was masked, or a side marker.
         skipped: what was left out, and why.
         page: shows the masked ones before and after, for a human to look at; None if there are none.
     """
@@ -137,21 +137,21 @@ def _copy(instance: Instance, patient: str, out: Path, key: SiteKey) -> _Copy:
             np.maximum(brightest, shown, out=brightest)
             yield shown
 
-    boxes, clear = clear_frames(all_frames())
+    seen, clear = clear_frames(all_frames())
     if not clear:
         raise DataError(f"{instance.found.origin}: text in the pixels could not be cleared")
     clean = deidentify_header(dataset, key, patient)
-    _set_pixels(clean, dataset, boxes)
+    _set_pixels(clean, dataset, seen.boxes)
     item = key.pseudonym("item", instance.sop)
-    if boxes:
+    if any(seen):
         clean.DeidentificationMethod = [METHOD, MASKED]
-        write_pair(out, item, brightest, boxes)
+        write_pair(out, item, brightest, seen)
     target = out / key.patient(patient) / key.pseudonym("study", instance.study)
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = target / f"{item}.dcm"
     with replacing(file) as partial:
         clean.save_as(partial, enforce_file_format=True)
-    return _Copy(file, bool(boxes))
+    return _Copy(file, any(seen))
 
 
 def _set_pixels(clean: Dataset, source: Dataset, boxes: Sequence[Box]) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from mmmed.data.image import read_image
 from mmmed.data.volume import MAX_VOXELS
 from mmmed.deidentify.header import was_masked
-from mmmed.deidentify.pixels import Cleared, clear_text
+from mmmed.deidentify.pixels import Cleared, Seen, clear_text
 from mmmed.deidentify.volumes import has_text
 from mmmed.dicom.file import open_dicom
 from mmmed.dicom.numbers import number
@@ -29,6 +29,7 @@ from mmmed.ingest.contact_sheets import masked_picture, write_pair
 from mmmed.ingest.sources import Found
 
 _MOST_MM = 1000.0  # between pixels; what is larger is damage
+_SAMPLED = 50  # images of which one is looked at though no text was seen in it
 _THICKEST = 0.9  # of the largest: voxels of such a size count as the largest
 
 
@@ -42,7 +43,8 @@ class Written:
         spacing: millimetres along the shape, 0 if unknown.
         fingerprint: 256 bits in hexadecimal that stay alike for alike images; "" for volumes.
         masked: boxes of text that were blackened.
-        held: whether text was masked in it, here or before, so that a human must approve it.
+        held: whether a human must approve it: text or a side marker was seen in it, text was masked in it before, or it
+            is one of the sample.
         sha256: of the file in hexadecimal; "" before it is noted as done.
     """
 
@@ -69,8 +71,8 @@ class Written:
 def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     """Decode the first frame, clear it of text and write it as an 8-bit PNG of what a display shows.
 
-    An image in which text was masked, here or in the copy that it is, goes into the review folder with a picture of
-    it before and after.
+    An image in which text or a side marker was seen, here or in the copy that it is, goes into the review folder with a
+    picture of it before and after; and so does a sample of those in which nothing was.
 
     Args:
         found: the file.
@@ -97,12 +99,18 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
     if not cleared.clear:
         return Written("", shape, spacing, fingerprint(pixels), len(cleared.boxes))
     file, png = f"images/{item}.png", _png(_eight_bits(cleared))
-    if not cleared.boxes and not masked_before:
+    seen = Seen(cleared.boxes, cleared.markers)
+    if not (any(seen) or masked_before or is_sample(item)):
         _write(png, out / file)
         return Written(file, shape, spacing, fingerprint(pixels), 0)
-    write_pair(out, item, pixels, cleared.boxes)
+    write_pair(out, item, pixels, seen)
     _write(png, masked_picture(out, item))
     return Written(file, shape, spacing, fingerprint(pixels), len(cleared.boxes), held=True)
+
+
+def is_sample(item: str) -> bool:
+    """Whether an image is one of those that a human looks at though nothing was seen in them: by its pseudonym."""
+    return int(item[:8], 16) % _SAMPLED == 0
 
 
 def _spacing(dataset: Dataset, found: Found) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from mmmed.ingest.items import Written
 
-VERSION = 4  # raise it when items are made differently: everything is made again
+VERSION = 5  # raise it when items are made differently: everything is made again
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""Images with masked text wait outside the data set until a human has decided on each.
+"""Images held for review wait outside the data set until a human has decided on each.
 
 `settle` makes the files and the table of a data set what the recorded decisions say, from wherever it was left: an
 approved image lies in ``images`` and is named by the table, one that waits lies in the review folder, one that was
@@ -39,7 +39,7 @@ STUDIES = f"{STATE}/studies.jsonl"
 
 @dataclass(frozen=True)
 class Review:
-    """The state of a data set's review: names of images with masked text, by decision."""
+    """The state of a data set's review: names of images held for review, by decision."""
 
     dataset: Path
     waiting: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class Review:
     def summary(self) -> str:
         """A few lines for the terminal."""
         lines = [
-            f"{self.dataset}: images with masked text: {len(self.waiting)} wait, {len(self.approved)} approved, "
+            f"{self.dataset}: images held for review: {len(self.waiting)} wait, {len(self.approved)} approved, "
             f"{len(self.rejected)} rejected"
         ]
         return "\n".join([*lines, *self.next_steps()])
@@ -59,7 +59,7 @@ class Review:
         if not self.waiting:
             return []
         return [
-            f"{len(self.waiting)} images with masked text wait for approval; they are in no table before. Look at",
+            f"{len(self.waiting)} images held for review wait for approval; they are in no table before. Look at",
             f"  {review_folder(self.dataset) / PAGE}",
             f"  mmmed site approve-images {shlex.quote(str(self.dataset))} --all   (or ITEM ..., or --reject ITEM)",
         ]
@@ -113,7 +113,7 @@ def decide(
         by: who decides; the user of the operating system by default.
 
     Raises:
-        DataError: a name is none of an image with masked text, is in both lists, or was rejected before; a picture is
+        DataError: a name is none of an image held for review, is in both lists, or was rejected before; a picture is
             gone or is not the one that was shown. Then nothing is decided.
     """
     _check_ingested(dataset)
@@ -210,7 +210,7 @@ def _check_ingested(dataset: Path) -> None:
 def _check_names(dataset: Path, known: Review, approve: set[str], reject: set[str]) -> None:
     where = f"`mmmed site images {dataset}` says where the names are"
     if strangers := sorted((approve | reject) - {*known.waiting, *known.approved, *known.rejected}):
-        raise DataError(f"{dataset}: no image with masked text is named {_some(strangers)}; {where}")
+        raise DataError(f"{dataset}: no image held for review is named {_some(strangers)}; {where}")
     if both := sorted(approve & reject):
         raise DataError(f"{dataset}: approved and rejected at once: {_some(both)}")
     if gone := sorted(approve & set(known.rejected)):

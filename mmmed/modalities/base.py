@@ -53,6 +53,8 @@ class Modality(ABC):
             or a table by column. A run in which all are empty does not have the modality.
         together: how many records' activations training may hold at once. Private steps are filled up to it.
         viewed: whether training may see other views of a record, made by `view`.
+        pictured: whether it is pictures, of which each value may be anything in [0, 1]; `training.adversarial` changes
+            those.
         adapters: whether ``trainable = "lora"`` adapts its encoder.
         joins_fusion: whether its encoder is a layer that nobody has trained before, which counts as the fusion's
             in ``trainable = "fusion-head"`` and ``"lora"``.
@@ -67,6 +69,7 @@ class Modality(ABC):
     column_keys: ClassVar[tuple[str, ...]]
     together: ClassVar[int] = 32
     viewed: ClassVar[bool] = False
+    pictured: ClassVar[bool] = False
     adapters: ClassVar[bool] = False
     joins_fusion: ClassVar[bool] = False
     pretrained: ClassVar[str] = ""

@@ -61,6 +61,7 @@ class Files(Column):
     """
 
     viewed = True
+    pictured = True
     windows: ClassVar[int] = 8
     shown: ClassVar[Literal["map", "clip", "views"]] = "map"
 
@@ -169,6 +170,7 @@ class Recordings(Files):
 
     span: ClassVar[int]
     windows = 24
+    pictured = False
 
     @abstractmethod
     def step(self, data: DataConfig) -> float:

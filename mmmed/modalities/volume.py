@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mmmed.modalities.columns import Files
-from mmmed.section import Section
+from mmmed.section import Section, later
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,7 @@ class VolumeModel(Section):
     volume_width: int = Field(
         16, ge=8, le=64, description="channels of its first stage; of swin-unetr 48 at 64, its standard"
     )
+    volume_weights: str = later("", description="local file, or MONAI bundle, of pretrained 3D weights")
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,17 @@ class Volume(Files):
 
         return build_volume_encoder(config.model, config.data.of(VolumeData).volume_size)
 
+    def from_scratch(self, model: ModelConfig) -> bool:
+        return not model.of(VolumeModel).volume_weights
+
+    def given(self, model: ModelConfig) -> str:
+        keys = model.of(VolumeModel)
+        weights = f", model.volume_weights = {keys.volume_weights!r}" if keys.volume_weights else ""
+        return f"model.volume = {keys.volume!r}{weights}"
+
     def label(self, model: ModelConfig) -> str:
-        return f"3d-{model.of(VolumeModel).volume}"
+        keys = model.of(VolumeModel)
+        return f"3d-{keys.volume}:{keys.volume_weights}" if keys.volume_weights else f"3d-{keys.volume}"
 
     def in_words(self, model: ModelConfig) -> str:
         return f"3D {model.of(VolumeModel).volume} for volumes"

@@ -105,13 +105,19 @@ def build_image_encoder(config: ModelConfig, channels: int, size: int = 64) -> I
 
 
 def build_volume_encoder(config: ModelConfig, size: int = 48) -> ImageEncoder:
-    """Build the 3D encoder that `config.volume` names, of one input channel.
+    """Build the 3D encoder that `config.volume` names, of one input channel, with its weights if it names a file.
 
     Raises:
-        ModelError: volumes of `size` voxels a side are too small for it.
+        ModelError: the weight file is missing or is for another network, or
+            volumes of `size` voxels a side are too small for it.
     """
     from mmmed.models.trunks import volume_trunk
 
-    trunk, width = volume_trunk(config.of(VolumeModel), size)
-    group_norm_throughout(trunk)
+    keys, key = config.of(VolumeModel), "model.volume_weights"
+    state = read_weights(Path(keys.volume_weights), key) if keys.volume_weights else {}
+    trunk, width = volume_trunk(keys, size)
+    if not has_batch_statistics(state):
+        group_norm_throughout(trunk)
+    if state:
+        put(trunk, state, keys.volume_weights, keys.volume, key)
     return ImageEncoder(_without_overwriting(trunk), width)

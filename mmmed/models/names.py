@@ -34,6 +34,8 @@ def former_policy_name(config: RunConfig) -> str | None:
     weights = f":{image.image_weights}" if image.image_weights else ""
     if "table" in config.data.modalities and config.model.of(TableModel).table != "linear":
         return None  # a former name says nothing of the table, which had one encoder
+    if config.model.of(VolumeModel).volume_weights:
+        return None  # nor of weights of volumes, which always started from scratch
     volume = f"+3d-{config.model.of(VolumeModel).volume}" if "volume" in config.data.modalities else ""
     return f"{image.image}{weights}+{text.text}{volume}"
 

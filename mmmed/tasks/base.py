@@ -120,7 +120,7 @@ class Target(ABC):
 
     def members(self, labels: np.ndarray) -> np.ndarray:
         """Labels -> (N, groups) bool, which groups each belongs to."""
-        groups = self.group_of(labels).reshape(len(labels), -1)
+        groups = self.group_of(labels).reshape(len(labels), len(self.questions))
         return np.stack([(groups == number).any(axis=1) for number in range(len(self.groups))], axis=1)
 
     # ---------------------------------------------------------------- model

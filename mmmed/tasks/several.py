@@ -119,7 +119,7 @@ class SeveralTarget(Target):
         found, offset = [], 0
         for name, known, own in self._of_each(labels):
             target = self._tasks[name]
-            groups = target.group_of(own).reshape(int(known.sum()), -1)
+            groups = target.group_of(own).reshape(int(known.sum()), len(target.questions))  # perhaps of nobody
             every = np.full((len(labels), len(target.questions)), -1, dtype=np.int64)
             every[known] = np.where(groups < 0, -1, groups + offset)
             found.append(every)

@@ -12,8 +12,10 @@ from torch import nn
 
 from mmmed.config import RunConfig
 from mmmed.data.batch import Batch, parts
+from mmmed.errors import ModelError
 from mmmed.modalities import MODALITIES
 from mmmed.modalities.base import Modality
+from mmmed.training.adversarial import hardened
 from mmmed.training.losses import batch_losses
 
 
@@ -33,6 +35,24 @@ def _trained(config: RunConfig) -> Iterator[Modality]:
         frozen = trainable in ("fusion-head", "lora") and not one.joins_fusion
         if not frozen or (trainable == "lora" and one.adapters):
             yield one
+
+
+def attacked(config: RunConfig) -> tuple[str, ...]:
+    """The modalities whose pictures `training.adversarial` makes harder: those whose encoders training computes.
+
+    Raises:
+        ModelError: it is asked for, and there is none.
+    """
+    if not config.training.adversarial:
+        return ()
+    found = tuple(one.name for one in _trained(config) if one.pictured)
+    if not found:
+        raise ModelError(
+            f"training.adversarial = {config.training.adversarial} changes pictures, and model.trainable = "
+            f'"{config.model.trainable}" trains no encoder of any that the run reads. Set model.trainable = "full", or '
+            "training.adversarial = 0"
+        )
+    return found
 
 
 class Step(Protocol):
@@ -121,11 +141,14 @@ def train(
     model.train()
     device = next(model.parameters()).device
     target, together, filled = config.task.target(), part_size(config), not isinstance(step, PlainStep)
+    pictures = attacked(config)
     steps = 0
     for patients in draws:
         batch = make_batch(steps, patients)
         for rows, unit in parts(batch.unit, together, filled=filled):
             part, precision = batch[rows].to(device), config.training.precision
+            if pictures and not centring:
+                part = hardened(model, target, part, config.training, pictures)
             losses = partial(batch_losses, model, target, part, precision, centring=centring)
             step.accumulate(losses, unit.to(device), len(rows) - len(unit))
         step.finish()

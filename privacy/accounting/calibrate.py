@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 
-from privacy.accounting.claim import claimed_epsilon
+from privacy.accounting.claim import claimed_epsilon, shown
 from privacy.accounting.events import DpSgdEvent, SelectionEvent, merge
 from privacy.accounting.pld import epsilon, rough_epsilon
 from privacy.errors import AccountingError
@@ -65,7 +65,7 @@ def near_noise_multiplier(target_epsilon: float, delta: float, sampling_rate: fl
 @lru_cache(maxsize=1024)
 def _calibrate(target: float, delta: float, rate: float, steps: int, before: tuple[DpSgdEvent, ...]) -> float:
     if (used := epsilon(before, delta)) >= target:
-        raise AccountingError(f"Earlier releases already reach epsilon {used:.4f} of {target}.")
+        raise AccountingError(f"Earlier releases already reach epsilon {shown(used)} of {target}.")
 
     def events(ticks: int) -> list[DpSgdEvent]:
         return [*before, DpSgdEvent(ticks / RESOLUTION, rate, steps)]
@@ -181,7 +181,7 @@ def _search(
         if low == _MAX_TICKS:
             raise AccountingError(
                 f"No noise multiplier up to {_MAX_TICKS / RESOLUTION:g} keeps epsilon {target} (it gives "
-                f"{value:.4f}). Lower the sampling rate or the steps, or raise the target."
+                f"{shown(value)}). Lower the sampling rate or the steps, or raise the target."
             )
         usable = 0 < value < math.inf
         if usable and last and 0 < at_last < math.inf:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from privacy.accounting import DpSgdEvent, epsilon
+from privacy.accounting import DpSgdEvent, epsilon, shown
 from privacy.errors import AccountingError, ReportError
 from privacy.versions import versions
 
@@ -182,7 +182,7 @@ class AuditResult:
         """A few lines for a terminal."""
         claim = self.claim
         lines = [
-            f"Claimed: epsilon {self.claimed_epsilon:.3f} at delta {self.delta:g} (noise multiplier "
+            f"Claimed: epsilon {shown(self.claimed_epsilon)} at delta {self.delta:g} (noise multiplier "
             f"{claim.noise_multiplier:g}, sampling rate {claim.sampling_rate:g}, {claim.steps} steps)",
             "",
         ]
@@ -193,7 +193,7 @@ class AuditResult:
         lines += [""] * bool(self.bounds)
         lines += [
             f"{bound.code}: epsilon is at least {bound.epsilon:.2f} (95 % confidence), claimed at most "
-            f"{bound.claimed_epsilon:.2f}, over {bound.steps} steps ({bound.method})"
+            f"{shown(bound.claimed_epsilon)}, over {bound.steps} steps ({bound.method})"
             for bound in self.bounds
         ]
         verdict = (

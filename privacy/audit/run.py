@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from privacy.accounting import epsilon
+from privacy.accounting import epsilon, shown
 from privacy.audit import bounds, per_step
 from privacy.audit.canaries import play
 from privacy.audit.long_run import every_step_clips, every_step_is_noised, long_runs
@@ -154,7 +154,7 @@ def _game(subject: Subject, effort: _Effort) -> list[Check | Bound]:
         whole_score_p_value(game, played),
     )
     checks = [
-        Check(bound.code, above, f"{bound.epsilon:.2f}, claimed {bound.claimed_epsilon:.2f}", p_value)
+        Check(bound.code, above, f"{bound.epsilon:.2f}, claimed {shown(bound.claimed_epsilon)}", p_value)
         for bound, p_value in zip(lower, p_values, strict=True)
     ]
     return [canary_check(game, claim.noise_multiplier), *checks, *lower]

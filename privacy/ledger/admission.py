@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, claimed_epsilon, merge
+from privacy.accounting import DpSgdEvent, Event, adaptive_epsilon, claimed_epsilon, merge, shown
 from privacy.errors import BudgetExceeded, LedgerError
 from privacy.ledger.state import Account, Budget
 
@@ -103,7 +103,7 @@ def admit(
             bound, basis = claimed_epsilon(events, limit.delta), "all planned runs together"
         if bound > limit.epsilon:
             raise BudgetExceeded(
-                f"With this run a patient's epsilon would reach {bound:.4g} ({basis}, delta {limit.delta:g}); "
+                f"With this run a patient's epsilon would reach {shown(bound)} ({basis}, delta {limit.delta:g}); "
                 f"{name} is {limit.epsilon:g}. Ask for more noise, fewer steps or a lower sampling rate."
             )
     return rule

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from privacy.accounting import shown
 from privacy.planning.settings import Setting
 from privacy.report.templates import render
 
@@ -158,6 +159,6 @@ def page(figure: Figure, title: str, note: str) -> str:
 def _described(one: Setting) -> str:
     return (
         f"sampling rate {one.sampling_rate:.4g}, {one.steps} steps, {one.records_per_patient} records<br>"
-        f"noise multiplier {one.noise_multiplier:.4f}, epsilon {one.epsilon:.3f}<br>"
+        f"noise multiplier {one.noise_multiplier:.4f}, epsilon {shown(one.epsilon)}<br>"
         f"signal / noise {one.signal_to_noise:.3g}"
     )

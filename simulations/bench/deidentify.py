@@ -3,6 +3,9 @@
 Without a truth file of one's own it takes the films with invented identifiers below `MMMED_DATA`, and always notes
 into which identifiers of every textual kind of HIPAA Safe Harbor are planted on the spot.
 
+Two sets of films are drawn with print on them that is small, huge, faint, turned or of many scripts (`bench.films`):
+the detector's settings were chosen on one, the other is kept apart.
+
 An identifier survives if any of its words, or a date in any usual spelling, can still be found; one that is burned in
 if a single pixel of its box is not masked. Precision is the share of what was taken away, words or pixels, that
 belongs to an identifier; other print on a film ("liegend") is taken away on purpose, and counts against it here.
@@ -14,14 +17,17 @@ import csv
 import json
 import os
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from pydicom import Dataset
+from scipy import ndimage
 
 from mmmed.data.image import read_image
 from mmmed.deidentify import SiteKey
@@ -30,12 +36,16 @@ from mmmed.deidentify.note_scrubbing import Scrubber
 from mmmed.deidentify.pixels import Box, clear_text, mask
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.errors import DataError
+from simulations.bench.films import Set
+from simulations.bench.films import films as drawn_films
 from simulations.bench.measure import Row, parser, publish
 from simulations.bench.planted import planted_notes
 
 LARGEST_MASKED = 0.02  # of the clean area of films: the aim
 _KINDS = ("name", "id", "accession", "birth_date", "study_date")
 _DATES = ("%Y%m%d", "%Y-%m-%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y")
+_KEPT = 0.03  # share of a line's ink: less than a letter
+_MARGIN = 25  # pixels: the width of the filter beside whose reach the area is clean
 _HARMLESS = {"street", "hospital"}  # words that name nobody and may stay
 _KEY = SiteKey(bytes(32))
 
@@ -98,11 +108,14 @@ def main(arguments: list[str]) -> int:
         "birth_date, study_date (YYYYMMDD), and burned_box_xyxy: a JSON list [left, top, right, bottom] in pixels, a "
         "list of such lists, or empty (default: the films below MMMED_DATA)",
     )
+    options.add_argument(
+        "--films", type=int, default=100, help="films to draw of each set (default: %(default)s)"
+    )
     options.add_argument("--notes", type=int, default=520, help="notes to plant (default: %(default)s)")
     chosen = options.parse_args(arguments)
     films = Films()
     try:
-        if (table := chosen.truth or _own_truth()) is not None:
+        if (table := chosen.truth or own_truth()) is not None:
             films = measure_films(read_truth(table))
         else:
             print("no films: set MMMED_DATA to the folder of dicom_mini, or give --truth")
@@ -110,10 +123,13 @@ def main(arguments: list[str]) -> int:
         options.error(str(error))
     planted = measure_notes(planted_notes(0, chosen.notes))
     tallies = {**films.tallies, **{f"planted note: {kind}": tally for kind, tally in planted.items()}}
+    drawn = {which: measure_drawn(which, chosen.films) for which in get_args(Set)} if chosen.films else {}
     publish("De-identification", [_row(what, tally) for what, tally in tallies.items()], chosen.json)
     print(
         f"{films.films} films: {films.clean_masked:.2%} of their clean area masked, {films.quarantined} quarantined"
     )
+    for which, result in drawn.items():
+        print(f"{which}: {result}")
     survive = sum(tally.survive for tally in tallies.values())
     print(f"{survive} of {sum(tally.identifiers for tally in tallies.values())} identifiers survive")
     if chosen.json is not None:
@@ -123,6 +139,7 @@ def main(arguments: list[str]) -> int:
             "quarantined": films.quarantined,
             "clean_area_masked": films.clean_masked,
         }
+        found["drawn"] = {which: asdict(result) for which, result in drawn.items()}
         chosen.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return int(survive > 0 or films.clean_masked > LARGEST_MASKED)
 
@@ -137,7 +154,7 @@ def _row(what: str, tally: Tally) -> Row:
     }
 
 
-def _own_truth() -> Path | None:
+def own_truth() -> Path | None:
     default = Path(__file__).parents[2].parent / "shared" / "data"
     table = Path(os.environ.get("MMMED_DATA", default)) / "dicom_mini" / "synthetic_phi.csv"
     return table if table.is_file() else None
@@ -192,6 +209,70 @@ def measure_films(truths: Iterable[Truth]) -> Films:
             _measure_comment(dataset, truth, films)
         _measure_pixels(truth, films)
     return films
+
+
+@dataclass
+class Drawn:
+    """Results over drawn films.
+
+    Attributes:
+        films: kind -> how many.
+        cleared: kind -> how many of them are masked so that no line of print keeps more than `_KEPT` of its ink, or
+            kept back because they cannot be cleared.
+        kept_back: films that cannot be cleared.
+        seen: films in which anything was seen, print or not.
+        clean_masked: share of the area beside print that is masked, the mean over films.
+        cpu_s: kind -> CPU-seconds a film, the mean.
+    """
+
+    films: dict[str, int] = field(default_factory=dict)
+    cleared: dict[str, int] = field(default_factory=dict)
+    kept_back: int = 0
+    seen: int = 0
+    clean_masked: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        printed = [kind for kind in self.films if not kind.startswith("clean")]
+        total, cleared = (sum(of[kind] for kind in printed) for of in (self.films, self.cleared))
+        times = [(self.cpu_s[kind], self.films[kind], "slice" in kind) for kind in self.films]
+        lines = [
+            f"{cleared} of {total} films with print cleared ({cleared / max(1, total):.1%}), "
+            f"{self.clean_masked:.2%} of the clean area masked, {self.kept_back} kept back; "
+            f"{self.seen} of {sum(self.films.values())} go to a human",
+            "  "
+            + ", ".join(
+                f"{kind} {self.cleared[kind]}/{self.films[kind]} {self.cpu_s[kind]:.2f} s"
+                for kind in self.films
+            ),
+        ]
+        for small, name in ((False, "film"), (True, "slice")):
+            some = [(seconds, count) for seconds, count, is_slice in times if is_slice == small]
+            if some:
+                mean = sum(s * n for s, n in some) / sum(n for _, n in some)
+                lines.append(f"  {mean:.3f} CPU-s a {name}")
+        return "\n".join(lines)
+
+
+def measure_drawn(which: Set, count: int) -> Drawn:
+    """Drawn films of one set, treated as `mmmed site ingest` treats them."""
+    result = Drawn()
+    clear_text(np.zeros((1, 64, 64), np.float32))  # loads the models
+    for film in drawn_films(which, count):
+        started = time.process_time()
+        cleared = clear_text(film.pixels)
+        seconds = time.process_time() - started
+        masked = mask(np.ones_like(film.pixels), cleared.boxes)[0] == 0
+        clear = all((masked & line).sum() >= (1 - _KEPT) * line.sum() for line in film.lines)
+        kind, done = film.kind, result.films.get(film.kind, 0)
+        result.films[kind] = done + 1
+        result.cleared[kind] = result.cleared.get(kind, 0) + (clear or not cleared.clear)
+        result.cpu_s[kind] = (result.cpu_s.get(kind, 0.0) * done + seconds) / (done + 1)
+        result.kept_back += not cleared.clear
+        result.seen += bool(cleared.boxes or cleared.markers or not cleared.clear)
+        beside = ~np.any([ndimage.maximum_filter(line, _MARGIN) for line in film.lines], axis=0)
+        result.clean_masked += float((masked & beside).mean() / count)
+    return result
 
 
 def _measure_comment(dataset: Dataset, truth: Truth, films: Films) -> None:

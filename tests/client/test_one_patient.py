@@ -141,12 +141,17 @@ NEIGHBOURS: dict[str, Table] = {
     "another site's": with_values(alone=1),
 }
 TABLE = {"numbers": {"age": [0, 90]}, "categories": {"sex": ["F", "M"]}}
+RARE = {  # of the first nobody else has a label, of the second all have the same
+    "rare": {"kind": "classification", "label": "finding", "classes": ["9", "8"]},
+    "usual": {"kind": "classification", "label": "alone", "classes": ["0", "2"]},
+}
 SECTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "table": {"data": TABLE},
     "fold": {"data": {"fold": "split", "test_fold": 1}},
     "a class that nobody has": {"task": {"classes": ["0", "1", "2"]}},
     "notes as names of files": {"data": {"image": "text", "text": ""}},
+    "a task that one has": {"task": {"kind": "several", "tasks": RARE, "main": "rare"}},
 }
 
 

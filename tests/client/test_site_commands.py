@@ -114,7 +114,7 @@ def test_masked_images_wait_until_they_are_approved(mmmed: Command, films: Path,
     code, _, err = mmmed("approve-images", "my data")
     assert code == 2 and "--all" in err
     code, _, err = mmmed("approve-images", "my data", "Erika")
-    assert code == 2 and "no image with masked text is named Erika" in err
+    assert code == 2 and "no image held for review is named Erika" in err
     code, out, _ = mmmed("approve-images", "my data", "--all")
     assert code == 0 and "0 wait, 1 approved" in out
     assert len(pd.read_parquet(tmp_path / "my data" / "data.parquet")) == 4

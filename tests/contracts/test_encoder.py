@@ -15,6 +15,7 @@ from mmmed.data.batch import Batch, Input
 from mmmed.data.made_up import made_up_records
 from mmmed.errors import ConfigError, ModelError
 from mmmed.modalities.text import WORDS
+from mmmed.modalities.volume import VolumeModel
 from mmmed.models import MultimodalModel, build_model, load_model, save_model, trunks
 from mmmed.models.names import former_policy_name, in_words, policy_name
 from mmmed.models.tokens import load_tokenizer
@@ -239,3 +240,28 @@ def test_an_encoder_without_a_column_is_refused(asked: str, columns: str, tmp_pa
     ).config  # said so: one modality left out
     (tmp_path / "run.toml").write_text(to_toml(dropped))
     assert resolve(tmp_path / "run.toml").config == dropped
+
+
+@pytest.mark.parametrize("name", ["resnet10", "swin-unetr"])
+def test_local_weights_of_volumes_are_read_as_their_networks_come(name: str, tmp_path: Path) -> None:
+    """ResNets as Med3D's are saved, with BatchNorm and from DataParallel; a whole SwinUNETR with its decoder."""
+    config = a_run("volume", name)
+    trunk, _ = trunks.volume_trunk(config.model.of(VolumeModel), 16)
+    whole = {key: torch.rand_like(v) if v.is_floating_point() else v for key, v in trunk.state_dict().items()}
+    saved = {f"module.{key}": value for key, value in whole.items()} | {"module.fc.weight": torch.ones(2, 2)}
+    if name == "swin-unetr":
+        saved = whole | {"decoder5.conv.weight": torch.ones(2, 2), "out.bias": torch.ones(2)}
+    torch.save({"state_dict": saved}, tmp_path / "w+1.pt")
+    keys = {**config.model.model_dump(), "volume_weights": str(tmp_path / "w+1.pt")}
+    given = RunConfig.model_validate({"data": config.data, "model": keys})
+    loaded = build_model(given).encoder("volume").trunk.state_dict()
+    assert loaded.keys() == whole.keys()
+    assert all(torch.equal(value, whole[key]) for key, value in loaded.items())
+    assert policy_name(given) == f"3d-{name}:{tmp_path}/w%2B1.pt" and former_policy_name(given) is None
+    assert former_policy_name(config) == f"resnet10+tiny+3d-{name}"
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "w+1.pt")
+    with pytest.raises(ModelError, match=rf"model\.volume_weights: .*w\+1\.pt does not fit {name}"):
+        build_model(given)
+    (tmp_path / "w+1.pt").write_bytes(b"junk")
+    with pytest.raises(ModelError, match=r"model\.volume_weights: .*w\+1\.pt"):
+        build_model(given)

@@ -28,6 +28,9 @@ def encoders() -> list[tuple[str, str]]:
     """Modality and encoder."""
     found = []
     for modality, one in MODALITIES.items():
+        if modality == "views":  # whose encoders are those of images
+            found.append((modality, "resnet10"))
+            continue
         names = typing.get_args(one.model_keys.model_fields[modality].annotation)
         found += [(modality, name) for name in names or ("tiny", "minilm", *WORDS)]
     return found
@@ -70,7 +73,8 @@ def test_a_fusion_is_exported_or_refused(kind: str, tmp_path: Path) -> None:
 def test_an_encoder_is_exported_or_refused(modality: str, name: str, tmp_path: Path) -> None:
     if name in PRETRAINED and not is_installed("pretrained"):
         pytest.skip("the extra `pretrained` is not installed")
-    model: dict[str, object] = {modality: name, "fusion": {"kind": "linear"}}
+    model: dict[str, object] = {"fusion": {"kind": "linear"}}
+    model["image" if modality == "views" else modality] = name
     if name == "tf-idf":
         model["text_public"] = str(tmp_path / "public.txt")
         (tmp_path / "public.txt").write_text("no lesion in the left lung\na small lesion\n", encoding="utf-8")

@@ -88,6 +88,16 @@ def test_made_up_labels_are_valid_and_of_every_group(kind: str) -> None:
 
 
 @EVERY
+def test_nobody_belongs_to_no_group(kind: str) -> None:
+    """Whether anybody has a label must not show by an error."""
+    target = of(kind).target()
+    labels = target.made_up(N).numpy()
+    assert target.members(labels[:0]).shape == (0, len(target.groups))
+    if labels.dtype == np.float32 and labels.ndim == 2:
+        assert not target.members(np.full_like(labels, np.nan)).any()
+
+
+@EVERY
 def test_a_records_loss_and_prediction_are_its_own(kind: str) -> None:
     target = of(kind).target()
     outputs = torch.randn(N, target.outputs, dtype=torch.float64, requires_grad=True)

@@ -22,19 +22,17 @@ pytestmark = pytest.mark.slow
 def test_a_site_that_is_frozen_past_the_time_out_is_left_out_and_comes_back(federation: TwoHospitals) -> None:
     """Runner, task and node stand still, as in a machine that sleeps: their connections stay open and say nothing."""
     north = federation.north
-    few = ("federation.min_sites=1", "federation.round_timeout=45.0")
-    run = federation.begin("federation.rounds=4", *few, LONG, CHEAP)
+    settings = ("federation.min_sites=1", "federation.round_timeout=120.0", "training.local_epochs=6")
+    run = federation.begin("federation.rounds=3", *settings, CHEAP)
     north.wait_until_training(run, 1)
     with frozen(north.task_process(), north.runner_process(), north.node_process()):
-        run.wait_for_round(2)
+        run.wait_for_round(1)
     run.wait()
-    first, second, *_, last = run.rounds()
-    for record in (first, second):
-        (told,) = [line["refused"] for line in record["train"] if "refused" in line] or ["away"]
-        assert told in (Refusal.NO_REPLY, Refusal.EXPIRED, Refusal.OFFLINE, "away")
-        assert record["changed"]  # the other went on
+    first, *_, last = run.rounds()
+    told = {line["site"]: line.get("refused") for line in first["train"]}
+    assert told["north"] in (Refusal.NO_REPLY, Refusal.EXPIRED, Refusal.OFFLINE)
+    assert told["south"] is None and first["changed"]  # the other went on
     assert sorted(line["site"] for line in last["train"] if "refused" not in line) == ["north", "south"]
-    assert north.charged(run.run_id) > 0 and north.audit()
     federation.check_ledgers(run)
 
 
@@ -58,12 +56,11 @@ def test_nginx_that_is_killed_in_mid_upload_costs_no_round(federation: TwoHospit
 
 def test_a_site_ten_times_slower_is_waited_for(federation: TwoHospitals) -> None:
     north = federation.north
-    run = federation.begin("federation.rounds=1", LONG, CHEAP)
+    settings = ("training.local_epochs=4", "federation.round_timeout=1200.0")
+    run = federation.begin("federation.rounds=1", *settings, CHEAP)
     north.wait_until_training(run, 1)
     with slowed(north, 0.1):
-        south_alone = federation.south.charged(run.run_id)
         run.wait()
-    assert south_alone >= 0
     federation.check(run, 1)
 
 

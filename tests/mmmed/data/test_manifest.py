@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet as pq
 
 from mmmed.config import RunConfig
 from mmmed.data.manifest import Manifest, read_manifest
@@ -238,9 +240,10 @@ def test_a_noted_problem_leaves_out_the_row_or_the_value(tmp_path: Path) -> None
         assert any(words in note for note in noted)
 
 
-def test_a_missing_value_of_one_patient_changes_no_other_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [0, 2**53 + 1])
+def test_a_missing_value_of_one_patient_changes_no_other_row(tmp_path: Path, first: int) -> None:
     """Parquet has whole numbers; pandas reads a column of them as floating point once one is missing."""
-    numbers = np.arange(20)
+    numbers = first + np.arange(20)
     frame = pd.DataFrame(
         {"patient": numbers, "study": numbers, "site": 1, "age": 40 + numbers, "y": numbers % 2}
     )
@@ -259,11 +262,24 @@ def test_a_missing_value_of_one_patient_changes_no_other_row(tmp_path: Path) -> 
     )
 
     def read(frame: pd.DataFrame) -> pd.DataFrame:
-        frame.to_parquet(tmp_path / "data.parquet")
+        table = pa.Table.from_pandas(frame.astype("Int64"), preserve_index=False)
+        pq.write_table(table.replace_schema_metadata(None), tmp_path / "data.parquet")  # as others write it
         return read_manifest(tmp_path, config.data, config.task, lambda message: None).records[:20]
 
     whole = read(frame)
     newcomer = {"patient": 99, "study": 99, "site": 1, "age": 44, "y": 1}
     for column in newcomer:
-        more = pd.concat([frame, pd.DataFrame([{**newcomer, column: None}])], ignore_index=True)
+        more = pd.concat([frame.astype(object), pd.DataFrame([{**newcomer, column: None}])], ignore_index=True)
         pd.testing.assert_frame_equal(read(more), whole)
+
+
+@pytest.mark.parametrize("asked", ["text", "fold", "numbers", "where", "label"])
+def test_a_cell_of_lists_is_a_cell_like_any(tmp_path: Path, asked: str) -> None:
+    """Parquet has lists. Whether one patient's holds one thing or two must not decide whether a table can be read."""
+    rows = [row | {"both": both} for row, both in zip(ROWS, [[1], [1, 2], []], strict=True)]
+    named: dict[str, Any] = {"numbers": {"both": [0, 2]}, "where": {"both": [1]}}
+    data = {} if asked == "label" else {asked: named.get(asked, "both")}
+    task = {"label": "both"} if asked == "label" else {}
+    config = RunConfig.model_validate({"data": {"image": "", **data}, "task": task})
+    folder = write(tmp_path, rows, "data.parquet")
+    read_manifest(folder, config.data, config.task, lambda message: None)

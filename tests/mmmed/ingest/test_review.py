@@ -1,4 +1,4 @@
-"""Images with masked text wait for a human, whatever happens in between."""
+"""Images held for review wait for a human, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from mmmed.errors import DataError
 from mmmed.ingest import IngestOptions, IngestReport, decide, deidentify, ingest, put_in_order
 from mmmed.ingest import review as review_module
 from mmmed.ingest.contact_sheets import masked_picture, waiting_pages
+from mmmed.ingest.items import is_sample
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.review import Review
 from mmmed.modalities import MODALITIES
@@ -131,10 +132,27 @@ def test_nothing_masked_is_in_the_data_set_before_a_human_approves(root: Path) -
     assert ("images that wait for approval, in no record", "< 10") in checked.facts["Counts"]
 
 
+def test_a_film_with_a_side_marker_alone_waits_and_keeps_it(tmp_path: Path) -> None:
+    pixels = np.full((256, 256), 900, np.uint16)
+    letter = Image.new("L", (256, 256))
+    ImageDraw.Draw(letter).text((200, 20), "L", fill=255, font=ImageFont.load_default(size=30))
+    pixels[np.asarray(letter) > 128] = 4000
+    (tmp_path / "in").mkdir()
+    save(dicom(pixels, PatientID="A"), tmp_path / "in" / "a.dcm")
+    (item,) = _ingest(tmp_path).review.waiting
+    shown = np.asarray(Image.open(masked_picture(tmp_path / "data", item)))
+    assert (shown[np.asarray(letter) > 128] > 200).all()
+
+
+def test_one_image_in_fifty_waits_though_nothing_was_seen() -> None:
+    share = np.mean([is_sample(KEY.pseudonym("item", str(number))) for number in range(20_000)])
+    assert 0.015 < share < 0.025
+
+
 def test_what_waits_is_shown_and_the_next_command_is_told(root: Path) -> None:
     report = _ingest(root)
     summary = report.summary()
-    assert "3 images with masked text wait" in summary and f"approve-images {root / 'data'} --all" in summary
+    assert "3 images held for review wait" in summary and f"approve-images {root / 'data'} --all" in summary
     folder = review_folder(root / "data")
     assert folder.parent == root and folder.stat().st_mode & 0o077 == 0
     page = (folder / "index.html").read_text()
@@ -185,7 +203,7 @@ def test_bad_requests_decide_nothing(root: Path) -> None:
     items = _items(root)
     decide(root / "data", [], [items["B"]])
     for approve, reject, why in (
-        ([items["A"], "stranger"], [], "no image with masked text is named stranger"),
+        ([items["A"], "stranger"], [], "no image held for review is named stranger"),
         ([items["A"]], [items["A"]], "approved and rejected at once"),
         ([items["A"], items["B"]], [], "rejected before"),
     ):
@@ -235,7 +253,7 @@ def test_without_the_record_all_wait_again(root: Path) -> None:
     decide(root / "data", [], rest=True)
     assert len(_manifest(root).records) == 5
     (root / "data" / ".ingest" / "approvals.json").unlink()
-    with pytest.raises(DataError, match="3 images with masked text are in the table, but no record"):
+    with pytest.raises(DataError, match="3 images held for review are in the table, but no record"):
         _manifest(root)
     assert _standing(put_in_order(root / "data")) == (3, 0, 0)
     assert len(_named(root)) == 2 and len(_manifest(root).records) == 3
@@ -405,5 +423,5 @@ def test_where_images_cannot_wait_they_are_left_out_with_the_reason(tmp_path: Pa
     _save(tmp_path / "in", 3, "D")
     review_folder(tmp_path / "data").write_text("a file is in the way")
     report = ingest([tmp_path / "in"], tmp_path / "data", key=KEY, options=IngestOptions(site="n", workers=1))
-    assert len(report.skipped) == 1 and "images with masked text wait there" in report.skipped[0].reason
+    assert len(report.skipped) == 1 and "images held for review wait there" in report.skipped[0].reason
     assert len(_named(tmp_path)) == 1
