@@ -186,7 +186,8 @@ class Modality(ABC):
             if not present.any():
                 found.append({})
             elif values.is_floating_point():
-                there = (values[present] if len(values) == len(present) else values).double()
+                several = values.ndim > 2 and len(values) == len(present)  # images of one study
+                there = (values[present] if several else values).double()
                 mean, spread = float(there.mean()), float(there.std(correction=0))
                 found.append({f"{self.name} mean": mean, f"{self.name} spread": spread})
             else:

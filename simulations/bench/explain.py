@@ -12,11 +12,15 @@ Films and notes are those of held-out patients with a finding that shows on the 
 from __future__ import annotations
 
 import json
+import shutil
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmmed.config import RunConfig, resolve
 from mmmed.data.image import preprocess
@@ -49,11 +53,21 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--out", type=Path, default=Path("runs/explain"), help="folder of the runs")
     options.add_argument("--epsilon", type=float, default=8.0)
     options.add_argument("--films", type=int, default=100)
+    options.add_argument(
+        "--in-one-place", action="store_true", help="train on all hospitals' patients as those of one site"
+    )
     chosen = options.parse_args(argv)
     assignments = [*(() if chosen.config else _RUN), *chosen.set]
+    config = resolve(chosen.config, assignments).config
+    if chosen.in_one_place:
+        table = _in_one_place(locate(config.data.source), chosen.out)
+        assignments += [f"data.source={table}", "federation.min_sites=1"]
+    plain: dict[str, Any] = {"privacy.enabled": False}
+    if config.federation.release == "secure-steps":
+        plain["federation.release"] = "steps"  # the same sum, where there is no noise to share
     made, found = planted(), []
     for name, own in (
-        ("without privacy", {"privacy.enabled": False}),
+        ("without privacy", plain),
         (f"epsilon {chosen.epsilon:g}", {"privacy.target_epsilon": chosen.epsilon}),
     ):
         config = resolve(chosen.config, assignments, own).config
@@ -62,6 +76,16 @@ def main(argv: list[str] | None = None) -> int:
         found.append({"model": name, **scored(folder, made, chosen.films)})
     publish("explanations that point at what was planted", found, chosen.json)
     return 0
+
+
+def _in_one_place(source: Path, out: Path) -> Path:
+    """A folder below `out` with the table of `source`, all of whose patients are of one site."""
+    folder = out.absolute() / "in-one-place"
+    if not folder.is_dir():
+        shutil.copytree(source / "images", folder / "images")
+    table = pd.read_csv(source / "data.csv", dtype=str, keep_default_na=False)
+    table.assign(site="all").to_csv(folder / "data.csv", index=False)
+    return folder
 
 
 def _train(config: RunConfig, folder: Path) -> None:
@@ -123,18 +147,16 @@ def scored(folder: Path, made: Mapping[str, Study], most: int) -> Row:
 
 def _asked(manifest: Manifest, config: RunConfig, made: Mapping[str, Study], most: int) -> Iterator[Asked]:
     """Held-out records with a finding that shows, of all hospitals in turn."""
-    waiting = []
-    for name in manifest.sites:
+    found = defaultdict(list)
+    for name in manifest.sites:  # one that holds all hospitals' patients, if it was trained in one place
         site = manifest.of_site(name)
         test = open_site_data(site, config, image_cache()).test
         names = site.records["study"][held_out(site, config.data, config.training.seed)]
-        waiting.append(
-            [
-                Asked(replace(test, rows=test.rows[[row]], patient=test.patient[[row]]), made[study])
-                for row, study in enumerate(names)
-                if study in made
-            ]
-        )
+        for row, study in enumerate(names):
+            if study in made:
+                record = replace(test, rows=test.rows[[row]], patient=test.patient[[row]])
+                found[made[study].info.site].append(Asked(record, made[study]))
+    waiting = list(found.values())
     turns = [
         one for turn in range(max(map(len, waiting))) for one in (w[turn] for w in waiting if turn < len(w))
     ]
