@@ -31,6 +31,12 @@ def test_a_planted_fault_is_flagged(name: str) -> None:
     assert expected <= {one.code for one in found if isinstance(one, Check) and not one.passed}, found
 
 
+def test_an_audit_of_faulty_code_fails() -> None:
+    plant, expected = FAULTS["a tenth of the noise"]
+    result = audit(plant(correct()), quick=True)
+    assert not result.passed and expected <= {check.code for check in result.violations}, result.to_text()
+
+
 @pytest.mark.parametrize(
     ("target_epsilon", "engine"),
     [(1.0, "bookkeeping"), (4.0, "hooks"), pytest.param(8.0, "ghost", marks=pytest.mark.slow)],
