@@ -100,7 +100,7 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
 
     Raises:
         PolicyError: its policy does not allow a candidate, or no tuning at all.
-        ConfigError: a key is varied that a sweep on patients' data cannot vary.
+        ConfigError: a key is varied that a sweep on patients' data cannot vary, or a candidate has centring steps.
         ModelError, PrivacyError: a candidate cannot be trained, as made-up records show, or there is no patient.
     """
     for key in candidates[0].settings:
@@ -112,6 +112,11 @@ def open_site(folder: Path, candidates: Sequence[Candidate]) -> Site:
     base = candidates[0].config
     if not base.privacy.enabled:
         raise ConfigError("privacy.enabled is false: a sweep on patients' data must be private")
+    if any(each.config.model.fusion.is_centring(1) for each in candidates):
+        raise ConfigError(
+            "model.fusion.centring_steps: a sweep at a site takes steps of the task alone, so what it found would be "
+            "of another training. Set it to 0 for the sweep"
+        )
     hospital = Hospital(folder)
     policy = hospital.judge(base, TUNING)
     try_run(base)

@@ -128,13 +128,14 @@ def _read_with_pillow(
 
 
 def _stretch(read: list[np.ndarray]) -> list[np.ndarray]:
-    """From the smallest to the largest value of all."""
-    seen = [values[np.isfinite(values)] for values in read]
-    low = min((values.min() for values in seen if len(values)), default=np.float32(0))
-    high = max((values.max() for values in seen if len(values)), default=np.float32(0))
-    return [
-        np.where(np.isfinite(v), (np.where(np.isfinite(v), v, low) - low) / max(high - low, 1e-12), 0).astype(
-            np.float32
-        )
-        for v in read
-    ]
+    """From the smallest to the largest value of all, which float32 may not hold the difference of."""
+    seen = [values[np.isfinite(values)].astype(np.float64) for values in read]
+    low = min((values.min() for values in seen if len(values)), default=0.0)
+    high = max((values.max() for values in seen if len(values)), default=0.0)
+    return [_from(values.astype(np.float64), low, max(high - low, 1e-12)) for values in read]
+
+
+def _from(values: np.ndarray, low: float, span: float) -> np.ndarray:
+    finite = np.isfinite(values)
+    shown: np.ndarray = np.where(finite, (np.where(finite, values, low) - low) / span, 0).astype(np.float32)
+    return shown

@@ -265,6 +265,14 @@ def test_what_splits_patients_or_sets_the_budget_cannot_vary(clinic: Hospital, v
         open_site(clinic.path, candidates)
 
 
+def test_a_sweep_takes_no_centring_steps_and_says_so(clinic: Hospital) -> None:
+    steps = ["federation.release=steps", "federation.rounds=9", "training.optimizer=sgd"]
+    linear = ["model.fusion.kind=linear", "model.fusion.centring_steps=3", "model.trainable=fusion-head"]
+    candidates = combinations(parse_vary(["training.learning_rate=1,2"]), None, [*steps, *linear])
+    with pytest.raises(ConfigError, match=r"model\.fusion\.centring_steps.*Set it to 0"):
+        open_site(clinic.path, candidates)
+
+
 def test_a_score_that_would_be_noise_is_refused_before_anything_is_charged(clinic: Hospital) -> None:
     candidates = tried(privacy__metrics_epsilon="0.05")
     with pytest.raises(PlanError, match="metrics_epsilon"):

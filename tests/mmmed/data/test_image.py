@@ -281,3 +281,10 @@ def test_mutated_files_are_read_or_refused(
     except DataError:
         return
     assert image.dtype == np.float32 and np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1
+
+
+def test_the_largest_numbers_are_stretched_as_any_others(tmp_path: Path) -> None:
+    huge = np.array([[-3e38, 0.0], [3e38, np.inf]], np.float32).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(huge).save(tmp_path / "huge.tiff")
+    read = read_image(tmp_path / "huge.tiff", channels=1)[0, ::8, ::8]
+    np.testing.assert_allclose(read, [[0, 0.5], [1, 0]], atol=1e-6)
