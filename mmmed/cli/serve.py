@@ -33,6 +33,9 @@ def serve(
         int, typer.Option(min=1, max=64, help="Studies that are answered at one time.")
     ] = 16,
     log: LogFolder = None,
+    stow: Annotated[
+        bool, typer.Option("--stow", help="Also take images by STOW-RS: POST /studies, answered by DICOM SR.")
+    ] = False,
     dicom_port: Annotated[
         int | None,
         typer.Option(
@@ -71,7 +74,13 @@ def serve(
         entrance = read_entrance(dicom_port, ae_title, dicom_from or [], dicom_to)
     elif dicom_from or dicom_to:
         raise typer.BadParameter("--dicom-from and --dicom-to go with --dicom-port")
+    if stow:
+        require("reports", "--stow")
     model = load_model(run, log=log)
+    if stow and (isinstance(model.config.task, Text) or "image" not in model.inputs):
+        raise ConfigError(
+            "--stow: of a model that reads no image, or writes a text, there is no DICOM SR (TID 1500)"
+        )
     if entrance is not None and isinstance(model.config.task, Text):
         raise ConfigError("--dicom-port: this model writes a text, of which there is no DICOM SR (TID 1500)")
     together = Together(model.network)
@@ -82,6 +91,7 @@ def serve(
         predict=replace(model, network=together).predict,  # type: ignore[arg-type]
         explain=model.explain,
         report=model.structured_report,
+        stow=stow,
         close=together.close,
     )
     bounds = Bounds(int(max_request_mb * 1_000_000), max_seconds, max_studies)

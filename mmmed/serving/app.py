@@ -1,17 +1,17 @@
-"""The application: /predict, /explain, /health and /metrics, with its OpenAPI description at /openapi.json."""
+"""The application: /predict, /explain, /studies, /health and /metrics, with its description at /openapi.json."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
 import typing
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
@@ -26,7 +26,11 @@ from mmmed.serving.guard import Bounds, Counts, Guard
 from mmmed.serving.upload import given_of, read_form
 from mmmed.text import escaped
 
-_ASKED = ("/predict", "/explain")
+_ASKED = ("/predict", "/explain", "/studies")
+_MOST_INSTANCES = 16  # of one request
+
+T = TypeVar("T")
+G = TypeVar("G")
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Served:
         files: those of them that are files.
         predict, explain: ask it about one study; from several threads at one time.
         report: what it said of a study as DICOM SR (`mmmed.api.Model.structured_report`).
+        stow: whether images come by STOW-RS as well.
         close: called at the end.
     """
 
@@ -48,6 +53,7 @@ class Served:
     predict: Callable[..., Prediction]
     explain: Callable[..., Prediction]
     report: Callable[..., bytes]
+    stow: bool = False
     close: Callable[[], None] = lambda: None
 
 
@@ -138,6 +144,26 @@ def create_app(
         """The same, with what each modality did to it, and within each its parts."""
         return await asking.ask(request, served.explain)
 
+    if served.stow:
+        from mmmed.serving.stow import DICOM, JSON, answer
+
+        related: dict[str, Any] = {'multipart/related; type="application/dicom"': {}}
+        described: dict[str, Any] = {"requestBody": {"required": True, "content": related}}
+        reports: dict[int | str, dict[str, Any]] = {
+            200: {"content": related | {JSON: {}}, "description": f"Structured reports ({DICOM})"},
+            406: {"model": Problem},
+        }
+
+        @app.post(
+            "/studies",
+            response_class=Response,
+            responses={**problems, **reports},
+            openapi_extra=told | described,
+        )
+        async def studies(request: Request) -> Response:
+            """Images by STOW-RS; of each the answer is a DICOM SR. Nothing of them is kept."""
+            return answer(await asking.instances(request), request.headers.get("accept", ""))
+
     @app.get("/health")
     async def health() -> Health:
         """Whether the server answers; needs no token."""
@@ -179,61 +205,89 @@ class _Asking:
         self._now = 0
 
     async def ask(self, request: Request, model: Callable[..., Prediction]) -> dict[str, Any]:
+        form = read_form(request, most=len(self._served.inputs))
+        found = await self._within(form, lambda given: self._answer(given, model))
+        for name in found.missing:
+            self._counts.missing.labels(name).inc()
+        return {"model": self._served.name, **found.to_dict()}
+
+    async def instances(self, request: Request) -> list[bytes]:
+        """The structured reports on the images of a request, in order."""
+        from mmmed.serving.stow import read_instances
+
+        return await self._within(read_instances(request, _MOST_INSTANCES), self._reports)
+
+    async def _within(self, reading: Coroutine[Any, Any, G], answer: Callable[[G], T]) -> T:
+        """What is made of a request in a thread, within the bounds of time and number."""
         if self._now >= self._bounds.studies:
+            reading.close()
             raise HTTPException(
                 503,
                 "as many studies as this server takes at one time are being answered",
                 {"Retry-After": "1"},
             )
         self._now += 1
-        computing: asyncio.Future[Prediction] | None = None
+        computing: asyncio.Future[T] | None = None
         try:
-            form = await self._form(request)
+            given = await self._read(reading)
             try:
-                computing = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._answer, form, model
-                )
+                computing = asyncio.get_running_loop().run_in_executor(self._threads, answer, given)
                 computing.add_done_callback(self._answered)
-                found = await asyncio.wait_for(asyncio.shield(computing), self._bounds.seconds)
+                return await asyncio.wait_for(asyncio.shield(computing), self._bounds.seconds)
             except TimeoutError as error:
                 raise HTTPException(503, f"no answer within {self._bounds.seconds:g} seconds") from error
         finally:
             if computing is None:
                 self._now -= 1
-        for name in found.missing:
-            self._counts.missing.labels(name).inc()
-        return {"model": self._served.name, **found.to_dict()}
 
-    def _answered(self, computing: asyncio.Future[Prediction]) -> None:
+    def _answered(self, computing: asyncio.Future[Any]) -> None:
         self._now -= 1
         if not computing.cancelled():
             computing.exception()  # seen, also where nobody waits for it any more
 
-    async def _form(self, request: Request) -> FormData:
+    async def _read(self, reading: Coroutine[Any, Any, G]) -> G:
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                return await read_form(request, most=len(self._served.inputs))
+                return await reading
         except TimeoutError as error:
             raise HTTPException(
                 408, f"the request did not come within {self._bounds.seconds:g} seconds"
             ) from error
 
     def _answer(self, form: FormData, model: Callable[..., Prediction]) -> Prediction:
-        with TemporaryDirectory(prefix="mmmed-request-") as temporary:
-            try:
-                given = given_of(form, self._served.inputs, self._served.files, Path(temporary))
-                return model(**given)
-            except DataError as error:
-                raise HTTPException(422, _sentence(error, temporary)) from None
-            except HTTPException:
-                raise
-            except Exception as error:
-                tell(error)
-                raise HTTPException(500, "this server failed to answer") from None
-            finally:
-                for _, value in form.multi_items():
-                    if not isinstance(value, str):
-                        value.file.close()
+        try:
+            with _told() as folder:
+                return model(**given_of(form, self._served.inputs, self._served.files, folder))
+        finally:
+            for _, value in form.multi_items():
+                if not isinstance(value, str):
+                    value.file.close()
+
+    def _reports(self, instances: list[bytes]) -> list[bytes]:
+        from mmmed.serving.stow import write_instance
+
+        made = []
+        for content in instances:
+            with _told() as folder:
+                image = write_instance(content, folder)
+                found = self._served.predict(image=image)
+                made.append(self._served.report(found, image=image))
+        return made
+
+
+@contextmanager
+def _told() -> Iterator[Path]:
+    """A folder for a study's files, gone afterwards; whatever goes wrong with them is told without its path."""
+    with TemporaryDirectory(prefix="mmmed-request-") as temporary:
+        try:
+            yield Path(temporary)
+        except DataError as error:
+            raise HTTPException(422, _sentence(error, temporary)) from None
+        except HTTPException:
+            raise
+        except Exception as error:
+            tell(error)
+            raise HTTPException(500, "this server failed to answer") from None
 
 
 def _sentence(error: DataError, folder: str) -> str:
