@@ -79,6 +79,7 @@ def evaluate(
     predicted = np.concatenate([p.prediction for p in predictions])
     guess = np.concatenate([np.tile(p.guess, (len(p.label), 1)) for p in predictions])
     site = np.concatenate([np.full(len(p.label), i) for i, p in enumerate(predictions)])
+    half = np.concatenate([p.patient % 2 == 0 for p in predictions])  # whoever a patient is has no part in it
     draws = list(_resample([p.patient for p in predictions], seed, resamples))
 
     def intervals(statistics: Callable[[np.ndarray], dict[str, float]]) -> dict[str, Interval]:
@@ -99,7 +100,12 @@ def evaluate(
             main
         ]
 
-    pooled = intervals(lambda rows: target.scores(predicted[rows], label[rows]))
+    pooled = intervals(
+        lambda rows: (
+            target.scores(predicted[rows], label[rows])
+            | target.chosen_on_others(predicted[rows], label[rows], half[rows])
+        )
+    )
     return Evaluation(
         score=target.score,
         pooled=pooled.pop(main),

@@ -13,7 +13,7 @@ import torch
 
 from mmmed.data.cells import Problem, canonical, rows_of
 from mmmed.tasks.base import Score, Target
-from mmmed.tasks.measures import MEASURES, area, area_within, percent, points
+from mmmed.tasks.measures import MEASURES, area, area_within, f1_chosen, percent, points
 
 LEAST_PROBABILITY = 1e-12
 
@@ -59,6 +59,13 @@ class AnswersTarget(Target):
             "loss": float(-np.log(np.maximum(chosen, LEAST_PROBABILITY)).mean()),
             "calibration": off[0] if len(off) == 1 else self.mean([abs(one) for one in off]),
         }
+
+    def chosen_on_others(
+        self, predictions: np.ndarray, labels: np.ndarray, half: np.ndarray
+    ) -> dict[str, float]:
+        """F1 at a threshold; the mean over questions."""
+        answers = self._answers(*self.evidence(predictions, labels))
+        return {"f1_chosen": self.mean([f1_chosen(score, yes, half[rows]) for score, yes, rows in answers])}
 
     def confidences(self, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """log(p / (1 - p)) of what is true of the record."""

@@ -152,6 +152,18 @@ class Target(ABC):
     def scores(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """(N, K) predictions and labels, N at least 1 -> all scores by name; NaN where one is undefined."""
 
+    def chosen_on_others(
+        self, predictions: np.ndarray, labels: np.ndarray, half: np.ndarray
+    ) -> dict[str, float]:
+        """Scores that need a choice, made for the records of each half on those of the other; here none.
+
+        Args:
+            predictions: (N, K).
+            labels: of the same records.
+            half: (N,) bool; all records of a patient are in one.
+        """
+        return {}
+
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """What the task's private release (`mmmed.tasks.Task.release`) is made from, each row of its record alone.
 

@@ -56,6 +56,34 @@ def f1(score: np.ndarray, positive: np.ndarray) -> float:
     return float(2 * (chosen & positive).sum() / either) if either else float("nan")
 
 
+def f1_chosen(score: np.ndarray, positive: np.ndarray, half: np.ndarray) -> float:
+    """F1 where yes is a probability above a threshold that was chosen on others: cross-fitting with two halves.
+
+    Args:
+        score: (N,).
+        positive: (N,) bool.
+        half: (N,) bool, which half each is in. For either the threshold is that of the largest F1 in the other.
+
+    Returns:
+        The F1 of both halves together; NaN where one of them has no yes.
+    """
+    chosen = np.zeros(len(score), dtype=bool)
+    for own in (half, ~half):
+        if not positive[~own].any() or np.isnan(score).any():
+            return float("nan")
+        chosen[own] = score[own] >= _best_threshold(score[~own], positive[~own])
+    return float(2 * (chosen & positive).sum() / (chosen.sum() + positive.sum()))
+
+
+def _best_threshold(score: np.ndarray, positive: np.ndarray) -> float:
+    """The lowest score that is a yes where F1 is largest."""
+    order = np.argsort(-score, kind="stable")
+    found = np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of each run of equal scores
+    best = last[np.argmax(2 * found[last] / (last + 1 + found[-1]))]
+    return float(score[order][best])
+
+
 def brier(score: np.ndarray, positive: np.ndarray) -> float:
     """Mean squared difference of probability and truth (Brier 1950)."""
     return float(np.square(score - positive).mean()) if len(score) else float("nan")

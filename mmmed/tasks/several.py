@@ -181,6 +181,17 @@ class SeveralTarget(Target):
             found |= {f"{prefix}{key}": value for key, value in scores.items()}
         return found
 
+    def chosen_on_others(
+        self, predictions: np.ndarray, labels: np.ndarray, half: np.ndarray
+    ) -> dict[str, float]:
+        found: dict[str, float] = {}
+        given = self._predicted(predictions)
+        for name, known, own in self._of_each(labels):
+            prefix = "" if name == self._main else f"{name}."
+            scores = self._tasks[name].chosen_on_others(given[name][known], own, half[known])
+            found |= {f"{prefix}{key}": value for key, value in scores.items()}
+        return found
+
     def evidence(self, predictions: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The main task's; a record that lacks it has labels of NaN."""
         (known, own), given = self._main_labels(labels), self._predicted(predictions)[self._main]

@@ -80,7 +80,9 @@ def test_connected_sites_are_asked_what_they_would_refuse_and_nothing_changes_th
         told = federation.coordinator("check", *settings, "--wait", 300)
         assert "north: would take part\n" in told
         assert "south: its policy allows the run; somebody there has to approve it\n" in told
-        assert re.search("^(gone|other|probe): not connected$", told, re.MULTILINE), told  # whom no test revoked
+        assert re.search("^(gone|other|probe): not connected$", told, re.MULTILINE), (
+            told
+        )  # whom no test revoked
         assert re.search(r"^2 of \d+ would take part; a round needs 2;", told, re.MULTILINE)
         greedy = ("--set", "privacy.target_epsilon=50", "--wait", 300)
         told = federation.coordinator("check", *settings, *greedy, check=False)

@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from mmmed.tasks import Classification
 from mmmed.tasks.base import Target
+from mmmed.tasks.measures import f1_chosen
 
 TABLE = Path("data.csv")
 
@@ -103,3 +104,26 @@ def test_a_guess_is_the_share_of_each_class_and_a_confidence_the_log_odds() -> N
     probability = np.array([[0.5, 0.3, 0.2], [0.0, 0.0, 1.0]])
     confident = target.confidences(probability, np.array([2, 0]))
     assert confident[0] == pytest.approx(np.log(0.2 / 0.8)) and np.isfinite(confident[1])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans(), st.booleans()), min_size=1, max_size=14))
+def test_f1_is_of_a_threshold_that_was_the_best_of_the_other_half(rows: list[tuple[int, bool, bool]]) -> None:
+    score, yes, half = (np.array(column) for column in zip(*rows, strict=True))
+    score = score / 4
+
+    def f1_at(least: float, own: np.ndarray) -> float:
+        said = score[own] >= least
+        return 2 * (said & yes[own]).sum() / (said.sum() + yes[own].sum())
+
+    found = f1_chosen(score, yes, half)
+    if not (yes[half].any() and yes[~half].any()):
+        assert np.isnan(found)
+        return
+    best = {
+        side: max(
+            sorted(set(score[half == side]), reverse=True), key=lambda least: f1_at(least, half == side)
+        )
+        for side in (False, True)
+    }
+    said = score >= np.where(half, best[False], best[True])
+    assert found == pytest.approx(2 * (said & yes).sum() / (said.sum() + yes.sum()))
