@@ -392,7 +392,7 @@ def test_compressed_and_colour_objects_are_copied_uncompressed(tmp_path: Path) -
         [copy] = (tmp_path / "out" / _pseudonym(f"P{number}")).rglob("*.dcm")
         before, after = (read_image(p, channels=3) for p in (tmp_path / "in" / f"{number}.dcm", copy))
         assert not pydicom.dcmread(copy).file_meta.TransferSyntaxUID.is_compressed
-        assert (before != after).mean() < 0.1  # all but masked text
+        assert (before != after).mean() < 0.15  # all but masked text, of which an ultrasound has much
 
 
 def test_text_in_one_frame_of_a_clip_is_blackened_in_the_copy(tmp_path: Path) -> None:
