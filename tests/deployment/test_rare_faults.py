@@ -97,6 +97,32 @@ def test_a_site_is_upgraded_in_the_middle_of_a_run(federation: TwoHospitals, tmp
         south.start()
 
 
+def test_three_deaths_of_the_coordinator_lose_no_round(federation: TwoHospitals) -> None:
+    """Of its server app, of its SuperLink, and of all of it at once."""
+    coordinator, north = federation.coordinator, federation.north
+    run = federation.begin("federation.rounds=3", LONG, CHEAP)
+    for number in range(1, 4):
+        north.wait_until_training(run, number)
+        match number:
+            case 3:
+                for process in coordinator.server_apps():  # as a power cut
+                    kill(process)
+                coordinator.end(signal.SIGKILL)
+                coordinator.start()
+                wait_for(lambda: coordinator("status").count("online") >= 2, "the sites")
+                wait_for(run.ended, "the loss of the server app to be noticed")
+                coordinator("resume", run.name)
+            case 1:
+                for process in coordinator.server_apps():
+                    kill(process)
+                coordinator("stop", run.name)
+                coordinator("resume", run.name)
+            case 2:
+                kill(coordinator.process("flower-superlink"))
+    run.wait()
+    federation.check(run, 3)
+
+
 @contextmanager
 def frozen(*processes: int | None) -> Iterator[None]:
     """Let processes stand still."""
