@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
@@ -29,6 +30,7 @@ from server.roster import write_admitted
 log = logging.getLogger(__name__)
 
 _PATIENCE = 60.0  # seconds after its start for which the SuperLink may be silent
+_LEAVING = 15.0  # seconds for which a port may be taken by what an earlier coordinator left
 
 
 def start(folder: Folder) -> None:
@@ -186,15 +188,24 @@ def _alone(folder: Folder) -> AbstractContextManager[None]:
 
 
 def _check_free(address: str, port: int) -> None:
+    """Wait until nothing listens there: what a coordinator that was killed has left takes seconds to end."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except OSError as error:
-            raise DeployError(
-                f"{address}:{port}: cannot listen here ({error.strerror}). Free the port, or change it in server.toml"
-            ) from error
+    deadline, told = time.monotonic() + _LEAVING, False
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                return probe.bind((address, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise DeployError(
+                        f"{address}:{port}: cannot listen here ({error.strerror}). Free the port, or change it in "
+                        "server.toml"
+                    ) from error
+        if not told:
+            log.warning("%s:%d is taken: waiting up to %.0f s for it", address, port, _LEAVING)
+            told = True
+        time.sleep(0.2)
 
 
 def _check_configuration(folder: Folder, nginx: str) -> None:

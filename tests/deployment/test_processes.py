@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
+import pytest
+
+from mmmed.errors import DeployError
+from server.deployment import start
 from simulations.loopback.processes import kill, processes, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +130,17 @@ def test_what_a_stopped_process_had_started_does_not_outlive_it(tmp_path: Path) 
     supervisor.terminate()
     assert supervisor.wait(300) == 0
     wait_for(lambda: not running(log(tmp_path, "one").split()[0]), "the end of the child")
+
+
+def test_a_port_that_a_killed_coordinator_has_left_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as left:
+        port = left.getsockname()[1]
+        monkeypatch.setattr(start, "_LEAVING", 0.0)
+        with pytest.raises(DeployError, match=rf"127.0.0.1:{port}.*Free the port"):
+            start._check_free("127.0.0.1", port)
+        monkeypatch.setattr(start, "_LEAVING", 300.0)
+        ends = threading.Timer(0.5, left.close)
+        ends.start()
+        start._check_free("127.0.0.1", port)
+        assert left.fileno() == -1
+        ends.join()

@@ -22,18 +22,33 @@ pytestmark = pytest.mark.slow
 def test_a_site_that_is_frozen_past_the_time_out_is_left_out_and_comes_back(federation: TwoHospitals) -> None:
     """Runner, task and node stand still, as in a machine that sleeps: their connections stay open and say nothing."""
     north = federation.north
-    settings = ("federation.min_sites=1", "federation.round_timeout=120.0", "training.local_epochs=6")
-    run = federation.begin("federation.rounds=3", *settings, CHEAP)
+    settings = ("federation.min_sites=1", "federation.round_timeout=90.0", "training.local_epochs=6")
+    run = federation.begin("federation.rounds=40", *settings, CHEAP)
     north.wait_until_training(run, 1)
     with frozen(north.task_process(), north.runner_process(), north.node_process()):
         run.wait_for_round(1)
-    run.wait()
-    first, *_, last = run.rounds()
-    told = {line["site"]: line.get("refused") for line in first["train"]}
+
+    def took_part() -> list[list[str]]:
+        return [sorted(line["site"] for line in r["train"] if "refused" not in line) for r in run.rounds()]
+
+    def both_are_reported() -> bool:  # the report is written after the round's line
+        return took_part()[-1] == ["north", "south"] and "north" in run.reported()
+
+    wait_for(both_are_reported, "a round with both")
+    federation.coordinator("stop", run.name)
+    told = {line["site"]: line.get("refused") for line in run.rounds()[0]["train"]}
     assert told["north"] in (Refusal.NO_REPLY, Refusal.EXPIRED, Refusal.OFFLINE)
-    assert told["south"] is None and first["changed"]  # the other went on
-    assert sorted(line["site"] for line in last["train"] if "refused" not in line) == ["north", "south"]
-    federation.check_ledgers(run)
+    assert took_part()[0] == ["south"]  # which went on
+    assert all(record["changed"] for record in run.rounds())
+    stated = next(
+        line["released"]
+        for record in run.rounds()
+        for line in record["train"]
+        if line["site"] == "north" and "refused" not in line
+    )
+    assert north.charged(run.run_id) >= int(stated["privacy.steps"]) + 2  # what it ran before it froze, too
+    assert run.reported()["north"] >= stated["privacy.epsilon"] * (1 - 1e-9)
+    assert north.audit()  # its chain holds
 
 
 def test_nginx_that_is_killed_in_mid_upload_costs_no_round(federation: TwoHospitals) -> None:
@@ -82,14 +97,17 @@ def test_a_site_is_upgraded_in_the_middle_of_a_run(federation: TwoHospitals, tmp
         south.start()
 
 
-def test_ten_deaths_of_the_coordinator_lose_no_round(federation: TwoHospitals) -> None:
+def test_three_deaths_of_the_coordinator_lose_no_round(federation: TwoHospitals) -> None:
+    """Of its server app, of its SuperLink, and of all of it at once."""
     coordinator, north = federation.coordinator, federation.north
-    run = federation.begin("federation.rounds=10", LONG, CHEAP)
-    for number in range(1, 11):
+    run = federation.begin("federation.rounds=3", LONG, CHEAP)
+    for number in range(1, 4):
         north.wait_until_training(run, number)
-        match number % 3:
-            case 0:
-                coordinator.end(signal.SIGKILL)  # as a power cut
+        match number:
+            case 3:
+                for process in coordinator.server_apps():  # as a power cut
+                    kill(process)
+                coordinator.end(signal.SIGKILL)
                 coordinator.start()
                 wait_for(lambda: coordinator("status").count("online") >= 2, "the sites")
                 wait_for(run.ended, "the loss of the server app to be noticed")
@@ -102,32 +120,7 @@ def test_ten_deaths_of_the_coordinator_lose_no_round(federation: TwoHospitals) -
             case 2:
                 kill(coordinator.process("flower-superlink"))
     run.wait()
-    federation.check(run, 10)
-
-
-def test_a_hundred_rounds_leave_memory_descriptors_and_files_as_they_were(federation: TwoHospitals) -> None:
-    north, coordinator = federation.north, federation.coordinator
-    run = federation.begin("federation.rounds=100", "privacy.target_epsilon=8", "privacy.metrics=none")
-    run.wait_for_round(30)
-    watched = {
-        "server app": coordinator.server_apps()[0],
-        "superlink": coordinator.process("flower-superlink"),
-        "node": north.node_process(),
-        "runner": north.runner_process(),
-    }
-    before = {name: usage(process) for name, process in watched.items()}
-    files = {folder: count(folder) for folder in (coordinator.folder, north.path)}
-    run.wait_for_round(90)
-    after = {name: usage(process) for name, process in watched.items()}
-    grown = {folder: count(folder) - had for folder, had in files.items()}
-    run.wait()
-    for name in watched:
-        (memory, open_files), (memory_after, open_after) = before[name], after[name]
-        assert memory_after - memory < 60 * 0.5e6, (name, before, after)  # half a megabyte a round
-        assert open_after - open_files <= 8, (name, before, after)
-    assert grown[coordinator.folder] <= 10, grown  # a round is a line, not a file
-    assert grown[north.path] <= 2 * 60 + 10, grown  # answers that are kept, up to their bound
-    federation.check_ledgers(run)
+    federation.check(run, 3)
 
 
 @contextmanager
@@ -176,14 +169,3 @@ def frozen_if_there(process: int) -> Iterator[None]:
     finally:
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGCONT)
-
-
-def usage(process: int | None) -> tuple[float, int]:
-    """Resident bytes and open descriptors."""
-    here = Path(f"/proc/{process}")
-    pages = int((here / "statm").read_text().split()[1])
-    return float(pages * os.sysconf("SC_PAGE_SIZE")), len(list((here / "fd").iterdir()))
-
-
-def count(folder: Path) -> int:
-    return sum(1 for path in folder.rglob("*") if path.is_file())
