@@ -28,7 +28,7 @@ from mmmed.ingest.records import Patient, Report, date, text_file
 from mmmed.ingest.signals import signal_files
 from mmmed.ingest.sources import Found, Skipped, absolute
 from mmmed.ingest.structured import coded_content
-from mmmed.ingest.tables import table_rows
+from mmmed.ingest.tables import TABLES, table_rows
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
@@ -214,7 +214,7 @@ def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, 
     # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
     if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
-    elif suffix in (".csv", ".tsv", ".parquet"):
+    elif suffix in TABLES:
         table = options.table_of(Path(file.origin).name)
         if table is None:
             result.skipped.append(
