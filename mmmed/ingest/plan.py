@@ -13,6 +13,7 @@ from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.pixels import modality_values
 from mmmed.dicom.series import MIN_SLICES, geometry
 from mmmed.errors import DataError
+from mmmed.ingest.edf import EDF, write_edf
 from mmmed.ingest.items import Written, copy_nifti, write_image, write_volume
 from mmmed.ingest.note_matching import Notes
 from mmmed.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
@@ -202,6 +203,8 @@ def _file_writer(file: Found, found: Scan) -> Writer:
         return partial(write_audio, file)
     if name.endswith((".nii", ".nii.gz")):
         return partial(copy_nifti, file)
+    if name.endswith(EDF):
+        return partial(write_edf, file)
     if name.endswith(WFDB_HEADER):
         return partial(write_wfdb, file, partial(found.beside, file))
     return partial(write_image, file, dicom=is_dicom(file.path))

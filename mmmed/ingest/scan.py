@@ -21,6 +21,7 @@ from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
 from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
+from mmmed.ingest.edf import EDF, person_of
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.people import Identity, People, is_no_id, read_crosswalk
@@ -95,7 +96,7 @@ class Scan:
     Attributes:
         instances, reports: DICOM objects, and what else is said of studies.
         named: FHIR resources by the names that others refer to them with.
-        files: images, sounds and WFDB records, of which a table or a header says whose they are; by absolute origin.
+        files: images, sounds and waveforms of which a table or a header says whose they are; by absolute origin.
         people: who is one patient.
         patients: what headers say of patients, by the names that `people` gives them.
         undecided: names of studies that are under several patients.
@@ -200,19 +201,22 @@ def _place_loose_files(result: Scan) -> None:
             continue
         if name.endswith(_PICTURES):
             result.skipped.append(Skipped(file.origin, "image that no row of a table names"))
-        elif name.endswith((*SOUNDS, WFDB_HEADER)):
+        elif name.endswith((*SOUNDS, WFDB_HEADER, EDF)):
             result.reports.append(Report((), (file.stem,), "", file.origin, file=file.origin))
         elif name.endswith(_WFDB_SIGNALS):
             result.skipped.append(Skipped(file.origin, "signals that no WFDB header among the sources names"))
         else:
             result.skipped.append(Skipped(file.origin, _NOBODY))
+    for report in result.reports:
+        if report.file.lower().endswith(EDF) and (recording := result.file(report.file)):
+            report.person.learn(person_of(recording))
 
 
 def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
     name = file.origin.lower()
     suffix = Path(name).suffix
     # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
-    if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
+    if name.endswith((*_PICTURES, *SOUNDS, EDF, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
     elif suffix in TABLES:
         table = options.table_of(Path(file.origin).name)
