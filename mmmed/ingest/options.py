@@ -20,7 +20,7 @@ from mmmed.ingest.sections import Section
 from mmmed.ingest.units import is_unit
 
 _TAKEN = {  # columns of the table of studies that have their meaning already
-    "patient_id", "study_id", "site", "image", "volume", "audio", "waveform", "text", "modality", "view",
+    "patient_id", "study_id", "site", "image", "volume", "audio", "waveform", "video", "text", "modality", "view",
     "body_part", "laterality", "sex", "age", "study_date", "shape", "spacing_mm",
 }  # fmt: skip
 

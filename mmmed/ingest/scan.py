@@ -21,6 +21,7 @@ from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
 from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
+from mmmed.ingest.clips import is_clip
 from mmmed.ingest.edf import EDF, person_of
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
@@ -87,6 +88,7 @@ class Instance:
     issuer: str = ""
     scout: bool = False
     stacked: bool = False  # what should be a slice of a volume
+    clip: bool = False  # of several frames that are no slices
 
 
 @dataclass
@@ -298,6 +300,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
             file, sop, study, text(dataset, "SeriesInstanceUID") or sop, accession, patient.id,
             _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
             _kind(sop_class), patient.issuer, scout, modality in _SLICES and not scout and sop_class in _STACKED,
+            modality not in _VOLUME_MODALITIES and _kind(sop_class) == "image" and is_clip(dataset),
         )
     )  # fmt: skip
 
