@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from mmmed.deidentify.header import is_copy, names_and_others, patient_key
 from mmmed.deidentify.keys import SiteKey
+from mmmed.deidentify.places import towns_in
 from mmmed.dicom.charset import is_legible
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.header import text, texts
@@ -378,6 +379,7 @@ def _years(age: str) -> str | None:
     return str(min(_OLDEST, int(match[1]) // _A_YEAR[match[2]])) if match else None
 
 
+_ADDRESSES = ("InstitutionName", "InstitutionAddress", "PatientAddress")
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
 _A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
@@ -388,5 +390,6 @@ def _learn_identifiers(patient: Patient, dataset: Dataset, ids: Iterable[Identit
     people, others = names_and_others(dataset)
     patient.names |= people | ({name} - {""})
     patient.ids |= others - people
+    patient.places |= {town for keyword in _ADDRESSES for town in towns_in(text(dataset, keyword))}
     patient.born(text(dataset, "PatientBirthDate"))
     patient.sexes |= {text(dataset, "PatientSex")} - {"", "O"}
