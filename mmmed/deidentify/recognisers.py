@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 
+from mmmed.deidentify.places import PLACES
 from mmmed.deidentify.words import NO_NAMES, PARTICLES, WORDS
 
 INTRODUCED = ("ADDRESS", "ID", "NAME", "PHONE", "PLACE")  # a word before them stays
@@ -199,7 +200,8 @@ RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
             r"Median)\w*)[A-ZÄÖÜ][\w-]+(?:\s[A-ZÄÖÜ][\w-]+)?\s+\d{1,3}\s?[a-h]?(?=\s*(?:[,;\n]|$|\.\s|\.$|in\b))"
             r"|\b[A-ZÄÖÜ][\w.-]{0,40}?(?:[Ss]tr(?:\.|aße|asse)|[Ww]eg|[Pp]latz|[Aa]llee|gasse|ring|"
             r"damm)\s+\d{1,4}\s?[a-z]?\b"
-            rf"|(?<![\w.,-])(?:D-)?\d{{5}}\s+[A-ZÄÖÜ][a-zäöüß]+(?:[ -](?!(?i:{_ANY_WORD})\b)[A-ZÄÖÜ][a-zäöüß]+)?\b"
+            r"|(?<![\w.,-])(?:D-)?\d{5}\s+(?!Einheiten|Leukozyten|Thrombozyten|Zellen|Euro|Schritte)"
+            rf"[A-ZÄÖÜ][a-zäöüß]+(?:[ -](?!(?i:{_ANY_WORD})\b)[A-ZÄÖÜ][a-zäöüß]+)?\b"
             r"|\b[A-Z]{2}\s+\d{5}(?:-\d{4})?\b"
             r"|(?i:\b(?:wohnhaft|wohnt|adresse|anschrift|lebt|address|lives at|resides at|residing at|"
             r"living at)\b)[ ]?:?\s(?:in[ ])?"
@@ -208,11 +210,6 @@ RECOGNISERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ),
     ("AGE", re.compile(r"\b(?:9\d|1[0-2]\d)(?=[\s-]*(?:years?|yrs?|y/?o|year-old|jähr|Jahre)\b|-jähr)", re.I)),
     *(("NAME", re.compile(pattern)) for pattern in _NAMES),
-    ("PLACE", re.compile(r"\b(?:[A-Z][\w'.-]{0,40}\s{1,3}){1,3}(?:Hospital|Medical Cent(?:er|re)|Clinic)\b"
-        r"|\b(?:Klinikum|Krankenhaus|Universitätsklinikum)\s+[A-ZÄÖÜ][\w-]+")),
-    ("PLACE", re.compile(r"\b(?:[Ll]ives in|[Ll]iving in|[Rr]esides in|[Rr]esid(?:ent|ing) (?:of|in)|[Ww]ohnt in|"
-        r"[Ww]ohnhaft in|"
-        r"[Bb]orn in|[Gg]eboren in|(?:city|town|village) of)\s+([A-ZÄÖÜ][\w'-]{2,40}(?:[ -][A-ZÄÖÜ][\w'-]{2,40}){0,2})"
-        r"|\b([A-Z][a-z]{2,40}) County\b")),
+    *PLACES,
     ("ID", re.compile(r"(?<![\w.,])(?=[A-Z]*\d)(?:[A-Z]{0,4}-?\d{6,})(?![\w]|[.,]\d)")),
 )  # fmt: skip

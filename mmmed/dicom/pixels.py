@@ -67,11 +67,16 @@ def frames(dataset: Dataset, name: object, indices: Sequence[int]) -> list[np.nd
 
     Raises `DataError` as `frame`.
     """
-    ends = None
+    ends = range_of(dataset, name, indices)
+    return [frame(dataset, name, index, ends) for index in indices]
+
+
+def range_of(dataset: Dataset, name: object, indices: Sequence[int]) -> tuple[float, float] | None:
+    """What several gray frames without a window are stretched from alike (`frame`); None if each shows as it is."""
     gray = str(dataset.get("PhotometricInterpretation", "")) in ("MONOCHROME1", "MONOCHROME2")
     if gray and len(indices) > 1 and "WindowCenter" not in dataset:
-        ends = _ends(dataset, name, sorted(set(indices)))
-    return [frame(dataset, name, index, ends) for index in indices]
+        return _ends(dataset, name, sorted(set(indices)))
+    return None
 
 
 def _ends(dataset: Dataset, name: object, indices: Sequence[int]) -> tuple[float, float]:

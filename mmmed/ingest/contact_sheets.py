@@ -174,6 +174,7 @@ _PAGE = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True
 decided on.</p>
 <p>Left the image as it came, right as it would be trained on; what was masked is outlined in red, a side marker that
 was left in amber. Among them is a sample of images in which nothing was seen. A click shows the right one in full size.
+Of a clip each point is shown as bright as it gets in any frame, and a click plays it.
 Reject an image in which anything that tells who the patient is can still be read, or whose anatomy is covered. Until it is approved an image is in no data set; what is rejected stays out.</p>
 <pre>{{ command }} ITEM ITEM ... --reject ITEM --reject ITEM ...</pre>
 <p>When you have looked at every page: all that are left, but for what you reject.</p>

@@ -43,8 +43,8 @@ class Written:
         spacing: millimetres along the shape, 0 if unknown.
         fingerprint: 256 bits in hexadecimal that stay alike for alike images; "" for volumes.
         masked: boxes of text that were blackened.
-        held: whether a human must approve it: text or a side marker was seen in it, text was masked in it before, or it
-            is one of the sample.
+        held: whether a human must approve it, an image or a clip: text or a side marker was seen in it, text was masked
+            in it before, or it is one of the sample.
         sha256: of the file in hexadecimal; "" before it is noted as done.
     """
 
@@ -89,7 +89,7 @@ def write_image(found: Found, item: str, out: Path, *, dicom: bool) -> Written:
         dataset = open_dicom(found.path)
         pixels = frame(dataset, found.origin)
         masked_before = was_masked(dataset)
-        spacing = _spacing(dataset, found)
+        spacing = spacing_of(dataset, found)
     else:
         pixels = read_image(found.path, channels=3)
         if (pixels == pixels[:1]).all():
@@ -113,7 +113,7 @@ def is_sample(item: str) -> bool:
     return int(item[:8], 16) % _SAMPLED == 0
 
 
-def _spacing(dataset: Dataset, found: Found) -> tuple[float, float]:
+def spacing_of(dataset: Dataset, found: Found) -> tuple[float, float]:
     """Millimetres between rows and between columns; 0 if they are not stated or not possible."""
     given = dataset.get("PixelSpacing") or dataset.get("ImagerPixelSpacing") or ()
     try:

@@ -20,7 +20,7 @@ from mmmed.ingest.sections import Section
 from mmmed.ingest.units import is_unit
 
 _TAKEN = {  # columns of the table of studies that have their meaning already
-    "patient_id", "study_id", "site", "image", "volume", "audio", "waveform", "text", "modality", "view",
+    "patient_id", "study_id", "site", "image", "volume", "audio", "waveform", "video", "text", "modality", "view",
     "body_part", "laterality", "sex", "age", "study_date", "shape", "spacing_mm",
 }  # fmt: skip
 
@@ -46,7 +46,7 @@ class ResultOptions(_Stated):
 
 
 class TableOptions(_Stated):
-    """Which columns of CSV and Parquet tables mean what. A file follows the first entry that its name fits."""
+    """Which columns of tables mean what. A file follows the first entry that its name fits."""
 
     files: str = Field("*", description="file names that this describes, with * and ?")
     patient: str = Field(min_length=1, description="column: the patient's id as in the images")
@@ -65,6 +65,9 @@ class TableOptions(_Stated):
     sex: str = Field("", description="column: m, f, w, male, weiblich ...")
     names: tuple[str, ...] = Field((), description="columns with names, to remove from notes; not kept")
     birth_date: str = Field("", description="column: to remove from notes; not kept")
+    sheet: str = Field(
+        "", description='workbook: name of its sheet; "": the only visible one that holds data'
+    )
     delimiter: str = Field(
         "", max_length=1, description='CSV: what parts cells; "": , ; tab or |, whichever gives the columns'
     )

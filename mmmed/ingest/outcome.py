@@ -27,7 +27,7 @@ class IngestReport:
 
     Attributes:
         table: the data set's table of studies.
-        rows, patients, studies, images, volumes, audio, waveforms, notes: how many there are in it.
+        rows, patients, studies, images, volumes, audio, waveforms, clips, notes: how many there are in it.
         taken, waiting: files of which something was taken; those whose image waits for approval.
         skipped: what was left out, with reasons: files, and rows and resources of files.
         quarantined: files with images in which text may be left; they are not in the data set.
@@ -48,6 +48,7 @@ class IngestReport:
     volumes: int = 0
     audio: int = 0
     waveforms: int = 0
+    clips: int = 0
     notes: int = 0
     taken: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
@@ -115,7 +116,7 @@ class IngestReport:
         lines = [
             f"{self.table}: {self.rows} rows, {self.patients} patients, {self.studies} studies, "
             f"{self.images} images, {self.volumes} volumes, {self.audio} sounds, {self.waveforms} waveforms, "
-            f"{self.notes} studies with notes",
+            f"{self.clips} clips, {self.notes} studies with notes",
             *_counted("left out", self.skipped),
             *_counted("quarantined", self.quarantined),
             *(f"  replaced in notes {count:5}  {kind}" for kind, count in self.replaced.most_common()),

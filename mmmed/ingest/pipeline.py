@@ -44,9 +44,9 @@ def ingest(
     """Read, check, de-identify and pair everything in ``sources`` into the data set folder ``out``.
 
     ``out`` gets ``data.parquet`` (see docs/hospital-data.md), ``images/*.png`` (8 bits, as a display shows them),
-    ``volumes/*.nii.gz``, ``audio/*.flac`` and ``waveforms/*.npz``; ``pseudonyms.json`` tells a ledger which key named
-    the patients. Images in which text was masked wait next to ``out`` until a human approves them
-    (`mmmed.ingest.review`). Calling again continues a run that was killed.
+    ``volumes/*.nii.gz``, ``audio/*.flac``, ``waveforms/*.npz`` and ``clips/*.png``; ``pseudonyms.json`` tells
+    a ledger which key named the patients. Images and clips in which text was masked wait next to ``out`` until a
+    human approves them (`mmmed.ingest.review`). Calling again continues a run that was killed.
 
     Args:
         sources: files, folders and archives.
@@ -188,7 +188,7 @@ def _write_all(
         with ThreadPoolExecutor(threads) as pool:
             for item, reason in zip(batch, pool.map(attempt, batch), strict=True):
                 if reason:
-                    report.skipped += [Skipped(file.origin, reason) for file in item.files]
+                    report.skipped += [Skipped(file.origin + item.part, reason) for file in item.files]
                 done += 1
                 if progress is not None:
                     progress(done, len(items))
@@ -221,7 +221,8 @@ def _made(
         written = done.get(item.name)
         if written is not None and not written.file:
             report.quarantined += [
-                Skipped(file.origin, "text in the pixels could not be cleared") for file in item.files
+                Skipped(file.origin + item.part, "text in the pixels could not be cleared")
+                for file in item.files
             ]
         elif written is not None:
             yield item, written
@@ -232,5 +233,5 @@ def _count(table: pd.DataFrame, report: IngestReport) -> None:
     report.studies = table["study_id"].nunique()
     files = {column: int((table[column].drop_duplicates() != "").sum()) for column in COLUMNS.values()}
     report.images, report.volumes = files["image"], files["volume"]
-    report.audio, report.waveforms = files["audio"], files["waveform"]
+    report.audio, report.waveforms, report.clips = files["audio"], files["waveform"], files["video"]
     report.notes = int(table.loc[table["text"] != "", "study_id"].nunique())

@@ -13,6 +13,8 @@ from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.pixels import modality_values
 from mmmed.dicom.series import MIN_SLICES, geometry
 from mmmed.errors import DataError
+from mmmed.ingest.clips import is_clip, write_clip
+from mmmed.ingest.edf import EDF, write_edf
 from mmmed.ingest.items import Written, copy_nifti, write_image, write_volume
 from mmmed.ingest.note_matching import Notes
 from mmmed.ingest.scan import SOUNDS, WFDB_HEADER, Instance, Scan
@@ -26,11 +28,15 @@ from mmmed.ingest.signals import (
 from mmmed.ingest.sources import Found, Skipped, absolute
 
 Writer = Callable[[str, Path], Written]
+_CLIP = " (clip)"
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file of the data set. ``write(name, out)`` makes it, or raises `DataError`."""
+    """One file of the data set. ``write(name, out)`` makes it, or raises `DataError`.
+
+    ``part`` tells it in reasons from another item that is made of the same files.
+    """
 
     name: str
     files: tuple[Found, ...]
@@ -38,10 +44,11 @@ class Item:
     study: str
     facts: dict[str, str]
     write: Writer
+    part: str = ""
 
 
 def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[Item]:
-    """One item for each series that forms a volume, and one for each other DICOM object."""
+    """One item for each series that forms a volume, and one for each other DICOM object; two for a clip."""
     series: dict[str, list[Instance]] = defaultdict(list)
     for one in found.instances:
         series[one.series].append(one)
@@ -64,6 +71,9 @@ def dicom_items(found: Scan, key: SiteKey, skipped: list[Skipped]) -> Iterator[I
         else:
             for one in instances:
                 yield _dicom_item(key, one.sop, [one], _object_writer(one))
+                if one.clip:
+                    clip = _dicom_item(key, f"{one.sop}\0clip", [one], partial(write_clip, one.found))
+                    yield replace(clip, part=_CLIP)
 
 
 _SCOUT = "localiser, or slice that lies or is sampled otherwise than the others of its series: no part of the volume"
@@ -169,7 +179,11 @@ def table_items(found: Scan, notes: Notes, key: SiteKey, skipped: list[Skipped])
         read = list({one.origin: one for one in read}.values())  # a header may name itself
         identity = "\0".join(f"{absolute(one.origin)}\0{_state(one)}" for one in read)
         name = key.pseudonym("item", identity)
-        yield Item(name, tuple(read), notes.studies[study].patient, study, {}, _file_writer(file, found))
+        item = Item(name, tuple(read), notes.studies[study].patient, study, {}, _file_writer(file, found))
+        yield item
+        if is_dicom(file.path) and is_clip(open_dicom(file.path, pixels=False)):
+            name = key.pseudonym("item", f"{identity}\0clip")
+            yield replace(item, name=name, write=partial(write_clip, file), part=_CLIP)
 
 
 def _state(file: Found) -> str:
@@ -202,6 +216,8 @@ def _file_writer(file: Found, found: Scan) -> Writer:
         return partial(write_audio, file)
     if name.endswith((".nii", ".nii.gz")):
         return partial(copy_nifti, file)
+    if name.endswith(EDF):
+        return partial(write_edf, file)
     if name.endswith(WFDB_HEADER):
         return partial(write_wfdb, file, partial(found.beside, file))
     return partial(write_image, file, dicom=is_dicom(file.path))

@@ -146,7 +146,7 @@ def date(text: str, form: str = "") -> str | None:
         return ""
     try:
         if form == EXCEL:
-            return _eight_digits(_EXCEL_ZERO + timedelta(days=int(float(text))))
+            return _eight_digits(EXCEL_ZERO + timedelta(days=int(float(text))))
         if form:
             return _by_form(text, form)
         if match := _YEAR_FIRST.match(text):
@@ -162,7 +162,7 @@ def date(text: str, form: str = "") -> str | None:
         return None
 
 
-_EXCEL_ZERO = datetime(1899, 12, 30)
+EXCEL_ZERO = datetime(1899, 12, 30)
 
 
 def _by_form(text: str, form: str) -> str:

@@ -120,20 +120,18 @@ def decide(
     with exclusive(dataset):
         before, _ = settle(dataset)  # a run that was killed may have left decisions unsettled
         approvals = ImageApprovals.load(dataset)
+        digests = {_item(file): digest for file, digest in approvals.masked.items()}
         chosen = set(approve) | (set(before.waiting) - set(reject) if rest else set())
         _check_names(dataset, before, chosen, set(reject))
         for item in sorted(chosen - set(before.approved)):
             # Approval is of the picture that was shown, not of whatever has its name now.
-            _check_picture(masked_picture(dataset, item), approvals.masked[_file(item)])
+            _check_picture(masked_picture(dataset, item), digests[item])
         when = datetime.now(UTC).isoformat(timespec="seconds")
         verdicts: list[tuple[str, Verdict]] = [
             *((item, "approved") for item in sorted(chosen - set(before.approved))),
             *((item, "rejected") for item in sorted(set(reject) - set(before.rejected))),
         ]
-        decided = [
-            Decision(item, approvals.masked[_file(item)], verdict, by or _login(), when)
-            for item, verdict in verdicts
-        ]
+        decided = [Decision(item, digests[item], verdict, by or _login(), when) for item, verdict in verdicts]
         # Recorded before any file moves: from here on a kill is made up for by the next `settle`.
         ImageApprovals(approvals.masked, (*approvals.decisions, *decided)).save_decisions(dataset)
         return settle(dataset)[0]
@@ -228,10 +226,6 @@ def _check_picture(path: Path, digest: str) -> None:
         raise DataError(f"{path}: the picture is gone; ingest again, then look at it")
     if sha256_of(path) != digest:
         raise DataError(f"{path}: not the picture that ingest made; delete it, ingest again, then look at it")
-
-
-def _file(item: str) -> str:
-    return f"images/{item}.png"
 
 
 def _item(file: str) -> str:

@@ -23,7 +23,13 @@ from mmmed.ingest.records import Patient
 from mmmed.ingest.scan import Scan
 
 TABLE = "data.parquet"
-COLUMNS = {"images": "image", "volumes": "volume", "audio": "audio", "waveforms": "waveform"}  # by folder
+COLUMNS = {
+    "images": "image",
+    "volumes": "volume",
+    "audio": "audio",
+    "waveforms": "waveform",
+    "clips": "video",
+}  # by folder
 _NAMES = ("patient_id", "study_id", "site")
 _CODED = ("modality", "view", "body_part", "laterality")
 _FACTS = (*_CODED, "sex", "age", "study_date", "shape", "spacing_mm")
@@ -98,8 +104,8 @@ def write_entries(entries: Iterable[StudyEntry], options: IngestOptions, path: P
 def study_table(path: Path, without: Container[str]) -> pd.DataFrame:
     """The table of the studies that `write_entries` wrote.
 
-    One row for each image or volume, with the sounds and waveforms of its study, and one for each study of notes and
-    values alone. The files ``without`` are left out. Raises `DataError` if ``path`` is missing or damaged.
+    One row for each image or volume, with the sounds, waveforms and clips of its study, and one for each study of
+    notes and values alone. The files ``without`` are left out. Raises `DataError` if ``path`` is missing or damaged.
     """
     rows: list[dict[str, Any]] = []
     try:
@@ -107,7 +113,7 @@ def study_table(path: Path, without: Container[str]) -> pd.DataFrame:
             header = json.loads(next(file))
             for line in file:
                 rows += _rows(StudyEntry(**json.loads(line)), without)
-        frame = pd.DataFrame(rows, columns=header["columns"])
+        frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*header["columns"], *COLUMNS.values()])))
         frame = frame.astype(dict.fromkeys(header["numbers"], "float64"))
     except (OSError, StopIteration, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: missing or damaged ({type(error).__name__}); ingest again") from error

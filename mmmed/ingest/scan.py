@@ -14,6 +14,7 @@ from pydicom.uid import UID
 
 from mmmed.deidentify.header import is_copy, names_and_others, patient_key
 from mmmed.deidentify.keys import SiteKey
+from mmmed.deidentify.places import towns_in
 from mmmed.dicom.charset import is_legible
 from mmmed.dicom.file import is_dicom, open_dicom
 from mmmed.dicom.header import text, texts
@@ -21,6 +22,8 @@ from mmmed.dicom.report import report_text
 from mmmed.dicom.series import Slice, slices_of
 from mmmed.errors import DataError
 from mmmed.ingest.ccda import ccda_report
+from mmmed.ingest.clips import is_clip
+from mmmed.ingest.edf import EDF, person_of
 from mmmed.ingest.fhir import Named, fhir_resources
 from mmmed.ingest.options import IngestOptions
 from mmmed.ingest.people import Identity, People, is_no_id, read_crosswalk
@@ -28,7 +31,7 @@ from mmmed.ingest.records import Patient, Report, date, text_file
 from mmmed.ingest.signals import signal_files
 from mmmed.ingest.sources import Found, Skipped, absolute
 from mmmed.ingest.structured import coded_content
-from mmmed.ingest.tables import table_rows
+from mmmed.ingest.tables import TABLES, table_rows
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 _NO_IMAGES = {  # by the UID after the storage root; longer prefixes first
@@ -86,6 +89,7 @@ class Instance:
     issuer: str = ""
     scout: bool = False
     stacked: bool = False  # what should be a slice of a volume
+    clip: bool = False  # of several frames that are no slices
 
 
 @dataclass
@@ -95,7 +99,7 @@ class Scan:
     Attributes:
         instances, reports: DICOM objects, and what else is said of studies.
         named: FHIR resources by the names that others refer to them with.
-        files: images, sounds and WFDB records, of which a table or a header says whose they are; by absolute origin.
+        files: images, sounds and waveforms of which a table or a header says whose they are; by absolute origin.
         people: who is one patient.
         patients: what headers say of patients, by the names that `people` gives them.
         undecided: names of studies that are under several patients.
@@ -200,21 +204,24 @@ def _place_loose_files(result: Scan) -> None:
             continue
         if name.endswith(_PICTURES):
             result.skipped.append(Skipped(file.origin, "image that no row of a table names"))
-        elif name.endswith((*SOUNDS, WFDB_HEADER)):
+        elif name.endswith((*SOUNDS, WFDB_HEADER, EDF)):
             result.reports.append(Report((), (file.stem,), "", file.origin, file=file.origin))
         elif name.endswith(_WFDB_SIGNALS):
             result.skipped.append(Skipped(file.origin, "signals that no WFDB header among the sources names"))
         else:
             result.skipped.append(Skipped(file.origin, _NOBODY))
+    for report in result.reports:
+        if report.file.lower().endswith(EDF) and (recording := result.file(report.file)):
+            report.person.learn(person_of(recording))
 
 
 def _scan_file(file: Found, options: IngestOptions, key: SiteKey, result: Scan, seen: set[str]) -> None:
     name = file.origin.lower()
     suffix = Path(name).suffix
     # Exports give DICOM objects any ending, so that a file is looked into before its name is believed.
-    if name.endswith((*_PICTURES, *SOUNDS, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
+    if name.endswith((*_PICTURES, *SOUNDS, EDF, WFDB_HEADER, *_WFDB_SIGNALS)) and not is_dicom(file.path):
         result.files.setdefault(absolute(file.origin), file)
-    elif suffix in (".csv", ".tsv", ".parquet"):
+    elif suffix in TABLES:
         table = options.table_of(Path(file.origin).name)
         if table is None:
             result.skipped.append(
@@ -294,6 +301,7 @@ def _scan_dicom(file: Found, key: SiteKey, result: Scan, seen: set[str]) -> None
             file, sop, study, text(dataset, "SeriesInstanceUID") or sop, accession, patient.id,
             _facts(dataset, modality, result.unusable), () if planar else tuple(slices_of(dataset, 0)),
             _kind(sop_class), patient.issuer, scout, modality in _SLICES and not scout and sop_class in _STACKED,
+            modality not in _VOLUME_MODALITIES and _kind(sop_class) == "image" and is_clip(dataset),
         )
     )  # fmt: skip
 
@@ -371,6 +379,7 @@ def _years(age: str) -> str | None:
     return str(min(_OLDEST, int(match[1]) // _A_YEAR[match[2]])) if match else None
 
 
+_ADDRESSES = ("InstitutionName", "InstitutionAddress", "PatientAddress")
 _OLDEST = 90  # 45 CFR 164.514(b)(2)(i)(C)
 _A_YEAR = {"Y": 1, "M": 12, "W": 52, "D": 365}
 
@@ -381,5 +390,6 @@ def _learn_identifiers(patient: Patient, dataset: Dataset, ids: Iterable[Identit
     people, others = names_and_others(dataset)
     patient.names |= people | ({name} - {""})
     patient.ids |= others - people
+    patient.places |= {town for keyword in _ADDRESSES for town in towns_in(text(dataset, keyword))}
     patient.born(text(dataset, "PatientBirthDate"))
     patient.sexes |= {text(dataset, "PatientSex")} - {"", "O"}

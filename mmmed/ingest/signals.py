@@ -29,7 +29,8 @@ WAVEFORM_HZ = 250
 MAX_SECONDS = 1800
 MAX_CHANNELS = 64
 MAX_VALUES = 1 << 27  # samples of all channels
-_RATES = (1.0, 400_000.0)
+SLOWEST_HZ = 1.0
+_RATES = (SLOWEST_HZ, 400_000.0)
 _BLOCK = 1 << 18
 _HEADER_BYTES = 1 << 20
 _MOST_MISSING = 0.25
@@ -92,7 +93,7 @@ def write_dicom_waveform(found: Found, item: str, out: Path) -> Written:
     group, values = _multiplex(open_dicom(found.path), found)
     channels = list(group.ChannelDefinitionSequence)
     names, units = [_dicom_name(one) for one in channels], [_dicom_unit(one) for one in channels]
-    return _store_waveform(values, float(group.SamplingFrequency), names, units, found, item, out)
+    return store_waveform(values, float(group.SamplingFrequency), names, units, found, item, out)
 
 
 def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, out: Path) -> Written:
@@ -123,7 +124,7 @@ def write_wfdb(found: Found, beside: Callable[[str], Found | None], item: str, o
             names, units = [name or "" for name in record.sig_name], [unit or "mV" for unit in record.units]
         except Exception as error:  # the reader raises whatever it stumbles over
             raise DataError(f"{found.origin}: not a readable WFDB record ({type(error).__name__})") from error
-    return _store_waveform(values, rate, names, units, found, item, out)
+    return store_waveform(values, rate, names, units, found, item, out)
 
 
 def signal_files(found: Found) -> list[str]:
@@ -244,7 +245,7 @@ def _store_audio(values: np.ndarray, rate: float, found: Found, item: str, out: 
     return Written(file, (1, len(values)), (), "", 0)
 
 
-def _store_waveform(
+def store_waveform(
     values: np.ndarray, rate: float, names: list[str], units: list[str], found: Found, item: str, out: Path
 ) -> Written:
     """``values`` (channels, samples), NaN where nothing was measured. Voltages are stored in mV."""
@@ -259,7 +260,7 @@ def _store_waveform(
             stored_units.append("mV")
         except NotUsable:
             stored_units.append(unit if is_unit(unit) else "")
-    kept = [_CHANNELS.get(name.strip().casefold(), "") for name in names]
+    kept = [_known(name) for name in names]
     kept = [name or f"channel {number}" for number, name in enumerate(kept, start=1)]
     order = sorted(
         range(len(kept)), key=lambda i: _LEADS.index(kept[i]) if kept[i] in _LEADS else len(_LEADS) + i
@@ -274,6 +275,12 @@ def _store_waveform(
             units=np.array([stored_units[i] for i in order]),
         )
     return Written(file, values.shape, (), "", 0)
+
+
+def _known(name: str) -> str:
+    """The name of a usual channel, or of the difference of two such as ``Fp1-F7``; "" for any other."""
+    parts = [_CHANNELS.get(part.strip().casefold(), "") for part in name.split("-")]
+    return "-".join(parts) if all(parts) and len(parts) <= 2 else ""
 
 
 def _check_rate(rate: float, found: Found) -> None:

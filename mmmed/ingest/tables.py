@@ -1,27 +1,31 @@
-"""Rows of CSV and Parquet tables."""
+"""Rows of tables: CSV, Parquet and workbooks."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import parquet
 
 from mmmed.decoding import LOST, Undecodable, decode
+from mmmed.errors import DataError
 from mmmed.ingest.codes import Findings, code
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.records import MAX_NOTE_CHARACTERS, MAX_TEXT_BYTES, Measure, Patient, Report, date, sex
 from mmmed.ingest.sources import Found, Skipped
+from mmmed.ingest.workbooks import Row, Rows, workbook
 
 _TOGETHER = 1024  # rows of Parquet unpacked at once
 _MOST_ROWS = 20_000_000
 
 _LOST = "row in an encoding that cannot be told: state encoding in [[tables]], or save the table as UTF-8"
 _DELIMITERS = (",", ";", "\t", "|")
+WORKBOOKS = (".xlsx", ".xlsm")
+TABLES = (".csv", ".tsv", ".parquet", *WORKBOOKS)
 
 
 def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) -> Iterator[Report | Skipped]:
@@ -30,11 +34,13 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
         if found.path.stat().st_size > MAX_TEXT_BYTES:
             yield Skipped(found.origin, f"table larger than {MAX_TEXT_BYTES >> 20} MiB: split it")
             return
-        if found.path.suffix.lower() == ".parquet":
+        if (suffix := found.path.suffix.lower()) == ".parquet":
             names, rows = _parquet(found.path)
+        elif suffix in WORKBOOKS:
+            names, rows = workbook(found.path, options)
         else:
             names, rows = _csv(decode(found.path.read_bytes(), options.encoding, replace=True), options)
-    except Undecodable as error:
+    except (Undecodable, DataError) as error:
         yield Skipped(found.origin, str(error))
         return
     except csv.Error as error:
@@ -52,26 +58,24 @@ def table_rows(found: Found, options: TableOptions, labels: Sequence[str] = ()) 
         return
     taken = [*options.keep, *(name for name in labels if name in names and name not in options.keep)]
     wanted = list(dict.fromkeys([*options.columns, *taken]))
-    number = 0
+    place = ""
     try:
-        for number, row in enumerate(rows(wanted), start=1):
-            if isinstance(row, str):
-                yield Skipped(f"{found.origin} row {number}", row)
+        for place, stated, reason in rows(wanted):
+            cells = {column: _cell(stated[column], options.encoding) for column in wanted if not reason}
+            if not reason and any(LOST in cell for cell in cells.values()):
+                reason = _LOST
+            if reason:
+                yield Skipped(f"{found.origin} {place}", reason)
                 continue
-            cells = {column: _cell(row[column], options.encoding) for column in wanted}
-            if any(LOST in cell for cell in cells.values()):
-                yield Skipped(f"{found.origin} row {number}", _LOST)
-                continue
-            yield _report(cells, options, taken, found, number)
+            yield _report(cells, options, taken, found, place)
+    except DataError as error:
+        yield Skipped(found.origin, str(error))
+        return
     except Exception as error:
         yield Skipped(found.origin, f"not a readable table ({type(error).__name__})")
         return
-    if not number:
+    if not place:
         yield Skipped(found.origin, "table without rows")
-
-
-Row = Mapping[str, object] | str  # of the wanted columns; or why it is not taken
-Rows = Callable[[list[str]], Iterator[Row]]
 
 
 def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
@@ -91,13 +95,15 @@ def _csv(text: str, options: TableOptions) -> tuple[list[str], Rows]:
 
     def rows(wanted: list[str]) -> Iterator[Row]:
         places = {column: names.index(column) for column in wanted}
-        for line in records[1:]:
+        for number, line in enumerate(records[1:], start=1):
+            here = f"row {number}"
             if isinstance(line, str):
-                yield line
+                yield Row(here, {}, line)
             elif len(line) == len(names):
-                yield {column: line[place] for column, place in places.items()}
+                yield Row(here, {column: line[place] for column, place in places.items()})
             else:
-                yield f"{len(line)} cells in {len(names)} columns: quote cells that hold commas or line breaks"
+                counted = f"{len(line)} cells in {len(names)} columns"
+                yield Row(here, {}, f"{counted}: quote cells that hold commas or line breaks")
 
     return names, rows
 
@@ -133,7 +139,8 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
         unpacked = count = 0
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_TOGETHER, columns=wanted, use_threads=False):
-                unpacked, count = unpacked + batch.nbytes, count + batch.num_rows
+                before, count = count, count + batch.num_rows
+                unpacked += batch.nbytes
                 if unpacked > 4 * MAX_TEXT_BYTES or count > _MOST_ROWS:
                     raise ValueError("too large")
                 # what says that it is UTF-8 may not be
@@ -143,7 +150,8 @@ def _parquet(path: Path) -> tuple[list[str], Rows]:
                     else one
                     for one in batch.columns
                 ]
-                yield from pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist()
+                cells = pa.RecordBatch.from_arrays(columns, batch.schema.names).to_pylist()
+                yield from (Row(f"row {number}", row) for number, row in enumerate(cells, start=before + 1))
 
     return names, rows
 
@@ -156,7 +164,7 @@ def _cell(value: object, encoding: str) -> str:
 
 
 def _report(
-    cells: dict[str, str], options: TableOptions, taken: Sequence[str], found: Found, number: int
+    cells: dict[str, str], options: TableOptions, taken: Sequence[str], found: Found, place: str
 ) -> Report:
     measures = [
         Measure(name, cells[one.column], one.unit or None, options.decimal)
@@ -182,7 +190,7 @@ def _report(
         patients=(cells[options.patient],),
         studies=(study,) if (study := cell(options.study)) else (),
         text=cell(options.text)[:MAX_NOTE_CHARACTERS],
-        origin=f"{found.origin} row {number}",
+        origin=f"{found.origin} {place}",
         date=date(cell(options.date), options.date_format),
         person=person,
         measures=tuple(measures),

@@ -136,11 +136,18 @@ class Files(Column):
         return files.mask(outside | missing, "")
 
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
+        """Open the files, once those that a human rejected after approval are erased from the caches."""
         import torch
 
+        from mmmed.data.features import forget_features
+        from mmmed.data.image_approvals import ImageApprovals
         from mmmed.data.pixel_cache import Cache
         from mmmed.data.stored import Stored
+        from mmmed.paths import feature_cache
 
+        rejected = ImageApprovals.load(manifest.root).rejected()
+        if Cache(cache).erase(self.form(config.data), rejected):
+            forget_features(feature_cache())
         paths = [manifest.root / file if file else None for file in manifest.records[self.name]]
         rows = Cache(cache).open(paths, self.form(config.data), problem=manifest.noted)
         return Stored(rows, torch.from_numpy(rows.present)[:, None])

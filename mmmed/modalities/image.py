@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from mmmed.check.result import CheckResult
     from mmmed.config import DataConfig, ModelConfig, RunConfig
-    from mmmed.data.manifest import Manifest
-    from mmmed.data.stored import Stored
     from mmmed.models.multimodal import Encoder
 
 
@@ -91,18 +89,6 @@ class Image(Files):
     def form(self, data: DataConfig) -> ImageForm:
         keys = data.of(ImageData)
         return ImageForm(keys.image_size, keys.image_channels)
-
-    def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
-        """Open the images, once those that were rejected after approval are erased from the caches."""
-        from mmmed.data.features import forget_features
-        from mmmed.data.image_approvals import ImageApprovals
-        from mmmed.data.pixel_cache import Cache
-        from mmmed.paths import feature_cache
-
-        rejected = ImageApprovals.load(manifest.root).rejected()
-        if Cache(cache).erase(self.form(config.data), rejected):
-            forget_features(feature_cache())
-        return super().open(manifest, config, cache)
 
     def encoder(self, config: RunConfig) -> Encoder:
         from mmmed.models.image import build_image_encoder

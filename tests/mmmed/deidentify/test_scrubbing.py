@@ -14,11 +14,13 @@ from transformers import BertConfig, BertForTokenClassification, PreTrainedToken
 from mmmed.deidentify import SiteKey
 from mmmed.deidentify.entities import EntityModel
 from mmmed.deidentify.note_scrubbing import Scrubber
+from mmmed.deidentify.places import towns_in
 from mmmed.errors import DataError
 from mmmed.ingest import ingest, load_options
 from simulations.bench.deidentify import measure_notes
 from simulations.bench.planted import planted_notes
 from tests.mmmed.deidentify.introduced import ORDINARY, introduced, survivors
+from tests.mmmed.deidentify.whereabouts import APART, DEVELOPED, STAYS, found
 
 
 def test_every_kind_of_planted_identifier_is_found_and_the_rest_left() -> None:
@@ -39,6 +41,24 @@ def test_what_a_title_a_label_or_its_form_introduces_is_found(kind: str, aim: fl
     scrubber = Scrubber()
     left = [survivors(kind, must, scrubber.scrub(note).text) for note, _, must in introduced(0, 46, kind)]
     assert len(left) == 46 and 1 - sum(left) / len(left) >= aim
+
+
+@pytest.mark.parametrize("notes", [DEVELOPED, APART])
+def test_towns_and_institutions_that_something_introduces_are_found(notes: list[tuple[str, str]]) -> None:
+    assert found(notes, lambda note: Scrubber().scrub(note).text) == []
+
+
+def test_words_that_stand_where_a_town_might_stay() -> None:
+    assert Scrubber().scrub(STAYS).text == STAYS
+
+
+@pytest.mark.parametrize(
+    "address, towns",
+    [("Klinikum Rabenau", {"Rabenau"}), ("UNIKLINIKUM SARNBURG, RADIOLOGIE", {"Sarnburg"}), ("", set()),
+     ("Hauptstraße 5\r\n34567 Brunnkirchen", {"Brunnkirchen"}), ("Chest Center, Imaging", set())],
+)  # fmt: skip
+def test_towns_that_a_header_names(address: str, towns: set[str]) -> None:
+    assert towns_in(address) == towns
 
 
 def test_other_words_stay() -> None:
@@ -80,7 +100,8 @@ def test_a_station_of_a_common_name_blanks_nothing() -> None:
 def test_open_notes_lose_nothing_but_dates(medical_data: Path) -> None:
     notes = pd.read_csv(medical_data / "cxr_covid_open" / "data.csv")["text"].dropna().unique()
     replaced = sum((Scrubber().scrub(note).counts for note in notes), Counter[str]())
-    assert len(notes) > 200 and set(replaced) <= {"DATE"} and replaced["DATE"] <= 5
+    assert len(notes) > 200 and set(replaced) <= {"DATE", "PLACE"} and replaced["DATE"] <= 5
+    assert replaced["PLACE"] <= 1  # "traveling to Macau"
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,14 @@ def test_tables_of_every_encoding_and_delimiter(encoding: str, tmp_path: Path) -
     assert texts(tmp_path) == [FOUND]
 
 
+def test_the_town_of_the_headers_institution_does_not_stay_in_notes(tmp_path: Path) -> None:
+    film(tmp_path, InstitutionName="KLINIKUM RABENAU", InstitutionAddress="Ostweg 2, 34567 Brunnkirchen")
+    (tmp_path / "A1.txt").write_text(
+        "Kam mit dem Bus aus Richtung Rabenau, wuchs bei Brunnkirchen auf. Chest clear."
+    )
+    assert texts(tmp_path) == ["Kam mit dem Bus aus Richtung [PLACE], wuchs bei [PLACE] auf. Chest clear."]
+
+
 def test_text_files_with_stray_bytes_and_tables_of_several_encodings(tmp_path: Path) -> None:
     film(tmp_path, PatientName=NAME)
     (tmp_path / "A1.txt").write_bytes("Erguss. Stabil: Jürgen Müller. ".encode() + b"\x96 ok")
