@@ -14,7 +14,9 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from mmmed.config import RunConfig, from_flat
 from simulations.bench.measure import Row, measure
 
 _AIMS = {(1000, 1.0, 3): (20, 600), (100, 50.0, 3): (25, 1000), (10_000, 0.01, 3): (60, None)}
@@ -41,6 +43,30 @@ def rows(sites: list[int], sizes: list[float], rounds: int) -> list[Row]:
     return found
 
 
+def virtual_run(folder: Path, sites: int, mb: float, rounds: int, **more: Any) -> RunConfig:
+    """Write the table of so many virtual sites into a folder; returns the configuration of their run.
+
+    Args:
+        folder: becomes the data source.
+        sites: how many.
+        mb: size of the model's trainable parameters, 1e6 bytes, nearly.
+        rounds: of the run.
+        more: keys by their dotted names, over those set here.
+    """
+    _write_table(folder, sites)
+    return from_flat(
+        {
+            "data.source": str(folder), "data.study": "", "data.fold": "fold", "data.test_fold": 1,
+            "data.image": "", "data.text": "", "data.numbers": {"low": [0, 1], "high": [0, 1]},
+            "task.label": "label", "task.classes": ["0", "1"],
+            "model.fusion.kind": "attention", "model.fusion.width": _width(mb),
+            "training.batch_size": 6, "training.local_epochs": 1.0, "training.optimizer": "sgd",
+            "privacy.enabled": False, "federation.rounds": rounds, "federation.min_sites": sites,
+        }
+        | more
+    )  # fmt: skip
+
+
 def _write_table(folder: Path, sites: int) -> None:
     lines = ["patient_id,site,fold,low,high,label"]
     for site in range(sites):
@@ -59,7 +85,6 @@ def _run(sites: int, mb: float, rounds: int) -> dict[str, float]:
     import torch
 
     from client.simulated import simulated_manifest
-    from mmmed.config import from_flat
     from mmmed.models import trainable_state
     from server.run import federate, first_model
     from server.run_folder import RunFolder
@@ -69,18 +94,7 @@ def _run(sites: int, mb: float, rounds: int) -> dict[str, float]:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         home = Path(temporary)
-        _write_table(home, sites)
-        config = from_flat(
-            {
-                "data.source": str(home), "data.study": "", "data.fold": "fold", "data.test_fold": 1,
-                "data.image": "", "data.text": "",
-                "data.numbers": {"low": [0, 1], "high": [0, 1]},
-                "task.label": "label", "task.classes": ["0", "1"],
-                "model.fusion.kind": "attention", "model.fusion.width": _width(mb),
-                "training.batch_size": 6, "training.local_epochs": 1.0, "training.optimizer": "sgd",
-                "privacy.enabled": False, "federation.rounds": rounds, "federation.min_sites": sites,
-            }
-        )  # fmt: skip
+        config = virtual_run(home, sites, mb, rounds)
         model = first_model(config)
         size = 4e-6 * sum(value.numel() for value in trainable_state(model).values())
         with RunFolder.create(home / "run", config) as run:
