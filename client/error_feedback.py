@@ -37,6 +37,8 @@ def pack_update(
     update = {name: value.detach().float().cpu() - incoming[name].float() for name, value in trained.items()}
     if encoding != "int8":
         payload = pack(update, encoding)
+        if encoding == "float32":  # read as it was
+            return payload, {name: update[name] for name in sorted(update)}
         return payload, unpack(payload)
     rest = RoundStore(residual)
     before = rest.before(server_round, update)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -35,6 +36,38 @@ class _RunModel:
             self.encoders = FrozenEncoders(self.model.to(device()), config, feature_cache())
         records = made_up_records(config, _enough(config))
         self.made_up = records if self.encoders is None else self.encoders.records(records)
+        self._features: WeakKeyDictionary[SiteData, SiteData] = WeakKeyDictionary()
+        self._replica: MultimodalModel | None = None
+
+    def as_read(self, data: SiteData) -> SiteData:
+        """A site's records in the form that the model takes; found once for as long as they are open."""
+        if self.encoders is None:
+            return data
+        if data not in self._features:
+            self._features[data] = self.encoders.site(data)
+        return self._features[data]
+
+    def replica(self) -> MultimodalModel:
+        """The one copy that is used again and again, as built but for its trainable parameters."""
+        if self._replica is None:
+            self._replica = copy.deepcopy(self.model)
+            self._untouched = _versions(self._replica)
+        replica = self._replica
+        with torch.no_grad():
+            for buffer, built in zip(replica.buffers(), self.model.buffers(), strict=True):
+                buffer.copy_(built)
+            if _versions(replica) != self._untouched:
+                for one, built in zip(replica.parameters(), self.model.parameters(), strict=True):
+                    one.copy_(built)
+                self._untouched = _versions(replica)
+        for one, built in zip(replica.parameters(), self.model.parameters(), strict=True):
+            one.requires_grad_(built.requires_grad).grad = None
+        return replica.train()
+
+
+def _versions(model: MultimodalModel) -> list[int]:
+    """How often each frozen parameter was written."""
+    return [one._version for one in model.parameters() if not one.requires_grad]
 
 
 def _enough(config: RunConfig) -> int:
@@ -67,6 +100,15 @@ def open_model(config: RunConfig) -> MultimodalModel:
     return copy.deepcopy(_run_model(config).model)
 
 
+def reused_model(config: RunConfig) -> MultimodalModel:
+    """The run's model, the same object at each call and for all sites of this process: building a copy costs more than
+    a small site's step. Nothing of what was done with it is left but the trainable parameters: load them first.
+
+    A private step gets a model of its own (`open_model`), since it leaves hooks in it.
+    """
+    return _run_model(config).replica()
+
+
 def made_up(config: RunConfig) -> Records:
     """Made-up records in the form that the run's model takes."""
     return _run_model(config).made_up
@@ -74,7 +116,7 @@ def made_up(config: RunConfig) -> Records:
 
 def as_read(data: SiteData, config: RunConfig) -> SiteData:
     """The site's records in the form that the run's model takes: features in place of a frozen encoder's inputs."""
-    return _read_as(data, built_by(config))
+    return _run_model(config).as_read(data)
 
 
 def device() -> torch.device:
@@ -82,6 +124,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@lru_cache(maxsize=16)
 def built_by(config: RunConfig) -> RunConfig:
     """The run's task, data and model, and of its training what decides how they are built; the rest as by default.
 
@@ -104,9 +147,3 @@ def _run_model(config: RunConfig) -> _RunModel:
 @lru_cache(maxsize=2)
 def _built(config: RunConfig) -> _RunModel:
     return _RunModel(config)
-
-
-@lru_cache(maxsize=16)
-def _read_as(data: SiteData, built: RunConfig) -> SiteData:
-    encoders = _built(built).encoders
-    return data if encoders is None else encoders.site(data)

@@ -92,7 +92,8 @@ class Partition:
                 "the node's configuration names no site: expected site-dir, or partition-id and num-partitions"
             )
         table = self._node.get(TABLE)
-        return _open(config, partition, count, self.state, Path(table) if isinstance(table, str) else None)
+        sites = _sites(config, count, Path(table) if isinstance(table, str) else None)
+        return sites.open(partition, self.state)
 
 
 def simulated_manifest(config: RunConfig, table: Path | None = None) -> Manifest:
@@ -196,12 +197,27 @@ def _permissive(config: RunConfig) -> SimulationPolicy:
     return SimulationPolicy(Budget(config.privacy.target_epsilon, config.privacy.delta))
 
 
-@lru_cache(maxsize=64)
-def _open(config: RunConfig, partition: int, count: int, state: Path, table: Path | None) -> Site:
-    manifest = simulated_manifest(config, table)
-    if count != len(manifest.sites):
-        raise DataError(
-            f"{manifest.root} has {len(manifest.sites)} sites ({', '.join(manifest.sites)}), but the federation "
-            f"has {count} nodes. Start one node a site"
-        )
-    return open_simulated(site_manifest(manifest, manifest.sites[partition]), config, state)
+class _Sites:
+    """The sites of one run that this process has opened; each is opened once, however many there are."""
+
+    def __init__(self, config: RunConfig, count: int, table: Path | None) -> None:
+        self._config, self._manifest = config, simulated_manifest(config, table)
+        self._names = self._manifest.sites
+        self._opened: dict[tuple[int, Path], Site] = {}
+        if count != len(self._names):
+            raise DataError(
+                f"{self._manifest.root} has {len(self._names)} sites ({', '.join(self._names[:20])}), but the "
+                f"federation has {count} nodes. Start one node a site"
+            )
+
+    def open(self, partition: int, state: Path) -> Site:
+        """The site of a place in the table that keeps its state there."""
+        if (site := self._opened.get((partition, state))) is None:
+            manifest = site_manifest(self._manifest, self._names[partition])
+            site = self._opened[partition, state] = open_simulated(manifest, self._config, state)
+        return site
+
+
+@lru_cache(maxsize=2)
+def _sites(config: RunConfig, count: int, table: Path | None) -> _Sites:
+    return _Sites(config, count, table)

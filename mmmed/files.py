@@ -31,8 +31,12 @@ def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterat
         block raises, it is removed and `path` stays as it was.
     """
     partial = path.with_name(f".part-{path.name}")
-    partial.unlink(missing_ok=True)  # of a process that was killed, perhaps with another mode
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT, mode))
+    try:
+        new = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError:  # of a process that was killed, perhaps with another mode
+        partial.unlink(missing_ok=True)
+        new = os.open(partial, os.O_WRONLY | os.O_CREAT, mode)
+    os.close(new)
     try:
         yield partial
         if durable:
@@ -40,8 +44,9 @@ def replacing(path: Path, *, durable: bool = False, mode: int = 0o666) -> Iterat
         partial.replace(path)
         if durable:
             _flush(path.parent)
-    finally:
+    except BaseException:
         partial.unlink(missing_ok=True)
+        raise
 
 
 def write_atomic(path: Path, content: str | bytes, *, durable: bool = True, mode: int = 0o666) -> None:

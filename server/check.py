@@ -111,7 +111,7 @@ def _read(node: int, reply: Message | None, roster: Roster, connected: set[int])
         return SiteAnswer(name, str(refusal), asked=False)
     except Exception:  # whatever a site sends costs only that site
         return SiteAnswer(name, Refusal.BAD_RECORD, asked=False)
-    if not roster.takes(node, told.site, connected):
+    if not roster.takes(node, told.site, lambda: connected):
         return SiteAnswer(name, Refusal.NAME_TAKEN, asked=False)
     return SiteAnswer(told.site, told.refused, told.rule, told.purpose)
 

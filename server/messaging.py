@@ -19,10 +19,12 @@ _SILENT = (0.25, 0.75)  # parts of the round's time after which a site that has 
 class _Request:
     """A message to a site, how it is going, and when it is sent again (None while a reply is awaited).
 
-    `silent` counts how often the site was asked again because it had said nothing.
+    `sent` are the ids under which it waits. `silent` counts how often the site was asked again because it had said
+    nothing.
     """
 
     message: Message
+    sent: list[str] = field(default_factory=list)
     lost: int = 0
     silent: int = 0
     pause: float = field(default_factory=lambda: _PAUSE)
@@ -73,14 +75,15 @@ def gather(
         later += _push(grid, due, waiting)
         if pull_interval(grid):  # else nothing lies between the grid and its sites
             _ask_the_silent(grid, waiting, elapsed, timeout)
-        replies = list(grid.pull_messages(list(waiting)))
+        replies = list(grid.pull_messages(waiting.keys()))
         for reply in replies:
             answered = waiting.pop(reply.metadata.reply_to_message_id, None)
             if answered is None:  # another reply to a request that was sent twice
                 continue
             # A request that was sent again waits under several ids; its first reply ends them all.
-            for other in [number for number, request in waiting.items() if request is answered]:
-                del waiting[other]
+            for other in answered.sent:
+                waiting.pop(other, None)
+            answered.sent.clear()
             if answered.postponed(reply, time.monotonic()):
                 later.append(answered)
                 if (code := code_of(reply)) == Refusal.HELD:
@@ -108,6 +111,7 @@ def _push(grid: Grid, requests: list[_Request], waiting: dict[str, _Request]) ->
     for request in requests:
         if (number := request.message.metadata.message_id) in accepted:
             waiting[number] = request
+            request.sent.append(number)
         else:
             refused.append(request)
     return refused
@@ -122,6 +126,7 @@ def _ask_the_silent(grid: Grid, waiting: dict[str, _Request], elapsed: float, ti
             for number in grid.push_messages([again]):
                 if number:  # else its node is away, and an error reply on its way
                     waiting[str(number)] = request
+                    request.sent.append(str(number))
 
 
 def _due(grid: Grid, later: Iterable[_Request]) -> list[_Request]:

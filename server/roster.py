@@ -8,7 +8,7 @@ long as that node is connected.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from mmmed.files import write_atomic
@@ -26,6 +26,7 @@ class Roster:
     def __init__(self, admitted: Path | None = None) -> None:
         self._admitted = admitted
         self._names: dict[int, str] = {}  # node id -> the name that it answered under
+        self._nodes: dict[str, int] = {}  # the reverse
 
     def name(self, node: int) -> str | None:
         """The name of a node, as far as it is known."""
@@ -33,24 +34,25 @@ class Roster:
 
     def nodes(self) -> Mapping[int, str]:
         """The nodes that have answered, with their names."""
-        return self._names
+        return dict(self._names)
 
-    def takes(self, node: int, name: str, connected: Collection[int]) -> bool:
+    def takes(self, node: int, name: str, connected: Callable[[], Collection[int]]) -> bool:
         """Whether an answer of a node under a name is taken; if so, the name is the node's from now on.
 
         Args:
             node: who answers.
             name: the name that it gives.
-            connected: the nodes that are there.
+            connected: gives the nodes that are there; asked only where the name is another's.
         """
+        held = self._nodes.get(name, node)
         if self._admitted is not None:
             if self._admitted_names().get(node) != name:
                 return False
-        elif self._names.get(node, name) != name or any(
-            other in connected for other, its in self._names.items() if its == name and other != node
-        ):
+        elif self._names.get(node, name) != name or (held != node and held in connected()):
             return False
-        self._names = {other: its for other, its in self._names.items() if its != name} | {node: name}
+        self._names.pop(held, None)
+        self._nodes.pop(self._names.get(node, name), None)
+        self._names[node], self._nodes[name] = name, node
         return True
 
     def _admitted_names(self) -> dict[int, str]:

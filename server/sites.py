@@ -111,7 +111,7 @@ class Sites:
         connected = set(self._grid.get_node_ids())
         for answer in answered:
             if answer.site is not None:
-                self._roster.takes(answer.node, answer.site, connected)
+                self._roster.takes(answer.node, answer.site, lambda: connected)
         nodes = sorted(connected - {answer.node for answer in answered})
         if len(nodes) + len(answered) >= self._federation.least_updates:
             tensors = {**strategy.extras(), MODEL: model}
@@ -169,7 +169,7 @@ class Sites:
         if answer.site is None:
             return answer
         if answer.site in seen or not self._roster.takes(
-            answer.node, answer.site, set(self._grid.get_node_ids())
+            answer.node, answer.site, lambda: set(self._grid.get_node_ids())
         ):
             return answer.under_no_name()
         seen.add(answer.site)

@@ -61,9 +61,14 @@ class Update:
 
     def tensor(self, key: str) -> np.ndarray:
         """One tensor of the update by name, float32."""
+        (value,) = self.tensors([key])
+        return value
+
+    def tensors(self, keys: Sequence[str]) -> list[np.ndarray]:
+        """Some tensors of the update, as `tensor` gives each: the file is opened once."""
         with safe_open(self.path, framework="numpy") as stored:
-            value: np.ndarray = stored.get_tensor(key)
-        return np.asarray(value * np.float32(self.scale))
+            values = [stored.get_tensor(key) for key in keys]
+        return values if self.scale == 1 else [np.asarray(one * np.float32(self.scale)) for one in values]
 
     def scaled(self, factor: float) -> Update:
         """The same update, ``factor`` times as large."""

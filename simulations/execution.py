@@ -6,6 +6,7 @@ import copy
 import importlib
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,7 +99,7 @@ class SerialExecutor:
 
     def __init__(self, reference: str) -> None:
         self._app = load_client_app(reference)
-        self._jobs: list[Job] = []
+        self._jobs: deque[Job] = deque()
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
@@ -108,7 +109,7 @@ class SerialExecutor:
         """Run the next job."""
         if not self._jobs:
             return []
-        job = self._jobs.pop(0)
+        job = self._jobs.popleft()
         if time.monotonic() >= job.deadline:
             return [(job, failure(job, ErrorCode.MESSAGE_UNAVAILABLE, Refusal.EXPIRED))]
         return [(job, execute(self._app, job))]

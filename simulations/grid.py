@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from types import TracebackType
 from typing import Self
 
@@ -122,7 +122,10 @@ class InProcessGrid(Grid):
             self._contexts[job.context.node_id] = outcome.context
             outcome.reply.metadata.__dict__["_message_id"] = str(uuid.uuid4())
             self._replies[job.message.metadata.message_id] = outcome.reply
-        return [self._replies.pop(i) for i in list(message_ids) if i in self._replies]
+        if not self._replies:
+            return []
+        wanted = message_ids if isinstance(message_ids, Set) else set(message_ids)
+        return [self._replies.pop(i) for i in list(self._replies) if i in wanted]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None

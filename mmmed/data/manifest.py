@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -74,13 +75,20 @@ class Manifest:
         """`problem` if it only notes problems; None if it raises them."""
         return None if self.problem is refuse else self.problem
 
+    @cached_property
+    def _rows_of(self) -> Mapping[str, np.ndarray]:
+        """Where the records of each site are: looked for once, not once a site."""
+        found = self.records.groupby("site", sort=False).indices
+        return {str(site): np.asarray(rows) for site, rows in found.items()}
+
     def of_site(self, site: str) -> Manifest:
         """The records of one site."""
-        mine = self.records[self.records["site"] == site].reset_index(drop=True)
-        if mine.empty:
+        rows = self._rows_of.get(site)
+        if rows is None:
             raise DataError(
                 f"{self.root}: no record of site '{site}'. Sites present: {', '.join(self.sites)}"
             )
+        mine = self.records.take(rows).reset_index(drop=True)
         return Manifest(self.root, mine, {site: self.unlabelled.get(site, 0)}, self.waiting, self.problem)
 
 

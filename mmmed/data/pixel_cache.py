@@ -330,8 +330,11 @@ class CachedRows:
     def _pixels(self) -> np.ndarray:
         """The whole pixel file, (rows, *shape) uint16, mapped read-only."""
         if self._map is None:
-            # (a plain array of it: indexing a memmap object costs more than a small row)
-            mapped = np.asarray(np.memmap(self._cache.pixel_file(self._form), dtype="<u2", mode="r"))
+            file = self._cache.pixel_file(self._form)
+            # torch's mapping keeps no open file, of which a process may have about a thousand: one a site is too many
+            size = file.stat().st_size // 2
+            mapped = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint16).numpy()
+            mapped.flags.writeable = False
             whole = mapped.size // _row_values(self._form)
             self._map = mapped[: whole * _row_values(self._form)].reshape(-1, *self._form.shape)
         return self._map

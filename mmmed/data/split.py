@@ -23,14 +23,17 @@ def held_out(manifest: Manifest, data: DataConfig, seed: int) -> np.ndarray:
     """
     records = manifest.records
     if data.fold:
-        spread = records.groupby("patient")["fold"].nunique()
-        if (spread > 1).any():
+        folds: dict[str, set[int]] = {}
+        patients, fold = records["patient"].tolist(), records["fold"].to_numpy()
+        for patient, its in zip(patients, fold.tolist(), strict=True):
+            folds.setdefault(patient, set()).add(its)
+        torn = {patient for patient, several in folds.items() if len(several) > 1}
+        if torn:
             manifest.problem(
-                f"column '{data.fold}': {int((spread > 1).sum())} patient(s) have records in several folds. "
+                f"column '{data.fold}': {len(torn)} patient(s) have records in several folds. "
                 "A patient must be in one fold"
             )
-        torn = records["patient"].isin(set(spread.index[spread > 1]))
-        mask = ((records["fold"] == data.test_fold) | torn).to_numpy()
+        mask = (fold == data.test_fold) | np.array([patient in torn for patient in patients], dtype=bool)
     else:
         mask = records["patient"].map(lambda patient: position(patient, seed) < data.test_fraction).to_numpy()
     if mask.all():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 
 class SiteUpdate(Protocol):
-    """One site's update, read one tensor at a time.
+    """One site's update, read some tensors at a time.
 
     Attributes:
         keys: names of the tensors, those of the model.
@@ -35,6 +35,9 @@ class SiteUpdate(Protocol):
 
     def tensor(self, key: str) -> npt.NDArray[np.float32]:
         """The tensor with this key."""
+
+    def tensors(self, keys: Sequence[str]) -> Sequence[npt.NDArray[np.float32]]:
+        """The tensors with these keys, in order."""
 
     def scaled(self, factor: float) -> Self:
         """This update, multiplied by ``factor``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from mmmed.data.batch import Input
 from mmmed.data.features import FeatureFile, FeatureRows
 from mmmed.data.loader import Records, SiteData
 from mmmed.data.stored import Stored
+from mmmed.errors import DataError
 from mmmed.modalities import MODALITIES
 from mmmed.models.frozen import frozen_digest
 from mmmed.models.multimodal import MultimodalModel
@@ -48,6 +50,7 @@ class FrozenEncoders:
         }
         self._digests = {name: frozen_digest(encoder) for name, encoder in self._encoders.items()}
         self._shapes: dict[str, torch.Size] = {}
+        self._files: dict[str, FeatureFile] = {}
         for name, encoder in self._encoders.items():
             setattr(model, name, Precomputed(cast(int, encoder.width)))
 
@@ -80,11 +83,18 @@ class FrozenEncoders:
         shape = self._shapes[name]  # [s, width]
         modality = MODALITIES[name]
         views = training.views if training.augment and modality.viewed else 1
-        file = FeatureFile(
-            self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows", shape
-        )
         present = stored.present
         if shape[0] != present.shape[1]:  # pooled, or one flag for the tokens of an image
             present = present.any(1, keepdim=True)
-        rows = FeatureRows(stored, encode, file, view=modality.view, views=views)
+        rows = FeatureRows(stored, encode, self._file(name, shape), view=modality.view, views=views)
         return Stored(rows, present, fixed_views=views)
+
+    def _file(self, name: str, shape: torch.Size) -> FeatureFile:
+        """Where an encoder's features are, opened once for all sites of a process."""
+        if (file := self._files.get(name)) is not None:
+            with suppress(DataError):  # it was removed: a new one is begun
+                file.refresh()
+                return file
+        path = self._folder / f"{name}-{self._digests[name]}-{'x'.join(map(str, shape))}.rows"
+        self._files[name] = FeatureFile(path, shape)
+        return self._files[name]

@@ -17,7 +17,7 @@ BENCHMARKS = {
     "dpsgd": "one private step with each clipping engine beside an ordinary one: time and memory",
     "secure": "a step of masked sums: CPU and bytes over the private step, and its time over a SuperLink",
     "poison": "how far one hostile site moves a round's update under each aggregation rule",
-    "scale": "a round at the server against sites and model size: bytes, CPU, memory",
+    "scale": "a round at the server, or whole runs in process, against sites and model size: CPU, memory",
     "site": "one answer at a site, in a fresh process and in a fork of one that has imported everything",
     "start": "CPU time and memory until `--help` or `config show` has answered",
     "ledger": "a durable append to a site's ledger, opening a long one, verifying all of it",

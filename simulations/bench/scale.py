@@ -25,6 +25,7 @@ from mmmed.wire import pack
 from server.events import ignore
 from server.loop import Rounds
 from server.run_folder import RunFolder
+from simulations.bench import virtual_sites
 from simulations.bench.measure import Row, interleaved, parser, publish
 from simulations.grid import InProcessGrid
 
@@ -36,16 +37,29 @@ _SYSTEMS = ("mmmed", "mmmed, int8", "Flower FedAvg")
 def main(arguments: Sequence[str]) -> int:
     """Measure and print; returns the exit code."""
     options = parser("scale", (__doc__ or "").splitlines()[0], repeats=1)
+    options.add_argument(
+        "--engine",
+        choices=("none", "inprocess"),
+        default="none",
+        help="none: replies are ready, the server alone is measured; inprocess: whole runs, sites and all",
+    )
     options.add_argument("--sites", type=int, nargs="+", default=[2, 8, 16, 64], metavar="N")
     options.add_argument(
-        "--mb", type=int, nargs="+", default=[1, 10, 100, 1000], help="model size (1e6 bytes)"
+        "--mb", type=float, nargs="+", default=[1, 10, 100, 1000], help="model size (1e6 bytes)"
     )
+    options.add_argument("--rounds", type=int, default=3, help="of a whole run (default: %(default)s)")
     options.add_argument(
         "--most-gb", type=float, default=4.0, help="leave out what needs more (replies on disk or in memory)"
     )
     chosen = options.parse_args(arguments)
+    if chosen.engine == "inprocess":
+        title = "Whole runs of virtual sites in one process, imports and all; aims beside"
+        publish(title, virtual_sites.rows(chosen.sites, chosen.mb, chosen.rounds), chosen.json)
+        return 0
+    if any(mb < 1 or mb % 1 for mb in chosen.mb):
+        options.error("--mb: whole numbers, unless --engine is inprocess")
     found: list[Row] = []
-    for mb in chosen.mb:
+    for mb in map(int, chosen.mb):
         for sites in chosen.sites:
             if sites * mb > 1000 * chosen.most_gb:
                 print(f"{sites} sites of {mb} MB left out: over --most-gb {chosen.most_gb:g}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -73,6 +73,9 @@ class Alone:
 
     def tensor(self, key: str) -> np.ndarray:
         return np.full((2,), 0.5, np.float32)
+
+    def tensors(self, keys: Sequence[str]) -> list[np.ndarray]:
+        return [self.tensor(key) for key in keys]
 
     def scaled(self, factor: float) -> Alone:
         return self

@@ -36,12 +36,12 @@ def test_a_name_stays_with_who_had_it(tmp_path: Path) -> None:
 
 def test_a_name_goes_over_when_its_node_is_gone_unless_it_was_admitted(tmp_path: Path) -> None:
     free, there = Roster(), {1, 2}
-    assert free.takes(1, "north", there) and not free.takes(2, "north", there)
-    assert free.takes(2, "north", {2}) and free.nodes() == {2: "north"}
-    assert not free.takes(2, "south", {2})
+    assert free.takes(1, "north", lambda: there) and not free.takes(2, "north", lambda: there)
+    assert free.takes(2, "north", lambda: {2}) and free.nodes() == {2: "north"}
+    assert not free.takes(2, "south", lambda: {2})
     write_admitted(tmp_path / "nodes.json", {1: "north"})
     bound = Roster(tmp_path / "nodes.json")
     assert bound.name(1) == "north" and bound.name(2) is None
-    assert not bound.takes(2, "north", {2}) and bound.takes(1, "north", {1})
+    assert not bound.takes(2, "north", lambda: {2}) and bound.takes(1, "north", lambda: {1})
     write_admitted(tmp_path / "nodes.json", {1: "north", 2: "south"})
-    assert bound.takes(2, "south", {1, 2})
+    assert bound.takes(2, "south", lambda: {1, 2})
