@@ -42,6 +42,10 @@ PEERS = {"honest": 3, "colluders": 1, "least_cohort": 4, "repeats": 6}
 MASKED = {"min_sites": 4, "honest": 3}
 
 
+def _hex(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes_raw().hex()
+
+
 @dataclass
 class Federation:
     """Sites under a policy of their own, and a coordinator who asks what it likes. The first `real` are sites of the
@@ -57,8 +61,9 @@ class Federation:
 
     def __post_init__(self) -> None:
         self.others = {name: Ed25519PrivateKey.generate() for name in self.names[self.real :]}
+        strangers = {name: _hex(Ed25519PrivateKey.generate()) for name in self.names}
         for number in range(self.real):
-            self.policy(number)
+            self.policy(number, peers={**PEERS, "keys": strangers})  # enough to ask a site for its own key
         keys = self.keys()
         for number in range(self.real):
             self.policy(number, peers={**PEERS, "keys": keys})
@@ -106,7 +111,7 @@ class Federation:
     def keys(self) -> dict[str, str]:
         answers = (self.ask(n, SumRequest(), MessageType.QUERY) for n in range(self.real))
         real = {one.site: one.key for one in (JoinReply.read(reply.content) for reply in answers)}
-        return real | {name: key.public_key().public_bytes_raw().hex() for name, key in self.others.items()}
+        return real | {name: _hex(key) for name, key in self.others.items()}
 
     def terms(self, config: RunConfig | None = None, **changes: Any) -> Terms:
         config = config or self.config
