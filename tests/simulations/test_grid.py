@@ -98,7 +98,9 @@ def test_a_killed_worker_costs_its_message_and_is_replaced(tmp_path: Path) -> No
 
 def test_a_stuck_site_expires_and_its_worker_serves_again(tmp_path: Path) -> None:
     with InProcessGrid(APP, sites(tmp_path, "hang", ""), workers=1) as grid:
-        by_node(grid.send_and_receive(messages(grid, "evaluate")))  # the worker is there, however long that took
+        by_node(
+            grid.send_and_receive(messages(grid, "evaluate"))
+        )  # the worker is there, however long that took
         first = by_node(grid.send_and_receive(messages(grid, ttl=8.0)))
         assert first[grid.get_node_ids()[0]].error.reason == "expired"
         second = by_node(grid.send_and_receive(messages(grid, "evaluate")))

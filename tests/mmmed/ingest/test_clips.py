@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mmmed.data.image_approvals import ImageApprovals
 from mmmed.data.video import read_clip
 from mmmed.deidentify import SiteKey
-from mmmed.ingest import IngestOptions, IngestReport, clips, decide, ingest, items
+from mmmed.ingest import IngestOptions, IngestReport, clips, decide, ingest
 from mmmed.ingest.contact_sheets import masked_picture
 from mmmed.ingest.options import TableOptions
 from mmmed.ingest.sources import Found
@@ -24,13 +24,6 @@ OPTIONS = IngestOptions(
     site="north", workers=1, tables=(TableOptions(patient="pid", study="acc", file="file"),)
 )
 US = "1.2.840.10008.5.1.4.1.1.3.1"
-
-
-@pytest.fixture(autouse=True)
-def _no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names of items change with the time of a file, and one in fifty would wait."""
-    for module in (items, clips):
-        monkeypatch.setattr(module, "is_sample", lambda item: False)
 
 
 def _frames(text: str = "", count: int = 5) -> np.ndarray:
