@@ -216,7 +216,7 @@ def test_what_is_wrong_with_a_study_is_told_by_name(run: mmmed.Run, tmp_path: Pa
     for given, told in (
         ({"imge": "x"}, "does not read 'imge'. It reads: image, text"),
         ({"image": tmp_path / "gone.dcm"}, "image: no file"),
-        ({"image": tmp_path / "film.dcm"}, "image.dcm"),
+        ({"image": tmp_path / "film.dcm"}, "film.dcm"),
         ({"text": tmp_path / "note.txt"}, "text: .*UTF-8"),
         ({"text": " "}, "nothing that the model reads"),
         ({}, "nothing that the model reads"),

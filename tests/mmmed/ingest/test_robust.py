@@ -18,6 +18,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from mmmed.data.image_approvals import ImageApprovals
 from mmmed.deidentify import SiteKey
 from mmmed.errors import ConfigError, DataError
 from mmmed.ingest import IngestOptions, IngestReport, ingest
@@ -263,7 +264,8 @@ def test_two_commands_at_once_and_one_that_is_killed(tmp_path: Path) -> None:
     told, _ = third.communicate(timeout=300)
     assert third.returncode == 0, told
     table = pd.read_parquet(out / "data.parquet")
-    assert len(table) == 8 and {path.name for path in (out / "images").iterdir()} == {
+    held = len(ImageApprovals.load(out).masked)  # one in 50 waits for a human by chance
+    assert len(table) + held == 8 and {path.name for path in (out / "images").iterdir()} == {
         name.partition("/")[2] for name in table["image"]
     }
     kept = [name for name, when in whole.items() if (out / "images" / name).stat().st_mtime_ns == when]
