@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -105,3 +107,8 @@ def serve(
         key=key,
         entrance=entrance,
     )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        0
+    )  # all is answered; threads of C++ libraries, taken down in any order, now and then abort the process
