@@ -58,14 +58,18 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate(tmp_path_factory.mktemp("hospitals") / "data", scale=0.06)
 
 
-@pytest.fixture(autouse=True)
-def _no_image_is_of_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _no_image_is_of_the_sample() -> Iterator[None]:
     """One in 50 images waits for a human by its pseudonym, which tests draw anew: in tests none does for that alone."""
-    if is_installed("ingest"):
-        from mmmed.ingest import clips, items
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # of its own: a test's is undone before the registries are looked at
+        if is_installed("ingest"):
+            from mmmed.ingest import clips, items
 
-        for module in (items, clips):
-            monkeypatch.setattr(module, "is_sample", lambda item: False)
+            for module in (items, clips):
+                patch.setattr(module, "is_sample", lambda item: False)
+        yield
 
 
 @pytest.fixture(autouse=True)

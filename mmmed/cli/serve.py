@@ -109,6 +109,5 @@ def serve(
     )
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0
-    )  # all is answered; threads of C++ libraries, taken down in any order, now and then abort the process
+    # All is answered. Threads of C++ libraries, taken down in any order, now and then abort the process.
+    os._exit(0)

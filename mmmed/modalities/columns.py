@@ -153,12 +153,15 @@ class Files(Column):
         return Stored(rows, torch.from_numpy(rows.present)[:, None])
 
     def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
+        return self.asked_file(cells.get(getattr(config.data, self.name), ""), config)
+
+    def asked_file(self, file: str, config: RunConfig) -> Stored:
+        """The one record of a file, "" for none."""
         import torch
 
         from mmmed.data.form import asked_rows
         from mmmed.data.stored import Stored
 
-        file = cells.get(getattr(config.data, self.name), "")
         rows = asked_rows(self.form(config.data), Path(file) if file else None)
         return Stored(rows, torch.tensor([[bool(file)]]))
 

@@ -92,38 +92,20 @@ class Views(Files):
     def open(self, manifest: Manifest, config: RunConfig, cache: Path) -> Stored:
         from dataclasses import replace
 
-        import torch
-
-        from mmmed.data.stored import SideBySide, Stored
-
         records = manifest.records
         each = [
             _IMAGE.open(replace(manifest, records=records.assign(image=records[field])), config, cache)
             for field in self.fields(config.data)
         ]
-        return Stored(
-            SideBySide([one.values for one in each]), torch.cat([one.present for one in each], dim=1)
-        )
+        return _side_by_side(each)
 
     def asked(self, cells: Mapping[str, str], config: RunConfig) -> Stored:
-        import torch
-
-        from mmmed.data.form import asked_rows
-        from mmmed.data.stored import SideBySide, Stored
-
-        files = [cells.get(column, "") for column in config.data.of(ViewsData).views]
-        rows = [asked_rows(self.form(config.data), Path(file) if file else None) for file in files]
-        return Stored(SideBySide(rows), torch.tensor([[bool(file) for file in files]]))
+        columns = config.data.of(ViewsData).views
+        return _side_by_side([self.asked_file(cells.get(column, ""), config) for column in columns])
 
     def make_up(self, config: RunConfig, total: int, rng: np.random.Generator) -> Stored:
-        import torch
-
-        from mmmed.data.stored import SideBySide, Stored
-
         each = [_IMAGE.make_up(config, total, rng) for _ in config.data.of(ViewsData).views]
-        return Stored(
-            SideBySide([one.values for one in each]), torch.cat([one.present for one in each], dim=1)
-        )
+        return _side_by_side(each)
 
     def view(self, given: Input, uniforms: np.ndarray) -> Input:
         """As of an image, all views of a record alike."""
@@ -175,3 +157,12 @@ class Views(Files):
     def facts(self, records: pd.DataFrame) -> dict[str, pd.Series]:
         fields = [column for column in records if str(column).startswith(f"{self.name}.")]
         return {f"has_{field}": (records[field] != "").astype(float) for field in fields}
+
+
+def _side_by_side(each: list[Stored]) -> Stored:
+    """Views of the same records as one."""
+    import torch
+
+    from mmmed.data.stored import SideBySide, Stored
+
+    return Stored(SideBySide([one.values for one in each]), torch.cat([one.present for one in each], dim=1))

@@ -17,7 +17,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,15 +58,12 @@ def main(argv: list[str] | None = None) -> int:
     options.add_argument("--films", type=int, default=100)
     chosen = options.parse_args(argv)
     assignments = [*(() if chosen.config else _RUN), *chosen.set]
-    config = resolve(chosen.config, assignments).config
     if chosen.config is None:
-        assignments.append(f"data.source={_in_one_place(locate(config.data.source), chosen.out)}")
-    plain: dict[str, Any] = {"privacy.enabled": False}
-    if config.federation.release == "secure-steps":
-        plain["federation.release"] = "steps"  # the same sum, where there is no noise to share
+        source = locate(resolve(None, assignments).config.data.source)
+        assignments.append(f"data.source={_in_one_place(source, chosen.out)}")
     made, found = planted(), []
     for name, own in (
-        ("without privacy", plain),
+        ("without privacy", {"privacy.enabled": False}),
         (f"epsilon {chosen.epsilon:g}", {"privacy.target_epsilon": chosen.epsilon}),
     ):
         config = resolve(chosen.config, assignments, own).config

@@ -50,6 +50,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "groups": {"privacy": {"clipping": "per-group"}, "training": {"augment": True}},
     "automatic": {"privacy": {"clipping": "automatic", "engine": "hooks"}, "training": {"augment": True}},
     "dropout": {"model": {"fusion": {"dropout": 0.3}, "text_dropout": 0.3}, "training": {"augment": True}},
+    "adversarial": {"training": {"adversarial": 0.05, "adversarial_steps": 2}},
 }
 
 
