@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -107,7 +105,3 @@ def serve(
         key=key,
         entrance=entrance,
     )
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # All is answered. Threads of C++ libraries, taken down in any order, now and then abort the process.
-    os._exit(0)

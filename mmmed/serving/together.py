@@ -28,7 +28,8 @@ class Together(nn.Module):
         super().__init__()
         self.network = network.eval()
         self._asked: queue.Queue[tuple[Batch, Future[torch.Tensor]] | None] = queue.Queue()
-        threading.Thread(target=self._work, name="mmmed-predictions", daemon=True).start()
+        self._thread = threading.Thread(target=self._work, name="mmmed-predictions", daemon=True)
+        self._thread.start()
 
     def answer(self, batch: Batch) -> torch.Tensor:
         units, back = torch.unique(batch.unit, return_inverse=True)
@@ -38,8 +39,9 @@ class Together(nn.Module):
         return answer.result()[back]
 
     def close(self) -> None:
-        """End the thread once what was asked is answered."""
+        """End the thread once what was asked is answered: one that outlives the interpreter aborts the process."""
         self._asked.put(None)
+        self._thread.join()
 
     def _work(self) -> None:
         while (first := self._asked.get()) is not None:
